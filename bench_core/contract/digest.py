@@ -1,0 +1,49 @@
+"""Digests of files, folders and token ids: sha256 in lower-case hex."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+
+def file_sha256(path: Path) -> str:
+    """Digest of one file's content, read in pieces of 1 MiB."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while piece := stream.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def text_sha256(text: str) -> str:
+    """Digest of a text in UTF-8."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def entries_sha256(entries: Iterable[tuple[str, str]]) -> str:
+    """Digest of a folder from its files' (relative path, sha256) pairs, independent of their order."""
+    digest = hashlib.sha256()
+    for name, value in sorted(entries):
+        digest.update(f"{name}\0{value}\n".encode())
+    return digest.hexdigest()
+
+
+def prompts_sha256(prompts: Iterable[Sequence[int]]) -> str:
+    """Digest of token ids in order; each prompt counts its length first, so boundaries matter.
+
+    Lengths and ids enter as 64-bit little-endian integers.
+    """
+    digest = hashlib.sha256()
+    for prompt in prompts:
+        digest.update(len(prompt).to_bytes(8, "little"))
+        digest.update(_little_endian(prompt))
+    return digest.hexdigest()
+
+
+def _little_endian(ids: Sequence[int]) -> bytes:
+    values = array("q", ids)
+    if values.itemsize != 8:  # pragma: no cover - every supported platform has 64-bit "q"
+        raise RuntimeError("array('q') is not 64 bits wide here")
+    return values.tobytes()

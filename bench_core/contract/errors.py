@@ -1,0 +1,27 @@
+"""The one error that input from a person, a file or a hub may cause."""
+
+from __future__ import annotations
+
+
+class BadInput(Exception):
+    """Something given to the suite cannot be used: one line of cause, one line of what to do about it.
+
+    Command lines print it as ``error: <cause>`` and ``hint: <hint>`` and exit with code 2; nothing has been written.
+    """
+
+    def __init__(self, cause: str, hint: str = "") -> None:
+        super().__init__(cause)
+        self.cause = " ".join(cause.split())
+        self.hint = " ".join(hint.split())
+
+    def __str__(self) -> str:
+        return f"{self.cause} ({self.hint})" if self.hint else self.cause
+
+
+def first_line(error: BaseException, limit: int = 300) -> str:
+    """The cause of an exception in one printable line of at most ``limit`` characters, with its type in front."""
+    lines = [" ".join(line.split()) for line in str(error).splitlines()]
+    text = next((line for line in lines if line), "")
+    text = "".join(char if char.isprintable() else "?" for char in text)
+    name = type(error).__name__
+    return (f"{name}: {text}" if text else name)[:limit]

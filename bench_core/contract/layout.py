@@ -1,0 +1,67 @@
+"""Every file and folder that a run leaves or reads, named once.
+
+Host side and container side use the same names: the folders are mounted at the three mount points below.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+# Mount points inside a container (DESIGN.md, section 5).
+DATA_MOUNT = Path("/data")
+MODELS_MOUNT = Path("/models")
+RESULTS_MOUNT = Path("/results")
+IMAGE_MOUNT = Path("/opt/bench/image")
+
+# A run: results/<run_id>/
+RUN_FILE = "run.json"
+CELLS_FOLDER = "cells"
+REPORT_FILE = "report.md"
+FIGURES_FOLDER = "figures"
+
+# A cell: results/<run_id>/cells/<image>.<variant>.b<batch size>/
+SPEC_FILE = "spec.json"
+EVENTS_FILE = "events.jsonl"
+RESULT_FILE = "result.json"
+OUTCOME_FILE = "outcome.json"
+LOG_FILE = "worker.log"
+CELL_FILES = (SPEC_FILE, EVENTS_FILE, RESULT_FILE, OUTCOME_FILE, LOG_FILE)
+
+# A model: models/<model folder>/{model.json, hf/, <artifact>/...}; each artifact folder holds ARTIFACT_FILE.
+MODEL_FILE = "model.json"
+ARTIFACT_FILE = "artifact.json"
+HF_ARTIFACT = "hf"
+NO_ARTIFACT = "none"
+
+# data/
+WORKLOADS_FOLDER = "workloads"
+PREPARED_FILE = "prepared.json"
+
+# An image: images/<name>/
+MANIFEST_FILE = "image.yaml"
+
+NAME_PATTERN = r"^[a-z0-9](?:[a-z0-9_.-]{0,62}[a-z0-9])?$"
+_NAME = re.compile(NAME_PATTERN)
+
+
+def is_name(text: str) -> bool:
+    """Whether the text can stand as one component of a path on every system: lower case, no separator, at most 64."""
+    return bool(_NAME.match(text)) and ".." not in text
+
+
+def slug(text: str) -> str:
+    """A readable path component made of any text: lower case letters, digits, ``.``, ``_`` and ``-``, at most 48."""
+    plain = re.sub(r"[^a-z0-9._]+", "-", text.lower().replace("/", "--"))
+    plain = re.sub(r"\.{2,}", ".", plain).strip("-._")
+    return plain[:48].strip("-._") or "unnamed"
+
+
+def cell_id(image: str, variant: str, batch_size: int) -> str:
+    """``<image>.<variant>.b<batch size>``: the name of a cell and of its folder."""
+    return f"{image}.{variant}.b{batch_size}"
+
+
+def cell_folder(run_folder: Path, cell: str) -> Path:
+    """The folder of a cell in a run folder."""
+    return run_folder / CELLS_FOLDER / cell

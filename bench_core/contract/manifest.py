@@ -1,0 +1,124 @@
+"""``image.yaml``: what a backend says of itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints, field_validator, model_validator
+
+from bench_core.contract import layout, strict_yaml
+from bench_core.contract.adapter import Variant
+from bench_core.contract.errors import BadInput
+from bench_core.contract.record import Record, Scalar
+
+Name = Annotated[str, StringConstraints(pattern=layout.NAME_PATTERN)]
+EntryPoint = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*:[A-Za-z_]\w*$")]
+DeviceKind = Literal["cuda", "cpu"]
+
+
+class VariantEntry(Record):
+    """One configuration of an engine."""
+
+    artifact: Name = Field(description="the artifact that it reads: hf, ct2-float16, gguf-q4_k_m ..., or none")
+    title: str = Field("", description="what the table prints; the variant's name where empty")
+    default: bool = Field(False, description="taken where no variant is named; the first default of a device counts")
+    reference: bool = Field(False, description="the variant that others of the same model are compared with")
+    devices: tuple[DeviceKind, ...] = Field((), description="where it runs; all devices of the image where empty")
+    options: dict[str, Scalar] = Field({}, description="handed to the adapter's load as they stand")
+
+
+class KnownFailure(Record):
+    """A check of the contract suite that this image fails, and why that is accepted."""
+
+    check: str
+    reason: Annotated[str, StringConstraints(min_length=10)]
+    variants: tuple[Name, ...] = Field((), description="the variants concerned; all where empty")
+    devices: tuple[DeviceKind, ...] = Field((), description="the devices concerned; all where empty")
+
+
+class Manifest(Record):
+    """A backend: how it is built, what it can do, what it reads."""
+
+    name: Name = Field(description="the folder's name")
+    title: str = Field(description="the engine's name as its authors write it")
+    adapter: EntryPoint = Field(description="module:Class in the image's folder")
+    base: Name = Field("base", description="what it is built on: docker/<base>.Dockerfile")
+    batching: Literal["native", "sequential"] = Field(description="is a batch one piece of work for the engine")
+    token_times: Literal["live", "engine", "separate", "none"] = Field(
+        description="live: reported as tokens arrive; engine: the engine's own stamps; separate: the callback costs, "
+        "so time to first token is measured in batches of its own; none: the engine does not tell"
+    )
+    devices: tuple[DeviceKind, ...] = Field(min_length=1)
+    packages: tuple[str, ...] = Field(description="distributions whose versions are recorded with every cell")
+    converts: dict[Name, EntryPoint] = Field({}, description="artifacts made by this image: module:function")
+    convert_target: bool = Field(
+        False, description="converters live in the build target `convert` (requirements.convert.txt), not in `measure`"
+    )
+    variants: dict[Name, VariantEntry] = Field(min_length=1)
+    known_failures: tuple[KnownFailure, ...] = ()
+    notes: str = Field("", description="what a reader of the table should know: an old pin and why, for example")
+
+    @field_validator("title")
+    @classmethod
+    def _one_line(cls, title: str) -> str:
+        if not title or not title.isprintable() or len(title) > 60:
+            raise ValueError("a title is one printable line of at most 60 characters")
+        return title
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Manifest:
+        if self.convert_target and not self.converts:
+            raise ValueError("convert_target is set but nothing is converted")
+        for device in self.devices:
+            if not any(v.default for v in self._on(device).values()):
+                raise ValueError(f"no variant is the default on {device}")
+        return self
+
+    def _on(self, device: str) -> dict[str, VariantEntry]:
+        return {name: v for name, v in self.variants.items() if device in (v.devices or self.devices)}
+
+    def variants_on(self, device: str) -> tuple[str, ...]:
+        """Names of the variants that run on a device, in the order of the file."""
+        return tuple(self._on(device)) if device in self.devices else ()
+
+    def default_variant(self, device: str) -> str:
+        """The variant taken where none is named.
+
+        Raises:
+            BadInput: the image does not run on that device.
+        """
+        for name in self.variants_on(device):
+            if self.variants[name].default:
+                return name
+        raise BadInput(f"image {self.name} does not run on {device}", f"it runs on {', '.join(self.devices)}")
+
+    def variant(self, name: str, overrides: dict[str, Scalar] | None = None) -> Variant:
+        """A variant as its adapter sees it, with options replaced or added by ``overrides``.
+
+        Raises:
+            BadInput: no such variant.
+        """
+        entry = self.variants.get(name)
+        if entry is None:
+            raise BadInput(f"image {self.name} has no variant {name!r}", f"variants: {', '.join(self.variants)}")
+        return Variant(name=name, artifact=entry.artifact, options={**entry.options, **(overrides or {})})
+
+    def label(self, variant: str) -> str:
+        """The row's name in a table: engine and variant."""
+        entry = self.variants.get(variant)
+        return f"{self.title} {(entry.title if entry else '') or variant}"
+
+    @classmethod
+    def load(cls, folder: Path) -> Manifest:
+        """Reads ``image.yaml`` of an image's folder.
+
+        Raises:
+            BadInput: missing or invalid, with file, line and key; or the name is not the folder's.
+        """
+        path = folder / layout.MANIFEST_FILE
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadInput(f"{path}: cannot be read: {error}", "an image is a folder with an image.yaml") from error
+        return strict_yaml.parse_as(cls, text, str(path))

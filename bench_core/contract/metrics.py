@@ -1,0 +1,319 @@
+"""The formulas: raw events in, numbers out. Everything published is computed here and nowhere else."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pydantic import Field
+
+from bench_core.contract.errors import BadInput
+from bench_core.contract.events import (
+    BatchEvent,
+    EndEvent,
+    EngineEvent,
+    Event,
+    PhaseEvent,
+    StartEvent,
+    TelemetryEvent,
+)
+from bench_core.contract.outcome import Outcome
+from bench_core.contract.record import Record
+
+# A percentile q of n values is given only if at least this many values lie beyond it: p90 from 50 values, p99 from 500.
+VALUES_BEYOND_A_PERCENTILE = 5
+
+
+class Distribution(Record):
+    """A sample in a few numbers, in the unit of its name.
+
+    ``stdev`` is the sample standard deviation (n - 1), absent for one value. A percentile is absent where fewer than
+    five values lie beyond it; percentiles interpolate linearly (Hyndman and Fan, 1996, type 7).
+    """
+
+    n: int = Field(ge=1)
+    mean: float
+    median: float
+    min: float
+    max: float
+    stdev: float | None = None
+    p90: float | None = None
+    p95: float | None = None
+    p99: float | None = None
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Distribution | None:
+        """Summarises values in any order; ``None`` for none at all."""
+        if not values:
+            return None
+        ordered = sorted(values)
+        return cls(
+            n=len(ordered),
+            mean=statistics.fmean(ordered),
+            median=statistics.median(ordered),
+            min=ordered[0],
+            max=ordered[-1],
+            stdev=statistics.stdev(ordered) if len(ordered) > 1 else None,
+            p90=percentile(ordered, 0.90),
+            p95=percentile(ordered, 0.95),
+            p99=percentile(ordered, 0.99),
+        )
+
+
+def percentile(ordered: Sequence[float], q: float) -> float | None:
+    """The q-quantile of ascending values, or ``None`` where the sample does not carry it (see ``Distribution``)."""
+    if len(ordered) * (1.0 - q) < VALUES_BEYOND_A_PERCENTILE - 1e-9:
+        return None
+    position = (len(ordered) - 1) * q
+    low = math.floor(position)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
+
+
+class MemoryUse(Record):
+    """Memory over a cell's life, bytes; ``None`` where nothing could be read.
+
+    Attributes:
+        baseline_bytes: before the engine was loaded.
+        after_load_bytes, after_prepare_bytes: when that phase had ended.
+        load_peak_bytes: highest sample while loading.
+        peak_bytes, mean_bytes: over the warm-up and measured batches, and over the measured ones.
+    """
+
+    baseline_bytes: int | None
+    load_peak_bytes: int | None
+    after_load_bytes: int | None
+    after_prepare_bytes: int | None
+    peak_bytes: int | None
+    mean_bytes: float | None
+
+
+class CellMetrics(Record):
+    """What one cell measured. Warm-up is excluded everywhere but in ``peak_bytes``.
+
+    Attributes:
+        batches, rows: measured ``generate`` calls and the prompts in them.
+        prompt_tokens, output_tokens: sums over the measured batches.
+        output_tokens_per_batch: mean; the study's "Tokens".
+        batch_latency_s: one value per measured batch; its mean is the study's "Latency (s)".
+        output_throughput_tok_s: sum of output tokens / sum of batch latencies; the study's "Throughput (token/s)".
+        ttft_s: per row, first token minus batch start; absent where the engine does not tell.
+        tpot_s: per row, (last token - first token) / (output tokens - 1), rows of two tokens or more.
+        itl_s: all gaps between tokens of a row.
+        token_times_source: who stamped the tokens, and whether in batches of their own (``latency``).
+        device_memory: GPU memory in use by all processes on that GPU; absent on a CPU.
+        host_memory: resident memory of the engine's processes.
+        reserved_bytes, used_bytes: of the engine's own pool, where it has one.
+        device_energy_joules: NVML's counter over the measured batches.
+    """
+
+    batches: int = Field(ge=1)
+    rows: int = Field(ge=1)
+    warmup_batches: int = Field(ge=0)
+    prompt_tokens: int
+    output_tokens: int
+    output_tokens_per_batch: float
+    batch_latency_s: Distribution
+    output_throughput_tok_s: float
+    ttft_s: Distribution | None
+    tpot_s: Distribution | None
+    itl_s: Distribution | None
+    token_times_source: Literal["worker", "engine", "worker, separate batches", "engine, separate batches"] | None
+    load_s: float | None
+    prepare_s: float | None
+    measured_s: float
+    device_memory: MemoryUse | None
+    host_memory: MemoryUse | None
+    reserved_bytes: int | None = None
+    used_bytes: int | None = None
+    device_energy_joules: float | None = None
+
+
+class CellResult(Record):
+    """``result.json``: present only if the cell is complete; everything in it follows from ``events.jsonl``."""
+
+    schema_version: Literal[1] = 1
+    cell: str
+    outcome: Literal[Outcome.OK] = Outcome.OK
+    versions: dict[str, str]
+    engine_facts: dict[str, str]
+    metrics: CellMetrics
+
+
+@dataclass
+class CellEvents:
+    """A cell's events, sorted by kind."""
+
+    start: StartEvent | None = None
+    end: EndEvent | None = None
+    phases: dict[str, PhaseEvent] = field(default_factory=dict)
+    engine: list[EngineEvent] = field(default_factory=list)
+    batches: dict[str, list[BatchEvent]] = field(default_factory=lambda: {"warmup": [], "measure": [], "latency": []})
+    telemetry: list[TelemetryEvent] = field(default_factory=list)
+
+    def add(self, event: Event) -> None:
+        """Files one event."""
+        if isinstance(event, StartEvent):
+            self.start = event
+        elif isinstance(event, EndEvent):
+            self.end = event
+        elif isinstance(event, PhaseEvent):
+            self.phases[event.phase] = event
+        elif isinstance(event, EngineEvent):
+            self.engine.append(event)
+        elif isinstance(event, BatchEvent):
+            self.batches[event.phase].append(event)
+        else:
+            self.telemetry.append(event)
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """All facts the engine told, later ones over earlier ones."""
+        return {key: value for event in self.engine for key, value in event.facts.items()}
+
+
+def summarise(cell: str, events: CellEvents) -> CellResult:
+    """Computes a cell's result from its events.
+
+    Raises:
+        BadInput: not the events of a complete cell (no start, no measured batch, indices missing, no good end).
+    """
+    measured = events.batches["measure"]
+    if events.start is None:
+        raise BadInput(f"{cell}: the event log has no start")
+    if events.end is None or events.end.outcome is not Outcome.OK:
+        raise BadInput(f"{cell}: the event log does not end well")
+    if not measured:
+        raise BadInput(f"{cell}: the event log has no measured batch")
+    for phase, batches in events.batches.items():
+        if [batch.index for batch in batches] != list(range(len(batches))):
+            raise BadInput(f"{cell}: {phase} batches are missing or out of order")
+    return CellResult(
+        cell=cell, versions=events.start.versions, engine_facts=events.facts, metrics=_metrics(events, measured)
+    )
+
+
+def _metrics(events: CellEvents, measured: list[BatchEvent]) -> CellMetrics:
+    latencies = [batch.latency_s for batch in measured]
+    output_tokens = sum(sum(batch.output_tokens) for batch in measured)
+    separate = not any(batch.arrivals for batch in measured) and any(b.arrivals for b in events.batches["latency"])
+    stamped = [b for b in (events.batches["latency"] if separate else measured) if b.arrivals is not None]
+    source: str | None = None
+    if stamped and stamped[0].arrivals is not None:
+        source = stamped[0].arrivals.source + (", separate batches" if separate else "")
+    latency = Distribution.of(latencies)
+    assert latency is not None  # there is at least one measured batch
+    pool = next((event.memory for event in reversed(events.engine) if event.memory), {})
+    return CellMetrics(
+        batches=len(measured),
+        rows=sum(len(batch.prompts) for batch in measured),
+        warmup_batches=len(events.batches["warmup"]),
+        prompt_tokens=sum(sum(batch.prompt_tokens) for batch in measured),
+        output_tokens=output_tokens,
+        output_tokens_per_batch=output_tokens / len(measured),
+        batch_latency_s=latency,
+        output_throughput_tok_s=output_tokens / math.fsum(latencies),
+        ttft_s=Distribution.of([value for batch in stamped for value in row_ttft_s(batch)]),
+        tpot_s=Distribution.of([value for batch in stamped for value in row_tpot_s(batch)]),
+        itl_s=Distribution.of([value for batch in stamped for value in row_itl_s(batch)]),
+        token_times_source=source,
+        load_s=_duration(events, "load"),
+        prepare_s=_duration(events, "prepare"),
+        measured_s=measured[-1].started_s + measured[-1].latency_s - measured[0].started_s,
+        device_memory=_memory(events, "device_used_bytes"),
+        host_memory=_memory(events, "rss_bytes"),
+        reserved_bytes=pool.get("reserved_bytes"),
+        used_bytes=pool.get("used_bytes"),
+        device_energy_joules=_energy_joules(events, measured),
+    )
+
+
+def row_ttft_s(batch: BatchEvent) -> list[float]:
+    """Time to first token of each row that has one, seconds from the batch's start."""
+    return [offsets[0] / 1e6 for offsets in _row_offsets(batch) if offsets]
+
+
+def row_tpot_s(batch: BatchEvent) -> list[float]:
+    """Time per output token after the first, of each row of two tokens or more, seconds."""
+    return [
+        (offsets[-1] - offsets[0]) / 1e6 / (len(offsets) - 1) for offsets in _row_offsets(batch) if len(offsets) > 1
+    ]
+
+
+def row_itl_s(batch: BatchEvent) -> list[float]:
+    """Gaps between consecutive tokens of each row, seconds, all rows in one list."""
+    return [
+        (later - earlier) / 1e6 for offsets in _row_offsets(batch) for earlier, later in itertools.pairwise(offsets)
+    ]
+
+
+def _row_offsets(batch: BatchEvent) -> list[tuple[int, ...]]:
+    if batch.arrivals is None:
+        return []
+    return [batch.arrivals.of_row(row) for row in range(len(batch.prompts))]
+
+
+def _duration(events: CellEvents, phase: str) -> float | None:
+    event = events.phases.get(phase)
+    return event.duration_s if event else None
+
+
+def _samples(events: CellEvents, column: str) -> list[tuple[float, int]]:
+    """(time, value) of one telemetry column where it has a value, in time order."""
+    found: list[tuple[float, int]] = []
+    for event in events.telemetry:
+        values = getattr(event, column)
+        if values is not None:
+            found.extend((t, v) for t, v in zip(event.t_s, values, strict=False) if v is not None)
+    return sorted(found)
+
+
+def _memory(events: CellEvents, column: str) -> MemoryUse | None:
+    """Memory at the moments that count. A sample is taken whenever a phase or batch ends, so each moment has one."""
+    samples = _samples(events, column)
+    if not samples:
+        return None
+    load, prepare = events.phases.get("load"), events.phases.get("prepare")
+    measured = events.batches["measure"]
+    first = (events.batches["warmup"] or measured)[0]
+    # A batch's memory is read when it has ended; half a sampling interval is far below any batch's length.
+    end = measured[-1].started_s + measured[-1].latency_s
+    after_end = next((t for t, _ in samples if t >= end), end)
+    whole = [v for t, v in samples if first.started_s <= t <= after_end]
+    window = [v for t, v in samples if measured[0].started_s <= t <= after_end]
+    loading = [v for t, v in samples if load and load.started_s <= t <= load.started_s + load.duration_s]
+    return MemoryUse(
+        baseline_bytes=next((v for t, v in reversed(samples) if load and t <= load.started_s), None),
+        load_peak_bytes=max(loading, default=None),
+        after_load_bytes=_first_after(samples, load),
+        after_prepare_bytes=_first_after(samples, prepare),
+        peak_bytes=max(whole, default=None),
+        mean_bytes=statistics.fmean(window) if window else None,
+    )
+
+
+def _first_after(samples: list[tuple[float, int]], phase: PhaseEvent | None) -> int | None:
+    if phase is None:
+        return None
+    return next((v for t, v in samples if t >= phase.started_s + phase.duration_s), None)
+
+
+def _energy_joules(events: CellEvents, measured: list[BatchEvent]) -> float | None:
+    """The counter's difference over the measured window, from the samples nearest its ends, scaled to its length.
+
+    The counter is read about every 50 ms, so a window shorter than a second gives no number.
+    """
+    samples = _samples(events, "energy_mj")
+    start = measured[0].started_s
+    end = measured[-1].started_s + measured[-1].latency_s
+    inside = [(t, v) for t, v in samples if start <= t <= end]
+    if len(inside) < 2 or end - start < 1.0:
+        return None
+    (first_t, first), (last_t, last) = inside[0], inside[-1]
+    if last_t <= first_t:
+        return None
+    return (last - first) / 1000.0 * (end - start) / (last_t - first_t)

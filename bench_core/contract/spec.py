@@ -1,0 +1,58 @@
+"""``spec.json``: everything that decides what a cell measures."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from bench_core.contract import layout
+from bench_core.contract.manifest import DeviceKind, Name
+from bench_core.contract.model import ModelInfo
+from bench_core.contract.record import Record, Scalar
+from bench_core.contract.workload import WorkloadRef
+
+Length = Literal["forced", "natural"]
+
+
+class MeasureProtocol(Record):
+    """How a cell is measured.
+
+    Attributes:
+        warmup_batches: batches of the measured shape run and discarded first (the study's floor is 1).
+        latency_batches: batches with a token callback, run after the others and left out of throughput, for images
+            whose ``token_times`` is ``separate``.
+        max_batches: measured batches at most; ``None`` for the whole workload.
+    """
+
+    warmup_batches: int = Field(1, ge=1, le=1000)
+    latency_batches: int = Field(3, ge=0, le=1000)
+    max_batches: int | None = Field(None, ge=1)
+
+
+class CellSpec(Record):
+    """One cell: image x variant x batch size on one workload and one device."""
+
+    schema_version: Literal[1] = 1
+    image: Name
+    variant: Name
+    label: str = Field(description="the row's name in tables")
+    batching: Literal["native", "sequential"]
+    token_times: Literal["live", "engine", "separate", "none"]
+    batch_size: int = Field(ge=1, le=65536)
+    device: DeviceKind
+    gpu_uuid: str | None = None
+    threads: int = Field(ge=1)
+    model: ModelInfo
+    artifact: str
+    artifact_digest: str | None = Field(description="of the files that the engine read, if any")
+    options: dict[str, Scalar]
+    workload: WorkloadRef
+    max_new_tokens: int = Field(ge=1)
+    length: Length
+    protocol: MeasureProtocol
+
+    @property
+    def cell_id(self) -> str:
+        """The cell's name, which is also its folder's."""
+        return layout.cell_id(self.image, self.variant, self.batch_size)

@@ -1,0 +1,72 @@
+"""The workload: ordered prompts as token ids with a digest; made once, read by every image."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from bench_core.contract.digest import prompts_sha256
+from bench_core.contract.record import Record
+
+
+class Workload(Record):
+    """A workload file. The digest is over the token ids in order and is checked whenever the file is read.
+
+    Attributes:
+        truncated: prompts cut from the left to ``max_prompt_tokens``.
+        dropped_empty: texts without a token, left out.
+        duplicates: prompts equal to an earlier one (they stay; a cell that needs unique prompts can see them).
+    """
+
+    schema_version: Literal[1] = 1
+    name: str = Field(description="as the user gave it: a dataset id and split, a file's name, embedded")
+    tokenizer: str = Field(description="sha256 of the tokenizer's files, or byte-level")
+    max_prompt_tokens: int = Field(gt=0, description="the limit to which prompts were truncated")
+    truncated: int = Field(ge=0)
+    dropped_empty: int = Field(ge=0)
+    duplicates: int = Field(ge=0)
+    digest: str
+    prompts: tuple[tuple[int, ...], ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _whole(self) -> Workload:
+        if any(not prompt for prompt in self.prompts):
+            raise ValueError("a prompt has no token")
+        if any(min(prompt) < 0 for prompt in self.prompts):
+            raise ValueError("a token id is negative")
+        if any(len(prompt) > self.max_prompt_tokens for prompt in self.prompts):
+            raise ValueError("a prompt is longer than max_prompt_tokens")
+        if prompts_sha256(self.prompts) != self.digest:
+            raise ValueError("the prompts do not match the digest")
+        return self
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt."""
+        return max(len(prompt) for prompt in self.prompts)
+
+    def batches(self, batch_size: int) -> list[range]:
+        """Indices of the prompts of each batch, in order.
+
+        A last batch that would not be full is left out, so that every batch has the measured shape.
+        """
+        whole = len(self.prompts) // batch_size
+        return [range(k * batch_size, (k + 1) * batch_size) for k in range(whole)]
+
+
+class WorkloadRef(Record):
+    """What a cell keeps of its workload."""
+
+    name: str
+    digest: str
+    prompts: int = Field(gt=0)
+    longest_prompt_tokens: int = Field(gt=0)
+
+
+class Prepared(Record):
+    """``data/prepared.json``: what was prepared last, for containers started without the driver."""
+
+    schema_version: Literal[1] = 1
+    workload: str = Field(description="path of the workload file, relative to the data folder")
+    model_folder: str = Field(description="name of the model's folder under the models folder")
