@@ -1,0 +1,59 @@
+"""The folder of one cell, from its first event to its verdict."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from bench_core.contract import layout
+from bench_core.contract.errors import BadInput
+from bench_core.contract.events import parse_events
+from bench_core.contract.metrics import CellEvents, CellResult, summarise
+from bench_core.contract.outcome import Outcome, Verdict
+from bench_core.contract.record import Record
+from bench_core.contract.spec import CellSpec
+from bench_core.worker.files import sync_folder, write_atomically
+
+
+class CellWriter:
+    """Writes a cell's files; ``result.json`` and ``outcome.json`` come last and whole."""
+
+    def __init__(self, run_folder: Path, spec: CellSpec) -> None:
+        self.spec = spec
+        self.folder = layout.cell_folder(run_folder, spec.cell_id)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if (self.folder / layout.RESULT_FILE).exists():
+            raise BadInput(f"{spec.cell_id} is already measured in {run_folder.name}", "choose another --run-id")
+        for name in layout.CELL_FILES:
+            (self.folder / name).unlink(missing_ok=True)
+        write_atomically(self.folder / layout.SPEC_FILE, spec.to_json())
+        self._events = (self.folder / layout.EVENTS_FILE).open("w", encoding="utf-8")
+
+    def event(self, event: Record) -> None:
+        """Appends one line and hands it to the operating system."""
+        self._events.write(event.model_dump_json() + "\n")
+        self._events.flush()
+
+    def end(self, verdict: Verdict, log: str) -> Verdict:
+        """Closes the folder. A good verdict stands only if the log on disk really gives a result."""
+        self._events.flush()
+        os.fsync(self._events.fileno())
+        self._events.close()
+        write_atomically(self.folder / layout.LOG_FILE, log)
+        if verdict.outcome is Outcome.OK:
+            try:
+                result = self._result()
+            except BadInput as error:
+                verdict = Verdict(outcome=Outcome.CRASHED, cause=str(error), judged_by="worker")
+            else:
+                write_atomically(self.folder / layout.RESULT_FILE, result.to_json())
+        write_atomically(self.folder / layout.OUTCOME_FILE, verdict.to_json())
+        sync_folder(self.folder.parent)
+        return verdict
+
+    def _result(self) -> CellResult:
+        events = CellEvents()
+        with (self.folder / layout.EVENTS_FILE).open("rb") as stream:
+            for event in parse_events(stream, layout.EVENTS_FILE):
+                events.add(event)
+        return summarise(self.spec.cell_id, events)

@@ -1,0 +1,211 @@
+"""The worker's command line: one parser for the driver, ``docker compose run`` and a developer's ``docker run``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import NoReturn
+
+from bench_core import __version__
+from bench_core.contract import layout
+from bench_core.contract.errors import BadInput, first_line
+from bench_core.contract.outcome import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, Outcome
+from bench_core.contract.record import Record, Scalar
+from bench_core.contract.spec import MeasureProtocol
+from bench_core.worker.convert import convert
+from bench_core.worker.files import write_atomically
+from bench_core.worker.job import Job
+from bench_core.worker.request import Options, Places, Resolver
+from bench_core.worker.standalone import standalone_record
+from bench_core.worker.supervisor import Supervisor, run_self_check
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise BadInput(message, "see --help")
+
+
+def positive(text: str) -> int:
+    """A whole number of 1 or more."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return value
+
+
+def batch_size_list(text: str) -> list[int]:
+    """``16`` or ``1,4,16``."""
+    return [positive(part.strip()) for part in text.split(",")]
+
+
+def option(text: str) -> tuple[str, Scalar]:
+    """``key=value``; the value is read as a number or truth value where it looks like one."""
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise argparse.ArgumentTypeError(f"{text!r} is not key=value")
+    return key, scalar(value)
+
+
+def scalar(text: str) -> Scalar:
+    """A value from a command line: ``true``, ``false``, ``null``, a whole number, a number, else text."""
+    words: dict[str, Scalar] = {"true": True, "false": False, "null": None}
+    if text in words:
+        return words[text]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser; its defaults work in a container started by ``docker compose run``."""
+    parser = _Parser(prog="python -m bench_core.worker", description="Measures one engine, in its own container.")
+    what = parser.add_argument_group("what to measure")
+    what.add_argument("--variant", help="a variant of image.yaml (default: the image's default for the device)")
+    what.add_argument(
+        "--batch-size", "--batch-sizes", action="append", type=batch_size_list, metavar="N[,N...]",
+        help="prompts in one generate call (default: 1)",
+    )  # fmt: skip
+    what.add_argument("--max-new-tokens", type=positive, default=200, metavar="N", help="(default: %(default)s)")
+    what.add_argument(
+        "--length", choices=("forced", "natural"), default="forced",
+        help="exactly that many new tokens, or stop at end of sequence (default: %(default)s)",
+    )  # fmt: skip
+    what.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto")
+    what.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: all that are allowed)")
+    what.add_argument(
+        "--option",
+        action="append",
+        type=option,
+        default=[],
+        metavar="KEY=VALUE",
+        help="replaces an option of the variant",
+    )
+    how = parser.add_argument_group("how")
+    how.add_argument("--warmup-batches", type=positive, default=1, metavar="N")
+    how.add_argument("--latency-batches", type=positive, default=3, metavar="N", help="where token callbacks cost")
+    how.add_argument("--max-batches", type=positive, metavar="N", help="measured batches (default: whole workload)")
+    where = parser.add_argument_group("where")
+    where.add_argument("--model-folder", metavar="NAME", help="under the models folder (default: prepared last)")
+    where.add_argument("--workload", metavar="FILE", help="under the data folder (default: prepared last)")
+    where.add_argument("--artifact", type=Path, metavar="FOLDER", help="instead of the model's own artifact")
+    where.add_argument("--run-id", metavar="NAME", help="folder under the results folder (default: time and image)")
+    where.add_argument("--image-folder", type=Path, default=layout.IMAGE_MOUNT)
+    where.add_argument("--data", type=Path, default=layout.DATA_MOUNT)
+    where.add_argument("--models", type=Path, default=layout.MODELS_MOUNT)
+    where.add_argument("--results", type=Path, default=layout.RESULTS_MOUNT)
+    instead = parser.add_argument_group("instead of measuring").add_mutually_exclusive_group()
+    instead.add_argument(
+        "--convert",
+        metavar="ARTIFACT",
+        help="make an artifact of the model (auto: what the variant reads, if made here)",
+    )
+    instead.add_argument("--self-check", action="store_true", help="run the contract suite on this image")
+    parser.add_argument("--version", action="version", version=__version__)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command; returns the exit code (see ``contract.outcome``)."""
+    try:
+        parsed = build_parser().parse_args(arguments)
+        resolver = _resolver(parsed)
+        if parsed.convert:
+            return _convert(resolver, parsed.convert)
+        if parsed.self_check:
+            return _self_check(resolver)
+        return _measure(resolver, parsed.run_id)
+    except BadInput as error:
+        sys.stderr.write(f"error: {error.cause}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
+        return EXIT_BAD_INPUT
+
+
+def _resolver(parsed: argparse.Namespace) -> Resolver:
+    sizes = [size for given in parsed.batch_size or [[1]] for size in given]
+    options = Options(
+        variant=parsed.variant,
+        batch_sizes=tuple(dict.fromkeys(sizes)),
+        device=parsed.device,
+        threads=parsed.threads,
+        model_folder=parsed.model_folder,
+        artifact=parsed.artifact,
+        workload=parsed.workload,
+        max_new_tokens=parsed.max_new_tokens,
+        length=parsed.length,
+        protocol=MeasureProtocol(
+            warmup_batches=parsed.warmup_batches,
+            latency_batches=parsed.latency_batches,
+            max_batches=parsed.max_batches,
+        ),
+        options=dict(parsed.option),
+    )
+    return Resolver(Places(parsed.image_folder, parsed.data, parsed.models, parsed.results), options)
+
+
+def _say(line: Record) -> None:
+    sys.stdout.write(line.model_dump_json() + "\n")
+    sys.stdout.flush()
+
+
+def _measure(resolver: Resolver, run_id: str | None) -> int:
+    if run_id is not None and not layout.is_name(run_id):
+        raise BadInput(f"--run-id {run_id!r} is not a name", "lower case letters, digits, '.', '_' and '-'")
+    standalone = run_id is None
+    name = run_id or f"{datetime.now(timezone.utc):%Y%m%dt%H%M%Sz}-{resolver.manifest.name}"
+    request, workload = resolver.measure_request(name)
+    try:
+        request.run_folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(request.run_folder, os.W_OK):
+            raise PermissionError(13, "Permission denied")
+    except OSError as error:
+        raise BadInput(f"{request.run_folder} cannot be written: {error.strerror}", "check its owner") from error
+    if standalone:
+        record = standalone_record(name, request, resolver.device.kind)
+        write_atomically(request.run_folder / layout.RUN_FILE, record.to_json())
+        sys.stderr.write(f"run folder: {name}\n")
+    outcome = Supervisor(request, workload, _say).measure()
+    return outcome.worker_exit_code
+
+
+def _convert(resolver: Resolver, wanted: str) -> int:
+    artifact = resolver.variant.artifact if wanted == "auto" else wanted
+    if wanted == "auto" and artifact not in resolver.manifest.converts:
+        sys.stderr.write(f"{artifact} is not made by {resolver.manifest.name}: nothing to do\n")
+        return EXIT_OK
+    try:
+        record, made = convert(resolver, artifact)
+    except BadInput:
+        raise
+    except Exception as error:  # noqa: BLE001  # a converter may fail in any way; the cause is what counts
+        traceback.print_exc()
+        sys.stderr.write(f"error: {artifact} could not be made: {first_line(error)}\n")
+        return Outcome.LOAD_FAILED.worker_exit_code
+    state = f"made in {record.seconds:.1f} s" if made else "is there and whole"
+    sys.stderr.write(f"{artifact}: {state}, {record.size_bytes} bytes, {record.digest[:12]}\n")
+    return EXIT_OK
+
+
+def _self_check(resolver: Resolver) -> int:
+    request, _ = resolver.measure_request("self-check")
+    job = Job(
+        task="self-check",
+        image_folder=request.image_folder,
+        artifact=request.artifact,
+        workload=request.workload,
+        cells=request.cells,
+    )
+    checks = run_self_check(job)
+    for check in checks:
+        _say(check)
+    failed = [check.name for check in checks if check.outcome == "failed"]
+    sys.stderr.write(f"{len(checks)} checks, {len(failed)} failed{': ' if failed else ''}{', '.join(failed)}\n")
+    return EXIT_FAILED if failed or not checks else EXIT_OK

@@ -1,0 +1,69 @@
+"""Making an artifact: the image's converter works in a folder of its own, moved into place when whole."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from bench_core.contract import layout
+from bench_core.contract.adapter import Conversion
+from bench_core.contract.artifact import ArtifactRecord, recipe_digest, usable_artifact
+from bench_core.contract.errors import BadInput
+from bench_core.worker.clock import monotonic_ns, seconds
+from bench_core.worker.files import sync_folder, write_atomically
+from bench_core.worker.image import load_converter
+from bench_core.worker.request import Resolver
+
+
+def convert(resolver: Resolver, artifact: str) -> tuple[ArtifactRecord, bool]:
+    """Makes ``artifact`` of the resolver's model unless it is there and whole; tells whether it was made now.
+
+    Raises:
+        BadInput: the image does not make it, or the model is not prepared.
+        Exception: whatever the converter raises; nothing is left in place then.
+    """
+    model = resolver.model()
+    image_folder = resolver.places.image_folder
+    converter = load_converter(image_folder, resolver.manifest, artifact)
+    recipe = recipe_digest(image_folder)
+    target = resolver.model_path / artifact
+    present = usable_artifact(target, model.digest, recipe)
+    if present is not None:
+        return present, False
+    source = resolver.model_path / layout.HF_ARTIFACT
+    if not source.is_dir():
+        raise BadInput(f"{source} is missing", "prepare the model first: python -m bench_core.prepare")
+    work = target.with_name(f".{artifact}.{os.getpid()}.part")
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    try:
+        started = monotonic_ns()
+        facts = converter(Conversion(artifact=artifact, source=source, target=work, device=resolver.device))
+        duration_s = seconds(monotonic_ns() - started)
+        record = ArtifactRecord.of_folder(
+            work,
+            artifact=artifact,
+            source_digest=model.digest,
+            recipe=recipe,
+            made_by=resolver.manifest.name,
+            seconds=round(duration_s, 3),
+            facts={str(key): str(value) for key, value in (facts or {}).items()},
+        )
+        write_atomically(work / layout.ARTIFACT_FILE, record.to_json())
+        _replace(work, target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return record, True
+
+
+def _replace(work: Path, target: Path) -> None:
+    """Puts the new folder where the old one was; between the two steps there is none, never half of one."""
+    if target.exists():
+        old = target.with_name(f".{target.name}.{os.getpid()}.old")
+        target.rename(old)
+        work.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        work.rename(target)
+    sync_folder(target.parent)

@@ -1,0 +1,123 @@
+"""The engine's own process: imports the adapter, loads the model, measures cell after cell, tells the supervisor."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import traceback
+from types import FrameType
+
+from bench_core.contract.adapter import Adapter, Device
+from bench_core.contract.events import EndEvent, PhaseEvent, StartEvent
+from bench_core.contract.host import host_info
+from bench_core.contract.manifest import Manifest
+from bench_core.contract.workload import Workload
+from bench_core.worker import image, selfcheck
+from bench_core.worker.clock import monotonic_ns, seconds, utc_now
+from bench_core.worker.failure import classify
+from bench_core.worker.job import BeginCell, Channel, Job
+from bench_core.worker.measure import CellRun
+
+_PR_SET_PDEATHSIG = 1
+
+
+class StopFlag:
+    """Set by SIGTERM or SIGINT; read between batches."""
+
+    def __init__(self) -> None:
+        self.is_set = False
+        signal.signal(signal.SIGTERM, self._set)
+        signal.signal(signal.SIGINT, self._set)
+
+    def _set(self, _number: int, _frame: FrameType | None) -> None:
+        self.is_set = True
+
+
+def main(control_fd: int, events_fd: int) -> int:
+    """Runs one job; returns the process's exit code, which is 0 whenever the supervisor was told how it ended."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # never outlive the supervisor
+    os.dup2(2, 1)  # what engines print is not an event
+    channel = Channel(control_fd, events_fd)
+    job = channel.receive_job()
+    process = EngineProcess(job, channel)
+    if job.task == "self-check":
+        selfcheck.run(job, channel)
+        return 0
+    return process.measure()
+
+
+class EngineProcess:
+    """One variant, loaded once, and its cells."""
+
+    def __init__(self, job: Job, channel: Channel) -> None:
+        self._job = job
+        self._channel = channel
+        self._stop = StopFlag()
+        self._adapter: Adapter | None = None
+        self._phase = "start"
+
+    def measure(self) -> int:
+        """Loads and measures every cell of the job. A failure ends the process, after it has been told."""
+        try:
+            workload = Workload.read(self._job.workload)
+            adapter = self._load()
+            for spec in self._job.cells:
+                self._channel.send(BeginCell(cell=spec.cell_id))
+                run = CellRun(adapter, spec, workload, monotonic_ns, self._channel.send, lambda: self._stop.is_set)
+                try:
+                    run.run()
+                finally:
+                    self._phase = run.phase
+                self._channel.send(EndEvent.model_validate({"t_s": seconds(monotonic_ns()), "outcome": "ok"}))
+            self._phase = "close"
+            adapter.close()
+        except Exception as error:  # noqa: BLE001  # whatever an engine raises is a result, with its cause
+            traceback.print_exc()
+            if self._phase == "close":
+                return 0  # every cell has ended well; the log has the traceback
+            outcome, cause = classify(error, self._phase, self._adapter)
+            self._channel.send(
+                EndEvent.model_validate(
+                    {"t_s": seconds(monotonic_ns()), "outcome": outcome, "phase": self._phase, "cause": cause}
+                )
+            )
+        return 0
+
+    def _load(self) -> Adapter:
+        spec = self._job.cells[0]
+        manifest = Manifest.load(self._job.image_folder)
+        host = host_info()
+        self._channel.send(
+            StartEvent(
+                t_s=seconds(monotonic_ns()),
+                wall_time_utc=utc_now(),
+                versions=image.versions(manifest),
+                host={"cpu": host.cpu, "cores": str(host.cores), "system": host.system},
+            )
+        )
+        started = monotonic_ns()
+        adapter = image.load_adapter(self._job.image_folder, manifest)
+        self._adapter = adapter
+        self._send_phase("start", started)
+        self._phase = "load"
+        variant = manifest.variant(spec.variant, spec.options)
+        device = Device(kind=spec.device, uuid=spec.gpu_uuid, threads=spec.threads)
+        started = monotonic_ns()
+        adapter.load(self._job.artifact, variant, device)
+        self._send_phase("load", started)
+        self._phase = "prepare"
+        return adapter
+
+    def _send_phase(self, phase: str, started_ns: int) -> None:
+        ended = monotonic_ns()
+        self._channel.send(
+            PhaseEvent.model_validate(
+                {"phase": phase, "started_s": seconds(started_ns), "duration_s": seconds(ended - started_ns)}
+            )
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]), int(sys.argv[2])))

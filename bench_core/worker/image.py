@@ -1,0 +1,68 @@
+"""The image's own code: its manifest, its adapter, its converters, the versions of what it installed."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import platform
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bench_core.contract.adapter import Adapter, Converter
+from bench_core.contract.errors import BadInput
+from bench_core.contract.manifest import Manifest
+
+
+def load_adapter(folder: Path, manifest: Manifest) -> Adapter:
+    """Imports the image's adapter (and so its engine) and makes one.
+
+    Raises:
+        BadInput: ``image.yaml`` names something that is not there, or not an adapter.
+    """
+    adapter = _entry_point(folder, manifest.adapter)()
+    if not isinstance(adapter, Adapter):
+        raise BadInput(f"{manifest.adapter} lacks a method of an adapter", "load, prepare, generate, close")
+    return adapter
+
+
+def load_converter(folder: Path, manifest: Manifest, artifact: str) -> Converter:
+    """Imports the function that makes an artifact.
+
+    Raises:
+        BadInput: the image does not make that artifact.
+    """
+    entry_point = manifest.converts.get(artifact)
+    if entry_point is None:
+        known = ", ".join(manifest.converts) or "none"
+        raise BadInput(f"image {manifest.name} does not make {artifact!r}", f"it makes: {known}")
+    converter: Converter = _entry_point(folder, entry_point)
+    return converter
+
+
+def _entry_point(folder: Path, entry_point: str) -> Callable[..., Any]:
+    module_name, _, attribute = entry_point.partition(":")
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name != module_name:
+            raise  # the image's own code lacks a package: that is a failed load, not a wrong manifest
+        raise BadInput(f"image.yaml names {entry_point}, but there is no {module_name}.py in {folder}") from error
+    found = getattr(module, attribute, None)
+    if not callable(found):
+        raise BadInput(f"image.yaml names {entry_point}, but {module_name}.py has no {attribute}")
+    return found  # type: ignore[no-any-return]  # callable() narrows Any to an unknown return
+
+
+def versions(manifest: Manifest) -> dict[str, str]:
+    """Versions of the image's packages and of Python; ``not installed`` where that is so."""
+    found = {"python": platform.python_version()}
+    for package in manifest.packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found

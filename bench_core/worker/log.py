@@ -1,0 +1,65 @@
+"""``worker.log``: what an engine prints, kept within bounds."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import BinaryIO
+
+MAX_BYTES = 4 * 1024 * 1024
+_PIECE_BYTES = 1 << 16
+
+
+class EngineLog:
+    """Drains a pipe in a thread, so that a talkative engine never blocks; keeps the first 4 MiB of each cell.
+
+    What was printed before the first cell (while loading) stands at the head of every cell's log.
+    """
+
+    def __init__(self, pipe_fd: int, echo: BinaryIO) -> None:
+        self._fd = pipe_fd
+        self._echo = echo
+        self._lock = threading.Lock()
+        self._shared = bytearray()
+        self._current = bytearray()
+        self._in_cell = False
+        self._lost_bytes = 0
+        self._thread = threading.Thread(target=self._drain, name="engine log", daemon=True)
+        self._thread.start()
+
+    def begin_cell(self) -> None:
+        """What comes from now on belongs to a new cell."""
+        with self._lock:
+            self._in_cell = True
+            self._current.clear()
+            self._lost_bytes = 0
+
+    def cell_text(self) -> str:
+        """The current cell's log so far; unreadable bytes are shown as escapes."""
+        with self._lock:
+            raw = bytes(self._shared + self._current)
+            lost = self._lost_bytes
+        text = raw.decode("utf-8", "backslashreplace")
+        return text + (f"\n[{lost} more bytes were printed and not kept]\n" if lost else "")
+
+    def join(self) -> None:
+        """Waits until the engine's end of the pipe is closed (by its exit), at most two seconds."""
+        self._thread.join(timeout=2.0)
+
+    def _drain(self) -> None:
+        while True:
+            try:
+                piece = os.read(self._fd, _PIECE_BYTES)
+            except OSError:
+                return
+            if not piece:
+                return
+            with self._lock:
+                buffer = self._current if self._in_cell else self._shared
+                room = max(0, MAX_BYTES - len(buffer))
+                buffer.extend(piece[:room])
+                self._lost_bytes += len(piece) - len(piece[:room])
+                kept = piece[:room]
+            if kept:
+                self._echo.write(kept)
+                self._echo.flush()

@@ -1,0 +1,117 @@
+"""One batch and one cell: warm-up, measured batches, batches for token times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from bench_core.contract.adapter import Adapter, Decoding, Describes, ReportsMemory
+from bench_core.contract.digest import prompts_sha256
+from bench_core.contract.events import BatchEvent, BatchPhase, EngineEvent, PhaseEvent
+from bench_core.contract.record import Record
+from bench_core.contract.spec import CellSpec
+from bench_core.contract.workload import Workload
+from bench_core.worker.clock import Clock, seconds
+from bench_core.worker.guard import check_arrivals, check_prompts, checked_outputs
+from bench_core.worker.sink import StampingSink
+
+
+class StopRequested(Exception):
+    """Somebody asked for a clean stop; raised between two batches."""
+
+
+class CellRun:
+    """Measures one cell with a loaded adapter.
+
+    Args:
+        send: takes each event when the clock does not run; returns when it has been written.
+        stopping: asked between batches.
+    """
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        spec: CellSpec,
+        workload: Workload,
+        clock: Clock,
+        send: Callable[[Record], None],
+        stopping: Callable[[], bool],
+    ) -> None:
+        self._adapter = adapter
+        self._spec = spec
+        self._workload = workload
+        self._clock = clock
+        self._send = send
+        self._stopping = stopping
+        self.phase: str = "prepare"
+        self._decoding = Decoding(
+            max_new_tokens=spec.max_new_tokens,
+            eos_token_ids=() if spec.length == "forced" else spec.model.eos_token_ids,
+            pad_token_id=spec.model.pad_token_id,
+        )
+
+    def run(self) -> None:
+        """Prepares the shape and runs all batches; any exception is the caller's to classify, with ``phase``."""
+        self._prepare()
+        batches = planned_batches(self._spec, self._workload)
+        # Warm-up takes batches from the end backwards, so that measuring starts on prompts seen longest ago or never.
+        protocol = self._spec.protocol
+        warmups = [batches[-1 - k % len(batches)] for k in range(protocol.warmup_batches)]
+        live = self._spec.token_times in ("live", "engine")
+        self._run_phase("warmup", warmups, live)
+        self._run_phase("measure", batches, live)
+        if self._spec.token_times == "separate":
+            self._run_phase("latency", batches[: protocol.latency_batches], True)
+        if isinstance(self._adapter, ReportsMemory):
+            self._send(EngineEvent(t_s=seconds(self._clock()), memory=dict(self._adapter.memory())))
+
+    def _prepare(self) -> None:
+        started = self._clock()
+        self._adapter.prepare(self._spec.batch_size, self._workload.longest, self._spec.max_new_tokens)
+        ended = self._clock()
+        self._send(PhaseEvent(phase="prepare", started_s=seconds(started), duration_s=seconds(ended - started)))
+        if isinstance(self._adapter, Describes):
+            facts = {str(key): str(value) for key, value in self._adapter.describe().items()}
+            self._send(EngineEvent(t_s=seconds(self._clock()), facts=facts))
+
+    def _run_phase(self, phase: BatchPhase, batches: Sequence[range], wanted: bool) -> None:
+        self.phase = phase
+        for index, rows in enumerate(batches):
+            if self._stopping():
+                raise StopRequested
+            self._send(self._batch(phase, index, rows, wanted))
+
+    def _batch(self, phase: BatchPhase, index: int, rows: range, wanted: bool) -> BatchEvent:
+        prompts = [list(self._workload.prompts[row]) for row in rows]
+        check_prompts(prompts, self._spec.batch_size, self._workload.longest, self._spec.model.vocab_size)
+        digest = prompts_sha256(prompts)  # before the engine can touch the lists
+        sink = StampingSink(len(prompts), self._clock, wanted)
+        started = self._clock()
+        completions = self._adapter.generate(prompts, self._decoding, sink)
+        ended = self._clock()
+        outputs = checked_outputs(completions, len(prompts), self._decoding, self._spec.model.vocab_size)
+        arrivals = sink.arrivals(started)
+        if wanted:
+            check_arrivals(arrivals, outputs)
+        return BatchEvent(
+            phase=phase,
+            index=index,
+            prompts=tuple(rows),
+            prompts_digest=digest,
+            prompt_tokens=tuple(len(self._workload.prompts[row]) for row in rows),
+            started_s=seconds(started),
+            latency_s=max(seconds(ended - started), 1e-9),
+            outputs=outputs,
+            arrivals=arrivals,
+        )
+
+
+def planned_batches(spec: CellSpec, workload: Workload) -> list[range]:
+    """The measured batches of a cell, as indices into the workload; at least one (the request has been checked)."""
+    return workload.batches(spec.batch_size)[: spec.protocol.max_batches]
+
+
+def progress_total(spec: CellSpec, workload: Workload) -> int:
+    """Batches of all phases that a cell will run."""
+    measured = len(planned_batches(spec, workload))
+    latency = min(measured, spec.protocol.latency_batches) if spec.token_times == "separate" else 0
+    return spec.protocol.warmup_batches + measured + latency

@@ -1,0 +1,204 @@
+"""From a command line to cells: finds workload, model and artifact, and checks all before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from bench_core.contract import layout
+from bench_core.contract.adapter import Device
+from bench_core.contract.artifact import ArtifactRecord
+from bench_core.contract.errors import BadInput
+from bench_core.contract.host import available_cores
+from bench_core.contract.manifest import Manifest
+from bench_core.contract.model import ModelInfo
+from bench_core.contract.record import Scalar
+from bench_core.contract.spec import CellSpec, Length, MeasureProtocol
+from bench_core.contract.workload import Prepared, Workload, WorkloadRef
+from bench_core.worker.nvml import visible_gpus
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where things are; the mount points of a container unless told otherwise."""
+
+    image_folder: Path = layout.IMAGE_MOUNT
+    data: Path = layout.DATA_MOUNT
+    models: Path = layout.MODELS_MOUNT
+    results: Path = layout.RESULTS_MOUNT
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says; ``None`` and empty mean "the default that works"."""
+
+    variant: str | None
+    batch_sizes: tuple[int, ...]
+    device: Literal["auto", "cuda", "cpu"]
+    threads: int | None
+    model_folder: str | None
+    artifact: Path | None
+    workload: str | None
+    max_new_tokens: int
+    length: Length
+    protocol: MeasureProtocol
+    options: dict[str, Scalar]
+
+
+@dataclass(frozen=True)
+class MeasureRequest:
+    """Cells of one variant, all that they read, and the folder that they go to."""
+
+    cells: tuple[CellSpec, ...]
+    image_folder: Path
+    artifact: Path
+    workload: Path
+    run_folder: Path
+
+
+def choose_device(wanted: Literal["auto", "cuda", "cpu"], threads: int | None) -> Device:
+    """The device: a GPU where there is one and none other is asked for.
+
+    Raises:
+        BadInput: ``cuda`` is asked for and no GPU answers.
+    """
+    gpus = [] if wanted == "cpu" else visible_gpus()
+    if wanted == "cuda" and not gpus:
+        raise BadInput("--device cuda: no GPU answers through NVML here", "start the container with --gpus, or use cpu")
+    cores = threads or available_cores()
+    return Device("cuda", gpus[0].uuid, cores) if gpus else Device("cpu", None, cores)
+
+
+class Resolver:
+    """Finds what a request needs, in one place for measuring, converting and self-checks."""
+
+    def __init__(self, places: Places, options: Options) -> None:
+        self.places = places
+        self.options = options
+        self.manifest = Manifest.load(places.image_folder)
+        self.device = choose_device(options.device, options.threads)
+        self.variant_name = options.variant or self.manifest.default_variant(self.device.kind)
+        self.variant = self.manifest.variant(self.variant_name, options.options)
+        if self.variant_name not in self.manifest.variants_on(self.device.kind):
+            known = ", ".join(self.manifest.variants_on(self.device.kind)) or "none"
+            raise BadInput(
+                f"variant {self.variant_name} of {self.manifest.name} does not run on {self.device.kind}",
+                f"variants that do: {known}",
+            )
+
+    def _prepared(self) -> Prepared:
+        path = self.places.data / layout.PREPARED_FILE
+        if not path.exists():
+            raise BadInput(
+                f"nothing is prepared: there is no {path}",
+                "run `python -m bench_core.prepare` first, or name --workload and --model-folder",
+            )
+        return Prepared.read(path)
+
+    @property
+    def model_path(self) -> Path:
+        """The model's folder."""
+        return self.places.models / (self.options.model_folder or self._prepared().model_folder)
+
+    def model(self) -> ModelInfo:
+        """The model's facts.
+
+        Raises:
+            BadInput: no such model folder.
+        """
+        return ModelInfo.read(self.model_path / layout.MODEL_FILE)
+
+    def workload_path(self) -> Path:
+        """The workload's file."""
+        return self.places.data / (self.options.workload or self._prepared().workload)
+
+    def artifact(self, model: ModelInfo) -> tuple[Path, str | None]:
+        """Folder and digest of what the engine will read.
+
+        Raises:
+            BadInput: missing, damaged, or made from another model.
+        """
+        name = self.variant.artifact
+        if name == layout.NO_ARTIFACT:
+            return self.model_path, None
+        folder = self.options.artifact or self.model_path / name
+        hint = f"make it first: --convert {name} in the image that makes it"
+        try:
+            record = ArtifactRecord.read(folder / layout.ARTIFACT_FILE)
+        except BadInput as error:
+            raise BadInput(f"artifact {name} of {model.name} is missing: {error.cause}", hint) from error
+        if record.source_digest != model.digest and self.options.artifact is None:
+            raise BadInput(f"artifact {name} was made from another model", hint)
+        damage = record.damage(folder)
+        if damage is not None:
+            raise BadInput(f"artifact {name} is damaged: {damage}", hint)
+        return folder, record.digest
+
+    def measure_request(self, run_id: str) -> tuple[MeasureRequest, Workload]:
+        """Everything for measuring.
+
+        Raises:
+            BadInput: anything missing, damaged or not fitting together.
+        """
+        model = self.model()
+        workload_path = self.workload_path()
+        workload = Workload.read(workload_path)
+        check_fit(workload, model, self.options.batch_sizes, self.options.max_new_tokens)
+        artifact, digest = self.artifact(model)
+        reference = WorkloadRef(
+            name=workload.name,
+            digest=workload.digest,
+            prompts=len(workload.prompts),
+            longest_prompt_tokens=workload.longest,
+        )
+        cells = tuple(
+            CellSpec(
+                image=self.manifest.name,
+                variant=self.variant_name,
+                label=self.manifest.label(self.variant_name),
+                batching=self.manifest.batching,
+                token_times=self.manifest.token_times,
+                batch_size=batch_size,
+                device=self.device.kind,
+                gpu_uuid=self.device.uuid,
+                threads=self.device.threads,
+                model=model,
+                artifact=self.variant.artifact,
+                artifact_digest=digest,
+                options=dict(self.variant.options),
+                workload=reference,
+                max_new_tokens=self.options.max_new_tokens,
+                length=self.options.length,
+                protocol=self.options.protocol,
+            )
+            for batch_size in self.options.batch_sizes
+        )
+        run_folder = self.places.results / run_id
+        return MeasureRequest(cells, self.places.image_folder, artifact, workload_path, run_folder), workload
+
+
+def check_fit(workload: Workload, model: ModelInfo, batch_sizes: Sequence[int], max_new_tokens: int) -> None:
+    """The workload fits the model and gives every batch size at least one full batch.
+
+    Raises:
+        BadInput: naming what does not fit.
+    """
+    if max(max(prompt) for prompt in workload.prompts) >= model.vocab_size:
+        raise BadInput(
+            f"the workload holds token ids beyond the vocabulary of {model.name} ({model.vocab_size})",
+            "prepare it with this model's tokenizer",
+        )
+    needed = workload.longest + max_new_tokens
+    if needed > model.context_length:
+        raise BadInput(
+            f"prompt and output need {needed} tokens, {model.name} has a context of {model.context_length}",
+            "lower --max-new-tokens, or prepare the workload with a lower --max-prompt-tokens",
+        )
+    largest = max(batch_sizes)
+    if largest > len(workload.prompts):
+        raise BadInput(
+            f"batch size {largest} needs at least {largest} prompts, the workload has {len(workload.prompts)}",
+            "raise --samples or leave that batch size out",
+        )

@@ -1,0 +1,100 @@
+"""Samples memory, power and clocks beside the engine, from the supervisor's process, which no engine can starve."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+from bench_core.contract.events import TelemetryEvent
+from bench_core.worker.clock import monotonic_ns, seconds
+from bench_core.worker.nvml import GpuReader
+
+INTERVAL_S = 0.05  # 20 samples a second: below 0.1 % of one core, and several per batch of anything worth measuring
+_FAMILY_INTERVAL_S = 1.0
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+def descendants(pid: int) -> list[int]:
+    """A process and all its descendants that live now."""
+    found, open_pids = [], [pid]
+    while open_pids:
+        current = open_pids.pop()
+        found.append(current)
+        for task in Path(f"/proc/{current}/task").glob("*"):
+            try:
+                open_pids.extend(int(child) for child in (task / "children").read_text().split())
+            except OSError:
+                continue  # the thread or process has ended meanwhile
+    return found
+
+
+def rss_bytes(pids: list[int]) -> int | None:
+    """Resident memory of these processes, summed (shared pages count for each); ``None`` if all are gone."""
+    total, alive = 0, False
+    for pid in pids:
+        try:
+            fields = Path(f"/proc/{pid}/statm").read_text().split()
+        except OSError:
+            continue
+        total += int(fields[1]) * _PAGE_BYTES
+        alive = True
+    return total if alive else None
+
+
+class Sampler:
+    """Samples one process tree and, where there is one, one GPU, until stopped."""
+
+    def __init__(self, pid: int, gpu: GpuReader | None) -> None:
+        self._pid = pid
+        self._gpu = gpu
+        self._lock = threading.Lock()
+        self._rows: list[tuple[float, dict[str, Any]]] = []
+        self._family: list[int] = [pid]
+        self._family_until = 0.0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="sampler", daemon=True)
+
+    def start(self) -> None:
+        """Begins sampling in the background."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends sampling; what was sampled can still be taken."""
+        self._stop.set()
+        self._thread.join()
+
+    def sample(self) -> None:
+        """Takes one sample now, in the calling thread: so that the end of a phase has a reading of its own."""
+        with self._lock:
+            now = seconds(monotonic_ns())
+            if now >= self._family_until:
+                self._family = descendants(self._pid)
+                self._family_until = now + _FAMILY_INTERVAL_S
+            row: dict[str, Any] = {"rss_bytes": rss_bytes(self._family)}
+            if self._gpu is not None:
+                row |= {
+                    "device_used_bytes": self._gpu.used_bytes(),
+                    "power_w": self._gpu.power_w(),
+                    "energy_mj": self._gpu.energy_mj(),
+                    "sm_clock_mhz": self._gpu.sm_clock_mhz(),
+                    "memory_clock_mhz": self._gpu.memory_clock_mhz(),
+                    "temperature_c": self._gpu.temperature_c(),
+                    "utilisation_percent": self._gpu.utilisation_percent(),
+                    "throttle_reasons": self._gpu.throttle_reasons(),
+                }
+            self._rows.append((now, row))
+
+    def take(self) -> TelemetryEvent | None:
+        """The samples since the last call, and forgets them; ``None`` if there are none."""
+        with self._lock:
+            rows, self._rows = self._rows, []
+        if not rows:
+            return None
+        columns = {name: tuple(row[name] for _, row in rows) for name in rows[0][1]}
+        return TelemetryEvent(t_s=tuple(t for t, _ in rows), **columns)
+
+    def _loop(self) -> None:
+        while not self._stop.wait(INTERVAL_S):
+            self.sample()

@@ -1,0 +1,42 @@
+"""``run.json`` of a container that was started without the driver."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from bench_core import __version__
+from bench_core.contract.host import host_info
+from bench_core.contract.run import ImageInfo, PlannedCell, RunRecord
+from bench_core.worker.clock import utc_now
+from bench_core.worker.nvml import visible_gpus
+from bench_core.worker.request import MeasureRequest
+
+
+def standalone_record(run_id: str, request: MeasureRequest, device: Literal["cuda", "cpu"]) -> RunRecord:
+    """What the driver would have written, as far as a container can know it: neither commit nor image id."""
+    first = request.cells[0]
+    return RunRecord(
+        run_id=run_id,
+        created_utc=utc_now(),
+        bench_version=__version__,
+        git_commit=None,
+        launcher="standalone",
+        device=device,
+        host=host_info(),
+        gpus=tuple(visible_gpus()) if device == "cuda" else (),
+        images={first.image: ImageInfo(reference=first.image, id="unknown to the container")},
+        model=first.model,
+        workload=first.workload,
+        max_new_tokens=first.max_new_tokens,
+        length=first.length,
+        cells=tuple(
+            PlannedCell(
+                cell=spec.cell_id,
+                image=spec.image,
+                variant=spec.variant,
+                batch_size=spec.batch_size,
+                label=spec.label,
+            )
+            for spec in request.cells
+        ),
+    )
