@@ -1,0 +1,80 @@
+"""The images of this repository: every folder under ``images/`` with an ``image.yaml`` is one."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench_core.contract import layout
+from bench_core.contract.errors import BadInput
+from bench_core.contract.manifest import Manifest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+IMAGES_FOLDER = REPOSITORY / "images"
+
+
+@dataclass(frozen=True)
+class Image:
+    """A backend's folder and what it says of itself."""
+
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.manifest.name
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A hint that names the nearest known word and all of them."""
+    names = sorted(known)
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    return (f"did you mean {close[0]}? " if close else "") + "known: " + ", ".join(names)
+
+
+class Catalogue:
+    """All images by name."""
+
+    def __init__(self, folder: Path = IMAGES_FOLDER) -> None:
+        """Reads every manifest.
+
+        Raises:
+            BadInput: a manifest is invalid, or its name is not its folder's.
+        """
+        self._images: dict[str, Image] = {}
+        for path in sorted(folder.glob(f"*/{layout.MANIFEST_FILE}")):
+            image = Image(path.parent, Manifest.load(path.parent))
+            if image.name != path.parent.name:
+                raise BadInput(f"{path}: the name {image.name!r} is not the folder's", "rename one of them")
+            self._images[image.name] = image
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names, sorted."""
+        return tuple(self._images)
+
+    def get(self, name: str) -> Image:
+        """One image.
+
+        Raises:
+            BadInput: unknown; the hint names the nearest and all known ones.
+        """
+        image = self._images.get(name)
+        if image is None:
+            raise BadInput(f"there is no image {name!r}", nearest(name, self._images))
+        return image
+
+    def maker_of(self, artifact: str) -> Image:
+        """The image that converts to an artifact.
+
+        Raises:
+            BadInput: none does.
+        """
+        for image in self._images.values():
+            if artifact in image.manifest.converts:
+                return image
+        known = [name for image in self._images.values() for name in image.manifest.converts]
+        raise BadInput(f"no image makes the artifact {artifact!r}", nearest(artifact, known))

@@ -1,0 +1,187 @@
+"""``python -m bench_core.drive``: one command from prompts to a table."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from click.exceptions import Abort, ClickException
+from pydantic import ValidationError
+
+from bench_core import __version__
+from bench_core.contract.errors import BadInput
+from bench_core.contract.outcome import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK
+from bench_core.contract.record import Scalar, describe
+from bench_core.drive.request import Request, Suite
+from bench_core.drive.session import Modes, Session
+
+DEFAULT_MAX_PROMPT_TOKENS = 1024
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.command()
+def drive(
+    images: Annotated[str | None, typer.Option(help="Images, comma-separated, or all.")] = None,
+    variants: Annotated[
+        str | None, typer.Option(help="image.variant or variant, comma-separated, or all  [default: each image's own]")
+    ] = None,
+    batch_sizes: Annotated[str | None, typer.Option(help="Comma-separated  [default: 1,4,16]")] = None,
+    suite: Annotated[Path | None, typer.Option(help="Suite file; options given here count more.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="synthetic/<shape>, a hub id or a folder  [default: synthetic/tiny]")
+    ] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="Folder of a tokenizer that replaces the model's.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a model from the hub.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of synthetic weights.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="embedded, a hub id, a file or a folder  [default: embedded]")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Split of the dataset  [default: validation]")] = None,
+    text_column: Annotated[str | None, typer.Option(help="Column of the prompts.")] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Prompts to take  [default: all]")] = None,
+    max_prompt_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Longer prompts lose their beginning  [default: 1024, or what fits]")
+    ] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="[default: 64]")] = None,
+    length: Annotated[
+        str | None, typer.Option(help="forced (exactly that many new tokens) or natural  [default: forced]")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cuda or cpu.")] = "auto",
+    gpus: Annotated[str | None, typer.Option(help="Indices or UUIDs, or all  [default: the first]")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of every engine  [default: all]")] = None,
+    launcher: Annotated[str, typer.Option(help="auto, docker or process.")] = "auto",
+    warmup_batches: Annotated[int | None, typer.Option(min=1, help="Discarded batches of each cell.")] = None,
+    max_batches: Annotated[
+        int | None, typer.Option(min=1, help="Measured batches of each cell  [default: whole workload]")
+    ] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(help="IMAGE.KEY=VALUE: an engine's option. May be repeated.")
+    ] = None,
+    results: Annotated[Path, typer.Option(help="Folder of results.")] = Path("results"),
+    data: Annotated[Path, typer.Option(help="Folder of workloads.")] = Path("data"),
+    models: Annotated[Path, typer.Option(help="Folder of models and artifacts.")] = Path("models"),
+    run_id: Annotated[str | None, typer.Option(help="Name of the run's folder  [default: the time]")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop; nothing is written.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before a download or a long run.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="News and result as JSON lines on standard output.")] = False,
+    build_only: Annotated[bool, typer.Option("--build-only", help="Build images and converters, then stop.")] = False,
+    self_check: Annotated[bool, typer.Option("--self-check", help="Run each image's contract suite instead.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and stop.")] = False,
+) -> None:
+    """Measure inference engines, each in its own container, on the same prompts.
+
+    Example: python -m bench_core.drive --images all --device cpu --batch-sizes 1,4
+    """
+    if version:
+        typer.echo(__version__)
+        return
+    base = Suite.load(suite) if suite is not None else Suite()
+    given: dict[str, Any] = {
+        "images": _words(images),
+        "variants": _words(variants),
+        "batch_sizes": _batch_sizes(batch_sizes),
+        "model": model,
+        "tokenizer": tokenizer,
+        "revision": revision,
+        "seed": seed,
+        "dataset": dataset,
+        "split": split,
+        "text_column": text_column,
+        "samples": samples,
+        "max_prompt_tokens": max_prompt_tokens,
+        "max_new_tokens": max_new_tokens,
+        "length": length,
+        "warmup_batches": warmup_batches,
+        "max_batches": max_batches,
+        "threads": threads,
+        "options": _merged(base.options, option) if option else None,
+    }
+    try:
+        merged = Suite.model_validate(
+            {**base.model_dump(), **{key: value for key, value in given.items() if value is not None}}
+        )
+        request = Request.model_validate(
+            {
+                "suite": merged,
+                "device": device,
+                "gpus": _words(gpus) or (),
+                "launcher": launcher,
+                "results": results,
+                "data": data,
+                "models": models,
+                "run_id": run_id,
+            }
+        )
+    except ValidationError as error:
+        raise BadInput(_as_option(describe(error)), "see --help") from error
+    modes = Modes(dry_run, yes, as_json, build_only, self_check)
+    raise typer.Exit(Session(request, modes).run())
+
+
+def _words(text: str | None) -> tuple[str, ...] | None:
+    if text is None:
+        return None
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _batch_sizes(text: str | None) -> tuple[int, ...] | None:
+    words = _words(text)
+    if words is None:
+        return None
+    try:
+        sizes = tuple(int(word) for word in words)
+    except ValueError:
+        sizes = (0,)
+    if not sizes or min(sizes) < 1:
+        raise BadInput(f"--batch-sizes {text!r}: each must be a whole number of 1 or more", "for example 1,4,16,64")
+    return sizes
+
+
+def _merged(base: dict[str, dict[str, Scalar]], words: list[str]) -> dict[str, dict[str, Scalar]]:
+    merged = {image: dict(options) for image, options in base.items()}
+    for word in words:
+        name, separator, value = word.partition("=")
+        image, dot, key = name.partition(".")
+        if not (separator and dot and image and key):
+            raise BadInput(f"--option {word!r} is not IMAGE.KEY=VALUE", "for example null.tpot_s=0.01")
+        merged.setdefault(image, {})[key] = _scalar(value)
+    return merged
+
+
+def _scalar(text: str) -> Scalar:
+    """A JSON scalar where it reads as one, else text."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return value if isinstance(value, str | int | float | bool) or value is None else text
+
+
+def _as_option(problem: str) -> str:
+    """``suite.batch_sizes.0: ...`` as ``--batch-sizes: ...``."""
+    where, _, what = problem.partition(": ")
+    key = where.removeprefix("suite.").split(".")[0].replace("_", "-")
+    return f"--{key}: {what}" if what else problem
+
+
+def refuse(error: BadInput) -> NoReturn:
+    """Ends the process with one line of cause and one of what to do."""
+    sys.stderr.write(f"error: {error.cause}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
+    sys.exit(EXIT_BAD_INPUT)
+
+
+def main() -> None:
+    """Runs the command line; every misuse is a line of cause, a line of hint, and exit code 2."""
+    try:
+        code = typer.main.get_command(app).main(prog_name="python -m bench_core.drive", standalone_mode=False)
+    except BadInput as error:
+        refuse(error)
+    except ClickException as error:
+        refuse(BadInput(error.format_message(), "see --help"))
+    except (Abort, KeyboardInterrupt):
+        sys.exit(EXIT_INTERRUPTED)
+    sys.exit(code or EXIT_OK)

@@ -1,0 +1,82 @@
+"""Judging a launch: the worker's verdict on each cell where it could speak, the driver's where it could not."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from bench_core.contract import layout
+from bench_core.contract.errors import BadInput
+from bench_core.contract.outcome import EXIT_BAD_INPUT, Outcome, Verdict
+from bench_core.contract.record import Record
+from bench_core.drive.launcher import Ended
+
+
+def write_record(path: Path, record: Record) -> None:
+    """Writes a record atomically: temporary file, flush to disk, rename."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with temporary.open("w", encoding="utf-8", errors="backslashreplace") as stream:
+        stream.write(record.to_json())
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, path)
+
+
+def read_verdict(run_folder: Path, cell: str) -> Verdict | None:
+    """A cell's verdict, if it has one that can be read; ``ok`` counts only together with a result."""
+    folder = layout.cell_folder(run_folder, cell)
+    try:
+        verdict = Verdict.read(folder / layout.OUTCOME_FILE)
+    except BadInput:
+        return None
+    if verdict.outcome is Outcome.OK and not (folder / layout.RESULT_FILE).is_file():
+        return None
+    return verdict
+
+
+def judge(run_folder: Path, cells: list[str], ended: Ended) -> dict[str, Verdict]:
+    """Verdicts after a launch, in the order of ``cells``; cells that were not reached are left out.
+
+    A worker judges its cells itself. If its box died before it could, the first cell without a verdict is the one in
+    hand and gets the driver's; if not even that one was begun, the failure is the box's, and all cells get it.
+    """
+    verdicts = {cell: verdict for cell in cells if (verdict := read_verdict(run_folder, cell)) is not None}
+    silent = [cell for cell in cells if cell not in verdicts]
+    if not silent:
+        return verdicts
+    verdict = _on_silence(ended)
+    begun = layout.cell_folder(run_folder, silent[0]).is_dir()
+    for cell in silent[:1] if begun or verdicts else silent:
+        folder = layout.cell_folder(run_folder, cell)
+        folder.mkdir(parents=True, exist_ok=True)
+        log = folder / layout.LOG_FILE
+        if not log.exists():
+            log.write_text(ended.stderr_tail, encoding="utf-8")
+        write_record(folder / layout.OUTCOME_FILE, verdict)
+        verdicts[cell] = verdict
+    return verdicts
+
+
+def _on_silence(ended: Ended) -> Verdict:
+    evidence = {"last_line": last_line(ended.stderr_tail)}
+    if ended.exit_code == EXIT_BAD_INPUT:
+        outcome, cause = Outcome.BAD_SPEC, stated_cause(ended.stderr_tail)
+    elif ended.out_of_memory:
+        outcome, cause = Outcome.KILLED, "the container was ended at its memory limit"
+    elif ended.exit_code in (137, -9, 143, -15):
+        outcome, cause = Outcome.KILLED, f"the box was ended from outside (code {ended.exit_code})"
+    else:
+        outcome, cause = Outcome.CRASHED, f"the box ended with code {ended.exit_code} and left no verdict"
+    return Verdict(outcome=outcome, cause=cause, judged_by="driver", exit_code=ended.exit_code, evidence=evidence)
+
+
+def stated_cause(text: str) -> str:
+    """The worker's own ``error: ...`` line, or its last line."""
+    stated = [line.removeprefix("error: ") for line in text.splitlines() if line.startswith("error: ")]
+    return stated[-1][:300] if stated else last_line(text)
+
+
+def last_line(text: str) -> str:
+    """The last line that says anything, shortened, printable."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return "".join(char if char.isprintable() else "?" for char in lines[-1])[:300] if lines else ""

@@ -1,0 +1,222 @@
+"""Building the suite's Docker images from this repository, each only when what it is made of has changed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import docker
+import docker.errors
+from docker.models.images import Image as DockerImage
+
+from bench_core.contract.errors import BadInput
+from bench_core.contract.manifest import DeviceKind
+from bench_core.contract.run import ImageInfo
+from bench_core.drive.catalogue import REPOSITORY, Image
+from bench_core.drive.launcher import Target
+from bench_core.drive.wheels import package_source
+
+Tell = Callable[[str], None]
+
+# What the bases of both flavours are built on, unless the environment names another.
+_OPERATING_SYSTEM: dict[DeviceKind, str] = {
+    "cuda": "nvidia/cuda:13.0.2-runtime-ubuntu24.04",
+    "cpu": "debian:bookworm-slim",
+}
+_OPERATING_SYSTEM_VARIABLE: dict[DeviceKind, str] = {"cuda": "BENCH_CUDA_BASE_IMAGE", "cpu": "BENCH_CPU_BASE_IMAGE"}
+LOCAL_OPERATING_SYSTEM = "llm-bench/os:cpu"  # made by docker/local-os.sh where no image can be pulled
+_CONTEXT_LABEL = "llm-bench.context"
+_ARGUMENT = re.compile(r"^ARG\s+(\w+)", re.MULTILINE)
+
+
+def tag_of(name: str, flavour: DeviceKind) -> str:
+    """``llm-bench/<name>:<flavour>``."""
+    return f"llm-bench/{name}:{flavour}"
+
+
+def image_tag(image: Image, target: Target, flavour: DeviceKind) -> str:
+    """The tag of an image's target."""
+    return tag_of(image.name + ("-convert" if target == "convert" and image.manifest.convert_target else ""), flavour)
+
+
+class ImageBuilder:
+    """Builds and finds images through one Docker client."""
+
+    def __init__(self, client: docker.DockerClient) -> None:
+        self._client = client
+
+    def operating_system(self, flavour: DeviceKind) -> str:
+        """The image below all others: the environment's, else a locally made one, else the public one."""
+        named = os.environ.get(_OPERATING_SYSTEM_VARIABLE[flavour])
+        if named:
+            return named
+        if flavour == "cpu" and self._find(LOCAL_OPERATING_SYSTEM) is not None:
+            return LOCAL_OPERATING_SYSTEM
+        return _OPERATING_SYSTEM[flavour]
+
+    def is_current(self, image: Image, target: Target, flavour: DeviceKind) -> bool:
+        """Whether the image is there and made of what the repository holds now."""
+        parent = self._find(tag_of(image.manifest.base, flavour))
+        found = self._find(image_tag(image, target, flavour))
+        if parent is None or found is None:
+            return False
+        if not self._base_is_current(image.manifest.base, flavour):
+            return False
+        return bool(found.labels.get(_CONTEXT_LABEL) == self._image_context(image, target, flavour))
+
+    def ensure(self, image: Image, target: Target, flavour: DeviceKind, tell: Tell) -> ImageInfo:
+        """Builds the image and the bases below it where they are not current.
+
+        Raises:
+            BadInput: a build fails; the cause is its last line.
+        """
+        self._ensure_base(image.manifest.base, flavour, tell)
+        if target == "convert" and image.manifest.convert_target:
+            self._ensure_base("torch", flavour, tell)
+        tag = image_tag(image, target, flavour)
+        context = self._image_context(image, target, flavour)
+        arguments = {"BASE_IMAGE": tag_of(image.manifest.base, flavour), "TORCH_IMAGE": tag_of("torch", flavour)}
+        if flavour == "cpu":
+            arguments["BUILD_IMAGE"] = self.operating_system(flavour)
+        elif os.environ.get("BENCH_CUDA_BUILD_IMAGE"):
+            arguments["BUILD_IMAGE"] = os.environ["BENCH_CUDA_BUILD_IMAGE"]
+        stage = target if image.manifest.convert_target else "measure"
+        dockerfile = f"images/{image.name}/Dockerfile"
+        built = self._build_if_needed(tag, dockerfile, stage, context, flavour, arguments, tell)
+        return ImageInfo(reference=tag, id=str(built.id))
+
+    def ensure_service(self, name: str, flavour: DeviceKind, tell: Tell) -> str:
+        """Builds ``docker/<name>.Dockerfile`` on the base (the image of the preparing service); returns its tag."""
+        self._ensure_base("base", flavour, tell)
+        tag = tag_of(name, flavour)
+        dockerfile = f"docker/{name}.Dockerfile"
+        context = self._digest(dockerfile, ["docker", "bench_core"], [tag_of("base", flavour)], {"flavour": flavour})
+        base = {"BASE_IMAGE": tag_of("base", flavour)}
+        self._build_if_needed(tag, dockerfile, None, context, flavour, base, tell)
+        return tag
+
+    def _ensure_base(self, name: str, flavour: DeviceKind, tell: Tell) -> None:
+        if name != "base":
+            self._ensure_base("base", flavour, tell)
+        parent = self.operating_system(flavour) if name == "base" else tag_of("base", flavour)
+        arguments = {"BASE_IMAGE": parent}
+        context = self._base_context(name, flavour)
+        dockerfile = f"docker/{name}.Dockerfile"
+        if not (REPOSITORY / dockerfile).is_file():
+            raise BadInput(f"there is no {dockerfile}", "image.yaml's base names a Dockerfile in docker/")
+        self._build_if_needed(tag_of(name, flavour), dockerfile, None, context, flavour, arguments, tell)
+
+    def _base_is_current(self, name: str, flavour: DeviceKind) -> bool:
+        if name != "base" and not self._base_is_current("base", flavour):
+            return False
+        found = self._find(tag_of(name, flavour))
+        return found is not None and found.labels.get(_CONTEXT_LABEL) == self._base_context(name, flavour)
+
+    def _base_context(self, name: str, flavour: DeviceKind) -> str:
+        parent = self.operating_system(flavour) if name == "base" else tag_of("base", flavour)
+        return self._digest(f"docker/{name}.Dockerfile", _base_files(name, flavour), [parent], {"flavour": flavour})
+
+    def _image_context(self, image: Image, target: Target, flavour: DeviceKind) -> str:
+        files = ["bench_core/__init__.py", "bench_core/contract", "bench_core/worker", f"images/{image.name}"]
+        parents = [tag_of(image.manifest.base, flavour)]
+        if target == "convert":
+            parents.append(tag_of("torch", flavour))
+        extra = {"flavour": flavour, "target": target, "build": os.environ.get("BENCH_CUDA_BUILD_IMAGE", "")}
+        return self._digest(f"images/{image.name}/Dockerfile", files, parents, extra)
+
+    def _digest(self, dockerfile: str, files: Iterable[str], parents: list[str], extra: Mapping[str, str]) -> str:
+        digest = hashlib.sha256()
+        for name in [dockerfile, *sorted(files)]:
+            for path in _files_below(REPOSITORY / name):
+                digest.update(path.relative_to(REPOSITORY).as_posix().encode() + b"\0")
+                digest.update(path.read_bytes() + b"\0")
+        for parent in parents:
+            found = self._find(parent)
+            digest.update(f"{parent}={found.id if found is not None else 'absent'}\n".encode())
+        digest.update(repr(sorted(extra.items())).encode())
+        return digest.hexdigest()
+
+    def _find(self, tag: str) -> DockerImage | None:
+        try:
+            return self._client.images.get(tag)
+        except docker.errors.ImageNotFound:
+            return None
+
+    def _build_if_needed(
+        self,
+        tag: str,
+        dockerfile: str,
+        target: str | None,
+        context: str,
+        flavour: DeviceKind,
+        arguments: Mapping[str, str],
+        tell: Tell,
+    ) -> DockerImage:
+        found = self._find(tag)
+        if found is not None and found.labels.get(_CONTEXT_LABEL) == context:
+            return found
+        tell(f"building {tag}")
+        declared = set(_ARGUMENT.findall((REPOSITORY / dockerfile).read_text(encoding="utf-8")))
+        with package_source() as packages:
+            given = {"FLAVOUR": flavour, **arguments, **packages.build_arguments}
+            output = self._client.api.build(
+                path=str(REPOSITORY),
+                dockerfile=dockerfile,
+                tag=tag,
+                target=target or "",
+                buildargs={name: value for name, value in given.items() if name in declared},
+                labels={_CONTEXT_LABEL: context},
+                network_mode=packages.network,
+                rm=True,
+                forcerm=True,
+                decode=True,
+            )
+            self._watch(tag, output, tell)
+        built = self._find(tag)
+        if built is None:
+            raise BadInput(f"{tag} was built but is not there", "is another build of it running?")
+        return built
+
+    def _watch(self, tag: str, output: Iterable[dict[str, Any]], tell: Tell) -> None:
+        last = ""
+        try:
+            for message in output:
+                if "error" in message:
+                    cause = " ".join(str(message["error"]).split())
+                    raise BadInput(f"{tag} could not be built: {last[:200]} ({cause[:200]})", _build_hint(cause + last))
+                for line in str(message.get("stream", "")).splitlines():
+                    text = line.strip()
+                    if text:
+                        tell(f"{tag}: {text[:160]}")
+                        last = text
+        except docker.errors.APIError as error:
+            raise BadInput(
+                f"{tag} could not be built: {error.explanation or error}", _build_hint(str(error))
+            ) from error
+
+
+def _base_files(name: str, flavour: DeviceKind) -> list[str]:
+    """What a base's Dockerfile copies."""
+    shared = ["docker/constraints.txt"]
+    if name == "base":
+        return [*shared, "docker/requirements.base.txt", "docker/as-owner.sh"]
+    return [*shared, f"docker/requirements.{name}.{flavour}.txt"]
+
+
+def _files_below(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    return sorted(p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+
+
+def _build_hint(text: str) -> str:
+    if "pull access denied" in text or "lookup" in text or "manifest unknown" in text or "registry" in text.lower():
+        return (
+            "the public base image cannot be pulled: name another by BENCH_CPU_BASE_IMAGE or BENCH_CUDA_BASE_IMAGE, "
+            "or make one with docker/local-os.sh"
+        )
+    return "the build's own output stands above; --json or a log file keeps all of it"

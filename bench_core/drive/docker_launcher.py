@@ -1,0 +1,155 @@
+"""Each engine in its own container, through the Docker SDK: GPU by UUID, no network, a read-only root."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import time
+from collections.abc import Callable
+from typing import Any, Literal
+
+import docker
+import docker.errors
+from docker.models.containers import Container
+from docker.types import DeviceRequest, LogConfig, Mount
+
+from bench_core.contract import layout
+from bench_core.contract.errors import BadInput
+from bench_core.contract.host import memory_bytes
+from bench_core.contract.manifest import DeviceKind
+from bench_core.contract.run import ImageInfo
+from bench_core.drive.catalogue import Image
+from bench_core.drive.docker_images import ImageBuilder, image_tag
+from bench_core.drive.launcher import Ended, Launch, LineTaker, Target
+from bench_core.drive.lines import LineSplitter, Tail
+
+_CLIENT_TIMEOUT_S = 24 * 3600  # a build step may be silent for an hour; a stuck daemon is seen at connection
+_MEMORY_SHARE = 0.95  # of the host's: what is left keeps the host answering when an engine asks for everything
+_PIDS = 8192
+
+
+def connect() -> docker.DockerClient:
+    """A client of the Docker engine that answers here.
+
+    Raises:
+        BadInput: none answers.
+    """
+    try:
+        docker.from_env(timeout=10).ping()
+        return docker.from_env(timeout=_CLIENT_TIMEOUT_S)
+    except (docker.errors.DockerException, OSError) as error:
+        raise BadInput(
+            "no Docker daemon answers here", "start it, or use --launcher process, which needs none"
+        ) from error
+
+
+class DockerLauncher:
+    """Launches containers, hardened as docs/architecture.md says."""
+
+    name: Literal["docker"] = "docker"
+
+    def __init__(self, client: docker.DockerClient) -> None:
+        self._client = client
+        self._builder = ImageBuilder(client)
+        self._running: list[Container] = []
+        self._stops = 0
+
+    def is_ready(self, image: Image, target: Target, device: DeviceKind) -> bool:
+        """Whether the image is built from what the repository holds now."""
+        return self._builder.is_current(image, target, device)
+
+    def ensure(self, image: Image, target: Target, device: DeviceKind, tell: Callable[[str], None]) -> ImageInfo:
+        """Builds the image where needed."""
+        return self._builder.ensure(image, target, device, tell)
+
+    def run(self, launch: Launch, on_stdout: LineTaker) -> Ended:
+        """One container's life."""
+        started = time.monotonic()
+        container = self._create(launch)
+        self._running.append(container)
+        tail = Tail()
+        try:
+            stream = container.attach(stdout=True, stderr=True, stream=True, logs=True, demux=True)
+            container.start()
+            lines = LineSplitter(on_stdout)
+            for stdout, stderr in stream:
+                if stdout:
+                    lines.feed(stdout)
+                if stderr:
+                    tail.feed(stderr)
+            lines.end()
+            code = int(container.wait()["StatusCode"])
+            container.reload()
+            out_of_memory = bool(container.attrs["State"]["OOMKilled"])
+        except docker.errors.APIError as error:
+            raise BadInput(f"{launch.labels} could not be started: {error.explanation or error}") from error
+        finally:
+            self._running.remove(container)
+            with contextlib.suppress(docker.errors.APIError):
+                container.remove(force=True, v=True)
+        return Ended(code, out_of_memory, tail.text(), started, time.monotonic())
+
+    def stop(self) -> None:
+        """SIGTERM to what runs, then SIGKILL."""
+        self._stops += 1
+        for container in list(self._running):
+            with contextlib.suppress(docker.errors.APIError):
+                container.kill("SIGTERM" if self._stops == 1 else "SIGKILL")
+
+    def _create(self, launch: Launch) -> Container:
+        device: DeviceKind = "cuda" if launch.gpu else "cpu"
+        memory = int(memory_bytes() * _MEMORY_SHARE)
+        options: dict[str, Any] = {
+            "image": image_tag(launch.image, launch.target, device),
+            "command": [*launch.arguments, *_places(launch)],
+            "name": f"llm-bench-{launch.image.name}-{secrets.token_hex(4)}",
+            "labels": {f"llm-bench.{key}": value for key, value in launch.labels.items()},
+            "mounts": _mounts(launch),
+            "user": f"{os.getuid()}:{os.getgid()}",
+            "network_mode": "none",
+            "read_only": True,
+            "tmpfs": {"/tmp": "rw,exec,nosuid,nodev,mode=1777,size=50%"},  # noqa: S108  # inside the container
+            "cap_drop": ["ALL"],
+            "security_opt": ["no-new-privileges"],
+            "pids_limit": _PIDS,
+            "mem_limit": memory,
+            "memswap_limit": memory,
+            "shm_size": min(memory // 4, 16 << 30),
+            "init": True,
+            "working_dir": "/tmp",  # noqa: S108
+            "log_config": LogConfig(type=LogConfig.types.JSON, config={"max-size": "16m", "max-file": "2"}),
+            "detach": True,
+        }
+        if launch.gpu:
+            options["device_requests"] = [DeviceRequest(device_ids=[launch.gpu.uuid], capabilities=[["gpu"]])]
+        try:
+            return self._client.containers.create(**options)
+        except docker.errors.APIError as error:
+            raise BadInput(f"no container for {launch.image.name}: {error.explanation or error}") from error
+
+
+def _mounts(launch: Launch) -> list[Mount]:
+    """Bind mounts of exactly what the box may see; a missing source is an error, never a new folder of root's."""
+    folders = launch.folders
+    model = Mount(
+        target=str(layout.MODELS_MOUNT / folders.model.name),
+        source=str(folders.model.resolve()),
+        type="bind",
+        read_only=not folders.model_writable,
+    )
+    mounts = [model]
+    if folders.data is not None:
+        mounts.append(Mount(str(layout.DATA_MOUNT), str(folders.data.resolve()), type="bind", read_only=True))
+    if folders.run is not None:
+        target = layout.RESULTS_MOUNT / folders.run.name
+        mounts.append(Mount(str(target), str(folders.run.resolve()), type="bind", read_only=False))
+    return mounts
+
+
+def _places(launch: Launch) -> list[str]:
+    """The worker's own defaults are the mount points; only names are left to say."""
+    places = ["--model-folder", launch.folders.model.name]
+    if launch.folders.run is not None:
+        places += ["--run-id", launch.folders.run.name]
+    return places

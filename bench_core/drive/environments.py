@@ -1,0 +1,89 @@
+"""Virtual environments for the process launcher: one per image and target, from the image's own requirement files."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from bench_core.contract.digest import entries_sha256, file_sha256
+from bench_core.contract.errors import BadInput
+from bench_core.contract.manifest import DeviceKind
+from bench_core.drive.catalogue import REPOSITORY, Image
+from bench_core.drive.launcher import Target
+
+ENVIRONMENTS_FOLDER = REPOSITORY / ".envs"
+_READY = "ready"
+
+
+def requirement_files(image: Image, target: Target, device: DeviceKind) -> list[Path]:
+    """The pinned requirements of an image's target, those of its base first: what its Dockerfile installs."""
+    converting = target == "convert" and image.manifest.convert_target
+    candidates = [REPOSITORY / "docker" / "requirements.base.txt"]
+    if image.manifest.base != "base" or converting:
+        base = "torch" if converting else image.manifest.base
+        candidates.append(REPOSITORY / "docker" / f"requirements.{base}.{device}.txt")
+    names = ["requirements.txt", f"requirements.{device}.txt"]
+    candidates += [image.folder / name for name in names]
+    if converting:
+        candidates.append(image.folder / "requirements.convert.txt")
+    return [path for path in candidates if path.is_file()]
+
+
+class Environments:
+    """Finds and makes environments under ``.envs/``."""
+
+    def __init__(self, folder: Path = ENVIRONMENTS_FOLDER) -> None:
+        self._folder = folder
+
+    def identity(self, image: Image, target: Target, device: DeviceKind) -> str:
+        """Digest of all pins and of the Python that they are installed for."""
+        files = [*requirement_files(image, target, device), REPOSITORY / "docker" / "constraints.txt"]
+        entries = [(str(path.relative_to(REPOSITORY)), file_sha256(path)) for path in files]
+        return entries_sha256([*entries, ("python", sys.version)])
+
+    def path(self, image: Image, target: Target, device: DeviceKind) -> Path:
+        """Where the environment is or would be."""
+        suffix = "-convert" if target == "convert" and image.manifest.convert_target else ""
+        return self._folder / f"{image.name}{suffix}-{device}-{self.identity(image, target, device)[:12]}"
+
+    def is_ready(self, image: Image, target: Target, device: DeviceKind) -> bool:
+        """Whether it was made to the end."""
+        return (self.path(image, target, device) / _READY).is_file()
+
+    def ensure(self, image: Image, target: Target, device: DeviceKind, tell: Callable[[str], None]) -> Path:
+        """Makes the environment where it is missing.
+
+        Raises:
+            BadInput: pip fails; the cause is its last error line.
+        """
+        path = self.path(image, target, device)
+        if self.is_ready(image, target, device):
+            return path
+        tell(f"installing {path.name}")
+        shutil.rmtree(path, ignore_errors=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        started = time.monotonic()
+        _run([sys.executable, "-m", "venv", str(path)], path.name)
+        arguments = [str(path / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check", "-q"]
+        arguments += ["-c", str(REPOSITORY / "docker" / "constraints.txt")]
+        for file in requirement_files(image, target, device):
+            arguments += ["-r", str(file)]
+        _run(arguments, path.name)
+        (path / _READY).write_text("", encoding="utf-8")
+        tell(f"installed {path.name} in {time.monotonic() - started:.0f} s")
+        return path
+
+
+def _run(command: list[str], what: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "PIP_NO_INPUT": "1"})
+    if done.returncode != 0:
+        lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
+        cause = next(
+            (line for line in reversed(lines) if "ERROR" in line or "error" in line), lines[-1] if lines else ""
+        )
+        raise BadInput(f"{what} could not be installed: {cause[:300]}", "is a package index reachable?")

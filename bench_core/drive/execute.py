@@ -1,0 +1,253 @@
+"""Running a plan: prepare, build, convert, measure, collect."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+
+from bench_core import __version__
+from bench_core.contract import layout
+from bench_core.contract.artifact import recipe_digest, usable_artifact
+from bench_core.contract.errors import BadInput
+from bench_core.contract.events import CellEnded, Progress, parse_stdout
+from bench_core.contract.host import host_info
+from bench_core.contract.model import ModelInfo
+from bench_core.contract.outcome import EXIT_FAILED, EXIT_OK, Outcome, Verdict
+from bench_core.contract.run import GpuInfo, ImageInfo, RunRecord
+from bench_core.contract.workload import Workload, WorkloadRef
+from bench_core.drive.collect import judge, last_line, stated_cause, write_record
+from bench_core.drive.commit import git_commit
+from bench_core.drive.gpus import memory_came_back, used_bytes
+from bench_core.drive.launcher import Folders, Launch, Launcher
+from bench_core.drive.plan import Job, Plan
+from bench_core.drive.progress import Display
+from bench_core.drive.request import Request
+from bench_core.prepare.disk import require_free
+
+
+@dataclass
+class Prepared:
+    """What measuring needs: a model, a workload, and where they are."""
+
+    model: ModelInfo
+    model_folder: Path
+    workload: Workload
+    workload_path: Path
+
+
+@dataclass
+class Finished:
+    """A run's verdicts, and what each launch cost beside the engine's own work (seconds, by job)."""
+
+    run_folder: Path
+    verdicts: dict[str, Verdict] = field(default_factory=dict)
+    launch_s: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def exit_code(self) -> int:
+        """0 if every cell that was asked for ended well."""
+        good = all(v.outcome in (Outcome.OK, Outcome.SKIPPED) for v in self.verdicts.values())
+        return EXIT_OK if good and self.verdicts else EXIT_FAILED
+
+
+class Execution:
+    """One run of one plan."""
+
+    def __init__(self, request: Request, plan: Plan, launcher: Launcher, gpus: list[GpuInfo], display: Display) -> None:
+        self._request = request
+        self._plan = plan
+        self._launcher = launcher
+        self._gpus = gpus
+        self._display = display
+        self._lock = threading.Lock()
+        self._stopping = False
+
+    def build(self) -> dict[str, ImageInfo]:
+        """Builds or finds every image that the plan needs, converters included."""
+        found = {}
+        for image in self._plan.images:
+            found[image.name] = self._launcher.ensure(image, "measure", self._plan.device, self._display.detail)
+            self._display.note(f"image {found[image.name].reference} is ready")
+        return found
+
+    def convert(self, prepared: Prepared, catalogue_makers: dict[str, Job]) -> None:
+        """Makes every artifact that is missing or damaged, in the image that makes it.
+
+        Raises:
+            BadInput: not enough disk, or a converter failed.
+        """
+        for artifact, maker in catalogue_makers.items():
+            target = prepared.model_folder / artifact
+            recipe = recipe_digest(maker.image.folder)
+            if usable_artifact(target, prepared.model.digest, recipe) is not None:
+                continue
+            require_free(prepared.model_folder, conversion_bytes(artifact, prepared.model), f"converting to {artifact}")
+            self._launcher.ensure(maker.image, "convert", self._plan.device, self._display.detail)
+            self._display.note(f"converting {prepared.model.name} to {artifact} in {maker.image.name}")
+            launch = Launch(
+                image=maker.image,
+                target="convert",
+                arguments=("--convert", artifact, "--variant", maker.variant, *self._device_arguments()),
+                folders=Folders(model=prepared.model_folder, model_writable=True),
+                gpu=self._gpus[0] if self._gpus else None,
+                labels={"convert": artifact},
+            )
+            ended = self._launcher.run(launch, lambda _line: None)
+            if ended.exit_code != 0:
+                self._display.note(ended.stderr_tail)
+                raise BadInput(
+                    f"{artifact} could not be made: {stated_cause(ended.stderr_tail)}",
+                    "the converter's own words stand above",
+                )
+            self._display.note(last_line(ended.stderr_tail))
+
+    def self_check(self, prepared: Prepared) -> dict[str, list[str]]:
+        """Runs every image's contract suite; job title to the lines of its checks. Raises as ``run`` of a launcher."""
+        lines: dict[str, list[str]] = {}
+        for job in self._plan.jobs:
+            told: list[bytes] = []
+            launch = Launch(
+                image=job.image,
+                target="measure",
+                arguments=("--self-check", *self._arguments(job, prepared, ["1"])),
+                folders=Folders(model=prepared.model_folder, data=self._request.data),
+                gpu=self._gpus[0] if self._gpus else None,
+                labels={"self-check": job.title},
+            )
+            ended = self._launcher.run(launch, told.append)
+            if ended.exit_code not in (0, 1) or not told:
+                failure = {"name": "starts", "outcome": "failed", "detail": stated_cause(ended.stderr_tail)}
+                told.append(json.dumps(failure).encode())
+            lines[job.title] = [line.decode("utf-8", "replace") for line in told]
+        return lines
+
+    def measure(self, prepared: Prepared, images: dict[str, ImageInfo], run_folder: Path) -> Finished:
+        """Launches every job, on each GPU one at a time, and returns the verdicts."""
+        record = self._run_record(prepared, images, run_folder.name)
+        run_folder.mkdir(parents=True, exist_ok=True)
+        write_record(run_folder / layout.RUN_FILE, record)
+        finished = Finished(run_folder)
+        queue = deque(self._plan.jobs)
+        boxes: list[GpuInfo | None] = list(self._gpus) or [None]
+
+        def work(gpu: GpuInfo | None) -> None:
+            while True:
+                with self._lock:
+                    if not queue or self._stopping:
+                        return
+                    job = queue.popleft()
+                self._run_job(job, gpu, prepared, finished)
+
+        with ThreadPoolExecutor(max_workers=len(boxes)) as pool:
+            for future in [pool.submit(work, gpu) for gpu in boxes]:
+                future.result()
+        return finished
+
+    def stop(self) -> None:
+        """Ends the run after the batch in hand; a second call ends it at once."""
+        self._stopping = True
+        self._launcher.stop()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop was asked for."""
+        return self._stopping
+
+    def _run_job(self, job: Job, gpu: GpuInfo | None, prepared: Prepared, finished: Finished) -> None:
+        left = list(job.batch_sizes)
+        while left and not self._stopping:
+            baseline = used_bytes(gpu.uuid) if gpu else None
+            launch = Launch(
+                image=job.image,
+                target="measure",
+                arguments=self._arguments(job, prepared, [str(size) for size in left]),
+                folders=Folders(model=prepared.model_folder, data=self._request.data, run=finished.run_folder),
+                gpu=gpu,
+                labels={"run": finished.run_folder.name, "job": job.title},
+            )
+            ended = self._launcher.run(launch, lambda line: self._line(line, finished))
+            verdicts = judge(finished.run_folder, [job.cell(size) for size in left], ended)
+            with self._lock:
+                for cell, verdict in verdicts.items():
+                    told = cell in finished.verdicts
+                    finished.verdicts[cell] = verdict
+                    if not told:
+                        self._tell_end(cell, verdict, finished)
+                finished.launch_s[job.title] = ended.ended_s - ended.started_s
+            left = [size for size in left if job.cell(size) not in verdicts]
+            if gpu and not memory_came_back(gpu.uuid, baseline):
+                self._display.note(f"the memory of {gpu.uuid} has not come back after {job.title}")
+
+    def _line(self, line: bytes, finished: Finished) -> None:
+        news = parse_stdout(line)
+        if isinstance(news, Progress):
+            with self._lock:
+                self._display.progress(news)
+        elif isinstance(news, CellEnded):
+            with self._lock:
+                finished.verdicts[news.cell] = Verdict(outcome=news.outcome, cause=news.cause, judged_by="worker")
+                self._display.ended(news, len(finished.verdicts), len(self._plan.cells))
+
+    def _tell_end(self, cell: str, verdict: Verdict, finished: Finished) -> None:
+        news = CellEnded(cell=cell, outcome=verdict.outcome, cause=verdict.cause)
+        self._display.ended(news, len(finished.verdicts), len(self._plan.cells))
+
+    def _device_arguments(self) -> tuple[str, ...]:
+        threads = self._request.suite.threads
+        return ("--device", self._plan.device, *(("--threads", str(threads)) if threads else ()))
+
+    def _arguments(self, job: Job, prepared: Prepared, batch_sizes: list[str]) -> tuple[str, ...]:
+        suite = self._request.suite
+        arguments = ["--variant", job.variant, "--batch-size", ",".join(batch_sizes)]
+        arguments += ["--max-new-tokens", str(suite.max_new_tokens), "--length", suite.length]
+        arguments += ["--warmup-batches", str(suite.warmup_batches), "--latency-batches", str(suite.latency_batches)]
+        if suite.max_batches is not None:
+            arguments += ["--max-batches", str(suite.max_batches)]
+        arguments += ["--workload", str(prepared.workload_path.relative_to(self._request.data))]
+        for key, value in job.options.items():
+            text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+            arguments += ["--option", f"{key}={text}"]
+        return (*arguments, *self._device_arguments())
+
+    def _run_record(self, prepared: Prepared, images: dict[str, ImageInfo], run_id: str) -> RunRecord:
+        suite = self._request.suite
+        return RunRecord(
+            run_id=run_id,
+            created_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            bench_version=__version__,
+            git_commit=git_commit(),
+            launcher=self._launcher.name,
+            device=self._plan.device,
+            host=host_info(),
+            gpus=tuple(self._gpus),
+            images=images,
+            model=prepared.model,
+            workload=WorkloadRef(
+                name=prepared.workload.name,
+                digest=prepared.workload.digest,
+                prompts=len(prepared.workload.prompts),
+                longest_prompt_tokens=prepared.workload.longest,
+            ),
+            max_new_tokens=suite.max_new_tokens,
+            length=suite.length,
+            cells=self._plan.cells,
+        )
+
+
+def conversion_bytes(artifact: str, model: ModelInfo) -> int:
+    """Disk that a conversion may need at most: four bytes a weight for 32-bit forms, otherwise the result beside a
+    16-bit copy that quantisers write first."""
+    per_weight = 4.0 if "32" in artifact.replace("int8_float32", "int8") else 3.2
+    return int(model.parameters * per_weight) + (16 << 20)
+
+
+def run_id_now(title: str) -> str:
+    """A new run's name: time in UTC, and the suite's name where it has one."""
+    stamp = datetime.now(timezone.utc).strftime("%Y%m%dt%H%M%Sz")
+    suffix = layout.slug(title) if title else ""
+    return f"{stamp}-{suffix}"[:64].rstrip("-._") if suffix else stamp

@@ -1,0 +1,83 @@
+"""What every way of launching an engine offers to the driver: the same arguments, the same files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+from bench_core.contract.manifest import DeviceKind
+from bench_core.contract.run import GpuInfo, ImageInfo
+from bench_core.drive.catalogue import Image
+
+Target = Literal["measure", "convert"]
+LineTaker = Callable[[bytes], None]
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Host folders that a box sees: one model's, the data, one run's. What is not named here is not there."""
+
+    model: Path
+    model_writable: bool = False
+    data: Path | None = None
+    run: Path | None = None
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One start of an image's worker.
+
+    Attributes:
+        arguments: for ``python -m bench_core.worker``; paths are added by the launcher, which knows where things are.
+        labels: run and cells, for people and for finding leftovers.
+    """
+
+    image: Image
+    target: Target
+    arguments: tuple[str, ...]
+    folders: Folders
+    gpu: GpuInfo | None = None
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a box ended.
+
+    Attributes:
+        exit_code: of the worker (negative: a signal, for a process).
+        out_of_memory: the kernel ended it at its memory limit.
+        stderr_tail: the last of what it said.
+        started_s, ended_s: CLOCK_MONOTONIC around create and removal; for the driver's own overhead.
+    """
+
+    exit_code: int
+    out_of_memory: bool
+    stderr_tail: str
+    started_s: float
+    ended_s: float
+
+
+class Launcher(Protocol):
+    """Docker or processes."""
+
+    @property
+    def name(self) -> Literal["docker", "process"]: ...
+
+    def is_ready(self, image: Image, target: Target, device: DeviceKind) -> bool:
+        """Whether nothing has to be built or installed for it."""
+
+    def ensure(self, image: Image, target: Target, device: DeviceKind, tell: Callable[[str], None]) -> ImageInfo:
+        """Builds or installs what is missing; says what it is.
+
+        Raises:
+            BadInput: it cannot be built; the cause is the build's last line.
+        """
+
+    def run(self, launch: Launch, on_stdout: LineTaker) -> Ended:
+        """Starts the worker, hands over its lines, waits for its end, clears away the box."""
+
+    def stop(self) -> None:
+        """Asks the worker that runs now to stop after the batch in hand; a second call ends it at once."""

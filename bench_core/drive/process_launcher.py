@@ -1,0 +1,116 @@
+"""Each engine in its own process and virtual environment, for a machine without Docker: same arguments, same files."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from typing import IO, Literal
+
+from bench_core.contract.manifest import DeviceKind
+from bench_core.contract.run import ImageInfo
+from bench_core.drive.catalogue import REPOSITORY, Image
+from bench_core.drive.environments import Environments
+from bench_core.drive.launcher import Ended, Launch, LineTaker, Target
+from bench_core.drive.lines import LineSplitter, Tail
+
+# What a worker may see of the host's environment: where the loader and the certificates are, nothing of the user's.
+_PASSED_ON = ("LD_LIBRARY_PATH", "LANG", "TZ")
+_PIECE_BYTES = 1 << 16
+
+
+class ProcessLauncher:
+    """Launches workers as processes. What only a container can promise (no network, read-only root) it does not."""
+
+    name: Literal["process"] = "process"
+
+    def __init__(self) -> None:
+        self._environments = Environments()
+        self._running: list[subprocess.Popen[bytes]] = []
+        self._stops = 0
+
+    def is_ready(self, image: Image, target: Target, device: DeviceKind) -> bool:
+        """Whether the environment is installed."""
+        return self._environments.is_ready(image, target, device)
+
+    def ensure(self, image: Image, target: Target, device: DeviceKind, tell: Callable[[str], None]) -> ImageInfo:
+        """Installs the environment where needed."""
+        path = self._environments.ensure(image, target, device, tell)
+        return ImageInfo(reference=path.name, id="pins:" + self._environments.identity(image, target, device))
+
+    def run(self, launch: Launch, on_stdout: LineTaker) -> Ended:
+        """One worker's life."""
+        device: DeviceKind = "cuda" if launch.gpu else "cpu"
+        environment = self._environments.path(launch.image, launch.target, device)
+        with tempfile.TemporaryDirectory(prefix="llm-bench-") as home:
+            variables = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+            variables |= {
+                "PATH": f"{environment / 'bin'}:{os.defpath}",
+                "PYTHONPATH": str(REPOSITORY),
+                "PYTHONDONTWRITEBYTECODE": "1",
+                "PYTHONUNBUFFERED": "1",
+                "HOME": home,
+                "TMPDIR": home,
+                "LOGNAME": "bench",
+                "HF_HUB_OFFLINE": "1",
+            }
+            if launch.gpu:
+                variables["CUDA_VISIBLE_DEVICES"] = launch.gpu.uuid
+            started = time.monotonic()
+            process = subprocess.Popen(
+                [str(environment / "bin" / "python"), "-m", "bench_core.worker", *launch.arguments, *_places(launch)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd=home,
+                env=variables,
+                start_new_session=True,
+            )
+            self._running.append(process)
+            try:
+                tail = self._follow(process, on_stdout)
+                code = process.wait()
+            finally:
+                self._running.remove(process)
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(process.pid, signal.SIGKILL)
+        return Ended(code, False, tail.text(), started, time.monotonic())
+
+    def stop(self) -> None:
+        """SIGTERM to what runs, then SIGKILL."""
+        self._stops += 1
+        for process in list(self._running):
+            process.send_signal(signal.SIGTERM if self._stops == 1 else signal.SIGKILL)
+
+    def _follow(self, process: subprocess.Popen[bytes], on_stdout: LineTaker) -> Tail:
+        tail = Tail()
+        lines = LineSplitter(on_stdout)
+        assert process.stdout is not None  # noqa: S101  # both are pipes, see run
+        assert process.stderr is not None  # noqa: S101
+        errors = threading.Thread(target=_drain, args=(process.stderr, tail.feed), daemon=True)
+        errors.start()
+        _drain(process.stdout, lines.feed)
+        lines.end()
+        errors.join(timeout=5.0)
+        return tail
+
+
+def _drain(stream: IO[bytes], take: Callable[[bytes], None]) -> None:
+    while piece := os.read(stream.fileno(), _PIECE_BYTES):
+        take(piece)
+
+
+def _places(launch: Launch) -> list[str]:
+    folders = launch.folders
+    places = ["--image-folder", str(launch.image.folder), "--models", str(folders.model.resolve().parent)]
+    places += ["--model-folder", folders.model.name]
+    if folders.data is not None:
+        places += ["--data", str(folders.data.resolve())]
+    if folders.run is not None:
+        places += ["--results", str(folders.run.resolve().parent), "--run-id", folders.run.name]
+    return places

@@ -1,0 +1,87 @@
+"""What a person asks for: a suite file, the command line over it, defaults under both."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from bench_core.contract import layout, strict_yaml
+from bench_core.contract.errors import BadInput
+from bench_core.contract.record import Record, Scalar
+from bench_core.contract.spec import Length
+
+BatchSize = Annotated[int, Field(ge=1, le=65536)]
+
+
+class Suite(Record):
+    """A suite file. Every key may also be given on the command line, which then counts.
+
+    ``variants`` and ``images`` are lists; ``all`` stands for all of them. A variant is written ``image.variant``, or
+    by its bare name for every image that has it; an image of which no variant is named runs its default.
+    """
+
+    name: str = Field("", description="a title for people")
+    images: tuple[str, ...] = ("all",)
+    variants: tuple[str, ...] = ()
+    batch_sizes: tuple[BatchSize, ...] = Field((1, 4, 16), min_length=1)
+    model: str = "synthetic/tiny"
+    revision: str | None = None
+    tokenizer: Path | None = None
+    seed: int = 0
+    dataset: str = "embedded"
+    split: str = "validation"
+    text_column: str | None = None
+    samples: int | None = Field(None, ge=1)
+    max_prompt_tokens: int | None = Field(None, ge=1)
+    max_new_tokens: int = Field(64, ge=1)
+    length: Length = "forced"
+    warmup_batches: int = Field(1, ge=1, le=1000)
+    latency_batches: int = Field(3, ge=1, le=1000)
+    max_batches: int | None = Field(None, ge=1)
+    threads: int | None = Field(None, ge=1)
+    options: dict[str, dict[str, Scalar]] = Field({}, description="image name to options of its variants")
+
+    @field_validator("images", "variants", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("batch_sizes")
+    @classmethod
+    def _each_once(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(sorted(set(value)))
+
+    @classmethod
+    def load(cls, path: Path) -> Suite:
+        """Reads a suite file.
+
+        Raises:
+            BadInput: unreadable, not YAML, or a wrong key or value; the message names line and key.
+        """
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadInput(f"suite file {path} cannot be read: {error}") from error
+        return strict_yaml.parse_as(cls, text, str(path))
+
+
+class Request(Record):
+    """A suite and where and how to run it."""
+
+    suite: Suite
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    gpus: tuple[str, ...] = Field((), description="indices or UUIDs; the first GPU where empty")
+    launcher: Literal["auto", "docker", "process"] = "auto"
+    results: Path = Path("results")
+    data: Path = Path("data")
+    models: Path = Path("models")
+    run_id: str | None = None
+
+    @field_validator("run_id")
+    @classmethod
+    def _a_name(cls, value: str | None) -> str | None:
+        if value is not None and not layout.is_name(value):
+            raise ValueError(f"{value!r} is not a name: lower case letters, digits, '.', '_' and '-'")
+        return value

@@ -1,0 +1,67 @@
+"""Packages for builds from where this machine takes them: pip's own environment variables, local folders of wheels.
+
+A build inside a container cannot see a folder of the host, so a folder named by PIP_FIND_LINKS is served on the
+loopback interface for as long as the build takes, and the build uses the host's network.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import http.server
+import os
+import threading
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+_PASSED_ON = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_NO_INDEX")
+
+
+@dataclass(frozen=True)
+class PackageSource:
+    """Build arguments for pip, and the network a build needs to reach them (``None``: the engine's default)."""
+
+    build_arguments: dict[str, str]
+    network: str | None
+
+
+class _QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the base class names it so
+        """Says nothing: a build's own output tells what was fetched."""
+
+
+@contextlib.contextmanager
+def package_source() -> Iterator[PackageSource]:
+    """What pip is told in builds, from this process's environment; serves local folders while it is open."""
+    arguments = {name: os.environ[name] for name in _PASSED_ON if os.environ.get(name)}
+    places = os.environ.get("PIP_FIND_LINKS", "").split()
+    folders = [place for place in places if Path(place).is_dir()]
+    servers: list[http.server.ThreadingHTTPServer] = []
+    links = [place for place in places if place not in folders]
+    for folder in folders:
+        server = _serve(Path(folder))
+        servers.append(server)
+        links.append(f"http://127.0.0.1:{server.server_address[1]}/")
+    if links:
+        arguments["PIP_FIND_LINKS"] = " ".join(links)
+    try:
+        yield PackageSource(arguments, "host" if servers else None)
+    finally:
+        for server in servers:
+            server.shutdown()
+            server.server_close()
+
+
+def _serve(folder: Path) -> http.server.ThreadingHTTPServer:
+    """Serves a folder on a port that follows from its name, so that the address, which is part of a layer's cache key,
+    is the same each time; on any free one where that is taken."""
+    handler = functools.partial(_QuietHandler, directory=str(folder))
+    first = 20000 + zlib.crc32(str(folder).encode()) % 20000
+    try:
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", first), handler)
+    except OSError:
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, name="wheels", daemon=True).start()
+    return server
