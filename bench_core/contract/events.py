@@ -6,6 +6,7 @@ that it tells of, never while the clock runs.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Literal
 
@@ -110,7 +111,13 @@ class BatchEvent(Record):
                 raise ValueError("arrivals and outputs differ in their number of rows")
             if any(len(self.arrivals.of_row(row)) != count for row, count in enumerate(self.output_tokens)):
                 raise ValueError("a row has another number of arrivals than of output tokens")
+            if any(offsets and not _ascending(offsets) for offsets in self.arrivals.offsets_us):
+                raise ValueError("arrivals are not in order or before the batch")
         return self
+
+
+def _ascending(offsets: tuple[int, ...]) -> bool:
+    return offsets[0] >= 0 and all(earlier <= later for earlier, later in itertools.pairwise(offsets))
 
 
 class TelemetryEvent(Record):
@@ -137,6 +144,13 @@ class TelemetryEvent(Record):
     temperature_c: tuple[int | None, ...] | None = None
     utilisation_percent: tuple[int | None, ...] | None = None
     throttle_reasons: tuple[int | None, ...] | None = None
+
+    @model_validator(mode="after")
+    def _columns_of_one_length(self) -> TelemetryEvent:
+        columns = [column for name in type(self).model_fields if isinstance(column := getattr(self, name), tuple)]
+        if any(len(column) != len(self.t_s) for column in columns):
+            raise ValueError("the columns differ in length")
+        return self
 
 
 class EndEvent(Record):

@@ -18,11 +18,14 @@ IMAGE_MOUNT = Path("/opt/bench/image")
 RUN_FILE = "run.json"
 CELLS_FOLDER = "cells"
 REPORT_FILE = "report.md"
+PAGE_FILE = "report.html"
+TABLE_FILE = "table.csv"
 FIGURES_FOLDER = "figures"
 
 # A cell: results/<run_id>/cells/<image>.<variant>.b<batch size>/
 SPEC_FILE = "spec.json"
 EVENTS_FILE = "events.jsonl"
+COMPRESSED_EVENTS_FILE = "events.jsonl.gz"  # of published runs
 RESULT_FILE = "result.json"
 OUTCOME_FILE = "outcome.json"
 LOG_FILE = "worker.log"

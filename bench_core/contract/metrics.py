@@ -26,6 +26,8 @@ from bench_core.contract.record import Record
 
 # A percentile q of n values is given only if at least this many values lie beyond it: p90 from 50 values, p99 from 500.
 VALUES_BEYOND_A_PERCENTILE = 5
+# A sample is taken when a phase or batch ends; one that comes later than this says nothing of that moment.
+SAMPLE_BELONGS_WITHIN_S = 2.0
 
 
 class Distribution(Record):
@@ -108,7 +110,8 @@ class CellMetrics(Record):
         device_memory: GPU memory in use by all processes on that GPU; absent on a CPU.
         host_memory: resident memory of the engine's processes.
         reserved_bytes, used_bytes: of the engine's own pool, where it has one.
-        device_energy_joules: NVML's counter over the measured batches.
+        measured_s: from the first measured batch's start to the last one's end, pauses between them included.
+        device_energy_joules: NVML's counter over ``measured_s``.
     """
 
     batches: int = Field(ge=1)
@@ -156,12 +159,22 @@ class CellEvents:
     telemetry: list[TelemetryEvent] = field(default_factory=list)
 
     def add(self, event: Event) -> None:
-        """Files one event."""
+        """Files one event.
+
+        Raises:
+            BadInput: a second start or end, a phase told twice, or anything after the end.
+        """
+        if self.end is not None:
+            raise BadInput(f"the event log goes on after its end, with {event.type}")
         if isinstance(event, StartEvent):
+            if self.start is not None:
+                raise BadInput("the event log starts twice")
             self.start = event
         elif isinstance(event, EndEvent):
             self.end = event
         elif isinstance(event, PhaseEvent):
+            if event.phase in self.phases:
+                raise BadInput(f"the event log tells the phase {event.phase} twice")
             self.phases[event.phase] = event
         elif isinstance(event, EngineEvent):
             self.engine.append(event)
@@ -202,9 +215,10 @@ def _metrics(events: CellEvents, measured: list[BatchEvent]) -> CellMetrics:
     output_tokens = sum(sum(batch.output_tokens) for batch in measured)
     separate = not any(batch.arrivals for batch in measured) and any(b.arrivals for b in events.batches["latency"])
     stamped = [b for b in (events.batches["latency"] if separate else measured) if b.arrivals is not None]
-    source: str | None = None
-    if stamped and stamped[0].arrivals is not None:
-        source = stamped[0].arrivals.source + (", separate batches" if separate else "")
+    sources = {b.arrivals.source for b in stamped if b.arrivals is not None}
+    if len(sources) > 1:
+        raise BadInput("token times of one cell come from two clocks")
+    source = next(iter(sources)) + (", separate batches" if separate else "") if sources else None
     latency = Distribution.of(latencies)
     assert latency is not None  # there is at least one measured batch
     pool = next((event.memory for event in reversed(events.engine) if event.memory), {})
@@ -268,7 +282,7 @@ def _samples(events: CellEvents, column: str) -> list[tuple[float, int]]:
     for event in events.telemetry:
         values = getattr(event, column)
         if values is not None:
-            found.extend((t, v) for t, v in zip(event.t_s, values, strict=False) if v is not None)
+            found.extend((t, v) for t, v in zip(event.t_s, values, strict=True) if v is not None)
     return sorted(found)
 
 
@@ -280,40 +294,55 @@ def _memory(events: CellEvents, column: str) -> MemoryUse | None:
     load, prepare = events.phases.get("load"), events.phases.get("prepare")
     measured = events.batches["measure"]
     first = (events.batches["warmup"] or measured)[0]
-    # A batch's memory is read when it has ended; half a sampling interval is far below any batch's length.
     end = measured[-1].started_s + measured[-1].latency_s
-    after_end = next((t for t, _ in samples if t >= end), end)
-    whole = [v for t, v in samples if first.started_s <= t <= after_end]
-    window = [v for t, v in samples if measured[0].started_s <= t <= after_end]
+    last = _first_sample_after(samples, end)
+    window_end = last[0] if last else end
     loading = [v for t, v in samples if load and load.started_s <= t <= load.started_s + load.duration_s]
     return MemoryUse(
         baseline_bytes=next((v for t, v in reversed(samples) if load and t <= load.started_s), None),
         load_peak_bytes=max(loading, default=None),
-        after_load_bytes=_first_after(samples, load),
-        after_prepare_bytes=_first_after(samples, prepare),
-        peak_bytes=max(whole, default=None),
-        mean_bytes=statistics.fmean(window) if window else None,
+        after_load_bytes=_value_after(samples, load),
+        after_prepare_bytes=_value_after(samples, prepare),
+        peak_bytes=max((v for t, v in samples if first.started_s <= t <= window_end), default=None),
+        mean_bytes=_mean_over_time([(t, v) for t, v in samples if measured[0].started_s <= t <= window_end]),
     )
 
 
-def _first_after(samples: list[tuple[float, int]], phase: PhaseEvent | None) -> int | None:
-    if phase is None:
+def _first_sample_after(samples: list[tuple[float, int]], moment_s: float) -> tuple[float, int] | None:
+    """The reading that belongs to a moment: the first at or after it, unless the sampler was silent by then."""
+    found = next(((t, v) for t, v in samples if t >= moment_s), None)
+    return found if found is not None and found[0] - moment_s <= SAMPLE_BELONGS_WITHIN_S else None
+
+
+def _value_after(samples: list[tuple[float, int]], phase: PhaseEvent | None) -> int | None:
+    found = _first_sample_after(samples, phase.started_s + phase.duration_s) if phase else None
+    return found[1] if found else None
+
+
+def _mean_over_time(samples: list[tuple[float, int]]) -> float | None:
+    """Mean weighted by time (trapezoids), since samples at batch ends make some stretches denser than others."""
+    if not samples:
         return None
-    return next((v for t, v in samples if t >= phase.started_s + phase.duration_s), None)
+    span_s = samples[-1][0] - samples[0][0]
+    if span_s <= 0.0:
+        return float(samples[-1][1])
+    area = math.fsum((t1 - t0) * (v0 + v1) / 2 for (t0, v0), (t1, v1) in itertools.pairwise(samples))
+    return area / span_s
 
 
 def _energy_joules(events: CellEvents, measured: list[BatchEvent]) -> float | None:
-    """The counter's difference over the measured window, from the samples nearest its ends, scaled to its length.
+    """The counter's difference over the window from the first measured batch's start to the last one's end, scaled
+    from the samples within it; pauses between batches are part of the window.
 
-    The counter is read about every 50 ms, so a window shorter than a second gives no number.
+    Absent where the window is shorter than a second (the counter is read about every 50 ms), where the samples span
+    less than nine tenths of it, or where the counter fell.
     """
-    samples = _samples(events, "energy_mj")
     start = measured[0].started_s
     end = measured[-1].started_s + measured[-1].latency_s
-    inside = [(t, v) for t, v in samples if start <= t <= end]
-    if len(inside) < 2 or end - start < 1.0:
+    inside = [(t, v) for t, v in _samples(events, "energy_mj") if start <= t <= end]
+    if end - start < 1.0 or len(inside) < 2:
         return None
     (first_t, first), (last_t, last) = inside[0], inside[-1]
-    if last_t <= first_t:
+    if last < first or last_t - first_t < 0.9 * (end - start):
         return None
     return (last - first) / 1000.0 * (end - start) / (last_t - first_t)

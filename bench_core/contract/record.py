@@ -17,7 +17,7 @@ R = TypeVar("R", bound="Record")
 class Record(BaseModel):
     """An immutable pydantic model that refuses keys it does not know."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), ser_json_inf_nan="null")
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
     @classmethod
     def parse(cls: type[R], text: str | bytes, origin: str) -> R:

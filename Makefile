@@ -1,0 +1,60 @@
+# `make` alone lists the targets. CI calls only these.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+DEVICE ?= auto
+IMAGES ?= all
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format build-all self-check new-image lock schema clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/:.*  ## /\t/' | expand -t 16
+
+setup: $(VENV)/.ready  ## make the virtual environment from requirements.lock
+
+$(VENV)/.ready: requirements.lock
+	$(PYTHON) -m venv --clear $(VENV)
+	$(PY) -m pip install --disable-pip-version-check -q -r requirements.lock
+	touch $@
+
+demo: setup  ## run the demo suite: in containers where Docker answers, else in processes
+	docker/local-os.sh
+	$(PY) -m bench_core.drive --suite suites/demo.yaml --yes
+
+test: lint  ## all checks and tests; those with containers run where a Docker engine answers or could be started
+	docker/local-os.sh
+	$(PY) -m pytest
+
+lint: setup  ## ruff and mypy
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	@for folder in images/* docker/template; do echo "mypy $$folder"; \
+		(cd $$folder && MYPYPATH=$(CURDIR) $(CURDIR)/$(VENV)/bin/mypy --config-file $(CURDIR)/pyproject.toml *.py) || exit 1; done
+
+format: setup  ## let ruff write
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+build-all: setup  ## build every image, converters too (DEVICE=cpu for the CPU flavour, IMAGES=a,b for some)
+	docker/local-os.sh
+	$(PY) -m bench_core.drive --images $(IMAGES) --device $(DEVICE) --launcher docker --build-only
+
+self-check: setup  ## run the contract suite of every image (DEVICE=cpu, IMAGES=a,b)
+	docker/local-os.sh
+	$(PY) -m bench_core.drive --images $(IMAGES) --device $(DEVICE) --self-check
+
+new-image: setup  ## NAME=x: copy the template to images/x
+	docker/new-image.sh $(NAME)
+
+lock: setup  ## write requirements.lock anew from pyproject.toml
+	$(PY) -m pip install --disable-pip-version-check -q uv
+	$(PY) -m uv pip compile --universal --no-header --no-emit-index-url --no-annotate --python-version 3.10 \
+		--extra dev -o requirements.lock pyproject.toml
+
+schema: setup  ## write the JSON Schemas that editors complete image.yaml and suites with
+	$(PY) -m bench_core.drive.schema
+
+clean:  ## remove environments and caches (not data, models or results)
+	rm -rf $(VENV) .envs .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,45 @@
+"""Room on the disk, asked for before something large is written."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from bench_core.contract.errors import BadInput
+
+# Left free beyond what is asked for: file systems slow down, and other programs fail, when the last bytes go.
+MARGIN_BYTES = 256 * 1024 * 1024
+MARGIN_FRACTION = 0.01
+
+
+def free_bytes(path: Path) -> int:
+    """Bytes that this user can still write where ``path`` is or will be (its nearest existing ancestor decides)."""
+    place = path.absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
+def require_free(path: Path, bytes_needed: int, what: str) -> None:
+    """Refuses to begin what cannot be finished: ``bytes_needed`` plus a margin must be free at ``path``.
+
+    Raises:
+        BadInput: they are not; names what was to be written, the bytes needed and the bytes free.
+    """
+    needed = bytes_needed + max(MARGIN_BYTES, int(bytes_needed * MARGIN_FRACTION))
+    free = free_bytes(path)
+    if free < needed:
+        raise BadInput(
+            f"not enough disk for {what}: {readable(needed)} needed, {readable(free)} free at {path}",
+            "free some space, or name a folder on another disk",
+        )
+
+
+def readable(size_bytes: int) -> str:
+    """A size as people read it, in decimal units: ``13.5 GB``."""
+    size = float(size_bytes)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"

@@ -1,0 +1,89 @@
+"""A model from the Hugging Face hub: only the files that are needed, and the small ones first."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from bench_core.contract.errors import BadInput
+from bench_core.prepare import hf_config, weights
+from bench_core.prepare.disk import readable, require_free
+from bench_core.prepare.hub import hub_errors
+from bench_core.prepare.model_folder import CONFIG_FILES, PICKLES, TOKENIZER_FILES, matches
+from bench_core.prepare.staging import Progress, remove
+from bench_core.prepare.tokenizer import tokenizer_file
+
+_WORKERS = 4
+
+
+def download(
+    name: str, revision: str | None, target: Path, progress: Progress, *, own_tokenizer: bool, allow_pickle: bool
+) -> str:
+    """Downloads a model's files into ``target`` and returns the commit; what an earlier attempt left is continued.
+
+    Configuration and tokenizer come first, so that a model which cannot be used is refused before its weights.
+
+    Raises:
+        BadInput: the hub's refusals, a model that cannot be used, or no room on the disk.
+    """
+    import huggingface_hub  # noqa: PLC0415 - heavy
+    from huggingface_hub.utils.tqdm import disable_progress_bars  # noqa: PLC0415 - heavy
+
+    what = f"model {name}"
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    progress(f"{what}: asking the Hugging Face hub")
+    with hub_errors(what):
+        info = huggingface_hub.HfApi().model_info(name, revision=revision, files_metadata=True)
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
+    commit = str(info.sha)
+
+    def fetch(names: list[str]) -> None:
+        with hub_errors(what):
+            huggingface_hub.snapshot_download(
+                name, revision=commit, local_dir=target, allow_patterns=names, max_workers=_WORKERS
+            )
+
+    if hf_config.CONFIG_FILE not in sizes:
+        raise BadInput(f"{what}: has no {hf_config.CONFIG_FILE}", "it is not a transformers model")
+    fetch([n for n in sizes if matches(n, (*CONFIG_FILES, *TOKENIZER_FILES, weights.INDEX_FILE))])
+    hf_config.check_config(hf_config.read_json(target / hf_config.CONFIG_FILE), what)
+    if own_tokenizer:
+        tokenizer_file(target)
+    shards = weight_names(what, target, sizes, allow_pickle)
+    size = sum(sizes[shard] for shard in shards)
+    require_free(target, size, f"{what} ({readable(size)})")
+    progress(f"{what}: downloading {readable(size)} in {len(shards)} files, commit {commit[:12]}")
+    fetch(shards)
+    remove(target / ".cache")  # the library's notes for continuing
+    return commit
+
+
+def weight_names(what: str, folder: Path, sizes: dict[str, int], allow_pickle: bool) -> list[str]:
+    """Which of a repository's files are its weights; ``folder`` holds the index, if there is one.
+
+    Raises:
+        BadInput: none, only pickled ones, or an index that names what is not there.
+    """
+    index = folder / weights.INDEX_FILE
+    if index.is_file():
+        names = weights.index_names(index)
+        missing = [name for name in names if name not in sizes]
+        if missing:
+            raise BadInput(f"{what}: the shard {missing[0]} is missing on the hub", "another revision may be whole")
+        return names
+    # Some repositories hold the same weights a second time in another layout.
+    single = [n for n in sizes if matches(n, ("*.safetensors",)) and not n.startswith("consolidated")]
+    if weights.SINGLE_FILE in single:
+        return [weights.SINGLE_FILE]
+    if len(single) == 1:
+        return single
+    pickles = [name for name in sizes if matches(name, PICKLES)]
+    if not pickles:
+        raise BadInput(f"{what}: has no weights (*.safetensors)", "give a repository that holds them")
+    if not allow_pickle:
+        raise BadInput(
+            f"{what}: the weights are pickled ({pickles[0]})",
+            "loading one runs the code inside it; take a repository with safetensors, or add --allow-pickle",
+        )
+    return pickles

@@ -1,0 +1,191 @@
+"""Prompts as token ids: read in order, tokenised once with the model's tokenizer, written with their digest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from pydantic import Field
+
+from bench_core.contract import layout
+from bench_core.contract.digest import prompts_sha256
+from bench_core.contract.errors import BadInput
+from bench_core.contract.model import ModelInfo
+from bench_core.contract.record import Record
+from bench_core.contract.workload import Workload
+from bench_core.prepare.embedded import EMBEDDED
+from bench_core.prepare.sources import Selection, dataset_name, local_path, texts
+from bench_core.prepare.staging import Progress, disk_errors, quiet, write_file
+from bench_core.prepare.tokenizer import PromptTokenizer
+
+
+class WorkloadRequest(Record):
+    """Which prompts to measure with.
+
+    Attributes:
+        dataset: ``embedded``; a local path; or a hub id. What exists as a path is a path. Files: ``.jsonl`` or
+            ``.json`` (one object per line), ``.parquet``, ``.txt`` (one prompt per line). Folders: of
+            ``save_to_disk``, of data files, or of ``.txt`` files (sorted by name, one prompt per file).
+        split: of a hub dataset or of a local one that has several.
+        text_column: column of the prompts; by default ``text``, else the only one that holds text.
+        samples: prompts to take from the front, not counting empty texts; ``None`` for all.
+        max_prompt_tokens: longer prompts lose tokens at their beginning; special tokens there (BOS) stay.
+    """
+
+    dataset: str = "roneneldan/TinyStories"
+    split: str = "validation"
+    text_column: str | None = None
+    samples: int | None = Field(None, ge=1)
+    max_prompt_tokens: int = Field(gt=0)
+
+
+@dataclass(frozen=True)
+class _Tokenised:
+    prompts: tuple[tuple[int, ...], ...]
+    truncated: int
+    dropped_empty: int
+
+
+def survey_workload(request: WorkloadRequest) -> int | None:
+    """Reads a local dataset as far as it will be needed, so that what is wrong with it shows before anything is made.
+
+    Returns:
+        How many prompts it will give; ``None`` for a dataset of the hub, which is not asked.
+
+    Raises:
+        BadInput: as :func:`prepare_workload` for a source that cannot be read or holds no prompt.
+    """
+    if request.dataset != EMBEDDED and local_path(request.dataset) is None:
+        return None
+    selection = Selection(request.dataset, request.split, request.text_column, request.samples)
+    with _reading(request):
+        full = (text for text in texts(selection, Path(), quiet) if text.strip())
+        found = sum(1 for _text in islice(full, request.samples))
+    if not found:
+        raise _no_prompt(request)
+    return found
+
+
+def prepare_workload(
+    request: WorkloadRequest, tokenizer: PromptTokenizer, data_root: Path, progress: Progress = quiet
+) -> tuple[Path, Workload]:
+    """Makes ``data_root/workloads/<name>-<digest>.json``; a whole file of the same content is used as it stands.
+
+    ``progress`` is told what a reader of the numbers should know: fewer prompts than asked for, texts truncated,
+    dropped or repeated.
+
+    Raises:
+        BadInput: a source that cannot be read, no prompt in it, or a folder that cannot be written.
+    """
+    selection = Selection(request.dataset, request.split, request.text_column, request.samples)
+    with _reading(request):
+        done = _tokenise(texts(selection, data_root, progress), tokenizer, request)
+    if not done.prompts:
+        raise _no_prompt(request)
+    workload = Workload(
+        name=dataset_name(request.dataset, request.split),
+        tokenizer=tokenizer.digest,
+        max_prompt_tokens=request.max_prompt_tokens,
+        truncated=done.truncated,
+        dropped_empty=done.dropped_empty,
+        duplicates=len(done.prompts) - len(set(done.prompts)),
+        digest=prompts_sha256(done.prompts),
+        prompts=done.prompts,
+    )
+    path = data_root / layout.WORKLOADS_FOLDER / f"{layout.slug(workload.name)}-{workload.digest[:12]}.json"
+    if not _holds(path, workload):
+        with disk_errors(data_root):
+            write_file(path, (workload.model_dump_json() + "\n").encode())
+    for remark in _remarks(workload, request):
+        progress(f"workload {workload.name}: {remark}")
+    return path, workload
+
+
+def read_workload(path: Path) -> Workload:
+    """Reads a workload file and checks its digest.
+
+    Raises:
+        BadInput: missing, damaged, or not a workload.
+    """
+    return Workload.read(path)
+
+
+def require_fit(workload: Workload, model: ModelInfo, max_new_tokens: int) -> None:
+    """Checks that a model can take these prompts: ids within its vocabulary, lengths within its context.
+
+    Raises:
+        BadInput: it cannot; names the largest id, or the tokens needed and the context's length.
+    """
+    largest = max(max(prompt) for prompt in workload.prompts)
+    if largest >= model.vocab_size:
+        raise BadInput(
+            f"workload {workload.name}: token id {largest}, but {model.name} has a vocabulary of {model.vocab_size}",
+            "tokenise with the model's own tokenizer, or give another --tokenizer",
+        )
+    needed = workload.longest + max_new_tokens
+    if needed > model.context_length:
+        raise BadInput(
+            f"{workload.longest} prompt tokens and {max_new_tokens} new ones exceed the context of {model.name}, "
+            f"{model.context_length} tokens",
+            f"lower --max-prompt-tokens to {max(model.context_length - max_new_tokens, 1)}, or --max-new-tokens",
+        )
+
+
+@contextmanager
+def _reading(request: WorkloadRequest) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise BadInput(f"{error.filename or request.dataset}: {error.strerror or error}") from error
+
+
+def _no_prompt(request: WorkloadRequest) -> BadInput:
+    return BadInput(f"{request.dataset}: an empty dataset: no text in it", "give one that holds some prompts")
+
+
+def _tokenise(rows: Iterable[str], tokenizer: PromptTokenizer, request: WorkloadRequest) -> _Tokenised:
+    prefix = tokenizer.prefix_tokens
+    limit = request.max_prompt_tokens
+    if limit <= prefix:
+        raise BadInput(
+            f"max_prompt_tokens is {limit}, but the tokenizer puts {prefix} special tokens first",
+            f"use at least {prefix + 1}",
+        )
+    prompts: list[tuple[int, ...]] = []
+    truncated = dropped = 0
+    for text in rows:
+        ids = tokenizer.encode(text) if text.strip() else []
+        if len(ids) <= prefix:
+            dropped += 1
+            continue
+        if len(ids) > limit:
+            truncated += 1
+            ids = ids[:prefix] + ids[len(ids) - (limit - prefix) :]
+        prompts.append(tuple(ids))
+        if len(prompts) == request.samples:
+            break
+    return _Tokenised(tuple(prompts), truncated, dropped)
+
+
+def _holds(path: Path, workload: Workload) -> bool:
+    try:
+        return read_workload(path) == workload
+    except BadInput:
+        return False
+
+
+def _remarks(workload: Workload, request: WorkloadRequest) -> list[str]:
+    found = len(workload.prompts)
+    remarks = [f"{found} prompts, the longest of {workload.longest} tokens, digest {workload.digest[:12]}"]
+    if request.samples is not None and found < request.samples:
+        remarks.append(f"{request.samples} prompts were asked for, but the dataset has only {found}")
+    if workload.truncated:
+        remarks.append(f"{workload.truncated} cut from the left to {workload.max_prompt_tokens} tokens")
+    if workload.dropped_empty:
+        remarks.append(f"{workload.dropped_empty} empty texts left out")
+    if workload.duplicates:
+        remarks.append(f"{workload.duplicates} prompts repeat an earlier one")
+    return remarks

@@ -1,0 +1,53 @@
+"""``python -m bench_core.report RUN``: makes a run's report again from its raw events, or checks the one at hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench_core.contract.errors import BadInput
+from bench_core.contract.outcome import EXIT_BAD_INPUT, EXIT_FAILED
+from bench_core.report.write import differences, write_report
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="The run's folder: results/<run>.", show_default=False)],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the report. Default: the run's folder.", show_default=False)
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; exit with 1 if report.md or table.csv differs.")
+    ] = False,
+) -> None:
+    """Recompute a run's tables and figures from its raw events."""
+    try:
+        if check:
+            _check(run, out)
+            return
+        paths = write_report(run, out)
+    except BadInput as error:
+        typer.echo(f"error: {error.cause}", err=True)
+        if error.hint:
+            typer.echo(f"hint: {error.hint}", err=True)
+        raise typer.Exit(EXIT_BAD_INPUT) from None
+    for path in (paths.markdown, paths.page, paths.csv, *paths.figures):
+        typer.echo(path)
+
+
+def _check(run: Path, out: Path | None) -> None:
+    found = differences(run, out)
+    if found:
+        for line in found:
+            typer.echo(f"differs: {line}", err=True)
+        raise typer.Exit(EXIT_FAILED)
+    typer.echo("the report follows from the raw events")
+
+
+def main() -> None:
+    """Runs the command line."""
+    app(prog_name="python -m bench_core.report")

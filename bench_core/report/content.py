@@ -1,0 +1,388 @@
+"""What a report says, as plain text in its place: Markdown, HTML and the terminal only dress it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from bench_core.contract.metrics import CellMetrics, CellResult, MemoryUse
+from bench_core.report.format import ABSENT, count, gib, milliseconds, quantity, rate, seconds, significant
+from bench_core.report.load import DAMAGED, Row, RunView
+
+SEQUENTIAL_MARK = "†"
+NO_GPU = "none (CPU)"
+NOT_TOLD = "not told"
+NOT_READ = "not read"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One field of a table: unescaped text.
+
+    Attributes:
+        text: what is shown.
+        number: what it sorts by, where it is a number.
+        strong: the best of its column.
+        failed: stands in place of a number.
+        mark: a footnote's sign beside the text.
+    """
+
+    text: str
+    number: float | None = None
+    strong: bool = False
+    failed: bool = False
+    mark: str = ""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table: a heading, columns (``True``: of numbers), rows, and footnotes."""
+
+    heading: str
+    columns: tuple[tuple[str, bool], ...]
+    rows: tuple[tuple[Entry, ...], ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A cell without numbers."""
+
+    method: str
+    batch_size: int
+    status: str
+    cause: str
+    evidence: str
+
+
+@dataclass(frozen=True)
+class Document:
+    """A whole report.
+
+    Attributes:
+        facts: what was measured, on what, when: (name, text).
+        images: what each engine ran in, and versions.
+        meanings: one line for each column: (column, text).
+        results: one table for each batch size.
+        details: further tables over all batch sizes.
+        failures: every cell without numbers, with its cause.
+    """
+
+    title: str
+    facts: tuple[tuple[str, str], ...]
+    images: Sheet
+    meanings: tuple[tuple[str, str], ...]
+    results: tuple[Sheet, ...]
+    details: tuple[Sheet, ...]
+    failures: tuple[Failure, ...]
+
+
+def document(view: RunView) -> Document:
+    """Words a run."""
+    return Document(
+        title=f"Run {view.record.run_id}",
+        facts=tuple(_facts(view)),
+        images=_images(view),
+        meanings=_meanings(view),
+        results=tuple(result_sheet(view, size) for size in view.batch_sizes),
+        details=(_times(view), _memory(view), _engines(view)),
+        failures=tuple(_failure(row) for row in view.rows if row.result is None),
+    )
+
+
+def peak_memory(view: RunView, metrics: CellMetrics) -> int | None:
+    """The memory that a run compares: on the GPU where there is one, else of the processes. Peak, bytes."""
+    use = metrics.device_memory if view.on_cuda else metrics.host_memory
+    return use.peak_bytes if use else None
+
+
+# --- the head ---------------------------------------------------------------------------------------------------------
+
+
+def _facts(view: RunView) -> Iterable[tuple[str, str]]:
+    record, model, host = view.record, view.record.model, view.record.host
+    weights = "random weights of the true shape" if model.synthetic else "trained weights"
+    yield (
+        "Model",
+        (
+            f"{model.name} ({weights}; {model.architecture}, {_short_count(model.parameters)} parameters, "
+            f"stored as {model.dtype})"
+        ),
+    )
+    yield (
+        "Workload",
+        (
+            f"{record.workload.name}, {quantity(record.workload.prompts, 'prompt')}, "
+            f"longest {quantity(record.workload.longest_prompt_tokens, 'token')}, digest {record.workload.digest[:12]}"
+        ),
+    )
+    new = quantity(record.max_new_tokens, "new token")
+    forced = record.length == "forced"
+    yield (
+        "Length",
+        (
+            f"forced: exactly {new} for each prompt, end of sequence ignored"
+            if forced
+            else f"natural: at most {new} for each prompt, less where the model ends its text"
+        ),
+    )
+    yield "Device", _device(view)
+    yield "Host", f"{host.cpu}, {quantity(host.cores, 'core')}, {gib(host.memory_bytes)}, {host.system}"
+    yield "CPU threads", _spread([row.spec.threads for row in view.rows if row.spec], "not known: no cell was reached")
+    yield "Date", record.created_utc
+    yield "Launcher", record.launcher
+    commit = f"commit {record.git_commit}" if record.git_commit else "commit not known"
+    yield "Made by", f"llm-bench {record.bench_version}, {commit}, Python {host.python}"
+    warmup = [row.result.metrics.warmup_batches for row in view.rows if row.result]
+    batches = "batch" if warmup and max(warmup) == 1 else "batches"
+    yield "Warm-up", f"{_spread(warmup, 'no')} {batches} run before each cell's measurement and discarded"
+    good = sum(row.result is not None for row in view.rows)
+    yield "Cells", f"{good} of {len(view.rows)} measured" + ("" if good == len(view.rows) else "; the others are below")
+
+
+def _device(view: RunView) -> str:
+    if not view.on_cuda:
+        return "CPU"
+    if not view.record.gpus:
+        return "CUDA, the GPU is not recorded"
+    return "; ".join(
+        f"{gpu.name}, {gib(gpu.memory_bytes)}, driver {gpu.driver_version}, {gpu.uuid}" for gpu in view.record.gpus
+    )
+
+
+def _short_count(number: int) -> str:
+    for size, unit in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
+        if number >= size:
+            return f"{significant(number / size, 3)}{unit}"
+    return str(number)
+
+
+def _spread(numbers: Sequence[int], none: str) -> str:
+    if not numbers:
+        return none
+    return str(min(numbers)) if min(numbers) == max(numbers) else f"{min(numbers)} to {max(numbers)}"
+
+
+def _images(view: RunView) -> Sheet:
+    rows = []
+    for image in dict.fromkeys(row.planned.image for row in view.rows):
+        told = [row.result.versions for row in view.rows if row.planned.image == image and row.result]
+        names = sorted({name for versions in told for name in versions})
+        versions = ", ".join(
+            f"{name} {' / '.join(sorted({versions[name] for versions in told if name in versions}))}" for name in names
+        )
+        info = view.record.images.get(image)
+        rows.append(
+            (
+                Entry(image),
+                Entry(info.reference if info else "not recorded"),
+                Entry(info.id.removeprefix("sha256:")[:12] if info else ABSENT),
+                Entry(versions or "not known: none of its cells was measured"),
+            )
+        )
+    columns = (("Image", False), ("Ran in", False), ("Id", False), ("Versions", False))
+    return Sheet("Engines", columns, tuple(rows))
+
+
+def _meanings(view: RunView) -> tuple[tuple[str, str], ...]:
+    gpu = "on the GPU, by all processes (NVML), highest over warm-up and measured batches"
+    return (
+        ("Latency (s)", "mean time of one batch: one generate call until the device has finished"),
+        ("Tokens", "mean output tokens of one batch, all its prompts together, counted from the engine's own ids"),
+        ("Throughput (token/s)", "output tokens of all measured batches / the sum of their latencies"),
+        ("GPU Memory", f"in use {gpu}" if view.on_cuda else "this run used no GPU; see Host memory"),
+        ("TTFT (s)", "time to first token: mean over prompts, from the batch's start to the prompt's first token"),
+        ("TPOT (ms)", "time per output token after the first: mean over prompts"),
+        ("Host memory", "resident memory of the engine's processes, highest over warm-up and measured batches"),
+        ("Batches", "measured batches, warm-up excluded"),
+    )
+
+
+# --- one table for each batch size ------------------------------------------------------------------------------------
+
+RESULT_COLUMNS = (
+    ("Method", False),
+    ("Latency (s)", True),
+    ("Tokens", True),
+    ("Throughput (token/s)", True),
+    ("GPU Memory", True),
+    ("TTFT (s)", True),
+    ("TPOT (ms)", True),
+    ("Host memory", True),
+    ("Batches", True),
+)
+_STUDY_COLUMNS = 4  # of numbers, those that the study has
+
+
+def result_sheet(view: RunView, batch_size: int) -> Sheet:
+    """The study's table for one batch size, rows in the order of the plan, the highest throughput marked."""
+    rows = view.of_batch_size(batch_size)
+    best = max((row.result.metrics.output_throughput_tok_s for row in rows if row.result), default=None)
+    notes = []
+    if best is not None and len(rows) > 1:
+        notes.append("Bold: the highest throughput of this batch size.")
+    # With one prompt there is no batch to take apart.
+    sequential = batch_size > 1 and any(row.sequential for row in rows)
+    if sequential:
+        notes.append(
+            f"{SEQUENTIAL_MARK} sequential: this engine works through a batch one prompt after the other; "
+            "its first token is that of each prompt counted from the batch's start."
+        )
+    return Sheet(
+        heading=f"Batch size {batch_size}",
+        columns=RESULT_COLUMNS,
+        rows=tuple(
+            (_method(row, sequential), *result_entries(view, row, best if len(rows) > 1 else None)) for row in rows
+        ),
+        notes=tuple(notes),
+    )
+
+
+def _method(row: Row, marked: bool = False) -> Entry:
+    return Entry(row.planned.label, mark=SEQUENTIAL_MARK if marked and row.sequential else "")
+
+
+def result_entries(view: RunView, row: Row, best_tok_s: float | None = None) -> tuple[Entry, ...]:
+    """The numbers of one row, in the order of ``RESULT_COLUMNS`` without the method; or its outcome instead."""
+    if row.result is None:
+        where = f"{DAMAGED}: {row.damage.where}" if row.damage else row.status
+        first = Entry(where, failed=True)
+        study = (Entry(row.status, failed=True),) * (_STUDY_COLUMNS - 1)
+        return (first, *study, *(Entry(ABSENT, failed=True),) * (len(RESULT_COLUMNS) - 1 - _STUDY_COLUMNS))
+    metrics = row.result.metrics
+    throughput = metrics.output_throughput_tok_s
+    return (
+        Entry(seconds(metrics.batch_latency_s.mean), metrics.batch_latency_s.mean),
+        Entry(count(metrics.output_tokens_per_batch), metrics.output_tokens_per_batch),
+        Entry(rate(throughput), throughput, strong=throughput == best_tok_s),
+        _bytes(metrics.device_memory.peak_bytes if metrics.device_memory else None) if view.on_cuda else Entry(NO_GPU),
+        _told(metrics.ttft_s.mean if metrics.ttft_s else None, seconds),
+        _told(metrics.tpot_s.mean if metrics.tpot_s else None, milliseconds),
+        _bytes(metrics.host_memory.peak_bytes if metrics.host_memory else None),
+        Entry(str(metrics.batches), metrics.batches),
+    )
+
+
+def _bytes(value: float | None) -> Entry:
+    return Entry(NOT_READ) if value is None else Entry(gib(value), value)
+
+
+def _told(value: float | None, written: Callable[[float | None], str]) -> Entry:
+    return Entry(NOT_TOLD) if value is None else Entry(written(value), value)
+
+
+def _optional(value: float | None, written: Callable[[float | None], str]) -> Entry:
+    return Entry(written(value), value)
+
+
+# --- details ----------------------------------------------------------------------------------------------------------
+
+
+def _measured(view: RunView) -> Iterable[tuple[Row, CellResult]]:
+    """Rows with numbers, method by method in the order of the plan, batch sizes ascending."""
+    methods = list(dict.fromkeys((row.planned.image, row.planned.variant) for row in view.rows))
+    rows = sorted(view.rows, key=lambda r: (methods.index((r.planned.image, r.planned.variant)), r.planned.batch_size))
+    for row in rows:
+        if row.result is not None:
+            yield row, row.result
+
+
+def _key(row: Row) -> tuple[Entry, Entry]:
+    return Entry(row.planned.label), Entry(str(row.planned.batch_size), row.planned.batch_size)
+
+
+def _times(view: RunView) -> Sheet:
+    columns = (
+        ("Method", False),
+        ("Batch size", True),
+        ("Load (s)", True),
+        ("Prepare (s)", True),
+        ("TTFT median (s)", True),
+        ("TPOT median (ms)", True),
+        ("Latency stdev (s)", True),
+        ("Throughput (token/s)", True),
+        ("Batches", True),
+        ("Token times", False),
+    )
+    rows = []
+    for row, result in _measured(view):
+        m = result.metrics
+        rows.append(
+            (
+                *_key(row),
+                _optional(m.load_s, seconds),
+                _optional(m.prepare_s, seconds),
+                _told(m.ttft_s.median if m.ttft_s else None, seconds),
+                _told(m.tpot_s.median if m.tpot_s else None, milliseconds),
+                _optional(m.batch_latency_s.stdev, seconds),
+                Entry(rate(m.output_throughput_tok_s), m.output_throughput_tok_s),
+                Entry(str(m.batches), m.batches),
+                Entry(m.token_times_source or NOT_TOLD),
+            )
+        )
+    notes = (
+        "Stdev: of the batches' latencies, absent for one batch. Token times: who stamped them, the worker's clock or "
+        "the engine's own; in separate batches where asking for them costs, so that throughput is measured without.",
+    )
+    return Sheet("Times", columns, tuple(rows), notes)
+
+
+_STAGES: tuple[tuple[str, Callable[[MemoryUse], float | None]], ...] = (
+    ("Baseline", lambda use: use.baseline_bytes),
+    ("After load", lambda use: use.after_load_bytes),
+    ("After prepare", lambda use: use.after_prepare_bytes),
+    ("Peak", lambda use: use.peak_bytes),
+    ("Mean", lambda use: use.mean_bytes),
+)
+
+
+def _memory(view: RunView) -> Sheet:
+    where = "on the GPU, by all processes" if view.on_cuda else "resident, of the engine's processes"
+    columns = [("Method", False), ("Batch size", True), *((stage, True) for stage, _ in _STAGES)]
+    columns += [("Host peak", True)] if view.on_cuda else []
+    columns += [("Pool reserved", True), ("Pool used", True)]
+    rows = []
+    for row, result in _measured(view):
+        m = result.metrics
+        use = m.device_memory if view.on_cuda else m.host_memory
+        entries = [*_key(row), *(_bytes(stage(use) if use else None) for _, stage in _STAGES)]
+        if view.on_cuda:
+            entries.append(_bytes(m.host_memory.peak_bytes if m.host_memory else None))
+        entries += [_optional(m.reserved_bytes, gib), _optional(m.used_bytes, gib)]
+        rows.append(tuple(entries))
+    notes = (
+        f"Memory {where}: before loading, after it, after caches and graphs were made, highest over warm-up and "
+        "measured batches, mean over the measured ones. Pool: where the engine keeps one of its own, what it took and "
+        "what it filled.",
+    )
+    return Sheet("Memory", tuple(columns), tuple(rows), notes)
+
+
+def _engines(view: RunView) -> Sheet:
+    """What the engines told of how they ran, once for all batch sizes where they told the same."""
+    told: dict[tuple[str, str, str], list[int]] = {}
+    for row, result in _measured(view):
+        facts = ", ".join(f"{name}: {value}" for name, value in sorted(result.engine_facts.items())) or NOT_TOLD
+        artifact = row.spec.artifact if row.spec else ABSENT
+        told.setdefault((row.planned.label, artifact, facts), []).append(row.planned.batch_size)
+    rows = tuple(
+        (Entry(label), Entry(", ".join(map(str, sizes))), Entry(artifact), Entry(facts))
+        for (label, artifact, facts), sizes in told.items()
+    )
+    return Sheet(
+        "How the engines ran",
+        (("Method", False), ("Batch sizes", False), ("Artifact", False), ("What the engine told", False)),
+        rows,
+    )
+
+
+def _failure(row: Row) -> Failure:
+    evidence: list[str] = []
+    if row.verdict is not None and row.damage is None:
+        if row.verdict.phase:
+            evidence.append(f"phase {row.verdict.phase}")
+        if row.verdict.exit_code is not None:
+            evidence.append(f"exit code {row.verdict.exit_code}")
+        evidence += [f"{name} {value}" for name, value in sorted(row.verdict.evidence.items())]
+        evidence.append(f"judged by the {row.verdict.judged_by}")
+    return Failure(row.planned.label, row.planned.batch_size, row.status, row.problem, ", ".join(evidence))

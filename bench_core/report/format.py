@@ -1,0 +1,104 @@
+"""How numbers and foreign text are written: one rule each, the same in every table."""
+
+from __future__ import annotations
+
+import math
+import re
+
+GIB = 2**30
+
+ABSENT = "\N{EN DASH}"
+
+# Below this, a plain decimal is mostly zeros.
+_SMALLEST_PLAIN = 1e-4
+_LONGEST_TEXT = 500
+
+
+def significant(value: float, digits: int = 4) -> str:
+    """A number with ``digits`` significant digits; digits before the point are never rounded away.
+
+    Below 0.0001 in scientific notation, otherwise as a plain decimal without separators.
+    """
+    if not math.isfinite(value):
+        return "not finite"
+    if value == 0:
+        return "0"
+    # The exponent after rounding: 9.9999 has one digit more than it seems to have.
+    exponent = int(f"{value:.{digits - 1}e}".partition("e")[2])
+    if abs(value) < _SMALLEST_PLAIN and 10.0**exponent < _SMALLEST_PLAIN:
+        return f"{value:.{digits - 1}e}"
+    return f"{value:.{max(digits - 1 - exponent, 0)}f}"
+
+
+def seconds(value_s: float | None) -> str:
+    """Seconds, without the unit (it stands in the column's title)."""
+    return ABSENT if value_s is None else significant(value_s)
+
+
+def milliseconds(value_s: float | None) -> str:
+    """Seconds given, milliseconds written, without the unit."""
+    return ABSENT if value_s is None else significant(value_s * 1000.0)
+
+
+def rate(value_per_s: float | None) -> str:
+    """Tokens per second, without the unit."""
+    return ABSENT if value_per_s is None else significant(value_per_s)
+
+
+def count(value: float) -> str:
+    """A count or a mean of counts: whole where it is whole, else with one decimal."""
+    return f"{value:.0f}" if float(value).is_integer() else f"{value:.1f}"
+
+
+def gib(value_bytes: float | None) -> str:
+    """Bytes given, GiB written, with the unit, three significant digits."""
+    return ABSENT if value_bytes is None else f"{significant(value_bytes / GIB, 3)} GiB"
+
+
+def quantity(number: int, singular: str) -> str:
+    """``1 batch``, ``2 batches``."""
+    if number == 1:
+        return f"1 {singular}"
+    return f"{number} {singular}{'es' if singular.endswith(('ch', 's', 'x')) else 's'}"
+
+
+def one_line(text: str, longest: int = _LONGEST_TEXT) -> str:
+    """Foreign text in one printable line of at most ``longest`` characters."""
+    plain = "".join(char if char.isprintable() else " " for char in text)
+    plain = " ".join(plain.split())
+    return plain if len(plain) <= longest else plain[: longest - 1] + "…"
+
+
+# Characters that Markdown, its tables, or HTML inside it would act upon. Entities rather than backslashes where both a
+# table's and a paragraph's parser would otherwise have to agree on who unescapes.
+_ENTITIES = {
+    "&": "&amp;",
+    "<": "&lt;",
+    ">": "&gt;",
+    "|": "&#124;",
+    "`": "&#96;",
+    "\\": "&#92;",
+    "@": "&#64;",
+    "$": "&#36;",
+}
+_ACTIVE = re.compile(r"[&<>|`\\@$]|[*\[\]~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|://|www\.")
+
+
+def markdown_text(text: str) -> str:
+    """Foreign text for a place in a Markdown line or table cell: nothing in it acts as markup, HTML or a link."""
+    return _ACTIVE.sub(_inert, one_line(text))
+
+
+def _inert(match: re.Match[str]) -> str:
+    found = match.group()
+    if found == "://":
+        return ":&#47;&#47;"
+    if found == "www.":
+        return "www&#46;"
+    return _ENTITIES.get(found, f"\\{found}")
+
+
+def csv_text(text: str) -> str:
+    """Foreign text for a CSV field: one line, and never a formula when a spreadsheet opens the file."""
+    plain = one_line(text)
+    return f"'{plain}" if plain.startswith(("=", "+", "-", "@")) else plain

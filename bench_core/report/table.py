@@ -1,0 +1,133 @@
+"""The report in Markdown, and the raw numbers as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+
+from bench_core.contract import layout
+from bench_core.contract.metrics import CellMetrics, Distribution, MemoryUse
+from bench_core.report.content import Document, Entry, Failure, Sheet
+from bench_core.report.format import csv_text, markdown_text
+from bench_core.report.load import Row, RunView
+
+FIGURES = (
+    ("throughput", "Throughput by batch size, one line for each method"),
+    ("memory", "Peak memory by batch size, one line for each method"),
+)
+
+
+def markdown(document: Document) -> str:
+    """The whole report. Text from names, causes and facts is inert in it."""
+    parts = [f"# {markdown_text(document.title)}", _facts(document.facts)]
+    parts += ["What the columns mean:", _facts(document.meanings)]
+    parts += [_sheet(sheet, level=2) for sheet in document.results]
+    parts += ["## Scaling"]
+    parts += [f"![{alt}]({layout.FIGURES_FOLDER}/{name}.svg)" for name, alt in FIGURES]
+    if document.failures:
+        parts += ["## Cells without numbers", "\n".join(_failure(failure) for failure in document.failures)]
+    parts += ["## Details"]
+    parts += [_sheet(sheet, level=3) for sheet in (*document.details, document.images)]
+    parts += [
+        "Every number here follows from the raw events of this run; "
+        "`python -m bench_core.report RUN` computes them again."
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _facts(facts: Sequence[tuple[str, str]]) -> str:
+    return "\n".join(f"- **{name}**: {markdown_text(text)}" for name, text in facts)
+
+
+def _sheet(sheet: Sheet, level: int) -> str:
+    lines = [f"{'#' * level} {sheet.heading}", ""]
+    if not sheet.rows:
+        return "\n".join([*lines, "No cell was measured."])
+    lines.append("| " + " | ".join(title for title, _ in sheet.columns) + " |")
+    lines.append("|" + "|".join("---:" if of_numbers else "---" for _, of_numbers in sheet.columns) + "|")
+    lines += ["| " + " | ".join(_entry(entry) for entry in row) + " |" for row in sheet.rows]
+    for note in sheet.notes:
+        lines += ["", markdown_text(note)]
+    return "\n".join(lines)
+
+
+def _entry(entry: Entry) -> str:
+    text = markdown_text(entry.text)
+    if entry.strong:
+        text = f"**{text}**"
+    return f"{text} {entry.mark}" if entry.mark else text
+
+
+def _failure(failure: Failure) -> str:
+    evidence = f" ({markdown_text(failure.evidence)})" if failure.evidence else ""
+    return (
+        f"- **{markdown_text(failure.method)}**, batch size {failure.batch_size}: "
+        f"{markdown_text(failure.status)}: {markdown_text(failure.cause)}{evidence}"
+    )
+
+
+def csv_table(view: RunView) -> str:
+    """One line for each planned cell in the order of the plan; raw numbers, units in the columns' names.
+
+    A field is empty where there is no such number; ``outcome`` says why a whole line has none.
+    """
+    target = io.StringIO()
+    writer = csv.writer(target, lineterminator="\n")
+    lines = [_csv_line(row) for row in view.rows]
+    writer.writerow(lines[0])
+    writer.writerows(line.values() for line in lines)
+    return target.getvalue()
+
+
+def _csv_line(row: Row) -> dict[str, str | float | None]:
+    metrics = row.result.metrics if row.result else None
+    return {
+        "cell": row.planned.cell,
+        "image": row.planned.image,
+        "variant": row.planned.variant,
+        "method": csv_text(row.planned.label),
+        "batch_size": row.planned.batch_size,
+        "outcome": row.status,
+        "cause": csv_text(row.problem),
+        "batching": row.spec.batching if row.spec else None,
+        **_csv_metrics(metrics),
+        **_csv_distribution("batch_latency", metrics.batch_latency_s if metrics else None),
+        **_csv_distribution("ttft", metrics.ttft_s if metrics else None),
+        **_csv_distribution("tpot", metrics.tpot_s if metrics else None),
+        **_csv_distribution("itl", metrics.itl_s if metrics else None),
+        **_csv_memory("device_memory", metrics.device_memory if metrics else None),
+        **_csv_memory("host_memory", metrics.host_memory if metrics else None),
+    }
+
+
+_PLAIN = (
+    "batches",
+    "warmup_batches",
+    "rows",
+    "prompt_tokens",
+    "output_tokens",
+    "output_tokens_per_batch",
+    "output_throughput_tok_s",
+    "load_s",
+    "prepare_s",
+    "measured_s",
+    "token_times_source",
+    "reserved_bytes",
+    "used_bytes",
+    "device_energy_joules",
+)
+
+
+def _csv_metrics(metrics: CellMetrics | None) -> dict[str, str | float | None]:
+    return {name: getattr(metrics, name) if metrics else None for name in _PLAIN}
+
+
+def _csv_distribution(name: str, values: Distribution | None) -> dict[str, str | float | None]:
+    fields = ("mean", "median", "min", "max", "stdev")
+    return {f"{name}_{field}_s": getattr(values, field) if values else None for field in fields}
+
+
+def _csv_memory(name: str, use: MemoryUse | None) -> dict[str, str | float | None]:
+    stages = ("baseline", "load_peak", "after_load", "after_prepare", "peak", "mean")
+    return {f"{name}_{stage}_bytes": getattr(use, f"{stage}_bytes") if use else None for stage in stages}
