@@ -6,7 +6,7 @@ DEVICE ?= auto
 IMAGES ?= all
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format build-all self-check new-image lock schema clean
+.PHONY: help setup demo test lint format build-all self-check harness new-image lock schema clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/:.*  ## /\t/' | expand -t 16
@@ -44,6 +44,10 @@ build-all: setup  ## build every image, converters too (DEVICE=cpu for the CPU f
 self-check: setup  ## run the contract suite of every image (DEVICE=cpu, IMAGES=a,b)
 	docker/local-os.sh
 	$(PY) -m bench_core.drive --images $(IMAGES) --device $(DEVICE) --self-check
+
+harness: setup  ## measure the suite's own error and overhead on this machine, with the scripted engine
+	docker/local-os.sh
+	$(PY) -m bench_core.drive.harness
 
 new-image: setup  ## NAME=x: copy the template to images/x
 	docker/new-image.sh $(NAME)

@@ -110,6 +110,9 @@ class CellMetrics(Record):
         device_memory: GPU memory in use by all processes on that GPU; absent on a CPU.
         host_memory: resident memory of the engine's processes.
         reserved_bytes, used_bytes: of the engine's own pool, where it has one.
+        start_s, load_s, prepare_s: importing the engine, reading the model (both shared by the cells of one container),
+            making caches for this batch size.
+        batches_s: sum of the latencies of all batches, warm-up included.
         measured_s: from the first measured batch's start to the last one's end, pauses between them included.
         device_energy_joules: NVML's counter over ``measured_s``.
     """
@@ -126,8 +129,10 @@ class CellMetrics(Record):
     tpot_s: Distribution | None
     itl_s: Distribution | None
     token_times_source: Literal["worker", "engine", "worker, separate batches", "engine, separate batches"] | None
+    start_s: float | None
     load_s: float | None
     prepare_s: float | None
+    batches_s: float
     measured_s: float
     device_memory: MemoryUse | None
     host_memory: MemoryUse | None
@@ -235,8 +240,10 @@ def _metrics(events: CellEvents, measured: list[BatchEvent]) -> CellMetrics:
         tpot_s=Distribution.of([value for batch in stamped for value in row_tpot_s(batch)]),
         itl_s=Distribution.of([value for batch in stamped for value in row_itl_s(batch)]),
         token_times_source=source,
+        start_s=_duration(events, "start"),
         load_s=_duration(events, "load"),
         prepare_s=_duration(events, "prepare"),
+        batches_s=math.fsum(batch.latency_s for batches in events.batches.values() for batch in batches),
         measured_s=measured[-1].started_s + measured[-1].latency_s - measured[0].started_s,
         device_memory=_memory(events, "device_used_bytes"),
         host_memory=_memory(events, "rss_bytes"),

@@ -84,7 +84,7 @@ def parse_as(model: type[R], text: str, origin: str) -> R:
 def _known_keys(model: type[Record], error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     if first["type"] != "extra_forbidden" or len(first["loc"]) != 1:
-        return ""
+        return "docs/schema says what each key takes"
     return "known keys: " + ", ".join(model.model_fields)
 
 

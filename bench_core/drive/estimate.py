@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from bench_core.contract import layout
 from bench_core.contract.manifest import DeviceKind
 from bench_core.drive.plan import Plan
 from bench_core.drive.request import Suite
@@ -16,27 +13,31 @@ _STEP_S: dict[DeviceKind, float] = {"cuda": 0.010, "cpu": 0.003}
 _START_S = 8.0  # a container, an engine's imports, a small model
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """Seconds of measuring, and bytes to be written under ``models/``; each a rough figure."""
-
-    measuring_s: float
-    artifact_bytes: int
+TYPICAL_PROMPTS = 80  # of the embedded workload; stands in where a workload's size is not known yet
 
 
-def estimate(plan: Plan, suite: Suite, weights_bytes: int, prompts: int, missing_artifacts: int) -> Estimate:
-    """Assumes that each step reads all weights once; batch size does not matter to that until compute does."""
+def measuring_estimate_s(plan: Plan, suite: Suite, weights_bytes: int, prompts: int) -> float:
+    """Seconds of measuring, roughly: each step reads all weights once; batch size does not matter to that until
+    compute does."""
     step_s = weights_bytes / _BYTES_PER_S[plan.device] + _STEP_S[plan.device]
-    total = 0.0
+    total_s = 0.0
     for job in plan.jobs:
-        model_step_s = 0.005 if job.artifact == layout.NO_ARTIFACT else step_s
-        total += _START_S
+        total_s += _START_S
         for batch_size in job.batch_sizes:
-            batches = prompts // batch_size + suite.warmup_batches
+            batches = prompts // batch_size
             if suite.max_batches is not None:
-                batches = min(batches, suite.max_batches + suite.warmup_batches)
-            total += batches * suite.max_new_tokens * model_step_s
-    return Estimate(total, missing_artifacts * weights_bytes * 2)
+                batches = min(batches, suite.max_batches)
+            total_s += (batches + suite.warmup_batches) * suite.max_new_tokens * step_s
+    return total_s
+
+
+def conversion_bytes(artifact: str, weights_bytes: int) -> int:
+    """Disk that a conversion may need at most, given the stored weights of two or four bytes each.
+
+    32-bit forms double 16-bit weights; quantisers first write a copy as large as the weights and then the result.
+    """
+    is_32_bit = artifact.endswith(("float32", "f32")) and "int8" not in artifact
+    return weights_bytes * 2 + (16 << 20) if is_32_bit else int(weights_bytes * 1.6) + (16 << 20)
 
 
 def readable_duration(seconds: float) -> str:

@@ -22,6 +22,7 @@ from bench_core.contract.run import GpuInfo, ImageInfo, RunRecord
 from bench_core.contract.workload import Workload, WorkloadRef
 from bench_core.drive.collect import judge, last_line, stated_cause, write_record
 from bench_core.drive.commit import git_commit
+from bench_core.drive.estimate import conversion_bytes
 from bench_core.drive.gpus import memory_came_back, used_bytes
 from bench_core.drive.launcher import Folders, Launch, Launcher
 from bench_core.drive.plan import Job, Plan
@@ -86,7 +87,9 @@ class Execution:
             recipe = recipe_digest(maker.image.folder)
             if usable_artifact(target, prepared.model.digest, recipe) is not None:
                 continue
-            require_free(prepared.model_folder, conversion_bytes(artifact, prepared.model), f"converting to {artifact}")
+            weights_bytes = prepared.model.parameters * (4 if prepared.model.dtype == "float32" else 2)
+            needed = conversion_bytes(artifact, weights_bytes)
+            require_free(prepared.model_folder, needed, f"the conversion to {artifact}")
             self._launcher.ensure(maker.image, "convert", self._plan.device, self._display.detail)
             self._display.note(f"converting {prepared.model.name} to {artifact} in {maker.image.name}")
             launch = Launch(
@@ -237,13 +240,6 @@ class Execution:
             length=suite.length,
             cells=self._plan.cells,
         )
-
-
-def conversion_bytes(artifact: str, model: ModelInfo) -> int:
-    """Disk that a conversion may need at most: four bytes a weight for 32-bit forms, otherwise the result beside a
-    16-bit copy that quantisers write first."""
-    per_weight = 4.0 if "32" in artifact.replace("int8_float32", "int8") else 3.2
-    return int(model.parameters * per_weight) + (16 << 20)
 
 
 def run_id_now(title: str) -> str:

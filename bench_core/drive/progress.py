@@ -76,6 +76,30 @@ class JsonDisplay:
         sys.stdout.flush()
 
 
+class SilentDisplay:
+    """Says nothing."""
+
+    def __enter__(self) -> SilentDisplay:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return
+
+    def note(self, text: str) -> None:
+        """Nothing."""
+
+    def detail(self, text: str) -> None:
+        """Nothing."""
+
+    def progress(self, news: CellProgress) -> None:
+        """Nothing."""
+
+    def ended(self, news: CellEnded, done: int, of: int) -> None:
+        """Nothing."""
+
+
 class PlainDisplay:
     """Lines on standard error; a long cell or step says every ten seconds how far it is."""
 

@@ -46,7 +46,10 @@ class Suite(Record):
     @field_validator("images", "variants", mode="before")
     @classmethod
     def _one_or_many(cls, value: object) -> object:
-        return (value,) if isinstance(value, str) else value
+        """A single word is a list of one; the image named null may be written without quotes, which YAML reads as
+        nothing."""
+        words = value if isinstance(value, list | tuple) else [value]
+        return tuple("null" if word is None else word for word in words)
 
     @field_validator("batch_sizes")
     @classmethod

@@ -17,17 +17,17 @@ from bench_core.contract import layout
 from bench_core.contract.artifact import recipe_digest, usable_artifact
 from bench_core.contract.errors import BadInput
 from bench_core.contract.manifest import DeviceKind
-from bench_core.contract.outcome import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
+from bench_core.contract.outcome import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, Outcome
 from bench_core.contract.run import GpuInfo
 from bench_core.drive.catalogue import Catalogue
-from bench_core.drive.estimate import estimate, readable_duration
+from bench_core.drive.estimate import TYPICAL_PROMPTS, conversion_bytes, measuring_estimate_s, readable_duration
 from bench_core.drive.execute import Execution, Finished, Prepared, run_id_now
 from bench_core.drive.gpus import choose_gpus, host_gpus
 from bench_core.drive.launcher import Launcher
 from bench_core.drive.plan import Job, Plan, make_plan
-from bench_core.drive.progress import Display, make_display
+from bench_core.drive.progress import Display, SilentDisplay, make_display
 from bench_core.drive.request import Request
-from bench_core.prepare.disk import readable
+from bench_core.prepare.disk import readable, require_free
 from bench_core.prepare.model import ModelPlan, ModelRequest, plan_model, prepare_model
 from bench_core.prepare.sources import Selection, texts
 from bench_core.prepare.tokenizer import load_tokenizer
@@ -41,11 +41,11 @@ _PLAIN_WIDTH = 120  # of the table where standard output is no terminal
 class Modes:
     """What to do with the plan."""
 
-    dry_run: bool
-    yes: bool
-    as_json: bool
-    build_only: bool
-    self_check: bool
+    dry_run: bool = False
+    yes: bool = False
+    as_json: bool = False
+    build_only: bool = False
+    self_check: bool = False
 
 
 class Session:
@@ -71,7 +71,7 @@ class Session:
         makers = self._makers(plan)
         if self._modes.build_only:
             return self._build_only(plan, launcher, gpus)
-        model_plan = self._checked_input()
+        model_plan = self._checked_input(makers)
         run_folder = request.results / (request.run_id or run_id_now(suite.name))
         if not self._modes.self_check:
             _require_writable(run_folder)
@@ -90,6 +90,26 @@ class Session:
             finished = execution.measure(prepared, images, run_folder)
         self._finish(finished)
         return EXIT_INTERRUPTED if execution.stopped else finished.exit_code
+
+    def measure_quietly(self) -> Finished:
+        """Measures without showing a plan or writing a report.
+
+        Raises:
+            BadInput: as :meth:`run`, or a cell does not end well.
+        """
+        device, gpus = self._device()
+        plan = make_plan(self._request.suite, self._catalogue, device)
+        with SilentDisplay() as display:
+            execution = Execution(self._request, plan, self._launcher(), gpus, display)
+            images = execution.build()
+            prepared = self._prepare(display)
+            execution.convert(prepared, self._makers(plan))
+            run_folder = self._request.results / (self._request.run_id or run_id_now(""))
+            finished = execution.measure(prepared, images, run_folder)
+        for cell, verdict in finished.verdicts.items():
+            if verdict.outcome is not Outcome.OK:
+                raise BadInput(f"{cell}: {verdict.outcome.value}: {verdict.cause}")
+        return finished
 
     def _device(self) -> tuple[DeviceKind, list[GpuInfo]]:
         present = [] if self._request.device == "cpu" else host_gpus()
@@ -134,8 +154,8 @@ class Session:
         suite = self._request.suite
         return ModelRequest(name=suite.model, revision=suite.revision, tokenizer=suite.tokenizer, seed=suite.seed)
 
-    def _checked_input(self) -> ModelPlan:
-        """Looks at model and dataset before anything is written."""
+    def _checked_input(self, makers: dict[str, Job]) -> ModelPlan:
+        """Looks at model, dataset and disk before anything is written."""
         suite = self._request.suite
         model_plan = plan_model(self._model_request(), self._request.models)
         if suite.dataset == "embedded" or Path(suite.dataset).exists():
@@ -145,7 +165,22 @@ class Session:
                 self._require_batches(found)
         if suite.samples is not None:
             self._require_batches(suite.samples)
+        to_make = [artifact for artifact, maker in makers.items() if self._missing(artifact, maker, model_plan)]
+        for_conversion = sum(conversion_bytes(artifact, self._weights_bytes(model_plan)) for artifact in to_make)
+        require_free(
+            self._request.models,
+            (model_plan.bytes_expected or 0) + for_conversion,
+            f"the model and its conversion to {', '.join(to_make)}" if to_make else "the model",
+        )
         return model_plan
+
+    def _weights_bytes(self, model_plan: ModelPlan) -> int:
+        """Size of the stored weights, as far as it is known before the model is there."""
+        if model_plan.model is not None:
+            return model_plan.model.parameters * (4 if model_plan.model.dtype == "float32" else 2)
+        if model_plan.action == "link":
+            return sum(path.stat().st_size for path in Path(self._request.suite.model).glob("*.safetensors"))
+        return model_plan.bytes_expected or 0
 
     def _require_batches(self, prompts: int) -> None:
         largest = max(self._request.suite.batch_sizes)
@@ -194,10 +229,9 @@ class Session:
             if makers[a].image.manifest.convert_target
             and not launcher.is_ready(makers[a].image, "convert", plan.device)
         ]
-        model = model_plan.model
-        weights = model.parameters * (2 if model.dtype != "float32" else 4) if model else model_plan.bytes_expected or 0
-        prompts = suite.samples or 80
-        cost = estimate(plan, suite, weights, prompts, len(to_convert))
+        weights_bytes = self._weights_bytes(model_plan)
+        measuring_s = measuring_estimate_s(plan, suite, weights_bytes, suite.samples or TYPICAL_PROMPTS)
+        disk_bytes = sum(conversion_bytes(artifact, weights_bytes) for artifact in to_convert)
         lines = [
             f"{len(plan.cells)} cells: " + ", ".join(f"{job.title} x {_sizes(job.batch_sizes)}" for job in plan.jobs),
             f"on {', '.join(gpu.name for gpu in gpus) or 'the CPU'}, launched as {launcher.name}",
@@ -205,8 +239,8 @@ class Session:
             f"prompts: {suite.dataset}, {suite.samples or 'all'}; {suite.max_new_tokens} new tokens, {suite.length}",
             "to build: " + (", ".join(dict.fromkeys(to_build)) or "nothing"),
             "to convert: " + (", ".join(to_convert) or "nothing"),
-            f"measuring will take about {readable_duration(cost.measuring_s)} (rough), "
-            f"conversions about {readable(cost.artifact_bytes)} of disk",
+            f"measuring will take about {readable_duration(measuring_s)} (rough), "
+            f"conversions {readable(disk_bytes)} of disk at most",
         ]
         lines += [f"left out: {reason}" for reason in plan.left_out]
         if self._modes.as_json:

@@ -176,13 +176,20 @@ def _choose(request: ModelRequest, models_root: Path) -> Source:
     if request.tokenizer is not None:
         tokenizer_files(request.tokenizer)
     if shapes.is_synthetic(name):
+        _no_revision(request)
         return _Synthetic(request, models_root)
     if not name or "\0" in name:
         raise BadInput(f"not a model: {name!r}", _KNOWN_MODELS)
     folder = Path(name).expanduser()
     if folder.exists() or name.startswith((".", "/", "~")) or not is_hub_id(name):
+        _no_revision(request)
         return _Local(request, models_root, folder)
     return _Hub(request, models_root)
+
+
+def _no_revision(request: ModelRequest) -> None:
+    if request.revision is not None:
+        raise BadInput(f"{request.name}: a revision, but this model is not from the hub", "leave --revision out")
 
 
 def _tokenizer_state(folder: Path | None) -> str:

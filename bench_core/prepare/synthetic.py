@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 # Part of what decides the bytes: a change of either must change RECIPE too.
 RECIPE = "synthetic-1"
-PIECE_ELEMENTS = 1 << 20
+PIECE_ELEMENTS = 1 << 18
 
 SHARD_BYTES = 1_000_000_000
 MAX_THREADS = 8

@@ -1,0 +1,115 @@
+"""How far the suite's own numbers can be off on this machine, and what a launch costs beside the engine's work.
+
+The scripted engine (image ``null``) says in advance what must be measured; the difference is the harness's error.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench_core.contract import layout
+from bench_core.contract.errors import BadInput
+from bench_core.contract.metrics import CellMetrics, CellResult
+from bench_core.contract.outcome import EXIT_FAILED
+from bench_core.contract.record import Scalar
+from bench_core.drive.cli import refuse
+from bench_core.drive.request import Request, Suite
+from bench_core.drive.session import Modes, Session
+
+LIMIT = 0.01  # of what the script says
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One launch of the scripted engine: relative errors, and seconds that were not the engine's."""
+
+    ttft_error: float
+    tpot_error: float
+    throughput_error: float
+    overhead_s: float
+
+
+def overhead_s(launch_s: float, metrics: CellMetrics) -> float:
+    """Box created to box removed, without the engine's import, load, prepare and batches (one cell, one launch)."""
+    shared_s = (metrics.start_s or 0.0) + (metrics.load_s or 0.0)
+    return launch_s - shared_s - (metrics.prepare_s or 0.0) - metrics.batches_s
+
+
+def read(launch_s: float, metrics: CellMetrics, ttft_s: float, tpot_s: float, new_tokens: int) -> Reading:
+    """Compares a cell with its script; throughput follows from the other two.
+
+    Raises:
+        BadInput: the cell has no token times.
+    """
+    if metrics.ttft_s is None or metrics.tpot_s is None:
+        raise BadInput("the scripted engine's cell has no token times")
+    rows_per_batch = metrics.rows / metrics.batches
+    expected_tok_s = rows_per_batch * new_tokens / (ttft_s + (new_tokens - 1) * tpot_s)
+    return Reading(
+        ttft_error=metrics.ttft_s.mean / ttft_s - 1,
+        tpot_error=metrics.tpot_s.mean / tpot_s - 1,
+        throughput_error=metrics.output_throughput_tok_s / expected_tok_s - 1,
+        overhead_s=overhead_s(launch_s, metrics),
+    )
+
+
+def take_readings(
+    launches: int, launcher: str, ttft_s: float = 0.020, tpot_s: float = 0.005, new_tokens: int = 64
+) -> list[Reading]:
+    """Launches the scripted engine several times, each in a box of its own.
+
+    Raises:
+        BadInput: it cannot be launched, or a cell does not end well.
+    """
+    script: dict[str, Scalar] = {"ttft_s": ttft_s, "tpot_s": tpot_s}
+    suite = Suite(images=("null",), batch_sizes=(4,), samples=32, max_new_tokens=new_tokens, options={"null": script})
+    readings = []
+    with tempfile.TemporaryDirectory(prefix="llm-bench-harness-") as scratch:
+        places = {name: Path(scratch) / name for name in ("results", "data", "models")}
+        for number in range(launches):
+            run_id = f"launch-{number}"
+            request = Request.model_validate(
+                {"suite": suite, "device": "cpu", "launcher": launcher, "run_id": run_id, **places}
+            )
+            finished = Session(request, Modes(yes=True)).measure_quietly()
+            (cell,) = finished.verdicts
+            result = CellResult.read(layout.cell_folder(finished.run_folder, cell) / layout.RESULT_FILE)
+            (launch_s,) = finished.launch_s.values()
+            readings.append(read(launch_s, result.metrics, ttft_s, tpot_s, new_tokens))
+    return readings
+
+
+def harness(
+    launches: Annotated[int, typer.Option(min=1, help="Launches of the scripted engine.")] = 10,
+    launcher: Annotated[str, typer.Option(help="auto, docker or process.")] = "auto",
+) -> None:
+    """Measure the scripted engine and print the harness's own error and overhead on this machine."""
+    try:
+        readings = take_readings(launches, launcher)
+    except BadInput as error:
+        refuse(error)
+    worst = 0.0
+    for name in ("ttft", "tpot", "throughput"):
+        errors = [getattr(reading, f"{name}_error") for reading in readings]
+        worst = max(worst, abs(statistics.median(errors)))
+        low, high = min(errors), max(errors)
+        sys.stdout.write(f"{name:<11} median error {statistics.median(errors):+.4%}  ({low:+.4%} to {high:+.4%})\n")
+    seconds = [reading.overhead_s for reading in readings]
+    sys.stdout.write(
+        f"overhead    median {statistics.median(seconds):.3f} s a launch of one cell, engine time taken out  "
+        f"({min(seconds):.3f} to {max(seconds):.3f} s, {len(seconds)} launches)\n"
+    )
+    if worst > LIMIT:
+        sys.stdout.write(f"an error is above {LIMIT:.0%}: this machine is busy, or its timer is coarse\n")
+        raise typer.Exit(EXIT_FAILED)
+
+
+if __name__ == "__main__":
+    typer.run(harness)

@@ -1,0 +1,74 @@
+"""Every cell that was reached ends with one verdict, whoever could still speak."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench_core.contract import layout
+from bench_core.contract.outcome import Outcome, Verdict
+from bench_core.drive.collect import judge, read_verdict, write_record
+from bench_core.drive.launcher import Ended
+
+CELLS = ["null.scripted.b1", "null.scripted.b4", "null.scripted.b16"]
+
+
+def _ended(code: int, *, oom: bool = False, said: str = "") -> Ended:
+    return Ended(code, oom, said, 0.0, 1.0)
+
+
+def _tell(run: Path, cell: str, outcome: Outcome, *, result: bool = False) -> None:
+    folder = layout.cell_folder(run, cell)
+    folder.mkdir(parents=True)
+    write_record(folder / layout.OUTCOME_FILE, Verdict(outcome=outcome, judged_by="worker"))
+    if result:
+        (folder / layout.RESULT_FILE).write_text("{}", encoding="utf-8")
+
+
+def test_the_workers_verdicts_stand(tmp_path: Path) -> None:
+    for cell in CELLS:
+        _tell(tmp_path, cell, Outcome.OK, result=True)
+    assert [v.outcome for v in judge(tmp_path, CELLS, _ended(0)).values()] == [Outcome.OK] * 3
+
+
+def test_ok_without_a_result_is_no_verdict(tmp_path: Path) -> None:
+    _tell(tmp_path, CELLS[0], Outcome.OK)
+    assert read_verdict(tmp_path, CELLS[0]) is None
+
+
+def test_a_truncated_verdict_is_none(tmp_path: Path) -> None:
+    _tell(tmp_path, CELLS[0], Outcome.OK, result=True)
+    path = layout.cell_folder(tmp_path, CELLS[0]) / layout.OUTCOME_FILE
+    path.write_text(path.read_text(encoding="utf-8")[:20], encoding="utf-8")
+    assert read_verdict(tmp_path, CELLS[0]) is None
+
+
+@pytest.mark.parametrize(
+    ("ended", "outcome", "cause"),
+    [
+        (_ended(137, oom=True), Outcome.KILLED, "memory limit"),
+        (_ended(137), Outcome.KILLED, "from outside"),
+        (_ended(-9), Outcome.KILLED, "from outside"),
+        (_ended(139), Outcome.CRASHED, "139"),
+        (_ended(0), Outcome.CRASHED, "left no verdict"),
+        (_ended(2, said="noise\nerror: no such thing\nhint: look\n"), Outcome.BAD_SPEC, "no such thing"),
+    ],
+)
+def test_a_box_that_died_is_judged_from_outside(tmp_path: Path, ended: Ended, outcome: Outcome, cause: str) -> None:
+    """Only the cell in hand is charged; the cells after it are left to a fresh box."""
+    _tell(tmp_path, CELLS[0], Outcome.OK, result=True)
+    layout.cell_folder(tmp_path, CELLS[1]).mkdir()
+    verdicts = judge(tmp_path, CELLS, ended)
+    assert list(verdicts) == CELLS[:2]
+    assert verdicts[CELLS[1]].outcome is outcome
+    assert cause in verdicts[CELLS[1]].cause
+    assert verdicts[CELLS[1]].judged_by == "driver"
+    assert read_verdict(tmp_path, CELLS[1]) == verdicts[CELLS[1]]
+    assert (layout.cell_folder(tmp_path, CELLS[1]) / layout.LOG_FILE).is_file()
+
+
+def test_a_box_that_never_began_is_the_end_of_all_its_cells(tmp_path: Path) -> None:
+    verdicts = judge(tmp_path, CELLS, _ended(125))
+    assert list(verdicts) == CELLS
+    assert {v.outcome for v in verdicts.values()} == {Outcome.CRASHED}

@@ -1,0 +1,110 @@
+"""A request becomes exactly the cells that it names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench_core.contract.errors import BadInput
+from bench_core.drive.catalogue import Catalogue
+from bench_core.drive.plan import make_plan
+from bench_core.drive.request import Suite
+
+IMAGE = """
+name: {name}
+title: {name}
+adapter: adapter:A
+batching: native
+token_times: live
+devices: [{devices}]
+packages: []
+converts: {{{converts}}}
+variants:
+  fast: {{artifact: {artifact}, default: true}}
+  exact: {{artifact: hf}}
+"""
+
+
+@pytest.fixture
+def catalogue(tmp_path: Path) -> Catalogue:
+    """Two images that run on both devices, one on a GPU alone."""
+    for name, devices, artifact, converts in (
+        ("alpha", "cuda, cpu", "a-int8", "a-int8: 'c:f'"),
+        ("beta", "cuda, cpu", "hf", ""),
+        ("gamma", "cuda", "a-int8", ""),
+    ):
+        folder = tmp_path / name
+        folder.mkdir()
+        text = IMAGE.format(name=name, devices=devices, artifact=artifact, converts=converts)
+        (folder / "image.yaml").write_text(text, encoding="utf-8")
+    return Catalogue(tmp_path)
+
+
+def _cells(suite: Suite, catalogue: Catalogue, device: str = "cpu") -> list[str]:
+    return [cell.cell for cell in make_plan(suite, catalogue, device).cells]  # type: ignore[arg-type]
+
+
+def test_all_images_at_their_defaults_leave_out_what_does_not_run_here(catalogue: Catalogue) -> None:
+    plan = make_plan(Suite(batch_sizes=(4, 1)), catalogue, "cpu")
+    assert [cell.cell for cell in plan.cells] == ["alpha.fast.b1", "alpha.fast.b4", "beta.fast.b1", "beta.fast.b4"]
+    assert plan.left_out == ("gamma does not run on cpu",)
+    assert plan.artifacts == ("a-int8",)
+
+
+def test_a_bare_variant_counts_for_every_image_that_has_it(catalogue: Catalogue) -> None:
+    suite = Suite(images=("alpha", "beta"), variants=("exact",), batch_sizes=(1,))
+    assert _cells(suite, catalogue) == ["alpha.exact.b1", "beta.exact.b1"]
+
+
+def test_an_image_without_a_named_variant_runs_its_default(catalogue: Catalogue) -> None:
+    suite = Suite(images=("alpha", "beta"), variants=("alpha.exact", "alpha.fast"), batch_sizes=(1,))
+    assert _cells(suite, catalogue) == ["alpha.exact.b1", "alpha.fast.b1", "beta.fast.b1"]
+
+
+def test_all_variants(catalogue: Catalogue) -> None:
+    suite = Suite(images=("beta",), variants=("all",), batch_sizes=(1,))
+    assert _cells(suite, catalogue) == ["beta.fast.b1", "beta.exact.b1"]
+
+
+def test_a_named_image_that_does_not_run_here_is_refused(catalogue: Catalogue) -> None:
+    with pytest.raises(BadInput, match="gamma does not run on cpu"):
+        make_plan(Suite(images=("gamma",)), catalogue, "cpu")
+
+
+def test_an_artifact_is_made_by_the_image_that_says_so(catalogue: Catalogue) -> None:
+    assert catalogue.maker_of("a-int8").name == "alpha"
+    with pytest.raises(BadInput, match="no image makes"):
+        catalogue.maker_of("a-int4")
+
+
+def test_a_folder_whose_manifest_has_another_name_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "one"
+    folder.mkdir()
+    text = IMAGE.format(name="two", devices="cpu", artifact="hf", converts="")
+    (folder / "image.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(BadInput, match="is not the folder's"):
+        Catalogue(tmp_path)
+
+
+def test_suite_files_of_the_repository_are_whole_and_run(tmp_path: Path) -> None:
+    """Every file under suites/ is valid and plans cells on a GPU host."""
+    root = Path(__file__).resolve().parents[2]
+    suites = sorted((root / "suites").glob("*.yaml"))
+    assert {path.name for path in suites} >= {"demo.yaml", "study.yaml"}
+    for path in suites:
+        assert make_plan(Suite.load(path), Catalogue(), "cuda").cells
+
+
+def test_the_study_is_the_study() -> None:
+    """suites/study.yaml holds the protocol of the study that the suite reproduces."""
+    suite = Suite.load(Path(__file__).resolve().parents[2] / "suites" / "study.yaml")
+    assert suite.batch_sizes == (1, 4, 16, 64)
+    assert (suite.samples, suite.max_new_tokens, suite.length, suite.warmup_batches) == (6000, 200, "natural", 1)
+    assert (suite.dataset, suite.split) == ("roneneldan/TinyStories", "validation")
+
+
+def test_the_image_named_null_needs_no_quotes_in_a_suite_file(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text("images: [null, transformers]\n", encoding="utf-8")
+    assert Suite.load(path).images == ("null", "transformers")
