@@ -50,7 +50,7 @@ _NAME = re.compile(NAME_PATTERN)
 
 def is_name(text: str) -> bool:
     """Whether the text can stand as one component of a path on every system: lower case, no separator, at most 64."""
-    return bool(_NAME.match(text)) and ".." not in text
+    return bool(_NAME.fullmatch(text)) and ".." not in text
 
 
 def slug(text: str) -> str:

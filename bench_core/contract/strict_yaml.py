@@ -55,7 +55,8 @@ def parse(text: str, origin: str) -> Document:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise BadInput(f"{origin}:{line}: {error.problem or error.context or 'not YAML'}") from error
-    except (yaml.YAMLError, ValueError, RecursionError, OverflowError, TypeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError, OverflowError, TypeError, LookupError, AttributeError) as error:
+        # A scalar that is not what its tag says (`!!bool perhaps`) makes PyYAML's constructors fail in any of these.
         raise BadInput(f"{origin}: not readable as YAML: {' '.join(str(error).split())[:200]}") from error
     finally:
         if loader is not None:

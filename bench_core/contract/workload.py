@@ -35,6 +35,8 @@ class Workload(Record):
             raise ValueError("a prompt has no token")
         if any(min(prompt) < 0 for prompt in self.prompts):
             raise ValueError("a token id is negative")
+        if any(max(prompt) >= 2**31 for prompt in self.prompts):
+            raise ValueError("a token id has more than 31 bits")
         if any(len(prompt) > self.max_prompt_tokens for prompt in self.prompts):
             raise ValueError("a prompt is longer than max_prompt_tokens")
         if prompts_sha256(self.prompts) != self.digest:

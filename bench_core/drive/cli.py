@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from click.exceptions import Abort, ClickException
 from pydantic import ValidationError
 
 from bench_core import __version__
@@ -180,8 +179,8 @@ def main() -> None:
         code = typer.main.get_command(app).main(prog_name="python -m bench_core.drive", standalone_mode=False)
     except BadInput as error:
         refuse(error)
-    except ClickException as error:
+    except typer.TyperException as error:
         refuse(BadInput(error.format_message(), "see --help"))
-    except (Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         sys.exit(EXIT_INTERRUPTED)
     sys.exit(code or EXIT_OK)

@@ -43,7 +43,7 @@ def overhead_s(launch_s: float, metrics: CellMetrics) -> float:
 
 
 def read(launch_s: float, metrics: CellMetrics, ttft_s: float, tpot_s: float, new_tokens: int) -> Reading:
-    """Compares a cell with its script; throughput follows from the other two.
+    """Compares a cell with its script: medians over rows, and the throughput that follows from the script.
 
     Raises:
         BadInput: the cell has no token times.
@@ -53,8 +53,8 @@ def read(launch_s: float, metrics: CellMetrics, ttft_s: float, tpot_s: float, ne
     rows_per_batch = metrics.rows / metrics.batches
     expected_tok_s = rows_per_batch * new_tokens / (ttft_s + (new_tokens - 1) * tpot_s)
     return Reading(
-        ttft_error=metrics.ttft_s.mean / ttft_s - 1,
-        tpot_error=metrics.tpot_s.mean / tpot_s - 1,
+        ttft_error=metrics.ttft_s.median / ttft_s - 1,
+        tpot_error=metrics.tpot_s.median / tpot_s - 1,
         throughput_error=metrics.output_throughput_tok_s / expected_tok_s - 1,
         overhead_s=overhead_s(launch_s, metrics),
     )

@@ -29,9 +29,8 @@ from bench_core.drive.progress import Display, SilentDisplay, make_display
 from bench_core.drive.request import Request
 from bench_core.prepare.disk import readable, require_free
 from bench_core.prepare.model import ModelPlan, ModelRequest, plan_model, prepare_model
-from bench_core.prepare.sources import Selection, texts
 from bench_core.prepare.tokenizer import load_tokenizer
-from bench_core.prepare.workload import WorkloadRequest, prepare_workload, require_fit
+from bench_core.prepare.workload import WorkloadRequest, prepare_workload, require_fit, survey_workload
 
 DEFAULT_MAX_PROMPT_TOKENS = 1024
 _PLAIN_WIDTH = 120  # of the table where standard output is no terminal
@@ -158,13 +157,10 @@ class Session:
         """Looks at model, dataset and disk before anything is written."""
         suite = self._request.suite
         model_plan = plan_model(self._model_request(), self._request.models)
-        if suite.dataset == "embedded" or Path(suite.dataset).exists():
-            selection = Selection(suite.dataset, suite.split, suite.text_column, suite.samples)
-            found = sum(1 for text in texts(selection, self._request.data, lambda _line: None) if text.strip())
-            if suite.samples is None or found < suite.samples:
-                self._require_batches(found)
-        if suite.samples is not None:
-            self._require_batches(suite.samples)
+        found = survey_workload(self._workload_request(suite.max_prompt_tokens or DEFAULT_MAX_PROMPT_TOKENS))
+        prompts = found if found is not None else suite.samples
+        if prompts is not None:
+            self._require_batches(prompts)
         to_make = [artifact for artifact, maker in makers.items() if self._missing(artifact, maker, model_plan)]
         for_conversion = sum(conversion_bytes(artifact, self._weights_bytes(model_plan)) for artifact in to_make)
         require_free(
@@ -182,10 +178,18 @@ class Session:
             return sum(path.stat().st_size for path in Path(self._request.suite.model).glob("*.safetensors"))
         return model_plan.bytes_expected or 0
 
+    def _workload_request(self, max_prompt_tokens: int) -> WorkloadRequest:
+        suite = self._request.suite
+        return WorkloadRequest(
+            dataset=suite.dataset,
+            split=suite.split,
+            text_column=suite.text_column,
+            samples=suite.samples,
+            max_prompt_tokens=max_prompt_tokens,
+        )
+
     def _require_batches(self, prompts: int) -> None:
         largest = max(self._request.suite.batch_sizes)
-        if prompts == 0:
-            raise BadInput(f"{self._request.suite.dataset}: no prompt in this dataset", "give one that holds some text")
         if largest > prompts:
             raise BadInput(
                 f"batch size {largest} needs at least {largest} prompts, there are {prompts}",
@@ -203,15 +207,8 @@ class Session:
                 f"--max-new-tokens {suite.max_new_tokens} leaves no room for a prompt in the context of {model.name}, "
                 f"{model.context_length} tokens"
             )
-        wanted = WorkloadRequest(
-            dataset=suite.dataset,
-            split=suite.split,
-            text_column=suite.text_column,
-            samples=suite.samples,
-            max_prompt_tokens=limit,
-        )
         tokenizer = load_tokenizer(model_folder / layout.HF_ARTIFACT)
-        path, workload = prepare_workload(wanted, tokenizer, request.data, display.note)
+        path, workload = prepare_workload(self._workload_request(limit), tokenizer, request.data, display.note)
         require_fit(workload, model, suite.max_new_tokens)
         self._require_batches(len(workload.prompts))
         return Prepared(model, model_folder, workload, path)

@@ -7,9 +7,11 @@ loopback interface for as long as the build takes, and the build uses the host's
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import http.server
 import os
+import tempfile
 import threading
 import zlib
 from collections.abc import Iterator
@@ -35,6 +37,22 @@ class _QuietHandler(http.server.SimpleHTTPRequestHandler):
 @contextlib.contextmanager
 def package_source() -> Iterator[PackageSource]:
     """What pip is told in builds, from this process's environment; serves local folders while it is open."""
+    with _one_build_at_a_time(), _package_source() as source:
+        yield source
+
+
+@contextlib.contextmanager
+def _one_build_at_a_time() -> Iterator[None]:
+    """Builds of this user wait for each other: a second one would have to serve the same folder at another address,
+    which the layer cache takes for another source."""
+    path = Path(tempfile.gettempdir()) / f"llm-bench-build-{os.getuid()}.lock"
+    with path.open("w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def _package_source() -> Iterator[PackageSource]:
     arguments = {name: os.environ[name] for name in _PASSED_ON if os.environ.get(name)}
     places = os.environ.get("PIP_FIND_LINKS", "").split()
     folders = [place for place in places if Path(place).is_dir()]

@@ -15,15 +15,24 @@ from bench_core.contract.spec import CellSpec
 from bench_core.worker.files import sync_folder, write_atomically
 
 
+def refuse_if_measured(run_folder: Path, spec: CellSpec) -> None:
+    """A complete cell is never measured over.
+
+    Raises:
+        BadInput: it has a result.
+    """
+    if (layout.cell_folder(run_folder, spec.cell_id) / layout.RESULT_FILE).exists():
+        raise BadInput(f"{spec.cell_id} is already measured in {run_folder.name}", "choose another --run-id")
+
+
 class CellWriter:
     """Writes a cell's files; ``result.json`` and ``outcome.json`` come last and whole."""
 
     def __init__(self, run_folder: Path, spec: CellSpec) -> None:
         self.spec = spec
         self.folder = layout.cell_folder(run_folder, spec.cell_id)
+        refuse_if_measured(run_folder, spec)
         self.folder.mkdir(parents=True, exist_ok=True)
-        if (self.folder / layout.RESULT_FILE).exists():
-            raise BadInput(f"{spec.cell_id} is already measured in {run_folder.name}", "choose another --run-id")
         for name in layout.CELL_FILES:
             (self.folder / name).unlink(missing_ok=True)
         write_atomically(self.folder / layout.SPEC_FILE, spec.to_json())

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import NoReturn
@@ -16,6 +18,7 @@ from bench_core.contract.errors import BadInput, first_line
 from bench_core.contract.outcome import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, Outcome
 from bench_core.contract.record import Record, Scalar
 from bench_core.contract.spec import MeasureProtocol
+from bench_core.worker.cell_writer import refuse_if_measured
 from bench_core.worker.convert import convert
 from bench_core.worker.files import write_atomically
 from bench_core.worker.job import Job
@@ -40,9 +43,21 @@ def positive(text: str) -> int:
     return value
 
 
+def up_to(limit: int) -> Callable[[str], int]:
+    """A reader of whole numbers from 1 to a limit, the same limit as in the spec."""
+
+    def read(text: str) -> int:
+        value = positive(text)
+        if value > limit:
+            raise argparse.ArgumentTypeError(f"{text!r} is more than {limit}")
+        return value
+
+    return read
+
+
 def batch_size_list(text: str) -> list[int]:
     """``16`` or ``1,4,16``."""
-    return [positive(part.strip()) for part in text.split(",")]
+    return [up_to(65536)(part.strip()) for part in text.split(",")]
 
 
 def option(text: str) -> tuple[str, Scalar]:
@@ -54,15 +69,16 @@ def option(text: str) -> tuple[str, Scalar]:
 
 
 def scalar(text: str) -> Scalar:
-    """A value from a command line: ``true``, ``false``, ``null``, a whole number, a number, else text."""
+    """A value from a command line: ``true``, ``false``, ``null``, a whole number, a finite number, else text."""
     words: dict[str, Scalar] = {"true": True, "false": False, "null": None}
     if text in words:
         return words[text]
     for kind in (int, float):
         try:
-            return kind(text)
+            value = kind(text)
         except ValueError:
             continue
+        return text if isinstance(value, float) and not math.isfinite(value) else value
     return text
 
 
@@ -91,8 +107,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="replaces an option of the variant",
     )
     how = parser.add_argument_group("how")
-    how.add_argument("--warmup-batches", type=positive, default=1, metavar="N")
-    how.add_argument("--latency-batches", type=positive, default=3, metavar="N", help="where token callbacks cost")
+    how.add_argument("--warmup-batches", type=up_to(1000), default=1, metavar="N")
+    how.add_argument("--latency-batches", type=up_to(1000), default=3, metavar="N", help="where token callbacks cost")
     how.add_argument("--max-batches", type=positive, metavar="N", help="measured batches (default: whole workload)")
     where = parser.add_argument_group("where")
     where.add_argument("--model-folder", metavar="NAME", help="under the models folder (default: prepared last)")
@@ -162,6 +178,8 @@ def _measure(resolver: Resolver, run_id: str | None) -> int:
     standalone = run_id is None
     name = run_id or f"{datetime.now(timezone.utc):%Y%m%dt%H%M%Sz}-{resolver.manifest.name}"
     request, workload = resolver.measure_request(name)
+    for spec in request.cells:
+        refuse_if_measured(request.run_folder, spec)
     try:
         request.run_folder.mkdir(parents=True, exist_ok=True)
         if not os.access(request.run_folder, os.W_OK):

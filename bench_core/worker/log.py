@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from typing import BinaryIO
@@ -61,5 +62,7 @@ class EngineLog:
                 self._lost_bytes += len(piece) - len(piece[:room])
                 kept = piece[:room]
             if kept:
-                self._echo.write(kept)
-                self._echo.flush()
+                # Draining goes on if nobody reads the echo any more: else the engine would hang in its own print.
+                with contextlib.suppress(OSError, ValueError):
+                    self._echo.write(kept)
+                    self._echo.flush()

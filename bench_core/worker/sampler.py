@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from pathlib import Path
@@ -22,11 +23,12 @@ def descendants(pid: int) -> list[int]:
     while open_pids:
         current = open_pids.pop()
         found.append(current)
-        for task in Path(f"/proc/{current}/task").glob("*"):
-            try:
-                open_pids.extend(int(child) for child in (task / "children").read_text().split())
-            except OSError:
-                continue  # the thread or process has ended meanwhile
+        # A process or thread may end at any moment while it is looked at; it then has no children here.
+        with contextlib.suppress(OSError):
+            for task in os.listdir(f"/proc/{current}/task"):
+                with contextlib.suppress(OSError):
+                    children = Path(f"/proc/{current}/task/{task}/children").read_text().split()
+                    open_pids.extend(int(child) for child in children)
     return found
 
 

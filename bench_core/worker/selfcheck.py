@@ -7,8 +7,10 @@ declaration.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import math
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -18,11 +20,12 @@ from typing import Any
 
 from bench_core.contract.adapter import Adapter, Decoding, Describes, Device, Scores
 from bench_core.contract.errors import first_line
-from bench_core.contract.events import Arrivals
+from bench_core.contract.events import Arrivals, EndEvent
 from bench_core.contract.manifest import Manifest
+from bench_core.contract.outcome import Outcome
 from bench_core.contract.spec import CellSpec
 from bench_core.contract.workload import Workload
-from bench_core.worker.clock import monotonic_ns
+from bench_core.worker.clock import monotonic_ns, seconds
 from bench_core.worker.guard import PromptRefused, check_arrivals, check_prompts, checked_outputs
 from bench_core.worker.image import load_adapter
 from bench_core.worker.job import Channel, CheckEvent, Job
@@ -74,6 +77,7 @@ class Bench:
             self.adapter.close()
         self.adapter, self._shape = None, None
         gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)  # glibc keeps freed heap; only what an engine still holds may count
 
     def generate(
         self, prompts: Sequence[Sequence[int]], new_tokens: int = NEW_TOKENS, eos: tuple[int, ...] = ()
@@ -221,6 +225,7 @@ def close_frees_memory(bench: Bench) -> None:
     allowed = max(_FREED_SLACK_BYTES, artifact_bytes // 10)
     gpu = GpuReader(bench.spec.gpu_uuid) if bench.spec.gpu_uuid else None
     readings: list[tuple[int, int]] = []
+    bench.close()  # the model of the earlier checks: a device that holds one must be enough
     for _ in range(3):
         bench.load()
         bench.generate(bench.three()[:1])
@@ -256,13 +261,14 @@ CHECKS: tuple[Check, ...] = (
 
 
 def run(job: Job, channel: Channel) -> None:
-    """Runs all checks on the image of a job and reports each."""
+    """Runs all checks on the image of a job, reports each, and says when all are done."""
     manifest = Manifest.load(job.image_folder)
     bench = Bench(job, manifest, job.cells[0], Workload.read(job.workload))
     _watch_writes(bench.written)
     for check in CHECKS:
         channel.send(judge(check, bench))
     bench.close()
+    channel.send(EndEvent(t_s=seconds(monotonic_ns()), outcome=Outcome.OK))
 
 
 def judge(check: Check, bench: Bench) -> CheckEvent:
@@ -302,13 +308,15 @@ def _own_rss_bytes() -> int:
 
 def _watch_writes(written: list[str]) -> None:
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        if event != "open" or len(arguments) < 2:
+        if event != "open":
             return
-        path, mode = arguments[0], arguments[1]
-        if not isinstance(path, str) or not isinstance(mode, str) or not set(mode) & set("wax+"):
+        path, mode, flags = arguments  # open() tells a mode and flags, os.open() flags alone
+        writes = bool(set(mode) & set("wax+")) if isinstance(mode, str) else bool(flags & (os.O_WRONLY | os.O_RDWR))
+        if not writes or not isinstance(path, str | bytes):
             return
-        absolute = str(Path(path).absolute())
-        if not absolute.startswith(_MAY_WRITE):
+        absolute = str(Path(os.fsdecode(path)).absolute())
+        allowed = f"{absolute}/".startswith(_MAY_WRITE)  # unnamed temporary files are opened by their folder's name
+        if not allowed and "/__pycache__/" not in absolute:  # which is Python's own, where an image does not forbid it
             written.append(absolute)
 
     sys.addaudithook(hook)

@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 from pydantic import ValidationError
 
-from bench_core.contract.events import BatchEvent, CellEnded, EndEvent, PhaseEvent, Progress
+from bench_core.contract.events import BatchEvent, CellEnded, EndEvent, PhaseEvent, Progress, StartEvent
 from bench_core.contract.outcome import Outcome, Verdict
 from bench_core.contract.record import Record
 from bench_core.contract.spec import CellSpec
@@ -194,13 +194,15 @@ class _Session:
 
     def _take(self, message: Record) -> None:
         telemetry = self._sampler.take()
+        if isinstance(message, StartEvent):  # the first line of a log; what was sampled until then stands below it
+            self._record(message)
         if telemetry is not None:
             self._record(telemetry)
         if isinstance(message, BeginCell):
             self._begin(message.cell)
         elif isinstance(message, EndEvent):
             self._end(message)
-        else:
+        elif not isinstance(message, StartEvent):
             self._record(message)
             self._follow_phase(message)
 
@@ -289,13 +291,15 @@ def run_self_check(job: Job) -> list[CheckEvent]:
     """Runs the contract suite in an engine process; a process that dies adds a failed check that says so."""
     engine = EngineHandle(job, sys.stderr.buffer)
     checks: list[CheckEvent] = []
+    complete = False
     for line in engine.events:
         message = parse_message(line)
         if isinstance(message, CheckEvent):
             checks.append(message)
+        complete = isinstance(message, EndEvent)
         engine.acknowledge()
     code = engine.finish()
-    if code != 0:
+    if code != 0 or not complete:
         detail = f"the engine's process ended with code {code} after {len(checks)} checks"
         checks.append(CheckEvent(name="survives", outcome="failed", detail=detail))
     return checks

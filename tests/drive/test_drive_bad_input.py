@@ -175,3 +175,10 @@ def test_a_dry_run_writes_nothing(drive: Drive, tmp_path: Path) -> None:
     assert called.code == 0, called.err
     assert list(tmp_path.iterdir()) == []
     assert "to convert: ct2-int8" in called.out
+
+
+@pytest.mark.parametrize("arguments", [("--samples", "0"), ("--samples", "x"), ("--nonsense",), ("stray",)])
+def test_what_the_command_line_itself_refuses_reads_the_same(
+    drive: Drive, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    _refused(drive, tmp_path, *arguments)

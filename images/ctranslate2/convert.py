@@ -1,0 +1,92 @@
+"""Converts a Hugging Face folder to CTranslate2, weights stored as the artifact's name says (``ct2-<type>``)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import transformers
+from ctranslate2.converters import TransformersConverter
+
+from bench_core.contract.adapter import Conversion
+from bench_core.contract.errors import BadInput
+
+_PREFIX = "ct2-"
+_TYPES = ("float32", "float16", "bfloat16", "int8", "int8_float32", "int8_float16", "int8_bfloat16")
+
+
+class _NamedIds:
+    """Stands in for the model's tokenizer: every id has a name of its own.
+
+    The engine takes tokens by name. Only ids cross the contract, and a real tokenizer may give one name to two ids or
+    have fewer or more of them than the model has embeddings. Only what converters ask of a tokenizer is here.
+    """
+
+    chat_template = None
+    special_tokens_map: Mapping[str, str] = {}
+
+    def __init__(self, size: int, bos_token_id: int | None, eos_token_id: int | None) -> None:
+        self._size = size
+        # The engine insists on names for these three; generation names its own end of sequence.
+        self.unk_token_id = 0
+        self.unk_token = self.pad_token = _name(0)
+        self.bos_token = _name(bos_token_id or 0)
+        self.eos_token = _name(eos_token_id or 0)
+
+    def get_vocab(self) -> dict[str, int]:
+        return {_name(token_id): token_id for token_id in range(self._size)}
+
+    def convert_ids_to_tokens(self, token_id: int) -> str:
+        return _name(token_id)
+
+    def convert_tokens_to_ids(self, token: str) -> int:
+        return self.get_vocab()[token]
+
+
+class _OfflineConverter(TransformersConverter):  # type: ignore[misc]  # ctranslate2 ships no types
+    """Reads safetensors of a local folder and gives tokens the names of their ids."""
+
+    _named_ids: _NamedIds
+
+    def load_model(self, model_class: Any, model_name_or_path: str, **kwargs: Any) -> Any:
+        model = super().load_model(
+            model_class, model_name_or_path, local_files_only=True, use_safetensors=True, **kwargs
+        )
+        config = model.config
+        self._named_ids = _NamedIds(
+            model.get_input_embeddings().num_embeddings, _first(config.bos_token_id), _first(config.eos_token_id)
+        )
+        return model
+
+    def load_tokenizer(self, tokenizer_class: Any, model_name_or_path: str, **kwargs: Any) -> Any:  # noqa: ARG002
+        return self._named_ids
+
+
+def to_ct2(conversion: Conversion) -> Mapping[str, str]:
+    """Writes ``model.bin``, ``config.json`` and ``vocabulary.json`` (the name of each id, in order).
+
+    Raises:
+        BadInput: the artifact's name does not tell a type of weights.
+    """
+    quantization = conversion.artifact.removeprefix(_PREFIX)
+    if not conversion.artifact.startswith(_PREFIX) or quantization not in _TYPES:
+        raise BadInput(
+            f"{conversion.artifact} is no artifact of CTranslate2", f"{_PREFIX} followed by {', '.join(_TYPES)}"
+        )
+    torch.set_num_threads(conversion.device.threads)
+    transformers.utils.logging.disable_progress_bar()
+    converter = _OfflineConverter(str(conversion.source), low_cpu_mem_usage=True)
+    # The target exists and is empty; force lets the engine replace it.
+    converter.convert(str(conversion.target), quantization=quantization, force=True)
+    return {"quantization": quantization, "vocabulary": "synthetic names of ids"}
+
+
+def _name(token_id: int) -> str:
+    return f"<id_{token_id}>"
+
+
+def _first(value: int | list[int] | None) -> int | None:
+    if isinstance(value, list):
+        return value[0] if value else None
+    return value

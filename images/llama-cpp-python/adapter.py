@@ -1,0 +1,358 @@
+"""llama.cpp: every prompt a sequence of its own, all sequences of a step in one ``llama_decode``."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import llama_cpp as lib
+import numpy as np
+import numpy.typing as npt
+
+from bench_core.contract.adapter import Completion, Decoding, Device, TokenSink, Variant
+from bench_core.contract.outcome import Outcome
+from bench_core.contract.record import Scalar
+
+Ids = npt.NDArray[np.int32]
+Logits = npt.NDArray[np.float32]
+
+_FLASH_ATTENTION = {
+    "auto": lib.LLAMA_FLASH_ATTN_TYPE_AUTO,
+    "enabled": lib.LLAMA_FLASH_ATTN_TYPE_ENABLED,
+    "disabled": lib.LLAMA_FLASH_ATTN_TYPE_DISABLED,
+}
+_KV_TYPES = {"f16": lib.GGML_TYPE_F16, "f32": lib.GGML_TYPE_F32, "q8_0": lib.GGML_TYPE_Q8_0}
+_DEFAULTS: dict[str, Scalar] = {
+    "file_type": None,  # what the GGUF must be, as in LLAMA_FTYPE_*; anything where None
+    "flash_attention": "auto",
+    "kv_type": "f16",
+    "n_ubatch": 512,  # tokens in one piece of device work; llama.cpp's own default
+}
+
+# ggml.h's log levels; the binding does not name them.
+_DEBUG, _WARN, _ERROR = 1, 3, 4
+
+_FLASH_ATTENTION_CHOSEN = r"Flash Attention.* (enabled|disabled)"  # said where the option is auto
+_OUT_OF_MEMORY = re.compile(r"out of memory|failed to allocate|unable to allocate|cudaMalloc failed|bad_alloc", re.I)
+_UNSUPPORTED = re.compile(r"unknown model architecture|unsupported|not supported|no kernel image|requires", re.I)
+_DECODE_ERRORS = {1: "no room in the KV cache", 2: "aborted", -1: "invalid batch", -2: "allocation or compute failed"}
+
+
+class EngineError(RuntimeError):
+    """llama.cpp said no: it returns null or a code, and its reason stands in its log."""
+
+    def __init__(self, what: str, outcome: Outcome | None, reason: str = "") -> None:
+        super().__init__(f"{what}: {reason}" if reason else what)
+        self.outcome = outcome
+
+
+class _Log:
+    """The engine's last lines, in place of its chatter on stderr.
+
+    One for the whole process: the library keeps the callback's address as long as it lives.
+    """
+
+    def __init__(self) -> None:
+        self._lines: deque[tuple[int, str]] = deque(maxlen=2000)
+        self._callback = lib.llama_log_callback(self._take)
+        lib.llama_log_set(self._callback, None)
+
+    def _take(self, level: int, text: bytes, _data: int | None) -> None:
+        if level != _DEBUG:
+            self._lines.append((level, text.decode("utf-8", "replace")))
+
+    def clear(self) -> None:
+        self._lines.clear()
+
+    def text(self) -> str:
+        """All lines since the last ``clear``; a line may have come in pieces."""
+        return "".join(text for _, text in self._lines)
+
+    def errors(self) -> str:
+        """Errors and warnings in one line, the last at the front."""
+        return " <- ".join(" ".join(text.split()) for level, text in reversed(self._lines) if level in (_WARN, _ERROR))[
+            :600
+        ]
+
+
+_LOG = _Log()
+
+
+class _TokenBatch:
+    """A ``llama_batch`` over arrays of ours, so that a step is filled by array operations and not token by token."""
+
+    def __init__(self, capacity: int) -> None:
+        self._token = np.zeros(capacity, np.int32)
+        self._position = np.zeros(capacity, np.int32)
+        self._sequence = np.zeros(capacity, np.int32)
+        self._output = np.zeros(capacity, np.int8)
+        self._sequences_per_token = np.ones(capacity, np.int32)
+        places = self._sequence.ctypes.data + np.arange(capacity, dtype=np.uint64) * self._sequence.itemsize
+        self._sequence_pointers = places.astype(np.uint64)
+        self._batch = lib.llama_batch(
+            n_tokens=0,
+            token=_pointer(self._token, lib.llama_token),
+            embd=None,
+            pos=_pointer(self._position, lib.llama_pos),
+            n_seq_id=_pointer(self._sequences_per_token, ctypes.c_int32),
+            seq_id=_pointer(self._sequence_pointers, ctypes.POINTER(lib.llama_seq_id)),
+            logits=_pointer(self._output, ctypes.c_int8),
+        )
+
+    def of(self, tokens: Any, positions: Any, sequences: Any, outputs: Any) -> Any:
+        """The batch of these tokens; ``outputs`` is 1 where logits are wanted. Scalars stand for all tokens."""
+        n = len(tokens)
+        self._token[:n] = tokens
+        self._position[:n] = positions
+        self._sequence[:n] = sequences
+        self._output[:n] = outputs
+        self._batch.n_tokens = n
+        return self._batch
+
+
+def _pointer(array: npt.NDArray[Any], kind: Any) -> Any:
+    return ctypes.cast(array.ctypes.data, ctypes.POINTER(kind))
+
+
+class LlamaCppAdapter:
+    """Greedy decoding of a batch of sequences with llama.cpp's C interface.
+
+    Each sequence has a KV stream of its own (``kv_unified`` off, as in llama-batched-bench). llama.cpp makes one piece
+    of work of sequences with consecutive ids and equally many tokens; hence prompts take their sequence ids in the
+    order of falling length, and a row that ends hands its id to the last one.
+    """
+
+    def __init__(self) -> None:
+        self._model: Any = None
+        self._context: Any = None
+
+    def load(self, artifact: Path, variant: Variant, device: Device) -> None:
+        """Reads the GGUF of the artifact's folder, all layers onto the GPU if there is one."""
+        self._options, self._device = _checked(variant.options), device
+        self._ubatch = int(self._options["n_ubatch"])
+        self._prepared = ""
+        _LOG.clear()
+        lib.llama_backend_init()
+        if device.kind == "cuda" and not lib.llama_supports_gpu_offload():
+            raise EngineError("this build of llama.cpp finds no GPU", Outcome.UNSUPPORTED, _LOG.errors())
+        params = lib.llama_model_default_params()
+        params.n_gpu_layers = -1 if device.kind == "cuda" else 0
+        self._model = lib.llama_model_load_from_file(str(_gguf(artifact)).encode(), params)
+        if not self._model:
+            raise _failure("the model was not loaded", Outcome.OOM_LOAD, Outcome.LOAD_FAILED)
+        self._check_file_type(variant)
+        self._loaded = _LOG.text()
+        self._vocabulary = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(self._model))
+
+    def prepare(self, batch_size: int, max_prompt_tokens: int, max_new_tokens: int) -> None:
+        """Makes a context with a KV stream of the cell's longest row for each sequence."""
+        limit = lib.llama_max_parallel_sequences()
+        if batch_size > limit:
+            raise EngineError(f"{batch_size} sequences at a time; llama.cpp takes {limit}", Outcome.UNSUPPORTED)
+        self._free_context()
+        _LOG.clear()
+        self._context = self._new_context(batch_size, max_prompt_tokens + max_new_tokens, batch_size)
+        self._prepared = _LOG.text()
+        self._memory = lib.llama_get_memory(self._context)
+        self._batch = _TokenBatch(lib.llama_n_batch(self._context))
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], decoding: Decoding, on_tokens: TokenSink
+    ) -> Sequence[Completion]:
+        """Prefills prompt by prompt in groups, then one ``llama_decode`` per step over the rows still alive."""
+        lib.llama_memory_clear(self._memory, False)
+        rows = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))  # the row of each sequence
+        positions = np.array([len(prompts[row]) for row in rows], np.int32)
+        produced: list[list[int]] = [[] for _ in prompts]
+        tokens = self._prefill(prompts, rows, on_tokens)
+        for remaining in range(decoding.max_new_tokens - 1, -1, -1):
+            for row, token in zip(rows, tokens.tolist(), strict=True):
+                produced[row].append(token)
+            if decoding.eos_token_ids:
+                tokens, positions, rows = self._retire(tokens, positions, rows, decoding.eos_token_ids)
+            if not rows or not remaining:
+                break
+            tokens = _greedy(self._decode(self._context, self._batch.of(tokens, positions, np.arange(len(rows)), 1)))
+            positions += 1
+            on_tokens.step(rows)
+        return [Completion(ids) for ids in produced]
+
+    def score(self, token_ids: Sequence[int]) -> Sequence[float]:
+        """Log-probabilities (nats) of all tokens but the first, in a context of their own."""
+        context = self._new_context(1, len(token_ids), self._ubatch)
+        try:
+            batch = _TokenBatch(lib.llama_n_batch(context))
+            ids = np.asarray(token_ids, np.int32)
+            step = lib.llama_n_ubatch(context)
+            scores: list[float] = []
+            for start in range(0, len(ids) - 1, step):
+                piece = ids[start : start + step]
+                logits = self._decode(context, batch.of(piece, np.arange(start, start + len(piece)), 0, 1))
+                targets = ids[start + 1 : start + 1 + len(piece)]
+                scores.extend(_log_probabilities(logits[: len(targets)], targets))
+            return scores
+        finally:
+            lib.llama_free(context)
+
+    def describe(self) -> Mapping[str, str]:
+        """How it runs, in the engine's own words."""
+        types = re.findall(r"- type +(\w+): +(\d+) tensors", self._loaded)
+        return {
+            "system_info": " ".join(lib.llama_print_system_info().decode().split()),
+            "tensor_types": ", ".join(f"{name} {count}" for name, count in types),
+            "gpu_layers": _said(r"offloaded (\d+/\d+) layers", self._loaded, "0"),
+            "flash_attention": _said(_FLASH_ATTENTION_CHOSEN, self._prepared, self._options["flash_attention"]),
+            "kv_type": self._options["kv_type"],
+            "context_tokens_per_sequence": _said(r"n_ctx_seq += (\d+)", self._prepared, "none yet"),
+            "ubatch_tokens": _said(r"n_ubatch += (\d+)", self._prepared, "none yet"),
+        }
+
+    def memory(self) -> Mapping[str, int]:
+        """Bytes of the KV streams, and of what the last batch left in them."""
+        sizes = re.findall(r"KV buffer size = +([\d.]+) MiB", self._prepared)
+        reserved = int(sum(float(size) for size in sizes) * 2**20)
+        last = (lib.llama_memory_seq_pos_max(self._memory, s) for s in range(lib.llama_n_seq_max(self._context)))
+        return {
+            "reserved_bytes": reserved,
+            "used_bytes": reserved * sum(position + 1 for position in last) // lib.llama_n_ctx(self._context),
+        }
+
+    def classify(self, error: BaseException) -> Outcome | None:
+        """The outcome that an error of this adapter carries."""
+        return error.outcome if isinstance(error, EngineError) else None
+
+    def close(self) -> None:
+        """Frees context and model."""
+        self._free_context()
+        if self._model:
+            lib.llama_model_free(self._model)
+        self._model = None
+        lib.llama_backend_free()
+
+    def _check_file_type(self, variant: Variant) -> None:
+        wanted = self._options["file_type"]
+        found = lib.llama_model_ftype(self._model)
+        if wanted is not None and found != getattr(lib, f"LLAMA_FTYPE_{wanted}"):
+            name = (lib.llama_ftype_name(found) or b"?").decode()
+            raise EngineError(f"variant {variant.name} wants {wanted}, the file is {name}", Outcome.LOAD_FAILED)
+
+    def _new_context(self, sequences: int, tokens_each: int, outputs: int) -> Any:
+        params = lib.llama_context_default_params()
+        params.n_seq_max = sequences
+        params.n_ctx = sequences * (tokens_each + -tokens_each % 256)
+        params.n_ubatch = self._ubatch
+        params.n_batch = max(params.n_ubatch, tokens_each, sequences)
+        params.n_outputs_max = outputs  # otherwise the device keeps logits for a whole piece of work
+        params.n_threads = params.n_threads_batch = self._device.threads
+        params.flash_attn_type = _FLASH_ATTENTION[self._options["flash_attention"]]
+        params.type_k = params.type_v = _KV_TYPES[self._options["kv_type"]]
+        params.offload_kqv = self._device.kind == "cuda"
+        params.kv_unified = False
+        params.no_perf = True
+        context = lib.llama_init_from_model(self._model, params)
+        if not context:
+            raise _failure("no context was made", Outcome.OOM_KV, None)
+        return context
+
+    def _free_context(self) -> None:
+        if self._context:
+            lib.llama_free(self._context)
+        self._context = None
+
+    def _prefill(self, prompts: Sequence[Sequence[int]], rows: Sequence[int], on_tokens: TokenSink) -> Ids:
+        """The first token of each sequence. Whole prompts share a call as long as they fit into one piece of work."""
+        tokens = np.empty(len(rows), np.int32)
+        for first, end in _groups([len(prompts[row]) for row in rows], lib.llama_n_ubatch(self._context)):
+            group = [np.asarray(prompts[row], np.int32) for row in rows[first:end]]
+            lengths = [len(prompt) for prompt in group]
+            output = np.zeros(sum(lengths), np.int8)
+            output[np.cumsum(lengths) - 1] = 1
+            positions = np.concatenate([np.arange(length) for length in lengths])
+            batch = self._batch.of(np.concatenate(group), positions, np.repeat(np.arange(first, end), lengths), output)
+            tokens[first:end] = _greedy(self._decode(self._context, batch, end - first))
+            on_tokens.step(rows[first:end])
+        return tokens
+
+    def _decode(self, context: Any, batch: Any, outputs: int | None = None) -> Logits:
+        """Runs one batch and waits for it: logits of its outputs in the order of the batch, valid until the next."""
+        code = lib.llama_decode(context, batch)
+        if code:
+            outcome = Outcome.OOM_KV if code in (1, -2) else Outcome.GENERATE_FAILED
+            raise EngineError(f"llama_decode: {_DECODE_ERRORS.get(code, code)}", outcome, _LOG.errors())
+        shape = (batch.n_tokens if outputs is None else outputs, self._vocabulary)
+        return np.ctypeslib.as_array(lib.llama_get_logits(context), shape=shape)
+
+    def _retire(self, tokens: Ids, positions: Ids, rows: list[int], ends: Sequence[int]) -> tuple[Ids, Ids, list[int]]:
+        """Takes ended rows out of the batch; the last sequences move into the gaps, so that ids stay consecutive."""
+        ended = np.isin(tokens, ends)
+        alive, place = len(rows), list(range(len(rows)))
+        for gap in np.flatnonzero(ended).tolist():
+            while alive > gap and ended[alive - 1]:
+                alive -= 1
+                lib.llama_memory_seq_rm(self._memory, alive, -1, -1)
+            if alive <= gap:
+                break
+            alive -= 1
+            lib.llama_memory_seq_rm(self._memory, gap, -1, -1)
+            lib.llama_memory_seq_cp(self._memory, alive, gap, -1, -1)
+            lib.llama_memory_seq_rm(self._memory, alive, -1, -1)
+            place[gap] = alive
+        kept = place[:alive]
+        return tokens[kept], positions[kept], [rows[place] for place in kept]
+
+
+def _groups(lengths: Sequence[int], limit: int) -> Iterator[tuple[int, int]]:
+    """Cuts sequences into runs (first, end) of at most ``limit`` tokens, or of a single longer prompt."""
+    first, total = 0, 0
+    for index, length in enumerate(lengths):
+        if index > first and total + length > limit:
+            yield first, index
+            first, total = index, 0
+        total += length
+    yield first, len(lengths)
+
+
+def _greedy(logits: Logits) -> Ids:
+    chosen: Ids = np.argmax(logits, axis=1).astype(np.int32)
+    return chosen
+
+
+def _log_probabilities(logits: Logits, targets: Ids) -> list[float]:
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    chosen = shifted[np.arange(len(targets)), targets]
+    return [float(value) for value in chosen - np.log(np.exp(shifted).sum(axis=1))]
+
+
+def _checked(options: Mapping[str, Scalar]) -> dict[str, Any]:
+    """The options with defaults filled in; an unknown name or value is refused before anything is loaded."""
+    merged: dict[str, Any] = {**_DEFAULTS, **options}
+    known = {"flash_attention": _FLASH_ATTENTION, "kv_type": _KV_TYPES}
+    unknown = [name for name in merged if name not in _DEFAULTS]
+    unknown += [f"{name}: {merged[name]}" for name, values in known.items() if merged[name] not in values]
+    if unknown:
+        raise EngineError(f"unknown options {', '.join(unknown)}; known: {', '.join(_DEFAULTS)}", Outcome.BAD_SPEC)
+    return merged
+
+
+def _said(pattern: str, log: str, otherwise: str) -> str:
+    found = re.search(pattern, log)
+    return found[1] if found else otherwise
+
+
+def _gguf(artifact: Path) -> Path:
+    """The GGUF of an artifact's folder; of a split one the first part, which names the others."""
+    files = sorted(artifact.glob("*.gguf"))
+    if not files or (len(files) > 1 and "-00001-of-" not in files[0].name):
+        raise EngineError(f"expected one GGUF in {artifact.name}, found {len(files)}", Outcome.LOAD_FAILED)
+    return files[0]
+
+
+def _failure(what: str, out_of_memory: Outcome, otherwise: Outcome | None) -> EngineError:
+    reason = _LOG.errors()
+    if _OUT_OF_MEMORY.search(reason):
+        return EngineError(what, out_of_memory, reason)
+    return EngineError(what, Outcome.UNSUPPORTED if _UNSUPPORTED.search(reason) else otherwise, reason)

@@ -1,0 +1,98 @@
+"""GGUF files from a Hugging Face folder: llama.cpp's own converter, then llama.cpp's own quantiser."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gguf
+import llama_cpp
+import torch
+from conversion import ModelBase, ModelType, get_model_architecture, get_model_class
+
+from bench_core.contract.adapter import Conversion
+from bench_core.contract.errors import BadInput
+
+_FLOATS = {
+    "f32": gguf.LlamaFileType.ALL_F32,
+    "f16": gguf.LlamaFileType.MOSTLY_F16,
+    "bf16": gguf.LlamaFileType.MOSTLY_BF16,
+}
+_QUANTISED = {
+    "q8_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0,
+    "q4_k_m": llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_K_M,
+    "q2_k": llama_cpp.LLAMA_FTYPE_MOSTLY_Q2_K,
+}
+
+
+def to_gguf(conversion: Conversion) -> Mapping[str, str]:
+    """Writes ``model.gguf`` of the type that the artifact's name ends with; memory stays at a few tensors.
+
+    Facts: how many tensors of each type the file really has. Rows that do not fill a block of a k-quant (256 values)
+    fall back to a type with smaller blocks, or to f16; that shows there.
+
+    Raises:
+        BadInput: an architecture that llama.cpp's converter does not know.
+        RuntimeError: llama.cpp refused to quantise; its reason is on stderr.
+    """
+    kind = conversion.artifact.removeprefix("gguf-")
+    target = conversion.target / "model.gguf"
+    if kind in _FLOATS:
+        _write_float(conversion.source, target, kind)
+        return {"tensor_types": _tensor_types(target)}
+    stored = _stored_type(conversion.source)
+    whole = conversion.target / f"{stored}.gguf"
+    _write_float(conversion.source, whole, stored)
+    _quantise(whole, target, _QUANTISED[kind], conversion.device.threads)
+    whole.unlink()
+    return {"tensor_types": _tensor_types(target), "quantised_from": stored}
+
+
+def _write_float(source: Path, target: Path, kind: str) -> None:
+    hparams = ModelBase.load_hparams(source, False)
+    architecture = get_model_architecture(hparams, ModelType.TEXT)
+    try:
+        model_class = get_model_class(architecture)
+    except NotImplementedError as error:
+        raise BadInput(f"llama.cpp's converter does not know the architecture {architecture}") from error
+    with torch.inference_mode():
+        model = model_class(source, _FLOATS[kind], target, model_name="model")
+        model.set_vocab = lambda: _no_vocabulary(model)
+        model.write()
+
+
+def _no_vocabulary(model: Any) -> None:
+    """Only token ids cross the suite, so any tokenizer will do: the file names the vocabulary's size and no words."""
+    model.gguf_writer.add_tokenizer_model("none")
+    size_key = gguf.Keys.LLM.VOCAB_SIZE.format(arch=model.gguf_writer.arch)
+    if size_key not in model.gguf_writer.kv_data[0]:
+        model.gguf_writer.add_vocab_size(model.find_hparam(["vocab_size"]))
+
+
+def _stored_type(source: Path) -> str:
+    """The type that holds the checkpoint's weights without loss: of its widest tensor."""
+    dtypes: set[str] = set()
+    for path in source.glob("*.safetensors"):
+        with path.open("rb") as stream:
+            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+        dtypes |= {entry["dtype"] for name, entry in header.items() if name != "__metadata__"}
+    if dtypes == {"BF16"}:
+        return "bf16"
+    return "f16" if dtypes == {"F16"} else "f32"
+
+
+def _quantise(source: Path, target: Path, file_type: int, threads: int) -> None:
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype = file_type
+    params.nthread = threads
+    if llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params)):
+        raise RuntimeError("llama.cpp did not quantise the model; its reason is in the log")
+
+
+def _tensor_types(path: Path) -> str:
+    counts = Counter(tensor.tensor_type.name for tensor in gguf.GGUFReader(path).tensors)
+    return ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))

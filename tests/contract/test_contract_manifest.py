@@ -1,0 +1,163 @@
+"""``image.yaml``: every promise about an image is checked when it is read, and a mistake is named by line and key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench_core.contract.errors import BadInput
+from bench_core.contract.manifest import Manifest
+
+TEXT = """\
+name: engine-x
+title: Engine X
+adapter: adapter:EngineX
+batching: native
+token_times: live
+devices: [cuda, cpu]
+packages: [engine-x]
+converts: {x-int8: convert:to_x}
+variants:
+  int8:
+    artifact: x-int8
+    devices: [cuda]
+    default: true
+    options: {kernel: fast, level: 3}
+  float32:
+    artifact: hf
+    title: 32-bit
+    default: true
+    reference: true
+  slow: {artifact: hf, devices: [cpu]}
+"""
+
+
+def load(folder: Path, text: str = TEXT) -> Manifest:
+    (folder / "image.yaml").write_text(text, encoding="utf-8")
+    return Manifest.load(folder)
+
+
+def changed(old: str, new: str) -> str:
+    assert TEXT.count(old) == 1, f"{old!r} does not stand once in the manifest of this test"
+    return TEXT.replace(old, new)
+
+
+def refusal(folder: Path, text: str) -> BadInput:
+    with pytest.raises(BadInput) as caught:
+        load(folder, text)
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+def test_a_good_manifest_is_read_with_its_defaults(tmp_path: Path) -> None:
+    manifest = load(tmp_path)
+    assert manifest.variants["int8"].options == {"kernel": "fast", "level": 3}
+    assert manifest.base == "base"
+    assert not manifest.convert_target
+    assert manifest.known_failures == ()
+    assert manifest.variants["float32"].reference
+    assert not manifest.variants["int8"].reference
+
+
+def test_the_first_default_of_a_device_counts(tmp_path: Path) -> None:
+    manifest = load(tmp_path)
+    assert manifest.default_variant("cuda") == "int8"
+    assert manifest.default_variant("cpu") == "float32"
+    assert manifest.variants_on("cuda") == ("int8", "float32")
+    assert manifest.variants_on("cpu") == ("float32", "slow")
+
+
+def test_a_device_that_the_image_lacks_has_no_variant_and_no_default(tmp_path: Path) -> None:
+    manifest = load(tmp_path, changed("devices: [cuda, cpu]", "devices: [cpu]"))
+    assert manifest.variants_on("cuda") == ()
+    with pytest.raises(BadInput) as caught:
+        manifest.default_variant("cuda")
+    assert (caught.value.cause, caught.value.hint) == ("image engine-x does not run on cuda", "it runs on cpu")
+
+
+def test_overrides_replace_and_add_options_of_one_call_only(tmp_path: Path) -> None:
+    manifest = load(tmp_path)
+    variant = manifest.variant("int8", {"level": 9, "extra": True})
+    assert variant.name == "int8"
+    assert variant.artifact == "x-int8"
+    assert variant.options == {"kernel": "fast", "level": 9, "extra": True}
+    assert manifest.variant("int8").options == {"kernel": "fast", "level": 3}
+
+
+def test_an_unknown_variant_is_refused_with_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(BadInput) as caught:
+        load(tmp_path).variant("int4")
+    assert caught.value.cause == "image engine-x has no variant 'int4'"
+    assert caught.value.hint == "variants: int8, float32, slow"
+
+
+def test_a_row_is_named_by_engine_and_variant(tmp_path: Path) -> None:
+    manifest = load(tmp_path)
+    assert manifest.label("int8") == "Engine X int8"
+    assert manifest.label("float32") == "Engine X 32-bit"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "where"),
+    [
+        ("name: engine-x", "name: Engine X", ":1: name: "),
+        ("name: engine-x", "name: ../x", ":1: name: "),
+        ("title: Engine X", "title: ''", ":2: title: a title is one printable line"),
+        ("title: Engine X", f"title: {'x' * 61}", ":2: title: a title is one printable line"),
+        ("title: Engine X", 'title: "two\\nlines"', ":2: title: a title is one printable line"),
+        ("adapter: adapter:EngineX", "adapter: adapter", ":3: adapter: "),
+        ("adapter: adapter:EngineX", "adapter: os.path:join", ":3: adapter: "),
+        ("batching: native", "batching: sometimes", ":4: batching: "),
+        ("token_times: live", "token_times: guessed", ":5: token_times: "),
+        ("devices: [cuda, cpu]", "devices: [cuda, tpu]", ":6: devices.1: "),
+        ("devices: [cuda, cpu]", "devices: []", ":6: devices: "),
+        ("packages: [engine-x]", "packages: engine-x", ":7: packages: "),
+        ("{x-int8: convert:to_x}", "{X Int8: convert:to_x}", ":8: converts.X Int8"),
+        ("{x-int8: convert:to_x}", "{x-int8: to_x}", ":8: converts.x-int8: "),
+        ("    title: 32-bit", "    titel: 32-bit", ":17: variants.float32.titel: Extra"),
+        ("{kernel: fast, level: 3}", "{kernel: [fast]}", ":14: variants.int8.options.kernel"),
+        ("    reference: true", "    reference: perhaps", ":19: variants.float32.reference: "),
+        ("  slow: {artifact: hf, devices: [cpu]}", "  slow: {artifact: hf, speed: 1}", ":20: variants.slow.speed: "),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_named_by_file_line_and_key(tmp_path: Path, old: str, new: str, where: str) -> None:
+    cause = refusal(tmp_path, changed(old, new)).cause
+    assert cause.startswith(f"{tmp_path}/image.yaml{where}")
+
+
+def test_every_device_needs_a_default_variant(tmp_path: Path) -> None:
+    text = changed("    title: 32-bit\n    default: true\n", "    title: 32-bit\n")
+    assert "no variant is the default on cpu" in refusal(tmp_path, text).cause
+
+
+def test_a_default_on_another_device_is_no_default_here(tmp_path: Path) -> None:
+    text = changed("    title: 32-bit\n    default: true\n", "    title: 32-bit\n    devices: [cpu]\n")
+    assert "no variant is the default on cpu" in refusal(tmp_path, text).cause
+
+
+def test_a_convert_target_without_converters_is_refused(tmp_path: Path) -> None:
+    without = changed("converts: {x-int8: convert:to_x}", "convert_target: true")
+    assert "convert_target is set but nothing is converted" in refusal(tmp_path, without).cause
+    assert load(tmp_path, TEXT + "convert_target: true\n").convert_target
+
+
+def test_a_known_failure_needs_a_reason_in_words(tmp_path: Path) -> None:
+    declared = TEXT + "known_failures:\n  - check: eos_stop\n    reason: because\n"
+    assert f"{tmp_path}/image.yaml:23: known_failures.0.reason: " in refusal(tmp_path, declared).cause
+    good = load(tmp_path, declared.replace("because", "the engine stops a token late"))
+    assert good.known_failures[0].variants == ()
+
+
+def test_an_unknown_key_is_answered_with_the_known_ones(tmp_path: Path) -> None:
+    error = refusal(tmp_path, TEXT + "adaptor: x\n")
+    assert error.cause.startswith(f"{tmp_path}/image.yaml:21: adaptor: ")
+    assert "adapter" in error.hint
+
+
+def test_a_folder_without_a_readable_manifest_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="cannot be read"):
+        Manifest.load(tmp_path)
+    (tmp_path / "image.yaml").write_bytes(b"name: \xff\xfe\n")
+    with pytest.raises(BadInput, match="cannot be read"):
+        Manifest.load(tmp_path)

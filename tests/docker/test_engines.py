@@ -1,0 +1,91 @@
+"""Every real engine, in its own container, on a real model and real stories."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Run
+
+from bench_core.contract import layout
+from bench_core.contract.events import BatchEvent, parse_events
+from bench_core.contract.outcome import Verdict
+from bench_core.drive.catalogue import Catalogue
+from bench_core.drive.plan import make_plan
+from bench_core.drive.request import Suite
+
+pytestmark = [pytest.mark.docker, pytest.mark.engines]
+
+NEW_TOKENS = 64
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Models and data that the tests of this module share, so that nothing is converted twice."""
+    root = tmp_path_factory.mktemp("engines")
+    return {"models": root / "models", "data": root / "data"}
+
+
+def _real(material: Path) -> tuple[str, ...]:
+    stories = material / "tinystories_valid_1000.jsonl"
+    return ("--model", str(material / "stories260k-hf"), "--dataset", str(stories))
+
+
+def test_every_engine_measures_every_batch_size(
+    run: Run, tmp_path: Path, material: Path, kept: dict[str, Path]
+) -> None:
+    """All images at their defaults on stories260k: every cell ends `ok`, and the report has every row."""
+    size = ("--samples", "32", "--batch-sizes", "1,4,16", "--max-new-tokens", str(NEW_TOKENS))
+    done = run("--images", "all", *_real(material), *size, "--run-id", "mine", **kept)
+    assert done.returncode == 0, done.stdout + done.stderr
+    cells = make_plan(Suite(batch_sizes=(1, 4, 16)), Catalogue(), "cpu").cells
+    assert len({cell.image for cell in cells}) >= 4
+    for cell in cells:
+        folder = layout.cell_folder(tmp_path / "results" / "mine", cell.cell)
+        assert Verdict.read(folder / layout.OUTCOME_FILE).outcome.value == "ok", cell.cell
+    report = (tmp_path / "results" / "mine" / layout.REPORT_FILE).read_text(encoding="utf-8")
+    assert all(cell.label in report for cell in cells)
+
+
+def test_engines_agree_on_the_text(run: Run, tmp_path: Path, material: Path, kept: dict[str, Path]) -> None:
+    """32-bit variants of three engines write the same 64 tokens for 16 stories at batch size 1, and nearly so at 4."""
+    done = run(
+        "--images", "transformers,ctranslate2,llama-cpp-python", "--variants", "fp32,float32,f32",
+        *_real(material), "--samples", "16", "--batch-sizes", "1,4", "--max-new-tokens", str(NEW_TOKENS),
+        "--run-id", "mine", **kept,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    cells = tmp_path / "results" / "mine"
+    for batch_size, least in ((1, 16), (4, 15)):
+        texts = {
+            name: _outputs(layout.cell_folder(cells, f"{name}.b{batch_size}"))
+            for name in ("transformers.fp32", "ctranslate2.float32", "llama-cpp-python.f32")
+        }
+        reference = texts["transformers.fp32"]
+        assert len(reference) == 16
+        for name, outputs in texts.items():
+            same = sum(outputs[row] == reference[row] for row in reference)
+            assert same >= least, f"{name} at batch size {batch_size}: {same} of 16 equal"
+
+
+def _outputs(folder: Path) -> dict[int, tuple[int, ...]]:
+    """Prompt index to output ids of the measured batches."""
+    with (folder / layout.EVENTS_FILE).open("rb") as stream:
+        batches: Iterator[BatchEvent] = (e for e in parse_events(stream, "events") if isinstance(e, BatchEvent))
+        return {
+            prompt: output
+            for batch in batches
+            if batch.phase == "measure"
+            for prompt, output in zip(batch.prompts, batch.outputs, strict=True)
+        }
+
+
+def test_the_contract_suite_passes_for_every_variant(run: Run, material: Path, kept: dict[str, Path]) -> None:
+    """Every variant of every image that runs on a CPU; a failure is either declared in image.yaml or a defect."""
+    size = ("--samples", "8", "--batch-sizes", "1", "--max-new-tokens", "16")
+    done = run("--images", "all", "--variants", "all", *_real(material), *size, "--self-check", **kept)
+    assert done.returncode == 0, done.stdout + done.stderr
+    titles = {job.title for job in make_plan(Suite(variants=("all",)), Catalogue(), "cpu").jobs}
+    for title in titles:
+        assert f"{title}  forced_length: passed" in done.stdout
