@@ -3,6 +3,7 @@
 # packages, with this machine's certificates. Does nothing where a base image is at hand or can be had.
 # usage: docker/local-os.sh      (needs root and debootstrap to make one)
 set -euo pipefail
+cd "$(dirname "$0")/.."
 tag=llm-bench/os:cpu
 public=debian:bookworm-slim
 
@@ -28,4 +29,7 @@ if [ -d /usr/local/share/ca-certificates ]; then
     cp -a /usr/local/share/ca-certificates "$folder/usr/local/share/"
 fi
 tar -C "$folder" -c . | docker import - "$tag" >/dev/null
-echo "$tag is made"
+if ! grep -qs '^BENCH_CPU_BASE_IMAGE=' .env; then
+    echo "BENCH_CPU_BASE_IMAGE=$tag" >> .env          # for docker compose; the driver finds the image by itself
+fi
+echo "$tag is made, and .env names it for docker compose"

@@ -63,6 +63,10 @@ class DockerLauncher:
         """Builds the image where needed."""
         return self._builder.ensure(image, target, device, tell)
 
+    def ensure_services(self, device: DeviceKind, tell: Callable[[str], None]) -> list[str]:
+        """Builds the preparing service of compose.yaml."""
+        return [self._builder.ensure_service("prepare", device, tell)]
+
     def run(self, launch: Launch, on_stdout: LineTaker) -> Ended:
         """One container's life."""
         started = time.monotonic()

@@ -76,6 +76,9 @@ class Launcher(Protocol):
             BadInput: it cannot be built; the cause is the build's last line.
         """
 
+    def ensure_services(self, device: DeviceKind, tell: Callable[[str], None]) -> list[str]:
+        """Builds what is no engine but runs in a box of its own when there is no driver; their references."""
+
     def run(self, launch: Launch, on_stdout: LineTaker) -> Ended:
         """Starts the worker, hands over its lines, waits for its end, clears away the box."""
 

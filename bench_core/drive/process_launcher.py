@@ -43,6 +43,10 @@ class ProcessLauncher:
         path = self._environments.ensure(image, target, device, tell)
         return ImageInfo(reference=path.name, id="pins:" + self._environments.identity(image, target, device))
 
+    def ensure_services(self, device: DeviceKind, tell: Callable[[str], None]) -> list[str]:  # noqa: ARG002
+        """None: the host's own Python prepares."""
+        return []
+
     def run(self, launch: Launch, on_stdout: LineTaker) -> Ended:
         """One worker's life."""
         device: DeviceKind = "cuda" if launch.gpu else "cpu"

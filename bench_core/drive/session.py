@@ -147,6 +147,8 @@ class Session:
                 if image.manifest.converts:
                     info = launcher.ensure(image, "convert", plan.device, display.detail)
                     display.note(f"image {info.reference} is ready")
+            for reference in launcher.ensure_services(plan.device, display.detail):
+                display.note(f"image {reference} is ready")
         return EXIT_OK
 
     def _model_request(self) -> ModelRequest:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import re
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,8 @@ from typing import Any
 import llama_cpp as lib
 import numpy as np
 import numpy.typing as npt
+from engine_log import LOG, EngineError, failure
+from token_batch import TokenBatch
 
 from bench_core.contract.adapter import Completion, Decoding, Device, TokenSink, Variant
 from bench_core.contract.outcome import Outcome
@@ -33,89 +33,8 @@ _DEFAULTS: dict[str, Scalar] = {
     "n_ubatch": 512,  # tokens in one piece of device work; llama.cpp's own default
 }
 
-# ggml.h's log levels; the binding does not name them.
-_DEBUG, _WARN, _ERROR = 1, 3, 4
-
 _FLASH_ATTENTION_CHOSEN = r"Flash Attention.* (enabled|disabled)"  # said where the option is auto
-_OUT_OF_MEMORY = re.compile(r"out of memory|failed to allocate|unable to allocate|cudaMalloc failed|bad_alloc", re.I)
-_UNSUPPORTED = re.compile(r"unknown model architecture|unsupported|not supported|no kernel image|requires", re.I)
 _DECODE_ERRORS = {1: "no room in the KV cache", 2: "aborted", -1: "invalid batch", -2: "allocation or compute failed"}
-
-
-class EngineError(RuntimeError):
-    """llama.cpp said no: it returns null or a code, and its reason stands in its log."""
-
-    def __init__(self, what: str, outcome: Outcome | None, reason: str = "") -> None:
-        super().__init__(f"{what}: {reason}" if reason else what)
-        self.outcome = outcome
-
-
-class _Log:
-    """The engine's last lines, in place of its chatter on stderr.
-
-    One for the whole process: the library keeps the callback's address as long as it lives.
-    """
-
-    def __init__(self) -> None:
-        self._lines: deque[tuple[int, str]] = deque(maxlen=2000)
-        self._callback = lib.llama_log_callback(self._take)
-        lib.llama_log_set(self._callback, None)
-
-    def _take(self, level: int, text: bytes, _data: int | None) -> None:
-        if level != _DEBUG:
-            self._lines.append((level, text.decode("utf-8", "replace")))
-
-    def clear(self) -> None:
-        self._lines.clear()
-
-    def text(self) -> str:
-        """All lines since the last ``clear``; a line may have come in pieces."""
-        return "".join(text for _, text in self._lines)
-
-    def errors(self) -> str:
-        """Errors and warnings in one line, the last at the front."""
-        return " <- ".join(" ".join(text.split()) for level, text in reversed(self._lines) if level in (_WARN, _ERROR))[
-            :600
-        ]
-
-
-_LOG = _Log()
-
-
-class _TokenBatch:
-    """A ``llama_batch`` over arrays of ours, so that a step is filled by array operations and not token by token."""
-
-    def __init__(self, capacity: int) -> None:
-        self._token = np.zeros(capacity, np.int32)
-        self._position = np.zeros(capacity, np.int32)
-        self._sequence = np.zeros(capacity, np.int32)
-        self._output = np.zeros(capacity, np.int8)
-        self._sequences_per_token = np.ones(capacity, np.int32)
-        places = self._sequence.ctypes.data + np.arange(capacity, dtype=np.uint64) * self._sequence.itemsize
-        self._sequence_pointers = places.astype(np.uint64)
-        self._batch = lib.llama_batch(
-            n_tokens=0,
-            token=_pointer(self._token, lib.llama_token),
-            embd=None,
-            pos=_pointer(self._position, lib.llama_pos),
-            n_seq_id=_pointer(self._sequences_per_token, ctypes.c_int32),
-            seq_id=_pointer(self._sequence_pointers, ctypes.POINTER(lib.llama_seq_id)),
-            logits=_pointer(self._output, ctypes.c_int8),
-        )
-
-    def of(self, tokens: Any, positions: Any, sequences: Any, outputs: Any) -> Any:
-        """The batch of these tokens; ``outputs`` is 1 where logits are wanted. Scalars stand for all tokens."""
-        n = len(tokens)
-        self._token[:n] = tokens
-        self._position[:n] = positions
-        self._sequence[:n] = sequences
-        self._output[:n] = outputs
-        self._batch.n_tokens = n
-        return self._batch
-
-
-def _pointer(array: npt.NDArray[Any], kind: Any) -> Any:
-    return ctypes.cast(array.ctypes.data, ctypes.POINTER(kind))
 
 
 class LlamaCppAdapter:
@@ -135,17 +54,17 @@ class LlamaCppAdapter:
         self._options, self._device = _checked(variant.options), device
         self._ubatch = int(self._options["n_ubatch"])
         self._prepared = ""
-        _LOG.clear()
+        LOG.clear()
         lib.llama_backend_init()
         if device.kind == "cuda" and not lib.llama_supports_gpu_offload():
-            raise EngineError("this build of llama.cpp finds no GPU", Outcome.UNSUPPORTED, _LOG.errors())
+            raise EngineError("this build of llama.cpp finds no GPU", Outcome.UNSUPPORTED, LOG.errors())
         params = lib.llama_model_default_params()
         params.n_gpu_layers = -1 if device.kind == "cuda" else 0
         self._model = lib.llama_model_load_from_file(str(_gguf(artifact)).encode(), params)
         if not self._model:
-            raise _failure("the model was not loaded", Outcome.OOM_LOAD, Outcome.LOAD_FAILED)
+            raise failure("the model was not loaded", Outcome.OOM_LOAD, Outcome.LOAD_FAILED)
         self._check_file_type(variant)
-        self._loaded = _LOG.text()
+        self._loaded = LOG.text()
         self._vocabulary = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(self._model))
 
     def prepare(self, batch_size: int, max_prompt_tokens: int, max_new_tokens: int) -> None:
@@ -154,11 +73,11 @@ class LlamaCppAdapter:
         if batch_size > limit:
             raise EngineError(f"{batch_size} sequences at a time; llama.cpp takes {limit}", Outcome.UNSUPPORTED)
         self._free_context()
-        _LOG.clear()
+        LOG.clear()
         self._context = self._new_context(batch_size, max_prompt_tokens + max_new_tokens, batch_size)
-        self._prepared = _LOG.text()
+        self._prepared = LOG.text()
         self._memory = lib.llama_get_memory(self._context)
-        self._batch = _TokenBatch(lib.llama_n_batch(self._context))
+        self._batch = TokenBatch(lib.llama_n_batch(self._context))
 
     def generate(
         self, prompts: Sequence[Sequence[int]], decoding: Decoding, on_tokens: TokenSink
@@ -185,7 +104,7 @@ class LlamaCppAdapter:
         """Log-probabilities (nats) of all tokens but the first, in a context of their own."""
         context = self._new_context(1, len(token_ids), self._ubatch)
         try:
-            batch = _TokenBatch(lib.llama_n_batch(context))
+            batch = TokenBatch(lib.llama_n_batch(context))
             ids = np.asarray(token_ids, np.int32)
             step = lib.llama_n_ubatch(context)
             scores: list[float] = []
@@ -212,7 +131,9 @@ class LlamaCppAdapter:
         }
 
     def memory(self) -> Mapping[str, int]:
-        """Bytes of the KV streams, and of what the last batch left in them."""
+        """Bytes of the KV streams, and of what the last batch left in them; nothing before ``prepare``."""
+        if not self._context:
+            return {}
         sizes = re.findall(r"KV buffer size = +([\d.]+) MiB", self._prepared)
         reserved = int(sum(float(size) for size in sizes) * 2**20)
         last = (lib.llama_memory_seq_pos_max(self._memory, s) for s in range(lib.llama_n_seq_max(self._context)))
@@ -255,7 +176,7 @@ class LlamaCppAdapter:
         params.no_perf = True
         context = lib.llama_init_from_model(self._model, params)
         if not context:
-            raise _failure("no context was made", Outcome.OOM_KV, None)
+            raise failure("no context was made", Outcome.OOM_KV, None)
         return context
 
     def _free_context(self) -> None:
@@ -282,7 +203,7 @@ class LlamaCppAdapter:
         code = lib.llama_decode(context, batch)
         if code:
             outcome = Outcome.OOM_KV if code in (1, -2) else Outcome.GENERATE_FAILED
-            raise EngineError(f"llama_decode: {_DECODE_ERRORS.get(code, code)}", outcome, _LOG.errors())
+            raise EngineError(f"llama_decode: {_DECODE_ERRORS.get(code, code)}", outcome, LOG.errors())
         shape = (batch.n_tokens if outputs is None else outputs, self._vocabulary)
         return np.ctypeslib.as_array(lib.llama_get_logits(context), shape=shape)
 
@@ -349,10 +270,3 @@ def _gguf(artifact: Path) -> Path:
     if not files or (len(files) > 1 and "-00001-of-" not in files[0].name):
         raise EngineError(f"expected one GGUF in {artifact.name}, found {len(files)}", Outcome.LOAD_FAILED)
     return files[0]
-
-
-def _failure(what: str, out_of_memory: Outcome, otherwise: Outcome | None) -> EngineError:
-    reason = _LOG.errors()
-    if _OUT_OF_MEMORY.search(reason):
-        return EngineError(what, out_of_memory, reason)
-    return EngineError(what, Outcome.UNSUPPORTED if _UNSUPPORTED.search(reason) else otherwise, reason)

@@ -13,6 +13,7 @@ import gguf
 import llama_cpp
 import torch
 from conversion import ModelBase, ModelType, get_model_architecture, get_model_class
+from engine_log import LOG
 
 from bench_core.contract.adapter import Conversion
 from bench_core.contract.errors import BadInput
@@ -37,7 +38,7 @@ def to_gguf(conversion: Conversion) -> Mapping[str, str]:
 
     Raises:
         BadInput: an architecture that llama.cpp's converter does not know.
-        RuntimeError: llama.cpp refused to quantise; its reason is on stderr.
+        RuntimeError: llama.cpp refused to quantise; with its reason.
     """
     kind = conversion.artifact.removeprefix("gguf-")
     target = conversion.target / "model.gguf"
@@ -90,7 +91,7 @@ def _quantise(source: Path, target: Path, file_type: int, threads: int) -> None:
     params.ftype = file_type
     params.nthread = threads
     if llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params)):
-        raise RuntimeError("llama.cpp did not quantise the model; its reason is in the log")
+        raise RuntimeError(f"llama.cpp did not quantise the model: {LOG.errors()}")
 
 
 def _tensor_types(path: Path) -> str:

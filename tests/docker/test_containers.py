@@ -150,3 +150,5 @@ def test_the_contract_suite_passes_on_a_new_image(docker_client: docker.DockerCl
         for path in sorted(folder.rglob("*"), reverse=True):
             path.unlink() if path.is_file() else path.rmdir()
         folder.rmdir()
+        for tag in {f"llm-bench/{folder.name}:cpu"} & {tag for i in docker_client.images.list() for tag in i.tags}:
+            docker_client.images.remove(tag)

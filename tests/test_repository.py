@@ -1,0 +1,134 @@
+"""What the repository promises of itself: files that must agree with each other."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench_core.drive import schema
+from bench_core.drive.catalogue import Catalogue
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCKERFILES = sorted(
+    [*ROOT.glob("docker/*.Dockerfile"), *ROOT.glob("images/*/Dockerfile"), *ROOT.glob("docker/template/Dockerfile")]
+)
+REQUIREMENTS = sorted([*ROOT.glob("docker/**/requirements*.txt"), *ROOT.glob("images/*/requirements*.txt")])
+PUBLISHED = sorted((ROOT / "results" / "published").glob("*/run.json"))
+
+
+def _tracked() -> list[Path]:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
+    return [ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+@pytest.mark.parametrize("path", schema.SCHEMAS, ids=lambda path: path.name)
+def test_schemas_are_those_of_the_code(path: Path) -> None:
+    assert path.read_text(encoding="utf-8") == schema.schema_text(path), "run `make schema`"
+
+
+def test_make_alone_lists_every_target_that_is_meant_for_people() -> None:
+    listed = subprocess.run(["make", "-s"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    targets = set(re.findall(r"^([a-z-]+) ", listed, re.MULTILINE))
+    phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert phony is not None
+    assert targets == set(phony[1].split())
+
+
+def test_commands_of_the_readme_exist() -> None:
+    """Every `make TARGET`, module and option that the README shows is there."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"\bmake ([a-z-]+)", readme):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    shown = set(re.findall(r"(--[a-z][a-z-]+)", readme)) - {"--rm", "--length"}
+    helps = [
+        subprocess.run(
+            [sys.executable, "-m", f"bench_core.{room}", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout
+        for room in ("drive", "worker", "report", "prepare")
+    ]
+    for option in shown:
+        assert any(option in text for text in helps), option
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_dockerfiles_build_with_every_builder_and_from_any_source(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert "--mount" not in text
+    assert "# syntax=" not in text
+    assert "<<" not in text
+    first = next(line for line in text.splitlines() if line and not line.startswith("#"))
+    assert first.startswith(("ARG BASE_IMAGE=", "ARG BUILD_IMAGE="))
+    assert "ARG BASE_IMAGE=" in text
+    assert not re.search(r"^FROM (?!\$\{)", text, re.MULTILINE), "every base is an argument"
+    for stage in re.split(r"^FROM ", text, flags=re.MULTILINE)[1:]:
+        if "pip install" in stage:
+            declared = set(re.findall(r"^ARG (\w+)$", stage, re.MULTILINE))
+            assert {"PIP_FIND_LINKS", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_NO_INDEX"} <= declared
+
+
+@pytest.mark.parametrize("image", list(Catalogue().names))
+def test_images_end_by_importing_what_they_installed(image: str) -> None:
+    """Each target's last step runs Python on the image's own modules; the entry point is the worker, without CMD."""
+    text = (ROOT / "images" / image / "Dockerfile").read_text(encoding="utf-8")
+    targets = [
+        stage for stage in re.split(r"^FROM ", text, flags=re.MULTILINE)[1:] if " AS build" not in stage.splitlines()[0]
+    ]
+    assert targets
+    for stage in targets:
+        steps = re.findall(r"^(RUN|COPY|ENV|ARG|ENTRYPOINT|CMD)\b((?:.*\\\n)*.*)", stage, re.MULTILINE)
+        assert steps[-1] == ("ENTRYPOINT", ' ["python", "-m", "bench_core.worker"]')
+        assert steps[-2][0] == "RUN"
+        assert re.search(r"import .*\b(adapter|convert)\b", steps[-2][1])
+        assert "CMD" not in {step[0] for step in steps}
+
+
+@pytest.mark.parametrize("path", REQUIREMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_requirements_are_exact_pins(path: Path) -> None:
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.strip() and not line.startswith("#"):
+            assert re.fullmatch(r"[A-Za-z0-9_.-]+(\[[a-z,]+\])?==[^\s;]+( ; .+)?", line.strip()), line
+
+
+def test_no_file_names_a_registry_or_this_machine() -> None:
+    """Packages come from wherever pip and apt are told; paths are relative. (The words are put together here, so that
+    this file does not hold them.)"""
+    words = ["py" + "pi.org", "python" + "hosted.org", "download." + "pytorch.org", "deb." + "debian.org"]
+    words += ["registry." + "npmjs", "/" + "work/", "/opt/" + "wheels", "/" + "root/"]
+    for path in _tracked():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+        for word in words:
+            assert word not in text, f"{path.relative_to(ROOT)} holds {word}"
+
+
+def test_nothing_large_is_tracked() -> None:
+    """No weights, wheels or libraries; a published run's files are small."""
+    for path in _tracked():
+        assert path.suffix not in {".whl", ".safetensors", ".gguf", ".bin", ".so", ".pt"}, path
+        assert path.stat().st_size < 5_000_000, path
+
+
+@pytest.mark.parametrize("record", PUBLISHED, ids=lambda path: path.parent.name)
+def test_published_reports_follow_from_their_raw_events(record: Path) -> None:
+    command = [sys.executable, "-m", "bench_core.report", str(record.parent), "--check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_table_of_the_readme_is_that_of_a_published_run() -> None:
+    """Not one number of the README's result was typed by hand."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    block = re.search(r"<!-- result: (\S+) -->\n(.*?)<!-- /result -->", readme, re.DOTALL)
+    assert block is not None
+    report = (ROOT / block[1] / "report.md").read_text(encoding="utf-8")
+    rows = [line for line in block[2].splitlines() if line.startswith("|")]
+    assert len(rows) > 4
+    for row in rows:
+        assert row in report, row
