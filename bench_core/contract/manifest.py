@@ -114,7 +114,7 @@ class Manifest(Record):
         """Reads ``image.yaml`` of an image's folder.
 
         Raises:
-            BadInput: missing or invalid, with file, line and key; or the name is not the folder's.
+            BadInput: missing or invalid, with file, line and key.
         """
         path = folder / layout.MANIFEST_FILE
         try:

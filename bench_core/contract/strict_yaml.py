@@ -34,7 +34,7 @@ class Document:
 
 
 def parse(text: str, origin: str) -> Document:
-    """Parses one YAML mapping with plain scalars, lists and mappings; anchors and aliases are refused.
+    """Parses one YAML mapping with plain scalars, lists and mappings; aliases are refused.
 
     Raises:
         BadInput: not YAML, too large (256 KiB), nested deeper than 20, an alias, a duplicate key, or not a mapping;

@@ -136,7 +136,7 @@ class ImageBuilder:
                 digest.update(path.read_bytes() + b"\0")
         for parent in parents:
             found = self._find(parent)
-            digest.update(f"{parent}={found.id if found is not None else 'absent'}\n".encode())
+            digest.update(f"{found.id if found is not None else 'absent'}\n".encode())
         digest.update(repr(sorted(extra.items())).encode())
         return digest.hexdigest()
 

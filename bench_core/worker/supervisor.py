@@ -178,6 +178,7 @@ class _Session:
         self._load_verdict: Verdict | None = None
         self._phase = "start"
         self._batches = 0
+        self._garbled = False
 
     def follow(self) -> None:
         """Takes messages until the engine's end of the pipe is closed."""
@@ -188,7 +189,10 @@ class _Session:
             try:
                 message = parse_message(line)
             except ValidationError:
-                continue  # an engine wrote to a descriptor that is not its own; the cell will miss the event
+                # Something wrote to a descriptor that is not its own: an event may be lost in it.
+                self._garbled = True
+                self._engine.process.kill()
+                return
             self._take(message)
             self._engine.acknowledge()
 
@@ -268,6 +272,8 @@ class _Session:
         if out_of_memory:
             outcome = Outcome.OOM_LOAD if loading else Outcome.OOM_KV
             cause = "the kernel ended the engine: the container's memory limit was reached"
+        elif self._garbled:
+            outcome, cause = Outcome.CRASHED, "the engine's process wrote something else than events to their pipe"
         elif self._supervisor.stopped:
             return _stopped(self._phase, exit_code)
         elif exit_code in (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT):

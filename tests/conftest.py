@@ -1,4 +1,4 @@
-"""Tests with real containers. Where a Docker engine could be started they fail without one; they never quietly skip."""
+"""The driver as a person calls it, in this process or through Docker, and the material that tests run on."""
 
 from __future__ import annotations
 
@@ -7,13 +7,45 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import docker
 import docker.errors
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from bench_core.drive import cli
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass
+class Called:
+    """What a call left."""
+
+    code: int
+    out: str
+    err: str
+
+
+Drive = Callable[..., Called]
+
+
+@pytest.fixture
+def drive(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Drive:
+    """Calls ``python -m bench_core.drive`` with results, data and models in ``tmp_path``."""
+
+    def call(*arguments: str, own_folders: bool = True) -> Called:
+        folders = [f"--{name}={tmp_path / name}" for name in ("results", "data", "models")] if own_folders else []
+        monkeypatch.setattr(sys, "argv", ["drive", *arguments, *folders])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        captured = capfd.readouterr()
+        code = ended.value.code
+        return Called(code if isinstance(code, int) else 0, captured.out, captured.err)
+
+    return call
 
 
 @pytest.fixture(scope="session")
