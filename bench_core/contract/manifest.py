@@ -56,6 +56,7 @@ class Manifest(Record):
         False, description="converters live in the build target `convert` (requirements.convert.txt), not in `measure`"
     )
     variants: dict[Name, VariantEntry] = Field(min_length=1)
+    ranked: bool = Field(True, description="false for an engine that is no engine: in tables, not in the comparison")
     known_failures: tuple[KnownFailure, ...] = ()
     notes: str = Field("", description="what a reader of the table should know: an old pin and why, for example")
 

@@ -20,6 +20,7 @@ class PlannedCell(Record):
     variant: str
     batch_size: int
     label: str
+    ranked: bool = Field(True, description="compared with the others; a scripted engine is not")
 
 
 class HostInfo(Record):

@@ -39,6 +39,7 @@ class CellSpec(Record):
     label: str = Field(description="the row's name in tables")
     batching: Literal["native", "sequential"]
     token_times: Literal["live", "engine", "separate", "none"]
+    ranked: bool = True
     batch_size: int = Field(ge=1, le=65536)
     device: DeviceKind
     gpu_uuid: str | None = None

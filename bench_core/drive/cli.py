@@ -49,10 +49,10 @@ def drive(
     length: Annotated[
         str | None, typer.Option(help="forced (exactly that many new tokens) or natural  [default: forced]")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cuda or cpu.")] = "auto",
+    device: Annotated[str | None, typer.Option(help="auto, cuda or cpu  [default: auto]")] = None,
     gpus: Annotated[str | None, typer.Option(help="Indices or UUIDs, or all  [default: the first]")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of every engine  [default: all]")] = None,
-    launcher: Annotated[str, typer.Option(help="auto, docker or process.")] = "auto",
+    launcher: Annotated[str | None, typer.Option(help="auto, docker or process  [default: auto]")] = None,
     warmup_batches: Annotated[int | None, typer.Option(min=1, help="Discarded batches of each cell.")] = None,
     max_batches: Annotated[
         int | None, typer.Option(min=1, help="Measured batches of each cell  [default: whole workload]")
@@ -97,6 +97,9 @@ def drive(
         "warmup_batches": warmup_batches,
         "max_batches": max_batches,
         "threads": threads,
+        "device": device,
+        "gpus": _words(gpus),
+        "launcher": launcher,
         "options": _merged(base.options, option) if option else None,
     }
     try:
@@ -106,9 +109,6 @@ def drive(
         request = Request.model_validate(
             {
                 "suite": merged,
-                "device": device,
-                "gpus": _words(gpus) or (),
-                "launcher": launcher,
                 "results": results,
                 "data": data,
                 "models": models,

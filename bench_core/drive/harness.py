@@ -69,15 +69,23 @@ def take_readings(
         BadInput: it cannot be launched, or a cell does not end well.
     """
     script: dict[str, Scalar] = {"ttft_s": ttft_s, "tpot_s": tpot_s}
-    suite = Suite(images=("null",), batch_sizes=(4,), samples=32, max_new_tokens=new_tokens, options={"null": script})
+    suite = Suite.model_validate(
+        {
+            "images": ("null",),
+            "batch_sizes": (4,),
+            "samples": 32,
+            "max_new_tokens": new_tokens,
+            "options": {"null": script},
+            "device": "cpu",
+            "launcher": launcher,
+        }
+    )
     readings = []
     with tempfile.TemporaryDirectory(prefix="llm-bench-harness-") as scratch:
         places = {name: Path(scratch) / name for name in ("results", "data", "models")}
         for number in range(launches):
             run_id = f"launch-{number}"
-            request = Request.model_validate(
-                {"suite": suite, "device": "cpu", "launcher": launcher, "run_id": run_id, **places}
-            )
+            request = Request.model_validate({"suite": suite, "run_id": run_id, **places})
             finished = Session(request, Modes(yes=True)).measure_quietly()
             (cell,) = finished.verdicts
             result = CellResult.read(layout.cell_folder(finished.run_folder, cell) / layout.RESULT_FILE)

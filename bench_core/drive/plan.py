@@ -45,6 +45,7 @@ class Job:
                 variant=self.variant,
                 batch_size=batch_size,
                 label=self.image.manifest.label(self.variant),
+                ranked=self.image.manifest.ranked,
             )
             for batch_size in self.batch_sizes
         ]

@@ -41,6 +41,9 @@ class Suite(Record):
     latency_batches: int = Field(3, ge=1, le=1000)
     max_batches: int | None = Field(None, ge=1)
     threads: int | None = Field(None, ge=1)
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    gpus: tuple[str, ...] = Field((), description="indices or UUIDs; the first GPU where empty")
+    launcher: Literal["auto", "docker", "process"] = "auto"
     options: dict[str, dict[str, Scalar]] = Field({}, description="image name to options of its variants")
 
     @field_validator("images", "variants", mode="before")
@@ -71,12 +74,9 @@ class Suite(Record):
 
 
 class Request(Record):
-    """A suite and where and how to run it."""
+    """A suite, and the folders of a call."""
 
     suite: Suite
-    device: Literal["auto", "cuda", "cpu"] = "auto"
-    gpus: tuple[str, ...] = Field((), description="indices or UUIDs; the first GPU where empty")
-    launcher: Literal["auto", "docker", "process"] = "auto"
     results: Path = Path("results")
     data: Path = Path("data")
     models: Path = Path("models")

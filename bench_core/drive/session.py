@@ -111,22 +111,22 @@ class Session:
         return finished
 
     def _device(self) -> tuple[DeviceKind, list[GpuInfo]]:
-        present = [] if self._request.device == "cpu" else host_gpus()
-        if self._request.device == "cuda" or (self._request.device == "auto" and present):
-            return "cuda", choose_gpus(self._request.gpus, present)
-        if self._request.gpus:
+        present = [] if self._request.suite.device == "cpu" else host_gpus()
+        if self._request.suite.device == "cuda" or (self._request.suite.device == "auto" and present):
+            return "cuda", choose_gpus(self._request.suite.gpus, present)
+        if self._request.suite.gpus:
             raise BadInput("--gpus is given, but the run is on the CPU", "leave it out, or use --device cuda")
         return "cpu", []
 
     def _launcher(self) -> Launcher:
         # Each brings its own world; the one not taken is not imported.
-        if self._request.launcher != "process":
+        if self._request.suite.launcher != "process":
             from bench_core.drive.docker_launcher import DockerLauncher, connect  # noqa: PLC0415
 
             try:
                 return DockerLauncher(connect())
             except BadInput:
-                if self._request.launcher == "docker":
+                if self._request.suite.launcher == "docker":
                     raise
         from bench_core.drive.process_launcher import ProcessLauncher  # noqa: PLC0415
 

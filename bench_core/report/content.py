@@ -217,7 +217,7 @@ _STUDY_COLUMNS = 4  # of numbers, those that the study has
 def result_sheet(view: RunView, batch_size: int) -> Sheet:
     """The study's table for one batch size, rows in the order of the plan, the highest throughput marked."""
     rows = view.of_batch_size(batch_size)
-    best = max((row.result.metrics.output_throughput_tok_s for row in rows if row.result), default=None)
+    best = best_throughput_tok_s(rows)
     notes = []
     if best is not None and len(rows) > 1:
         notes.append("Bold: the highest throughput of this batch size.")
@@ -242,6 +242,12 @@ def _method(row: Row, marked: bool = False) -> Entry:
     return Entry(row.planned.label, mark=SEQUENTIAL_MARK if marked and row.sequential else "")
 
 
+def best_throughput_tok_s(rows: Iterable[Row]) -> float | None:
+    """The highest throughput among the rows that are compared; ``None`` where there is none."""
+    ranked = (row.result.metrics.output_throughput_tok_s for row in rows if row.result and row.planned.ranked)
+    return max(ranked, default=None)
+
+
 def result_entries(view: RunView, row: Row, best_tok_s: float | None = None) -> tuple[Entry, ...]:
     """The numbers of one row, in the order of ``RESULT_COLUMNS`` without the method; or its outcome instead."""
     if row.result is None:
@@ -254,7 +260,7 @@ def result_entries(view: RunView, row: Row, best_tok_s: float | None = None) -> 
     return (
         Entry(seconds(metrics.batch_latency_s.mean), metrics.batch_latency_s.mean),
         Entry(count(metrics.output_tokens_per_batch), metrics.output_tokens_per_batch),
-        Entry(rate(throughput), throughput, strong=throughput == best_tok_s),
+        Entry(rate(throughput), throughput, strong=row.planned.ranked and throughput == best_tok_s),
         _bytes(metrics.device_memory.peak_bytes if metrics.device_memory else None) if view.on_cuda else Entry(NO_GPU),
         _told(metrics.ttft_s.mean if metrics.ttft_s else None, seconds),
         _told(metrics.tpot_s.mean if metrics.tpot_s else None, milliseconds),

@@ -92,9 +92,10 @@ def _subtitle(view: RunView) -> list[str]:
 
 
 def _points(view: RunView, value: Callable[[Row], float | None]) -> list[_Point]:
+    """One point for each row that is compared; all rows where none is."""
     labels = _labels(view)
     points = []
-    for row in view.rows:
+    for row in [row for row in view.rows if row.planned.ranked] or view.rows:
         number = value(row)
         # A logarithm or a line through zero would hide that there was nothing to measure.
         number = number if number is not None and number > 0 else None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from bench_core.contract import layout
 from bench_core.contract.errors import BadInput
-from bench_core.report.content import RESULT_COLUMNS, SEQUENTIAL_MARK, document, result_entries
+from bench_core.report.content import RESULT_COLUMNS, SEQUENTIAL_MARK, best_throughput_tok_s, document, result_entries
 from bench_core.report.format import one_line
 from bench_core.report.load import RunView, load_run
 from bench_core.report.table import FIGURES, csv_table, markdown
@@ -141,7 +141,7 @@ def console_table(view: RunView) -> Table:
     table.add_column("Outcome", overflow="fold")
     for size in view.batch_sizes:
         rows = view.of_batch_size(size)
-        best = max((r.result.metrics.output_throughput_tok_s for r in rows if r.result), default=None)
+        best = best_throughput_tok_s(rows)
         for row in rows:
             entries = result_entries(view, row, best)
             outcome = row.status if row.result else f"{row.status}: {row.problem}"

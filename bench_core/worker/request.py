@@ -160,6 +160,7 @@ class Resolver:
                 label=self.manifest.label(self.variant_name),
                 batching=self.manifest.batching,
                 token_times=self.manifest.token_times,
+                ranked=self.manifest.ranked,
                 batch_size=batch_size,
                 device=self.device.kind,
                 gpu_uuid=self.device.uuid,

@@ -36,6 +36,7 @@ def standalone_record(run_id: str, request: MeasureRequest, device: Literal["cud
                 variant=spec.variant,
                 batch_size=spec.batch_size,
                 label=spec.label,
+                ranked=spec.ranked,
             )
             for spec in request.cells
         ),

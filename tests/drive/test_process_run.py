@@ -66,3 +66,14 @@ def test_the_contract_suite_runs_through_the_driver(drive: Drive, tmp_path: Path
     assert called.code == 0, called.out
     assert called.out.count("passed") >= 12
     assert not (tmp_path / "results").exists()
+
+
+def test_a_scripted_engine_stands_in_tables_but_is_compared_with_nothing(drive: Drive, tmp_path: Path) -> None:
+    """`ranked: false` of image.yaml reaches the report: no row of it is bold."""
+    called = drive(*RUN, "--batch-sizes", "1", "--run-id", "mine", "--option", "null.ttft_s=0.001")
+    assert called.code == 0
+    record = RunRecord.read(tmp_path / "results" / "mine" / layout.RUN_FILE)
+    assert [cell.ranked for cell in record.cells] == [False]
+    report = (tmp_path / "results" / "mine" / layout.REPORT_FILE).read_text(encoding="utf-8")
+    assert "| null scripted |" in report
+    assert "**" not in report.split("## Batch size 1")[1].split("##")[0]
