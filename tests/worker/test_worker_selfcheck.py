@@ -100,6 +100,13 @@ BROKEN = {
     def generate(self, prompts, decoding, on_tokens):
         return super().generate(sorted(prompts, key=len, reverse=True), decoding, on_tokens)
 """,
+    # Shorter prompts are padded and the padding is not masked: every row but the longest is nonsense.
+    "alone_and_in_batch": """
+    def generate(self, prompts, decoding, on_tokens):
+        width = max(len(prompt) for prompt in prompts)
+        padded = [[0] * (width - len(prompt)) + list(prompt) for prompt in prompts]
+        return super().generate(padded, decoding, on_tokens)
+""",
     # The end of sequence is banned instead of met: the row goes on with something else.
     "eos_stop": """
     def generate(self, prompts, decoding, on_tokens):
