@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from bench_core.contract.digest import prompts_sha256
+from bench_core.contract.errors import BadInput
+from bench_core.contract.model import ModelInfo
 from bench_core.contract.record import Record
 
 
@@ -55,6 +58,34 @@ class Workload(Record):
         """
         whole = len(self.prompts) // batch_size
         return [range(k * batch_size, (k + 1) * batch_size) for k in range(whole)]
+
+
+def require_fit(workload: Workload, model: ModelInfo, batch_sizes: Sequence[int], max_new_tokens: int) -> None:
+    """Checks that a model can take these prompts (ids within its vocabulary, lengths within its context) and that each
+    batch size gets at least one full batch.
+
+    Raises:
+        BadInput: naming what does not fit.
+    """
+    largest = max(max(prompt) for prompt in workload.prompts)
+    if largest >= model.vocab_size:
+        raise BadInput(
+            f"workload {workload.name}: token id {largest}, but {model.name} has a vocabulary of {model.vocab_size}",
+            "tokenise with the model's own tokenizer, or give another --tokenizer",
+        )
+    needed = workload.longest + max_new_tokens
+    if needed > model.context_length:
+        raise BadInput(
+            f"{workload.longest} prompt tokens and {max_new_tokens} new ones exceed the context of {model.name}, "
+            f"{model.context_length} tokens",
+            f"lower --max-prompt-tokens to {max(model.context_length - max_new_tokens, 1)}, or --max-new-tokens",
+        )
+    widest = max(batch_sizes)
+    if widest > len(workload.prompts):
+        raise BadInput(
+            f"batch size {widest} needs at least {widest} prompts, the workload has {len(workload.prompts)}",
+            "raise --samples, or leave that batch size out",
+        )
 
 
 class WorkloadRef(Record):

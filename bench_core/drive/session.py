@@ -19,6 +19,7 @@ from bench_core.contract.errors import BadInput
 from bench_core.contract.manifest import DeviceKind
 from bench_core.contract.outcome import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, Outcome
 from bench_core.contract.run import GpuInfo
+from bench_core.contract.workload import require_fit
 from bench_core.drive.catalogue import Catalogue
 from bench_core.drive.estimate import TYPICAL_PROMPTS, conversion_bytes, measuring_estimate_s, readable_duration
 from bench_core.drive.execute import Execution, Finished, Prepared, run_id_now
@@ -30,7 +31,7 @@ from bench_core.drive.request import Request
 from bench_core.prepare.disk import readable, require_free
 from bench_core.prepare.model import ModelPlan, ModelRequest, plan_model, prepare_model
 from bench_core.prepare.tokenizer import load_tokenizer
-from bench_core.prepare.workload import WorkloadRequest, prepare_workload, require_fit, survey_workload
+from bench_core.prepare.workload import WorkloadRequest, prepare_workload, survey_workload
 
 DEFAULT_MAX_PROMPT_TOKENS = 1024
 _PLAIN_WIDTH = 120  # of the table where standard output is no terminal
@@ -211,8 +212,7 @@ class Session:
             )
         tokenizer = load_tokenizer(model_folder / layout.HF_ARTIFACT)
         path, workload = prepare_workload(self._workload_request(limit), tokenizer, request.data, display.note)
-        require_fit(workload, model, suite.max_new_tokens)
-        self._require_batches(len(workload.prompts))
+        require_fit(workload, model, suite.batch_sizes, suite.max_new_tokens)
         return Prepared(model, model_folder, workload, path)
 
     def _show(

@@ -12,11 +12,11 @@ from bench_core.contract import layout
 from bench_core.contract.errors import BadInput
 from bench_core.contract.model import ModelInfo
 from bench_core.contract.outcome import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK
-from bench_core.contract.workload import Prepared
+from bench_core.contract.workload import Prepared, require_fit
 from bench_core.prepare.model import ModelRequest, prepare_model
 from bench_core.prepare.staging import disk_errors, write_file
 from bench_core.prepare.tokenizer import load_tokenizer
-from bench_core.prepare.workload import WorkloadRequest, prepare_workload, require_fit, survey_workload
+from bench_core.prepare.workload import WorkloadRequest, prepare_workload, survey_workload
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -55,7 +55,7 @@ def prepare(
     info = prepare_model(request, models, _say)
     _say(f"model {info.name}: {models / info.folder}")
     path, workload = prepare_workload(wanted, load_tokenizer(models / info.folder / layout.HF_ARTIFACT), data, _say)
-    require_fit(workload, info, max_new_tokens=1)
+    require_fit(workload, info, batch_sizes=(1,), max_new_tokens=1)
     _say(f"noted in {write_prepared(data, path, info)}")
 
 

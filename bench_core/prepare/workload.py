@@ -13,7 +13,6 @@ from pydantic import Field
 from bench_core.contract import layout
 from bench_core.contract.digest import prompts_sha256
 from bench_core.contract.errors import BadInput
-from bench_core.contract.model import ModelInfo
 from bench_core.contract.record import Record
 from bench_core.contract.workload import Workload
 from bench_core.prepare.embedded import EMBEDDED
@@ -111,27 +110,6 @@ def read_workload(path: Path) -> Workload:
         BadInput: missing, damaged, or not a workload.
     """
     return Workload.read(path)
-
-
-def require_fit(workload: Workload, model: ModelInfo, max_new_tokens: int) -> None:
-    """Checks that a model can take these prompts: ids within its vocabulary, lengths within its context.
-
-    Raises:
-        BadInput: it cannot; names the largest id, or the tokens needed and the context's length.
-    """
-    largest = max(max(prompt) for prompt in workload.prompts)
-    if largest >= model.vocab_size:
-        raise BadInput(
-            f"workload {workload.name}: token id {largest}, but {model.name} has a vocabulary of {model.vocab_size}",
-            "tokenise with the model's own tokenizer, or give another --tokenizer",
-        )
-    needed = workload.longest + max_new_tokens
-    if needed > model.context_length:
-        raise BadInput(
-            f"{workload.longest} prompt tokens and {max_new_tokens} new ones exceed the context of {model.name}, "
-            f"{model.context_length} tokens",
-            f"lower --max-prompt-tokens to {max(model.context_length - max_new_tokens, 1)}, or --max-new-tokens",
-        )
 
 
 @contextmanager

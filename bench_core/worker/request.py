@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,7 +15,7 @@ from bench_core.contract.manifest import Manifest
 from bench_core.contract.model import ModelInfo
 from bench_core.contract.record import Scalar
 from bench_core.contract.spec import CellSpec, Length, MeasureProtocol
-from bench_core.contract.workload import Prepared, Workload, WorkloadRef
+from bench_core.contract.workload import Prepared, Workload, WorkloadRef, require_fit
 from bench_core.worker.nvml import visible_gpus
 
 
@@ -145,7 +144,7 @@ class Resolver:
         model = self.model()
         workload_path = self.workload_path()
         workload = Workload.read(workload_path)
-        check_fit(workload, model, self.options.batch_sizes, self.options.max_new_tokens)
+        require_fit(workload, model, self.options.batch_sizes, self.options.max_new_tokens)
         artifact, digest = self.artifact(model)
         reference = WorkloadRef(
             name=workload.name,
@@ -178,28 +177,3 @@ class Resolver:
         )
         run_folder = self.places.results / run_id
         return MeasureRequest(cells, self.places.image_folder, artifact, workload_path, run_folder), workload
-
-
-def check_fit(workload: Workload, model: ModelInfo, batch_sizes: Sequence[int], max_new_tokens: int) -> None:
-    """The workload fits the model and gives every batch size at least one full batch.
-
-    Raises:
-        BadInput: naming what does not fit.
-    """
-    if max(max(prompt) for prompt in workload.prompts) >= model.vocab_size:
-        raise BadInput(
-            f"the workload holds token ids beyond the vocabulary of {model.name} ({model.vocab_size})",
-            "prepare it with this model's tokenizer",
-        )
-    needed = workload.longest + max_new_tokens
-    if needed > model.context_length:
-        raise BadInput(
-            f"prompt and output need {needed} tokens, {model.name} has a context of {model.context_length}",
-            "lower --max-new-tokens, or prepare the workload with a lower --max-prompt-tokens",
-        )
-    largest = max(batch_sizes)
-    if largest > len(workload.prompts):
-        raise BadInput(
-            f"batch size {largest} needs at least {largest} prompts, the workload has {len(workload.prompts)}",
-            "raise --samples or leave that batch size out",
-        )

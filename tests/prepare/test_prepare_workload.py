@@ -17,7 +17,7 @@ from prepare_material import STORIES, jsonl, shared, toy_model
 
 from bench_core.contract.digest import prompts_sha256
 from bench_core.contract.errors import BadInput
-from bench_core.contract.workload import Workload
+from bench_core.contract.workload import Workload, require_fit
 from bench_core.prepare import sources
 from bench_core.prepare.model import ModelRequest, prepare_model
 from bench_core.prepare.tokenizer import ByteTokenizer, load_tokenizer
@@ -25,7 +25,6 @@ from bench_core.prepare.workload import (
     WorkloadRequest,
     prepare_workload,
     read_workload,
-    require_fit,
     survey_workload,
 )
 
@@ -476,8 +475,8 @@ def test_a_local_path_wins_over_a_hub_id(tmp_path: Path, monkeypatch: pytest.Mon
 def test_ids_and_lengths_must_fit_the_model(tmp_path: Path) -> None:
     model = prepare_model(ModelRequest(name=str(toy_model(tmp_path / "toy"))), tmp_path / "models")
     workload = prepared("embedded", tmp_path / "data", max_prompt_tokens=64)
-    require_fit(workload, model, max_new_tokens=64)
+    require_fit(workload, model, (1,), max_new_tokens=64)
     with pytest.raises(BadInput, match="exceed the context of toy, 128 tokens"):
-        require_fit(workload, model, max_new_tokens=65)
+        require_fit(workload, model, (1,), max_new_tokens=65)
     with pytest.raises(BadInput, match="has a vocabulary of 100"):
-        require_fit(workload, model.model_copy(update={"vocab_size": 100}), max_new_tokens=1)
+        require_fit(workload, model.model_copy(update={"vocab_size": 100}), (1,), max_new_tokens=1)
