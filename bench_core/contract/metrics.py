@@ -53,17 +53,24 @@ class Distribution(Record):
         if not values:
             return None
         ordered = sorted(values)
+        mean = statistics.fmean(ordered)
         return cls(
             n=len(ordered),
-            mean=statistics.fmean(ordered),
+            mean=mean,
             median=statistics.median(ordered),
             min=ordered[0],
             max=ordered[-1],
-            stdev=statistics.stdev(ordered) if len(ordered) > 1 else None,
+            stdev=_stdev(ordered, mean) if len(ordered) > 1 else None,
             p90=percentile(ordered, 0.90),
             p95=percentile(ordered, 0.95),
             p99=percentile(ordered, 0.99),
         )
+
+
+def _stdev(values: Sequence[float], mean: float) -> float:
+    """Sample standard deviation in two passes of exact sums: the same digits with every Python, as that of the
+    standard library is not."""
+    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
 
 
 def percentile(ordered: Sequence[float], q: float) -> float | None:

@@ -10,7 +10,7 @@ import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import altair as alt
 
@@ -289,11 +289,12 @@ def _strip(points: Sequence[_Point], order: list[str], styles: _Styles, sizes: l
     base = alt.Chart(data).encode(x=_x(sizes, x_title), y=y, color=colour)
     crosses = base.mark_point(shape="M-1,-1L1,1M-1,1L1,-1", size=50, strokeWidth=2, filled=False, opacity=1)
     # Beside the cross; to its left at the right edge, where there is no room.
+    sides: tuple[tuple[str, Literal["left", "right"], int], ...] = (("<", "left", 9), ("==", "right", -9))
     words = [
         base.transform_filter(f"datum.batch_size {test} {sizes[-1]}")
         .mark_text(align=align, dx=dx, fontSize=11, baseline="middle")
         .encode(text="status:N", color=alt.value(INK))
-        for test, align, dx in (("<", "left", 9), ("==", "right", -9))
+        for test, align, dx in sides
     ]
     return alt.layer(crosses, *words).properties(
         width=_width(sizes),

@@ -343,7 +343,7 @@ def refuse(place: Place, capsys: pytest.CaptureFixture[str]) -> Refuse:
         (("--device", "tpu"), ["invalid choice", "tpu"]),
         (("--length", "long"), ["invalid choice"]),
         (("--max-new-tokens", "0"), ["not a whole number"]),
-        (("--max-new-tokens", "4000"), ["a context of 2048", "lower --max-new-tokens"]),
+        (("--max-new-tokens", "4000"), ["exceed the context of toy, 2048 tokens", "or --max-new-tokens"]),
         (("--threads", "0"), ["not a whole number"]),
         (("--warmup-batches", "0"), ["not a whole number"]),
         (("--warmup-batches", "5000"), ["1000"]),
@@ -413,7 +413,7 @@ def test_a_damaged_workload_is_refused(refuse: Refuse, place: Place) -> None:
 
 def test_a_workload_of_another_tokenizer_is_refused(refuse: Refuse, place: Place) -> None:
     (place.data / "w.json").write_text(make_workload([[5, 320]]).to_json())
-    assert "beyond the vocabulary of toy (320)" in refuse()
+    assert "has a vocabulary of 320" in refuse()
 
 
 def test_a_missing_artifact_is_refused_with_how_to_make_it(refuse: Refuse, tmp_path: Path) -> None:
