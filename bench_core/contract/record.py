@@ -55,6 +55,7 @@ def describe(error: Exception) -> str:
         return " ".join(str(error).split())[:300]
     first: Any = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"])
-    what = first["msg"].removeprefix("Value error, ")
+    unknown = first["type"] == "extra_forbidden"
+    what = "unknown key" if unknown else first["msg"].removeprefix("Value error, ")
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     return " ".join(f"{where}: {what}{more}".split())[:300] if where else " ".join(f"{what}{more}".split())[:300]

@@ -115,7 +115,7 @@ def test_a_row_is_named_by_engine_and_variant(tmp_path: Path) -> None:
         ("packages: [engine-x]", "packages: engine-x", ":7: packages: "),
         ("{x-int8: convert:to_x}", "{X Int8: convert:to_x}", ":8: converts.X Int8"),
         ("{x-int8: convert:to_x}", "{x-int8: to_x}", ":8: converts.x-int8: "),
-        ("    title: 32-bit", "    titel: 32-bit", ":17: variants.float32.titel: Extra"),
+        ("    title: 32-bit", "    titel: 32-bit", ":17: variants.float32.titel: unknown key"),
         ("{kernel: fast, level: 3}", "{kernel: [fast]}", ":14: variants.int8.options.kernel"),
         ("    reference: true", "    reference: perhaps", ":19: variants.float32.reference: "),
         ("  slow: {artifact: hf, devices: [cpu]}", "  slow: {artifact: hf, speed: 1}", ":20: variants.slow.speed: "),
