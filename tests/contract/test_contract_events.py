@@ -113,7 +113,7 @@ def test_shared_arrivals_are_every_rows() -> None:
         ({"index": -1}, "index: "),
         ({"phase": "rest"}, "phase: "),
         ({"outputs": [[1, 2, "3"], [4, 5.5]]}, "outputs.1.1: "),
-        ({"speed": 1}, "speed: Extra"),
+        ({"speed": 1}, "speed: unknown key"),
     ],
 )
 def test_a_batch_whose_parts_do_not_fit_together_is_refused(changes: dict[str, Any], cause: str) -> None:
