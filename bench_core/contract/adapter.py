@@ -148,12 +148,15 @@ class Conversion:
         source: folder of the ``hf`` artifact, read-only.
         target: an empty folder to write into; the worker moves it into place when the converter returns.
         device: where heavy work may run.
+        calibration: token ids of texts in the manner of the workload, for a quantiser that looks at activations:
+            the workload's prompts in order, or nothing where no workload is named.
     """
 
     artifact: str
     source: Path
     target: Path
     device: Device
+    calibration: Sequence[Sequence[int]] = ()
 
 
 class Converter(Protocol):

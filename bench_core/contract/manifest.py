@@ -14,7 +14,11 @@ from bench_core.contract.record import Record, Scalar
 
 Name = Annotated[str, StringConstraints(pattern=layout.NAME_PATTERN)]
 EntryPoint = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*:[A-Za-z_]\w*$")]
+EnvironmentName = Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9_]{0,79}$")]
 DeviceKind = Literal["cuda", "cpu"]
+
+# Read when a process starts, or the launcher's to set: an image that names one of these would not get what it asks for.
+_NOT_FOR_IMAGES = ("LD_", "PYTHON", "CUDA_VISIBLE", "NVIDIA_VISIBLE", "PATH", "HOME", "TMPDIR", "LOGNAME")
 
 
 class VariantEntry(Record):
@@ -50,6 +54,9 @@ class Manifest(Record):
         "so time to first token is measured in batches of its own; none: the engine does not tell"
     )
     devices: tuple[DeviceKind, ...] = Field(min_length=1)
+    environment: dict[EnvironmentName, str] = Field(
+        {}, description="variables that the engine reads, set before the adapter is imported, under every launcher"
+    )
     packages: tuple[str, ...] = Field(description="distributions whose versions are recorded with every cell")
     converts: dict[Name, EntryPoint] = Field({}, description="artifacts made by this image: module:function")
     convert_target: bool = Field(
@@ -66,6 +73,14 @@ class Manifest(Record):
         if not title or not title.isprintable() or len(title) > 60:
             raise ValueError("a title is one printable line of at most 60 characters")
         return title
+
+    @field_validator("environment")
+    @classmethod
+    def _settable(cls, environment: dict[str, str]) -> dict[str, str]:
+        for name in environment:
+            if name.startswith(_NOT_FOR_IMAGES):
+                raise ValueError(f"{name} is read when a process starts or belongs to the launcher")
+        return environment
 
     @model_validator(mode="after")
     def _consistent(self) -> Manifest:

@@ -60,12 +60,11 @@ class Workload(Record):
         return [range(k * batch_size, (k + 1) * batch_size) for k in range(whole)]
 
 
-def require_fit(workload: Workload, model: ModelInfo, batch_sizes: Sequence[int], max_new_tokens: int) -> None:
-    """Checks that a model can take these prompts (ids within its vocabulary, lengths within its context) and that each
-    batch size gets at least one full batch.
+def require_vocabulary(workload: Workload, model: ModelInfo) -> None:
+    """Checks that a model knows every token id of these prompts.
 
     Raises:
-        BadInput: naming what does not fit.
+        BadInput: it does not.
     """
     largest = max(max(prompt) for prompt in workload.prompts)
     if largest >= model.vocab_size:
@@ -73,6 +72,16 @@ def require_fit(workload: Workload, model: ModelInfo, batch_sizes: Sequence[int]
             f"workload {workload.name}: token id {largest}, but {model.name} has a vocabulary of {model.vocab_size}",
             "tokenise with the model's own tokenizer, or give another --tokenizer",
         )
+
+
+def require_fit(workload: Workload, model: ModelInfo, batch_sizes: Sequence[int], max_new_tokens: int) -> None:
+    """Checks that a model can take these prompts (ids within its vocabulary, lengths within its context) and that each
+    batch size gets at least one full batch.
+
+    Raises:
+        BadInput: naming what does not fit.
+    """
+    require_vocabulary(workload, model)
     needed = workload.longest + max_new_tokens
     if needed > model.context_length:
         raise BadInput(

@@ -34,6 +34,17 @@ def requirement_files(image: Image, target: Target, device: DeviceKind) -> list[
     return [path for path in candidates if path.is_file()]
 
 
+def complete_files(image: Image, target: Target, device: DeviceKind) -> list[Path]:
+    """Requirements that name all they need and are installed with ``--no-deps``, after the others.
+
+    For an engine whose metadata demands more than it uses, or releases that exclude those of the other requirements.
+    """
+    if target == "convert" and image.manifest.convert_target:
+        return []
+    names = ["requirements.no-deps.txt", f"requirements.no-deps.{device}.txt"]
+    return [path for name in names if (path := image.folder / name).is_file()]
+
+
 class Environments:
     """Finds and makes environments under ``.envs/``."""
 
@@ -42,7 +53,8 @@ class Environments:
 
     def identity(self, image: Image, target: Target, device: DeviceKind) -> str:
         """Digest of all pins and of the Python that they are installed for."""
-        files = [*requirement_files(image, target, device), REPOSITORY / "docker" / "constraints.txt"]
+        files = [*requirement_files(image, target, device), *complete_files(image, target, device)]
+        files.append(REPOSITORY / "docker" / "constraints.txt")
         entries = [(str(path.relative_to(REPOSITORY)), file_sha256(path)) for path in files]
         return entries_sha256([*entries, ("python", sys.version)])
 
@@ -69,14 +81,19 @@ class Environments:
         path.parent.mkdir(parents=True, exist_ok=True)
         started = time.monotonic()
         _run([sys.executable, "-m", "venv", str(path)], path.name)
-        arguments = [str(path / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check", "-q"]
-        arguments += ["-c", str(REPOSITORY / "docker" / "constraints.txt")]
-        for file in requirement_files(image, target, device):
-            arguments += ["-r", str(file)]
-        _run(arguments, path.name)
+        install = [str(path / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check", "-q"]
+        install += ["-c", str(REPOSITORY / "docker" / "constraints.txt")]
+        _run([*install, *_named(requirement_files(image, target, device))], path.name)
+        complete = complete_files(image, target, device)
+        if complete:
+            _run([*install, "--no-deps", *_named(complete)], path.name)
         (path / _READY).write_text("", encoding="utf-8")
         tell(f"installed {path.name} in {time.monotonic() - started:.0f} s")
         return path
+
+
+def _named(files: list[Path]) -> list[str]:
+    return [word for file in files for word in ("-r", str(file))]
 
 
 def _run(command: list[str], what: str) -> None:

@@ -92,11 +92,13 @@ class Execution:
             require_free(prepared.model_folder, needed, f"the conversion to {artifact}")
             self._launcher.ensure(maker.image, "convert", self._plan.device, self._display.detail)
             self._display.note(f"converting {prepared.model.name} to {artifact} in {maker.image.name}")
+            # The workload goes along for quantisers that calibrate.
+            workload = ("--workload", str(prepared.workload_path.relative_to(self._request.data)))
             launch = Launch(
                 image=maker.image,
                 target="convert",
-                arguments=("--convert", artifact, "--variant", maker.variant, *self._device_arguments()),
-                folders=Folders(model=prepared.model_folder, model_writable=True),
+                arguments=("--convert", artifact, "--variant", maker.variant, *workload, *self._device_arguments()),
+                folders=Folders(model=prepared.model_folder, model_writable=True, data=self._request.data),
                 gpu=self._gpus[0] if self._gpus else None,
                 labels={"convert": artifact},
             )

@@ -39,7 +39,8 @@ def convert(resolver: Resolver, artifact: str) -> tuple[ArtifactRecord, bool]:
     work.mkdir(parents=True)
     try:
         started = monotonic_ns()
-        facts = converter(Conversion(artifact=artifact, source=source, target=work, device=resolver.device))
+        conversion = Conversion(artifact, source, work, resolver.device, resolver.calibration(model))
+        facts = converter(conversion)
         duration_s = seconds(monotonic_ns() - started)
         record = ArtifactRecord.of_folder(
             work,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import os
 import platform
 import sys
 from collections.abc import Callable
@@ -16,11 +17,12 @@ from bench_core.contract.manifest import Manifest
 
 
 def load_adapter(folder: Path, manifest: Manifest) -> Adapter:
-    """Imports the image's adapter (and so its engine) and makes one.
+    """Sets the image's environment variables, imports its adapter (and so its engine) and makes one.
 
     Raises:
         BadInput: ``image.yaml`` names something that is not there, or not an adapter.
     """
+    os.environ.update(manifest.environment)
     adapter = _entry_point(folder, manifest.adapter)()
     if not isinstance(adapter, Adapter):
         raise BadInput(f"{manifest.adapter} lacks a method of an adapter", "load, prepare, generate, close")
@@ -28,7 +30,7 @@ def load_adapter(folder: Path, manifest: Manifest) -> Adapter:
 
 
 def load_converter(folder: Path, manifest: Manifest, artifact: str) -> Converter:
-    """Imports the function that makes an artifact.
+    """Sets the image's environment variables and imports the function that makes an artifact.
 
     Raises:
         BadInput: the image does not make that artifact.
@@ -37,6 +39,7 @@ def load_converter(folder: Path, manifest: Manifest, artifact: str) -> Converter
     if entry_point is None:
         known = ", ".join(manifest.converts) or "none"
         raise BadInput(f"image {manifest.name} does not make {artifact!r}", f"it makes: {known}")
+    os.environ.update(manifest.environment)
     converter: Converter = _entry_point(folder, entry_point)
     return converter
 

@@ -15,7 +15,7 @@ from bench_core.contract.manifest import Manifest
 from bench_core.contract.model import ModelInfo
 from bench_core.contract.record import Scalar
 from bench_core.contract.spec import CellSpec, Length, MeasureProtocol
-from bench_core.contract.workload import Prepared, Workload, WorkloadRef, require_fit
+from bench_core.contract.workload import Prepared, Workload, WorkloadRef, require_fit, require_vocabulary
 from bench_core.worker.nvml import visible_gpus
 
 
@@ -112,6 +112,21 @@ class Resolver:
     def workload_path(self) -> Path:
         """The workload's file."""
         return self.places.data / (self.options.workload or self._prepared().workload)
+
+    def calibration(self, model: ModelInfo) -> tuple[tuple[int, ...], ...]:
+        """What a quantiser may look at: the prompts of the workload named, or of the one prepared last for this model.
+
+        Raises:
+            BadInput: that workload is missing, damaged or made with another tokenizer.
+        """
+        if self.options.workload is None:
+            if not (self.places.data / layout.PREPARED_FILE).exists():
+                return ()
+            if self._prepared().model_folder != self.model_path.name:
+                return ()
+        workload = Workload.read(self.workload_path())
+        require_vocabulary(workload, model)
+        return workload.prompts
 
     def artifact(self, model: ModelInfo) -> tuple[Path, str | None]:
         """Folder and digest of what the engine will read.

@@ -161,3 +161,15 @@ def test_a_folder_without_a_readable_manifest_is_refused(tmp_path: Path) -> None
     (tmp_path / "image.yaml").write_bytes(b"name: \xff\xfe\n")
     with pytest.raises(BadInput, match="cannot be read"):
         Manifest.load(tmp_path)
+
+
+def test_environment_variables_of_an_engine_are_read(tmp_path: Path) -> None:
+    text = changed("packages: [engine-x]\n", 'environment: {X_SAMPLER: "0"}\npackages: [engine-x]\n')
+    assert load(tmp_path, text).environment == {"X_SAMPLER": "0"}
+    assert load(tmp_path).environment == {}
+
+
+@pytest.mark.parametrize("name", ["LD_PRELOAD", "PYTHONPATH", "CUDA_VISIBLE_DEVICES", "PATH", "HOME", "lower"])
+def test_a_variable_that_would_come_too_late_or_is_the_launchers_is_refused(tmp_path: Path, name: str) -> None:
+    text = changed("packages: [engine-x]\n", f'environment: {{{name}: "1"}}\npackages: [engine-x]\n')
+    assert "environment" in refusal(tmp_path, text).cause

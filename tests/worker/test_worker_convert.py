@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from worker_material import MODEL, Place, write_image
+from worker_material import MODEL, Place, make_workload, write_image
 
 from bench_core.contract.artifact import ArtifactRecord
 from bench_core.contract.errors import BadInput
+from bench_core.contract.workload import Workload
 from bench_core.worker import cli
 from bench_core.worker.convert import convert
 from bench_core.worker.request import Resolver
@@ -36,6 +37,11 @@ def fail(conversion):
 
 def nothing(conversion):
     return {}
+"""
+CALIBRATED = """\
+def make(conversion):
+    (conversion.target / "model.bin").write_text("made")
+    return {"seen": [list(prompt) for prompt in conversion.calibration]}
 """
 
 
@@ -105,6 +111,30 @@ def test_a_damaged_one_is_made_again(place: Place, image: Path) -> None:
     assert model.read_text() == "WEIGHTS"
     assert not (model.parent / "stray").exists()
     assert model_files(place) == {"model.json", "hf", "made-int8"}
+
+
+def test_a_converter_sees_the_workload_to_calibrate_on_in_order(place: Place, image: Path) -> None:
+    (image / "convert.py").write_text(CALIBRATED)
+    workload = place.data / "w.json"
+    prompts = Workload.read(workload).prompts
+    assert made(place, image)[0].facts["seen"] == str(list(map(list, prompts)))
+    other = make_workload([[7, 8, 9]])
+    (place.data / "other.json").write_text(other.to_json())
+    named = cli._resolver(cli.build_parser().parse_args(place.arguments("--workload", "other.json", image=image)))
+    assert named.calibration(MODEL) == ((7, 8, 9),)
+    stranger = ("--model-folder", "another", "--device", "cpu")  # what was prepared last is for the model toy
+    alone = cli._resolver(cli.build_parser().parse_args(place.arguments(*stranger, image=image)))
+    assert alone.calibration(MODEL) == ()
+    (place.data / "prepared.json").unlink()
+    nothing = cli._resolver(cli.build_parser().parse_args(place.arguments("--model-folder", "toy", image=image)))
+    assert nothing.calibration(MODEL) == ()
+
+
+def test_a_workload_of_another_tokenizer_is_refused_for_calibration(place: Place, image: Path) -> None:
+    (place.data / "w.json").write_text(make_workload([[MODEL.vocab_size]]).to_json())
+    with pytest.raises(BadInput, match="beyond the vocabulary"):
+        made(place, image)
+    assert model_files(place) == {"model.json", "hf"}
 
 
 def test_another_recipe_or_another_model_makes_it_again(place: Place, image: Path) -> None:

@@ -1,0 +1,206 @@
+"""ExLlamaV2: ``forward`` on a rectangle of prompts, then one token of every row a step; GPTQ and EXL2 weights."""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from exllamav2 import ExLlamaV2, ExLlamaV2Cache, ExLlamaV2Config, ext
+from exllamav2.attn import ExLlamaV2Attention, has_flash_attn
+from torch.nn.attention.bias import causal_lower_right
+
+from bench_core.contract.adapter import Completion, Decoding, Device, TokenSink, Variant
+from bench_core.contract.errors import BadInput
+from bench_core.contract.outcome import Outcome
+
+_GPU = "cuda:0"
+_MASKED = -65504.0  # the lowest float16, which is what the engine masks with
+_FIRST_ROWS = 2048  # tokens in one piece before a cell's shape is known; the engine's own default
+_make_q_matrix = ext.make_q_matrix
+
+_OUT_OF_MEMORY = ("out of memory", "cublas_status_alloc_failed", "insufficient vram", "insufficient space in device")
+_UNSUPPORTED = (
+    "no kernel image is available",
+    "found no nvidia driver",
+    "no cuda gpus are available",
+    "driver version is insufficient",
+    "unknown architecture",
+)
+
+
+class _Params(ExLlamaV2Attention.Params):  # type: ignore[misc]  # the engine's types are not checked
+    """Where the engine looks for its mask.
+
+    Without flash-attn, release 0.3.2 asks for a block-diagonal mask, which only its image models have, and would let
+    every token of a prompt see the ones behind it, padding included. The answer here is the mask that is meant.
+    """
+
+    def get_block_diag_mask(self, device: Any) -> Any:
+        if not self.is_causal():
+            return self.get_attn_mask(device)
+        return causal_lower_right(self.seq_len, self.past_len + self.seq_len) if self.seq_len > 1 else None
+
+
+class ExLlamaV2Adapter:
+    """Options: ``format``, what the folder must hold: ``gptq`` or ``exl2``."""
+
+    def __init__(self) -> None:
+        self._artifact = Path()
+        self._model: Any = None
+        self._cache: Any = None
+        self._rows = 0
+        self._reordered = 0
+        self._format = ""
+
+    def load(self, artifact: Path, variant: Variant, device: Device) -> None:  # noqa: ARG002  # cuda is all it knows
+        """Reads the folder onto the GPU; the embeddings stay in host memory, as is the engine's default."""
+        self._format = str(variant.options.get("format"))
+        _check(artifact, self._format)
+        self._artifact = artifact
+        self._load(1, _FIRST_ROWS)
+
+    def prepare(self, batch_size: int, max_prompt_tokens: int, max_new_tokens: int) -> None:
+        """Makes a cache of the cell's shape. The engine's buffers belong to its layers, so a shape that does not fit
+        into them loads the model again."""
+        self._cache = None
+        if batch_size * max_prompt_tokens > self._rows:
+            self._load(batch_size, max_prompt_tokens)
+        self._free()
+        self._cache = self._new_cache(batch_size, max_prompt_tokens + max_new_tokens, max_prompt_tokens)
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], decoding: Decoding, on_tokens: TokenSink
+    ) -> Sequence[Completion]:
+        """Prompts are padded on the left; padding is masked, and each row counts its positions without it."""
+        width = max(len(prompt) for prompt in prompts)
+        gaps = [width - len(prompt) for prompt in prompts]
+        rows = [[decoding.pad_token_id] * gap + list(prompt) for gap, prompt in zip(gaps, prompts, strict=True)]
+        mask = offsets = None
+        if any(gaps):
+            mask = torch.zeros((len(rows), width), dtype=torch.float16)
+            for row, gap in enumerate(gaps):
+                mask[row, :gap] = _MASKED
+            mask = mask.to(_GPU)
+            offsets = torch.tensor([[-gap] for gap in gaps], dtype=torch.int, device=_GPU)
+        outputs: list[list[int]] = [[] for _ in prompts]
+        alive = list(range(len(prompts)))
+        ends = frozenset(decoding.eos_token_ids)
+        with torch.inference_mode():
+            self._cache.current_seq_len = 0
+            given = torch.tensor(rows)
+            for _ in range(decoding.max_new_tokens):
+                logits = self._forward(given, self._cache, mask, offsets, last_id_only=True)
+                given = logits[:, -1].argmax(dim=-1, keepdim=True).cpu()  # waits for the device
+                tokens = given.flatten().tolist()
+                on_tokens.step(alive)
+                for row in alive:
+                    outputs[row].append(tokens[row])
+                if ends:
+                    alive = [row for row in alive if tokens[row] not in ends]
+                    if not alive:
+                        break
+        return [Completion(output) for output in outputs]
+
+    def score(self, token_ids: Sequence[int]) -> Sequence[float]:
+        """Log-probability of each token but the first, softmax in float32."""
+        if len(token_ids) > self._rows:
+            self._load(1, len(token_ids))
+        cache = self._new_cache(1, len(token_ids), len(token_ids))
+        with torch.inference_mode():
+            ids = torch.tensor([list(token_ids)])
+            logits = self._forward(ids, cache, None, None, last_id_only=False)[0, :-1].float()
+            losses = torch.nn.functional.cross_entropy(logits, ids[0, 1:].to(logits.device), reduction="none")
+        return [-float(loss) for loss in losses.tolist()]
+
+    def describe(self) -> Mapping[str, str]:
+        """How weights are laid out and which attention runs."""
+        return {
+            "format": self._format,
+            "layers_reordered": str(self._reordered),
+            "attention": "flash-attn, sdpa where rows are padded" if has_flash_attn else "sdpa",
+            "buffer_rows": str(self._rows),
+            "embeddings": "cpu",
+        }
+
+    def classify(self, error: BaseException) -> Outcome | None:
+        """Out of memory by type or text; what the engine or this build cannot do by text."""
+        if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+            return Outcome.OOM_KV
+        text = str(error).lower()
+        if any(sign in text for sign in _OUT_OF_MEMORY):
+            return Outcome.OOM_KV
+        return Outcome.UNSUPPORTED if any(sign in text for sign in _UNSUPPORTED) else None
+
+    def close(self) -> None:
+        """Unloads the model, which frees what the extension allocated itself, and gives all memory back."""
+        self._unload()
+
+    def _load(self, batch_size: int, max_prompt_tokens: int) -> None:
+        self._unload()
+        config = ExLlamaV2Config(str(self._artifact))
+        config.max_batch_size = batch_size
+        config.max_input_len = max_prompt_tokens
+        config.rotary_embedding_base = _rope_theta(self._artifact, config.rotary_embedding_base)
+        self._rows = batch_size * max_prompt_tokens
+        self._reordered = 0
+        model = ExLlamaV2(config)
+        with mock.patch.object(ext, "make_q_matrix", self._make_matrix):
+            model.load()
+        self._model = model
+
+    def _unload(self) -> None:
+        if self._model is not None:
+            self._model.unload()
+        self._model = self._cache = None
+        self._free()
+
+    def _free(self) -> None:
+        gc.collect()
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+
+    def _new_cache(self, batch_size: int, tokens: int, longest_piece: int) -> Any:
+        config = self._model.config
+        # Prompts pass in one piece.
+        config.max_attention_size = max(config.max_attention_size, longest_piece**2)
+        return ExLlamaV2Cache(self._model, batch_size=batch_size, max_seq_len=tokens)
+
+    def _forward(self, ids: Any, cache: Any, mask: Any, offsets: Any, last_id_only: bool) -> Any:
+        batch_size, tokens = ids.shape
+        params = _Params(batch_size, tokens, cache.current_seq_len, mask, offsets)
+        return self._model.forward(ids, cache, last_id_only=last_id_only, attn_params=params)
+
+    def _make_matrix(self, tensors: dict[str, Any], *arguments: Any, **options: Any) -> Any:
+        """The engine's own, without a group index that says nothing: files without act-order have one too, and the
+        engine would read every input through it."""
+        index = tensors.get("g_idx")
+        if index is not None and "qzeros" in tensors:
+            groups = tensors["qzeros"].shape[0]
+            in_order = torch.arange(index.numel(), dtype=index.dtype, device=index.device) // (index.numel() // groups)
+            if torch.equal(index, in_order):
+                del tensors["g_idx"]
+            else:
+                self._reordered += 1
+        return _make_q_matrix(tensors, *arguments, **options)
+
+
+def _check(artifact: Path, wanted: str) -> None:
+    """
+    Raises:
+        BadInput: the folder is not quantised in the way wanted.
+    """
+    settings = json.loads((artifact / "config.json").read_text(encoding="utf-8"))
+    found = (settings.get("quantization_config") or {}).get("quant_method", "unquantised")
+    if found != wanted:
+        raise BadInput(f"{artifact.name} is {found}, this variant reads {wanted}", "name another variant or artifact")
+
+
+def _rope_theta(artifact: Path, otherwise: float) -> float:
+    """The base of rotations where only transformers 5's ``rope_parameters`` tell it, which the engine does not read."""
+    settings = json.loads((artifact / "config.json").read_text(encoding="utf-8"))
+    return float((settings.get("rope_parameters") or {}).get("rope_theta") or otherwise)

@@ -1,0 +1,50 @@
+"""GPTQ proper, by GPTQModel, on the prompts of the workload."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import torch
+from convert_layout import WEIGHTS
+
+from bench_core.contract.adapter import Conversion
+from bench_core.contract.digest import prompts_sha256
+
+_SAMPLES = 128  # as in GPTQ's paper
+_ROWS_AT_ONCE = 4
+
+
+def quantise_on_texts(conversion: Conversion, group_size: int) -> Mapping[str, str]:
+    """Writes the target's ``model.safetensors``; returns what it was calibrated on.
+
+    Raises:
+        RuntimeError: GPTQModel left more than one file of weights.
+    """
+    # Its own guess of threads, made when it is imported, is for the whole machine.
+    os.environ.setdefault("GPTQMODEL_CPU_WORKERS", str(max(1, conversion.device.threads)))
+    from gptqmodel import GPTQModel, QuantizeConfig  # noqa: PLC0415  # only now, see above
+
+    samples = [list(prompt) for prompt in conversion.calibration[:_SAMPLES]]
+    config = QuantizeConfig(
+        bits=4,
+        group_size=group_size,
+        desc_act=False,
+        sym=True,
+        device="cuda:0" if conversion.device.kind == "cuda" else "cpu",
+        offload_to_disk=False,
+    )
+    model = GPTQModel.load(str(conversion.source), config, dtype=torch.float16, trust_remote_code=False)
+    model.quantize(
+        [{"input_ids": sample, "attention_mask": [1] * len(sample)} for sample in samples], batch_size=_ROWS_AT_ONCE
+    )
+    # One file, which is what exllama reads.
+    model.save(str(conversion.target), max_shard_size=None)
+    files = [path.name for path in conversion.target.glob("*.safetensors")]
+    if files != [WEIGHTS]:
+        raise RuntimeError(f"expected {WEIGHTS}, GPTQModel left {', '.join(files) or 'nothing'}")
+    return {
+        "calibration_prompts": str(len(samples)),
+        "calibration_tokens": str(sum(map(len, samples))),
+        "calibration_digest": prompts_sha256(samples),
+    }

@@ -1,0 +1,254 @@
+"""vLLM: one engine for all shapes; a batch is a set of requests, stepped until all have finished."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from vllm import LLM, SamplingParams
+from vllm.distributed import cleanup_dist_env_and_memory
+from vllm.sampling_params import RequestOutputKind
+
+from bench_core.contract.adapter import Completion, Decoding, Device, TokenSink, Variant
+from bench_core.contract.errors import BadInput
+from bench_core.contract.outcome import Outcome
+
+_DTYPES = ("float32", "float16", "bfloat16")
+_DEFAULT_SEQUENCES = 256
+# A step's budget: 64 prompts of 1,024 tokens, so that none of them waits for a second step.
+_DEFAULT_STEP_TOKENS = 65536
+_DEFAULT_GPU_MEMORY_SHARE = 0.9
+_DEFAULT_CPU_CACHE_GIB = 4
+
+# What an error's text says, in lower case.
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "no available memory for the cache blocks",
+    "larger than the available kv cache",
+    "less than desired gpu memory utilization",
+    "cublas_status_alloc_failed",
+)
+_UNSUPPORTED = (
+    "no kernel image is available",
+    "found no nvidia driver",
+    "no cuda gpus are available",
+    "driver version is insufficient",
+    "failed to infer device type",
+    "minimum capability",
+    "compute capability",
+    "failed to find a kernel that can implement",
+    "are not supported for now",
+    "no valid attention backend",
+    "unsupported cpu attention configuration",
+)
+
+
+class CacheTooSmall(RuntimeError):
+    """The memory left for the key-value cache does not hold one row of the shape asked for."""
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """The engine's memory, told by itself: weights, and a key-value cache in blocks."""
+
+    weights_bytes: int
+    block_tokens: int
+    block_bytes: int
+    blocks: int
+
+    def blocks_of(self, rows: int, tokens: int) -> int:
+        return rows * -(-tokens // self.block_tokens)
+
+
+class VllmAdapter:
+    """Options.
+
+    ``dtype``: float32, float16 or bfloat16. ``max_num_seqs``, ``max_num_batched_tokens``: the engine's limits for one
+    step. ``gpu_memory_utilization``: its share of the GPU. ``cpu_cache_gib``: its key-value cache on a CPU.
+    """
+
+    def __init__(self) -> None:
+        self._llm: Any = None
+        self._pool: _Pool | None = None
+        self._kernels: dict[str, str] = {}
+        self._needed_blocks = 0
+
+    def load(self, artifact: Path, variant: Variant, device: Device) -> None:
+        """Reads the model, measures what memory is left, reserves it, compiles and records CUDA graphs."""
+        options = variant.options
+        dtype = options.get("dtype")
+        if dtype not in _DTYPES:
+            raise BadInput(f"variant {variant.name}: dtype {dtype!r} is unknown", f"one of {', '.join(_DTYPES)}")
+        extra: dict[str, Any] = {}
+        if device.kind == "cuda":
+            extra["gpu_memory_utilization"] = float(options.get("gpu_memory_utilization") or _DEFAULT_GPU_MEMORY_SHARE)
+        else:
+            torch.set_num_threads(device.threads)
+            extra["kv_cache_memory_bytes"] = int(options.get("cpu_cache_gib") or _DEFAULT_CPU_CACHE_GIB) << 30
+        self._llm = LLM(
+            model=str(artifact),
+            dtype=str(dtype),
+            # The model's own limit, or what fits into the cache where that is less.
+            max_model_len=-1,
+            max_num_seqs=int(options.get("max_num_seqs") or _DEFAULT_SEQUENCES),
+            max_num_batched_tokens=int(options.get("max_num_batched_tokens") or _DEFAULT_STEP_TOKENS),
+            enable_prefix_caching=False,
+            skip_tokenizer_init=True,
+            # A checkpoint's own sampling settings must not reach a greedy measurement.
+            generation_config="vllm",
+            trust_remote_code=False,
+            seed=0,
+            **extra,
+        )
+        (self._kernels,) = self._llm.apply_model(_kernels)
+        (weights_bytes,) = self._llm.apply_model(_weights_bytes)
+        self._pool = _pool(self._llm.llm_engine.vllm_config, weights_bytes)
+
+    def prepare(self, batch_size: int, max_prompt_tokens: int, max_new_tokens: int) -> None:
+        """Checks that the shape is within what the engine was loaded for; its caches and graphs serve every shape."""
+        config = self._llm.llm_engine.vllm_config
+        if batch_size > config.scheduler_config.max_num_seqs:
+            raise BadInput(
+                f"a batch of {batch_size} is more than the engine's {config.scheduler_config.max_num_seqs} sequences",
+                f"--option vllm.max_num_seqs={batch_size}",
+            )
+        tokens = max_prompt_tokens + max_new_tokens
+        if tokens > config.model_config.max_model_len:
+            raise CacheTooSmall(f"rows of {tokens} tokens: the cache holds {config.model_config.max_model_len}")
+        self._needed_blocks = self._memory_pool.blocks_of(batch_size, tokens)
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], decoding: Decoding, on_tokens: TokenSink
+    ) -> Sequence[Completion]:
+        """Adds every prompt, then steps: what the engine's own ``generate`` does, with the tokens of each step seen."""
+        engine = self._llm.llm_engine
+        params = SamplingParams(
+            temperature=0.0,
+            max_tokens=decoding.max_new_tokens,
+            # The model's own end-of-sequence ids never count, only those asked for.
+            ignore_eos=True,
+            stop_token_ids=list(decoding.eos_token_ids),
+            detokenize=False,
+            output_kind=RequestOutputKind.DELTA,
+        )
+        outputs: dict[str, list[int]] = {str(row): [] for row in range(len(prompts))}
+        for request, prompt in zip(outputs, prompts, strict=True):
+            engine.add_request(request, {"prompt_token_ids": list(prompt)}, params)
+        wanted = on_tokens.wanted
+        while engine.has_unfinished_requests():
+            single: list[int] = []
+            for result in engine.step():
+                new = result.outputs[0].token_ids
+                outputs[result.request_id].extend(new)
+                if len(new) == 1:
+                    single.append(int(result.request_id))
+                elif wanted and new:
+                    on_tokens(int(result.request_id), len(new))
+            if wanted and single:
+                on_tokens.step(single)
+        return [Completion(tokens) for tokens in outputs.values()]
+
+    def describe(self) -> Mapping[str, str]:
+        """Attention backend, kernel of the linear layers, compilation, CUDA graphs, limits of a step."""
+        config = self._llm.llm_engine.vllm_config
+        compilation = config.compilation_config
+        sizes = compilation.cudagraph_capture_sizes or []
+        return {
+            **self._kernels,
+            "dtype": str(config.model_config.dtype).removeprefix("torch."),
+            "quantization": str(config.model_config.quantization or "none"),
+            "compilation": getattr(compilation.mode, "name", str(compilation.mode)),
+            "cuda_graphs": getattr(compilation.cudagraph_mode, "name", str(compilation.cudagraph_mode)),
+            "cuda_graph_sizes": f"{len(sizes)} up to {max(sizes)}" if sizes else "none",
+            "max_num_seqs": str(config.scheduler_config.max_num_seqs),
+            "max_num_batched_tokens": str(config.scheduler_config.max_num_batched_tokens),
+            "async_scheduling": str(config.scheduler_config.async_scheduling),
+            "kv_cache_blocks": f"{self._memory_pool.blocks} of {self._memory_pool.block_tokens} tokens",
+            "kv_cache_blocks_needed": str(self._needed_blocks),
+        }
+
+    def memory(self) -> Mapping[str, int]:
+        """Weights and key-value cache: all that was reserved, and what the cell's largest batch can use of it."""
+        pool = self._memory_pool
+        return {
+            "reserved_bytes": pool.weights_bytes + pool.blocks * pool.block_bytes,
+            "used_bytes": pool.weights_bytes + min(self._needed_blocks, pool.blocks) * pool.block_bytes,
+        }
+
+    def score(self, token_ids: Sequence[int]) -> Sequence[float]:
+        """Log-probability of each token but the first, as the engine reports it for a prompt."""
+        params = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
+        (result,) = self._llm.generate([{"prompt_token_ids": list(token_ids)}], params, use_tqdm=False)
+        pairs = zip(token_ids[1:], result.prompt_logprobs[1:], strict=True)
+        return [float(found[token_id].logprob) for token_id, found in pairs]
+
+    def classify(self, error: BaseException) -> Outcome | None:
+        """Out of memory by type or text; a GPU, model or format that the engine does not serve by text."""
+        if isinstance(error, (torch.OutOfMemoryError, MemoryError, CacheTooSmall)):
+            return Outcome.OOM_KV
+        text = str(error).lower()
+        if any(sign in text for sign in _OUT_OF_MEMORY):
+            return Outcome.OOM_KV
+        if any(sign in text for sign in _UNSUPPORTED):
+            return Outcome.UNSUPPORTED
+        return None
+
+    def close(self) -> None:
+        """Ends the engine and gives its memory back, in the order of the engine's own tests."""
+        if self._llm is None:
+            return
+        self._llm.llm_engine.engine_core.shutdown()
+        self._llm = self._pool = None
+        # Compiled code and CUDA graphs hold the model's memory.
+        torch.compiler.reset()
+        gc.collect()
+        cleanup_dist_env_and_memory()
+
+    @property
+    def _memory_pool(self) -> _Pool:
+        if self._pool is None:
+            raise RuntimeError("the engine is not loaded")
+        return self._pool
+
+
+def _kernels(model: Any) -> dict[str, str]:
+    """Runs inside the engine: which attention backend and which kernel of linear layers the model got."""
+    facts: dict[str, str] = {}
+    for layer in model.modules():
+        backend = getattr(layer, "attn_backend", None)
+        if backend is not None:
+            facts.setdefault("attention", str(backend.get_name()))
+            version = getattr(getattr(layer, "impl", None), "vllm_flash_attn_version", None)
+            if version is not None:
+                facts.setdefault("flash_attention_version", str(version))
+        method = getattr(layer, "quant_method", None)
+        if method is not None and "Linear" in type(method).__name__:
+            kernel = getattr(method, "kernel", method)
+            facts.setdefault("linear_kernel", type(kernel).__name__)
+    return facts
+
+
+def _weights_bytes(model: Any) -> int:
+    """Runs inside the engine: bytes of all weights, shared ones once."""
+    tensors = {tensor.data_ptr(): tensor for tensor in [*model.parameters(), *model.buffers()]}
+    return sum(int(tensor.numel() * tensor.element_size()) for tensor in tensors.values())
+
+
+def _pool(config: Any, weights_bytes: int) -> _Pool:
+    """Sizes of the key-value cache from the engine's configuration, after it has fixed the number of blocks."""
+    model, cache = config.model_config, config.cache_config
+    dtype = model.dtype if cache.cache_dtype == "auto" else None
+    token_bytes = (
+        2  # keys and values
+        * model.get_num_layers(config.parallel_config)
+        * model.get_num_kv_heads(config.parallel_config)
+        * model.get_head_size()
+        * (torch.empty(0, dtype=dtype).element_size() if dtype is not None else 1)
+    )
+    return _Pool(weights_bytes, cache.block_size, cache.block_size * token_bytes, cache.num_gpu_blocks)
