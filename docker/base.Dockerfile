@@ -10,10 +10,13 @@ ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
 ARG PIP_NO_INDEX
 
-# libgomp1: the OpenMP run time that CPU kernels of several engines link to.
-RUN apt-get update \
-    && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends libgomp1 python3 python3-venv \
-    && rm -rf /var/lib/apt/lists/*
+# libgomp1: the OpenMP run time that CPU kernels of several engines link to. An operating system that already brings
+# it and /opt/venv (a virtual environment that sees a cluster's own torch, say) is taken as it is, without a network.
+RUN if ! { test -x /opt/venv/bin/pip && ldconfig -p | grep -q libgomp.so.1; }; then \
+        apt-get update \
+        && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends libgomp1 python3 python3-venv \
+        && rm -rf /var/lib/apt/lists/*; \
+    fi
 
 # Containers run as the caller's uid, which no passwd file knows, on a read-only root with a tmpfs on /tmp. LOGNAME
 # answers getpass.getuser(), which torch asks for the name of its caches.
@@ -26,7 +29,7 @@ ENV PATH=/opt/venv/bin:${PATH} \
 LABEL llm-bench.flavour=${FLAVOUR}
 
 COPY docker/constraints.txt docker/requirements.base.txt /opt/bench/docker/
-RUN python3 -m venv /opt/venv \
+RUN if [ ! -x /opt/venv/bin/pip ]; then python3 -m venv /opt/venv; fi \
     && pip install --no-cache-dir -c /opt/bench/docker/constraints.txt -r /opt/bench/docker/requirements.base.txt
 
 COPY docker/as-owner.sh /opt/bench/as-owner

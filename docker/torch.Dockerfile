@@ -10,7 +10,8 @@ ARG PIP_NO_INDEX
 
 # Triton, which torch.compile and kernels of several engines use on a GPU, builds its launchers with a C compiler and
 # Python's headers at first use.
-RUN if [ "${FLAVOUR}" = cuda ]; then \
+RUN if [ "${FLAVOUR}" = cuda ] \
+        && ! { command -v gcc && test -f "$(python -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h"; }; then \
         apt-get update \
         && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends gcc libc6-dev python3-dev \
         && rm -rf /var/lib/apt/lists/*; \

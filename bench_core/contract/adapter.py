@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from bench_core.contract.outcome import Outcome
 from bench_core.contract.record import Scalar
@@ -137,6 +137,18 @@ class Classifies(Protocol):
     """An adapter that knows its engine's error texts."""
 
     def classify(self, error: BaseException) -> Outcome | None: ...
+
+
+class Direct(Protocol):
+    """A function named in ``image.yaml`` under ``direct``, for parity: the engine that ``adapter`` has loaded, called
+    as its own documentation or benchmark tool calls it, without sink, adapter code or anything else of the suite.
+
+    Returns the new token ids of each prompt, in order, when the device has finished.
+    """
+
+    def __call__(
+        self, adapter: Any, prompts: Sequence[Sequence[int]], decoding: Decoding, /
+    ) -> Sequence[Sequence[int]]: ...
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from bench_core.contract.errors import BadInput
 from bench_core.contract.outcome import Outcome
 from bench_core.contract.record import Record, describe
 
-BatchPhase = Literal["warmup", "measure", "latency"]
-Phase = Literal["start", "load", "prepare", "warmup", "measure", "latency", "close"]
+BatchPhase = Literal["warmup", "measure", "latency", "direct"]
+Phase = Literal["start", "load", "prepare", "warmup", "measure", "latency", "direct", "close"]
 
 
 class StartEvent(Record):

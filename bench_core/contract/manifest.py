@@ -58,6 +58,9 @@ class Manifest(Record):
         {}, description="variables that the engine reads, set before the adapter is imported, under every launcher"
     )
     packages: tuple[str, ...] = Field(description="distributions whose versions are recorded with every cell")
+    direct: EntryPoint | None = Field(
+        None, description="module:function that calls the loaded engine as its documentation does, for parity"
+    )
     converts: dict[Name, EntryPoint] = Field({}, description="artifacts made by this image: module:function")
     convert_target: bool = Field(
         False, description="converters live in the build target `convert` (requirements.convert.txt), not in `measure`"

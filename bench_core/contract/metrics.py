@@ -7,13 +7,14 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field
 
 from bench_core.contract.errors import BadInput
 from bench_core.contract.events import (
     BatchEvent,
+    BatchPhase,
     EndEvent,
     EngineEvent,
     Event,
@@ -101,6 +102,24 @@ class MemoryUse(Record):
     mean_bytes: float | None
 
 
+class Parity(Record):
+    """The suite's own batches beside the same batches given to the engine directly, in the same process.
+
+    Attributes:
+        batches: pairs.
+        output_throughput_tok_s, direct_output_throughput_tok_s: over the batches of the pairs.
+        ratio: suite / direct; 1 where the suite costs nothing.
+        rows_with_equal_tokens: prompts of the pairs that got the same ids from both, of ``rows``.
+    """
+
+    batches: int = Field(ge=1)
+    rows: int = Field(ge=1)
+    rows_with_equal_tokens: int = Field(ge=0)
+    output_throughput_tok_s: float
+    direct_output_throughput_tok_s: float
+    ratio: float
+
+
 class CellMetrics(Record):
     """What one cell measured. Warm-up is excluded everywhere but in ``peak_bytes``.
 
@@ -146,6 +165,7 @@ class CellMetrics(Record):
     reserved_bytes: int | None = None
     used_bytes: int | None = None
     device_energy_joules: float | None = None
+    parity: Parity | None = None
 
 
 class CellResult(Record):
@@ -167,7 +187,7 @@ class CellEvents:
     end: EndEvent | None = None
     phases: dict[str, PhaseEvent] = field(default_factory=dict)
     engine: list[EngineEvent] = field(default_factory=list)
-    batches: dict[str, list[BatchEvent]] = field(default_factory=lambda: {"warmup": [], "measure": [], "latency": []})
+    batches: dict[str, list[BatchEvent]] = field(default_factory=lambda: {phase: [] for phase in get_args(BatchPhase)})
     telemetry: list[TelemetryEvent] = field(default_factory=list)
 
     def add(self, event: Event) -> None:
@@ -257,6 +277,35 @@ def _metrics(events: CellEvents, measured: list[BatchEvent]) -> CellMetrics:
         reserved_bytes=pool.get("reserved_bytes"),
         used_bytes=pool.get("used_bytes"),
         device_energy_joules=_energy_joules(events, measured),
+        parity=_parity(events.batches["direct"], measured),
+    )
+
+
+def _parity(direct: list[BatchEvent], measured: list[BatchEvent]) -> Parity | None:
+    """
+    Raises:
+        BadInput: a batch was given to the engine directly that was never measured.
+    """
+    if not direct:
+        return None
+    of_prompts = {batch.prompts_digest: batch for batch in measured}
+    try:
+        pairs = [(of_prompts[batch.prompts_digest], batch) for batch in direct]
+    except KeyError as error:
+        raise BadInput("a batch was given to the engine directly that was not measured") from error
+    rates = [
+        sum(sum(batch.output_tokens) for batch in side) / math.fsum(batch.latency_s for batch in side)
+        for side in zip(*pairs, strict=True)
+    ]
+    return Parity(
+        batches=len(pairs),
+        rows=sum(len(batch.outputs) for _, batch in pairs),
+        rows_with_equal_tokens=sum(
+            ours == theirs for suite, batch in pairs for ours, theirs in zip(suite.outputs, batch.outputs, strict=True)
+        ),
+        output_throughput_tok_s=rates[0],
+        direct_output_throughput_tok_s=rates[1],
+        ratio=rates[0] / rates[1],
     )
 
 

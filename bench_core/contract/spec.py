@@ -23,11 +23,14 @@ class MeasureProtocol(Record):
         latency_batches: batches with a token callback, run after the others and left out of throughput, for images
             whose ``token_times`` is ``separate``.
         max_batches: measured batches at most; ``None`` for the whole workload.
+        direct_batches: the last measured batches, given once more to the engine without the suite in between (the
+            image's ``direct`` function), for parity; left out of every other number.
     """
 
     warmup_batches: int = Field(1, ge=1, le=1000)
     latency_batches: int = Field(3, ge=0, le=1000)
     max_batches: int | None = Field(None, ge=1)
+    direct_batches: int = Field(0, ge=0, le=1000)
 
 
 class CellSpec(Record):

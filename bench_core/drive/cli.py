@@ -57,6 +57,10 @@ def drive(
     max_batches: Annotated[
         int | None, typer.Option(min=1, help="Measured batches of each cell  [default: whole workload]")
     ] = None,
+    direct_batches: Annotated[
+        int | None, typer.Option(min=0, help="Batches of each cell given to the engine directly too, for parity.")
+    ] = None,
+    direct_batch_sizes: Annotated[str | None, typer.Option(help="Where to do so  [default: at all]")] = None,
     option: Annotated[
         list[str] | None, typer.Option(help="IMAGE.KEY=VALUE: an engine's option. May be repeated.")
     ] = None,
@@ -96,6 +100,8 @@ def drive(
         "length": length,
         "warmup_batches": warmup_batches,
         "max_batches": max_batches,
+        "direct_batches": direct_batches,
+        "direct_batch_sizes": _batch_sizes(direct_batch_sizes),
         "threads": threads,
         "device": device,
         "gpus": _words(gpus),

@@ -27,7 +27,9 @@ def measuring_estimate_s(plan: Plan, suite: Suite, weights_bytes: int, prompts: 
             batches = prompts // batch_size
             if suite.max_batches is not None:
                 batches = min(batches, suite.max_batches)
-            total_s += (batches + suite.warmup_batches) * suite.max_new_tokens * step_s
+            sizes = suite.direct_batch_sizes or job.batch_sizes
+            direct = suite.direct_batches if job.image.manifest.direct and batch_size in sizes else 0
+            total_s += (batches + suite.warmup_batches + min(direct, batches)) * suite.max_new_tokens * step_s
     return total_s
 
 

@@ -213,6 +213,10 @@ class Execution:
         arguments += ["--warmup-batches", str(suite.warmup_batches), "--latency-batches", str(suite.latency_batches)]
         if suite.max_batches is not None:
             arguments += ["--max-batches", str(suite.max_batches)]
+        if suite.direct_batches and job.image.manifest.direct is not None:
+            arguments += ["--direct-batches", str(suite.direct_batches)]
+            if suite.direct_batch_sizes:
+                arguments += ["--direct-batch-sizes", ",".join(map(str, suite.direct_batch_sizes))]
         arguments += ["--workload", str(prepared.workload_path.relative_to(self._request.data))]
         for key, value in job.options.items():
             text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

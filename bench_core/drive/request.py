@@ -40,6 +40,8 @@ class Suite(Record):
     warmup_batches: int = Field(1, ge=1, le=1000)
     latency_batches: int = Field(3, ge=1, le=1000)
     max_batches: int | None = Field(None, ge=1)
+    direct_batches: int = Field(0, ge=0, le=1000, description="measured batches given to the engine directly as well")
+    direct_batch_sizes: tuple[BatchSize, ...] = Field((), description="where to do so; at all where empty")
     threads: int | None = Field(None, ge=1)
     device: Literal["auto", "cuda", "cpu"] = "auto"
     gpus: tuple[str, ...] = Field((), description="indices or UUIDs; the first GPU where empty")

@@ -85,7 +85,7 @@ def document(view: RunView) -> Document:
         images=_images(view),
         meanings=_meanings(view),
         results=tuple(result_sheet(view, size) for size in view.batch_sizes),
-        details=(_times(view), _memory(view), _engines(view)),
+        details=(_times(view), _memory(view), *_parity(view), _engines(view)),
         failures=tuple(_failure(row) for row in view.rows if row.result is None),
     )
 
@@ -362,6 +362,40 @@ def _memory(view: RunView) -> Sheet:
         "what it filled.",
     )
     return Sheet("Memory", tuple(columns), tuple(rows), notes)
+
+
+def _parity(view: RunView) -> Iterable[Sheet]:
+    """The suite beside the engine called directly, where that was asked for."""
+    rows = []
+    for row, result in _measured(view):
+        parity = result.metrics.parity
+        if parity is not None:
+            rows.append(
+                (
+                    *_key(row),
+                    Entry(rate(parity.output_throughput_tok_s), parity.output_throughput_tok_s),
+                    Entry(rate(parity.direct_output_throughput_tok_s), parity.direct_output_throughput_tok_s),
+                    Entry(f"{parity.ratio:.3f}", parity.ratio),
+                    Entry(str(parity.batches), parity.batches),
+                    Entry(f"{parity.rows_with_equal_tokens} of {parity.rows}", parity.rows_with_equal_tokens),
+                )
+            )
+    if not rows:
+        return
+    columns = (
+        ("Method", False),
+        ("Batch size", True),
+        ("Suite (token/s)", True),
+        ("Direct (token/s)", True),
+        ("Suite / direct", True),
+        ("Batches", True),
+        ("Rows with equal tokens", True),
+    )
+    notes = (
+        "Direct: the last measured batches given once more to the same loaded engine in the way of its own "
+        "documentation, without the suite's code in between, right after the measurement. 1: the suite costs nothing.",
+    )
+    yield Sheet("Parity", columns, tuple(rows), notes)
 
 
 def _engines(view: RunView) -> Sheet:

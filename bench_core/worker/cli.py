@@ -110,6 +110,13 @@ def build_parser() -> argparse.ArgumentParser:
     how.add_argument("--warmup-batches", type=up_to(1000), default=1, metavar="N")
     how.add_argument("--latency-batches", type=up_to(1000), default=3, metavar="N", help="where token callbacks cost")
     how.add_argument("--max-batches", type=positive, metavar="N", help="measured batches (default: whole workload)")
+    how.add_argument(
+        "--direct-batches", type=up_to(1000), default=0, metavar="N",
+        help="measured batches given once more to the engine directly, for parity (default: none)",
+    )  # fmt: skip
+    how.add_argument(
+        "--direct-batch-sizes", type=batch_size_list, metavar="N[,N...]", help="where to do so (default: at all)"
+    )
     where = parser.add_argument_group("where")
     where.add_argument("--model-folder", metavar="NAME", help="under the models folder (default: prepared last)")
     where.add_argument("--workload", metavar="FILE", help="under the data folder (default: prepared last)")
@@ -161,7 +168,9 @@ def _resolver(parsed: argparse.Namespace) -> Resolver:
             warmup_batches=parsed.warmup_batches,
             latency_batches=parsed.latency_batches,
             max_batches=parsed.max_batches,
+            direct_batches=parsed.direct_batches,
         ),
+        direct_batch_sizes=None if parsed.direct_batch_sizes is None else frozenset(parsed.direct_batch_sizes),
         options=dict(parsed.option),
     )
     return Resolver(Places(parsed.image_folder, parsed.data, parsed.models, parsed.results), options)

@@ -62,10 +62,14 @@ class EngineProcess:
         """Loads and measures every cell of the job. A failure ends the process, after it has been told."""
         try:
             workload = Workload.read(self._job.workload)
-            adapter = self._load()
+            manifest = Manifest.load(self._job.image_folder)
+            adapter = self._load(manifest)
+            direct = image.load_direct(self._job.image_folder, manifest)
             for spec in self._job.cells:
                 self._channel.send(BeginCell(cell=spec.cell_id))
-                run = CellRun(adapter, spec, workload, monotonic_ns, self._channel.send, lambda: self._stop.is_set)
+                run = CellRun(
+                    adapter, spec, workload, monotonic_ns, self._channel.send, lambda: self._stop.is_set, direct
+                )
                 try:
                     run.run()
                 finally:
@@ -85,9 +89,8 @@ class EngineProcess:
             )
         return 0
 
-    def _load(self) -> Adapter:
+    def _load(self, manifest: Manifest) -> Adapter:
         spec = self._job.cells[0]
-        manifest = Manifest.load(self._job.image_folder)
         host = host_info()
         self._channel.send(
             StartEvent(

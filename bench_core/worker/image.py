@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench_core.contract.adapter import Adapter, Converter
+from bench_core.contract.adapter import Adapter, Converter, Direct
 from bench_core.contract.errors import BadInput
 from bench_core.contract.manifest import Manifest
 
@@ -42,6 +42,11 @@ def load_converter(folder: Path, manifest: Manifest, artifact: str) -> Converter
     os.environ.update(manifest.environment)
     converter: Converter = _entry_point(folder, entry_point)
     return converter
+
+
+def load_direct(folder: Path, manifest: Manifest) -> Direct | None:
+    """Imports the function that calls the engine directly; ``None`` where the image has none."""
+    return _entry_point(folder, manifest.direct) if manifest.direct else None
 
 
 def _entry_point(folder: Path, entry_point: str) -> Callable[..., Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from bench_core.contract.adapter import Adapter, Decoding, Describes, ReportsMemory
+from bench_core.contract.adapter import Adapter, Completion, Decoding, Describes, Direct, ReportsMemory
 from bench_core.contract.digest import prompts_sha256
 from bench_core.contract.events import BatchEvent, BatchPhase, EngineEvent, PhaseEvent
 from bench_core.contract.record import Record
@@ -25,6 +25,7 @@ class CellRun:
     Args:
         send: takes each event when the clock does not run; returns when it has been written.
         stopping: asked between batches.
+        direct: the image's own call of its engine, where it has one.
     """
 
     def __init__(
@@ -35,13 +36,18 @@ class CellRun:
         clock: Clock,
         send: Callable[[Record], None],
         stopping: Callable[[], bool],
+        direct: Direct | None = None,
     ) -> None:
         self._adapter = adapter
         self._spec = spec
         self._workload = workload
+        self._batches = planned_batches(spec, workload)
+        # Of this cell's own batches: nothing longer will come.
+        self._longest = max(len(workload.prompts[row]) for batch in self._batches for row in batch)
         self._clock = clock
         self._send = send
         self._stopping = stopping
+        self._direct = direct
         self.phase: str = "prepare"
         self._decoding = Decoding(
             max_new_tokens=spec.max_new_tokens,
@@ -52,7 +58,7 @@ class CellRun:
     def run(self) -> None:
         """Prepares the shape and runs all batches; any exception is the caller's to classify, with ``phase``."""
         self._prepare()
-        batches = planned_batches(self._spec, self._workload)
+        batches = self._batches
         # Warm-up takes batches from the end backwards, so that measuring starts on prompts seen longest ago or never.
         protocol = self._spec.protocol
         warmups = [batches[-1 - k % len(batches)] for k in range(protocol.warmup_batches)]
@@ -61,12 +67,15 @@ class CellRun:
         self._run_phase("measure", batches, live)
         if self._spec.token_times == "separate":
             self._run_phase("latency", batches[: protocol.latency_batches], True)
+        if self._direct is not None and protocol.direct_batches:
+            # Beside the measured batches that were last, so that little time lies between the two of a pair.
+            self._run_phase("direct", batches[-protocol.direct_batches :], False)
         if isinstance(self._adapter, ReportsMemory):
             self._send(EngineEvent(t_s=seconds(self._clock()), memory=dict(self._adapter.memory())))
 
     def _prepare(self) -> None:
         started = self._clock()
-        self._adapter.prepare(self._spec.batch_size, self._workload.longest, self._spec.max_new_tokens)
+        self._adapter.prepare(self._spec.batch_size, self._longest, self._spec.max_new_tokens)
         ended = self._clock()
         self._send(PhaseEvent(phase="prepare", started_s=seconds(started), duration_s=seconds(ended - started)))
         if isinstance(self._adapter, Describes):
@@ -82,12 +91,17 @@ class CellRun:
 
     def _batch(self, phase: BatchPhase, index: int, rows: range, wanted: bool) -> BatchEvent:
         prompts = [list(self._workload.prompts[row]) for row in rows]
-        check_prompts(prompts, self._spec.batch_size, self._workload.longest, self._spec.model.vocab_size)
+        check_prompts(prompts, self._spec.batch_size, self._longest, self._spec.model.vocab_size)
         digest = prompts_sha256(prompts)  # before the engine can touch the lists
         sink = StampingSink(len(prompts), self._clock, wanted)
         started = self._clock()
-        completions = self._adapter.generate(prompts, self._decoding, sink)
-        ended = self._clock()
+        if phase == "direct" and self._direct is not None:
+            rows_of_ids = self._direct(self._adapter, prompts, self._decoding)
+            ended = self._clock()
+            completions: Sequence[Completion] = [Completion(ids) for ids in rows_of_ids]
+        else:
+            completions = self._adapter.generate(prompts, self._decoding, sink)
+            ended = self._clock()
         outputs = checked_outputs(completions, len(prompts), self._decoding, self._spec.model.vocab_size)
         arrivals = sink.arrivals(started)
         if wanted:
@@ -114,4 +128,4 @@ def progress_total(spec: CellSpec, workload: Workload) -> int:
     """Batches of all phases that a cell will run."""
     measured = len(planned_batches(spec, workload))
     latency = min(measured, spec.protocol.latency_batches) if spec.token_times == "separate" else 0
-    return spec.protocol.warmup_batches + measured + latency
+    return spec.protocol.warmup_batches + measured + latency + min(measured, spec.protocol.direct_batches)

@@ -44,6 +44,7 @@ class Options:
     length: Length
     protocol: MeasureProtocol
     options: dict[str, Scalar]
+    direct_batch_sizes: frozenset[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,16 @@ class Resolver:
             raise BadInput(f"artifact {name} is damaged: {damage}", hint)
         return folder, record.digest
 
+    def _protocol(self, batch_size: int) -> MeasureProtocol:
+        protocol, sizes = self.options.protocol, self.options.direct_batch_sizes
+        if protocol.direct_batches and self.manifest.direct is None:
+            raise BadInput(
+                f"image {self.manifest.name} does not call its engine directly", "leave --direct-batches out"
+            )
+        if sizes is not None and batch_size not in sizes:
+            return protocol.model_copy(update={"direct_batches": 0})
+        return protocol
+
     def measure_request(self, run_id: str) -> tuple[MeasureRequest, Workload]:
         """Everything for measuring.
 
@@ -186,7 +197,7 @@ class Resolver:
                 workload=reference,
                 max_new_tokens=self.options.max_new_tokens,
                 length=self.options.length,
-                protocol=self.options.protocol,
+                protocol=self._protocol(batch_size),
             )
             for batch_size in self.options.batch_sizes
         )

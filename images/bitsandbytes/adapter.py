@@ -66,6 +66,11 @@ class BitsAndBytesAdapter:
         self._device: Any = None
         self._quantization = ""
 
+    @property
+    def engine(self) -> Any:
+        """The loaded model."""
+        return self._model
+
     def load(self, artifact: Path, variant: Variant, device: Device) -> None:
         """Reads safetensors and quantises every linear layer but the head, on the device; no hub, no remote code."""
         quantization = str(variant.options.get("quantization"))

@@ -37,6 +37,11 @@ class CTranslate2Adapter:
         self._generator: Any = None
         self._names: list[str] = []
 
+    @property
+    def engine(self) -> Any:
+        """The loaded generator, and its name of each token id."""
+        return self._generator, self._names
+
     def load(self, artifact: Path, variant: Variant, device: Device) -> None:
         """Reads a converted model; ``vocabulary.json`` gives the engine's name of each id."""
         self._names = _vocabulary(artifact)

@@ -67,6 +67,11 @@ class ExLlamaAdapter:
         self._reordered = 0
         self._embeddings = ""
 
+    @property
+    def engine(self) -> Any:
+        """The loaded model and the prepared cache."""
+        return self._model, self._cache
+
     def load(self, artifact: Path, variant: Variant, device: Device) -> None:  # noqa: ARG002  # cuda is all it knows
         """Reads the one file of a 4-bit GPTQ folder onto the GPU."""
         self._embeddings = str(variant.options.get("embeddings", "cuda"))

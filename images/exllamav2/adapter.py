@@ -57,6 +57,11 @@ class ExLlamaV2Adapter:
         self._reordered = 0
         self._format = ""
 
+    @property
+    def engine(self) -> Any:
+        """The loaded model and the prepared cache."""
+        return self._model, self._cache
+
     def load(self, artifact: Path, variant: Variant, device: Device) -> None:  # noqa: ARG002  # cuda is all it knows
         """Reads the folder onto the GPU; the embeddings stay in host memory, as is the engine's default."""
         self._format = str(variant.options.get("format"))

@@ -69,6 +69,11 @@ class GPTQModelAdapter:
         self._device: Any = None
         self._asked = ""
 
+    @property
+    def engine(self) -> Any:
+        """The loaded model."""
+        return self._model
+
     def load(self, artifact: Path, variant: Variant, device: Device) -> None:
         """Reads a GPTQ folder and re-packs its weights for the kernel; no hub, no remote code, no other kernel."""
         option = "kernel" if device.kind == "cuda" else "cpu_kernel"

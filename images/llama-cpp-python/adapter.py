@@ -49,6 +49,11 @@ class LlamaCppAdapter:
         self._model: Any = None
         self._context: Any = None
 
+    @property
+    def engine(self) -> Any:
+        """The prepared context."""
+        return self._context
+
     def load(self, artifact: Path, variant: Variant, device: Device) -> None:
         """Reads the GGUF of the artifact's folder, all layers onto the GPU if there is one."""
         self._options, self._device = _checked(variant.options), device

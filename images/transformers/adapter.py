@@ -79,6 +79,16 @@ class TransformersAdapter:
         self._cache: Any = None
         self._cache_shape = (0, 0)
 
+    @property
+    def engine(self) -> Any:
+        """The loaded model."""
+        return self._model
+
+    @property
+    def static_cache(self) -> Any:
+        """The compiled variant's cache; ``None`` in the others."""
+        return self._cache
+
     def load(self, artifact: Path, variant: Variant, device: Device) -> None:
         """Reads safetensors from the folder straight onto the device; no hub, no remote code."""
         dtype = variant.options.get("dtype")

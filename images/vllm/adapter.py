@@ -79,6 +79,11 @@ class VllmAdapter:
         self._kernels: dict[str, str] = {}
         self._needed_blocks = 0
 
+    @property
+    def engine(self) -> Any:
+        """The loaded ``LLM``."""
+        return self._llm
+
     def load(self, artifact: Path, variant: Variant, device: Device) -> None:
         """Reads the model, measures what memory is left, reserves it, compiles and records CUDA graphs."""
         options = variant.options

@@ -358,3 +358,27 @@ def test_the_order_of_a_sample_does_not_matter_and_its_numbers_are_ordered(
     assert found is not None
     ascending = [v for v in (found.min, found.median, found.p90, found.p95, found.p99, found.max) if v is not None]
     assert all(low <= high or math.isclose(low, high) for low, high in itertools.pairwise(ascending))
+
+
+def test_parity_compares_the_same_batches_and_nothing_else_changes() -> None:
+    """The suite's 4 tokens in 4 s beside the engine's own 4 tokens in 3.8 s."""
+    second = SECOND.model_copy(update={"prompts_digest": "second"})
+    direct = batch("direct", 0, 18.0, 3.8, (2, 2)).model_copy(
+        update={"prompts_digest": "second", "outputs": ((7, 7), (7, 8))}
+    )
+    with_direct = summarise("c", filed((START, LOAD, PREPARE, WARM, FIRST, second, direct, END))).metrics
+    without = summarise("c", filed((START, LOAD, PREPARE, WARM, FIRST, second, END))).metrics
+    assert with_direct.parity is not None
+    assert with_direct.parity.ratio == pytest.approx(3.8 / 4.0)
+    assert with_direct.parity.output_throughput_tok_s == pytest.approx(1.0)
+    assert with_direct.parity.direct_output_throughput_tok_s == pytest.approx(4 / 3.8)
+    assert (with_direct.parity.batches, with_direct.parity.rows) == (1, 2)
+    assert with_direct.parity.rows_with_equal_tokens == 1
+    changed = {"parity": None, "batches_s": without.batches_s}
+    assert with_direct.model_copy(update=changed) == without
+
+
+def test_a_direct_batch_that_was_never_measured_is_damage() -> None:
+    stray = batch("direct", 0, 18.0, 1.0, (2, 2)).model_copy(update={"prompts_digest": "stray"})
+    with pytest.raises(BadInput, match="was not measured"):
+        summarise("c", filed((START, LOAD, PREPARE, WARM, FIRST, SECOND, stray, END)))

@@ -206,10 +206,11 @@ def test_warm_up_takes_batches_from_the_end_and_begins_again_if_it_needs_more() 
     assert [batch.prompts[0] for batch in sent.batches("warmup")] == [6, 4, 2, 0, 6, 4]
 
 
-def test_the_shape_is_prepared_once_for_the_longest_prompt() -> None:
+def test_the_shape_is_prepared_once_for_the_longest_prompt_of_the_cells_batches() -> None:
+    """The workload's longest prompt is its ninth, which no full batch of four holds."""
     adapter = FakeAdapter(FakeClock())
     run_cell(adapter, batch_size=4)
-    assert adapter.prepared == [(4, 9, 3)]
+    assert adapter.prepared == [(4, 8, 3)]
 
 
 def test_the_engine_gets_the_workloads_ids_and_what_it_does_to_them_is_not_recorded() -> None:
@@ -304,3 +305,42 @@ def test_facts_are_told_after_prepare_and_memory_at_the_end() -> None:
     assert sent.events[1].facts == {"attention": "flash"}
     assert isinstance(sent.events[-1], EngineEvent)
     assert sent.events[-1].memory == {"reserved_bytes": 2, "used_bytes": 1}
+
+
+def test_the_engine_called_directly_gets_the_last_measured_batches_and_the_same_clock() -> None:
+    adapter = FakeAdapter(FakeClock())
+    given: list[tuple[object, list[list[int]], Decoding]] = []
+
+    def direct(engine: object, prompts: Sequence[Sequence[int]], decoding: Decoding) -> list[list[int]]:
+        given.append((engine, [list(prompt) for prompt in prompts], decoding))
+        adapter.clock.pass_us(15_000)
+        return [[40, 41, 99] for _ in prompts]
+
+    sent = Sent(adapter)
+    spec = make_spec(WORKLOAD, protocol=MeasureProtocol(direct_batches=2, max_batches=3))
+    CellRun(adapter, spec, WORKLOAD, adapter.clock, sent, lambda: False, direct).run()
+    batches = sent.batches("direct")
+    assert [(batch.index, batch.prompts) for batch in batches] == [(0, (2, 3)), (1, (4, 5))]
+    assert [batch.prompts_digest for batch in batches] == [b.prompts_digest for b in sent.batches("measure")[1:]]
+    assert all(batch.latency_s == pytest.approx(0.015, abs=1e-12) and batch.arrivals is None for batch in batches)
+    assert batches[0].outputs == ((40, 41, 99), (40, 41, 99))
+    assert [engine for engine, _, _ in given] == [adapter, adapter]
+    assert given[0][1] == [list(WORKLOAD.prompts[2]), list(WORKLOAD.prompts[3])]
+    assert progress_total(spec, WORKLOAD) == 1 + 3 + 2
+
+
+def test_a_direct_call_that_does_less_work_fails_the_cell() -> None:
+    adapter = FakeAdapter(FakeClock())
+    spec = make_spec(WORKLOAD, protocol=MeasureProtocol(direct_batches=1, max_batches=1))
+    run = CellRun(
+        adapter,
+        spec,
+        WORKLOAD,
+        adapter.clock,
+        Sent(adapter),
+        lambda: False,
+        lambda _a, prompts, _d: [[1]] * len(prompts),
+    )
+    with pytest.raises(ContractBroken):
+        run.run()
+    assert run.phase == "direct"
