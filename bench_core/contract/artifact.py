@@ -30,7 +30,7 @@ class ArtifactRecord(Record):
         source_digest: digest of the model's ``hf`` artifact that it was made from (its own digest for ``hf``).
         recipe: digest of the converter's code and pins; an artifact of another recipe is made again.
         made_by: the image, or how it was obtained.
-        facts: what the converter says of it.
+        facts: what the converter says of it; ``given`` where it is from elsewhere.
         digest: over all files' paths and contents.
     """
 
@@ -43,6 +43,11 @@ class ArtifactRecord(Record):
     facts: dict[str, str] = {}
     files: tuple[ArtifactFile, ...]
     digest: str
+
+    @property
+    def given(self) -> str | None:
+        """Where it was taken from, if it was brought from elsewhere instead of converted."""
+        return self.facts.get("given")
 
     @property
     def size_bytes(self) -> int:

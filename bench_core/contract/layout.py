@@ -16,13 +16,15 @@ IMAGE_MOUNT = Path("/opt/bench/image")
 
 # A run: results/<run_id>/
 RUN_FILE = "run.json"
+SUITE_FILE = "suite.json"  # what was asked for; a resumed run asks for the same where nothing else is said
 CELLS_FOLDER = "cells"
+SET_ASIDE_FOLDER = "set-aside"  # cells that a later visit measured again, as they were
 REPORT_FILE = "report.md"
 PAGE_FILE = "report.html"
 TABLE_FILE = "table.csv"
 FIGURES_FOLDER = "figures"
 
-# A cell: results/<run_id>/cells/<image>.<variant>.b<batch size>/
+# A cell: results/<run_id>/cells/<image>.<variant>.b<batch size>[.r<repeat>]/
 SPEC_FILE = "spec.json"
 EVENTS_FILE = "events.jsonl"
 COMPRESSED_EVENTS_FILE = "events.jsonl.gz"  # of published runs
@@ -60,9 +62,11 @@ def slug(text: str) -> str:
     return plain[:48].strip("-._") or "unnamed"
 
 
-def cell_id(image: str, variant: str, batch_size: int) -> str:
-    """``<image>.<variant>.b<batch size>``: the name of a cell and of its folder."""
-    return f"{image}.{variant}.b{batch_size}"
+def cell_id(image: str, variant: str, batch_size: int, repeat: int = 1) -> str:
+    """``<image>.<variant>.b<batch size>``, and ``.r<repeat>`` behind it from the second measurement on: the name of a
+    cell and of its folder."""
+    name = f"{image}.{variant}.b{batch_size}"
+    return name if repeat == 1 else f"{name}.r{repeat}"
 
 
 def cell_folder(run_folder: Path, cell: str) -> Path:

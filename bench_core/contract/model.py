@@ -32,3 +32,8 @@ class ModelInfo(Record):
     bos_token_id: int | None
     eos_token_ids: tuple[int, ...]
     pad_token_id: int = 0
+
+    @property
+    def weights_bytes(self) -> int:
+        """Size of the stored weights."""
+        return self.parameters * (4 if self.dtype == "float32" else 2)

@@ -30,6 +30,11 @@ class Outcome(str, Enum):
     SKIPPED = "skipped"
 
     @property
+    def is_of_the_cell(self) -> bool:
+        """Whether it would come again: false for a cell that was stopped from outside or not begun."""
+        return self not in (Outcome.KILLED, Outcome.SKIPPED)
+
+    @property
     def worker_exit_code(self) -> int:
         """The exit code of a worker whose worst cell ended so."""
         return _EXIT_CODES[self]

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from bench_core.contract.model import ModelInfo
 from bench_core.contract.record import Record
-from bench_core.contract.spec import Length
+from bench_core.contract.spec import MAX_REPEAT, Length
 from bench_core.contract.workload import WorkloadRef
 
 
@@ -19,6 +19,7 @@ class PlannedCell(Record):
     image: str
     variant: str
     batch_size: int
+    repeat: int = Field(1, ge=1, le=MAX_REPEAT, description="tables show the first; later ones compare visits")
     label: str
     ranked: bool = Field(True, description="compared with the others; a scripted engine is not")
 
@@ -43,14 +44,62 @@ class GpuInfo(Record):
 
 
 class ImageInfo(Record):
-    """What a cell of this image really ran in: a Docker image's id, or the digest of a virtual environment's pins."""
+    """What a cell of this image really ran in: a Docker image's id, or the digest of a virtual environment's pins.
+
+    Attributes:
+        recipe: digest of the files that it is made of; the same on every machine, as an id is not. ``None`` in records
+            of before it was kept, and of containers started by hand.
+    """
 
     reference: str
     id: str
+    recipe: str | None = None
+
+
+class ArtifactInfo(Record):
+    """An artifact that a visit's engines read.
+
+    Attributes:
+        recipe: of its converter, or of bringing it here; see ``ArtifactRecord``.
+        given: where it was taken from, if it was not converted from the model.
+    """
+
+    digest: str
+    recipe: str
+    made_by: str
+    given: str | None = None
+
+
+class VisitInfo(Record):
+    """One call of the driver that measured cells of a run, on one machine.
+
+    Attributes:
+        harness: digest of the suite's own code inside the images.
+        images: those of this visit's cells.
+        cells: planned for this visit. A cell was measured in the last visit that names it.
+    """
+
+    started_utc: str
+    bench_version: str
+    git_commit: str | None
+    launcher: Literal["docker", "process", "standalone"]
+    host: HostInfo
+    gpus: tuple[GpuInfo, ...]
+    harness: str | None = None
+    images: dict[str, ImageInfo]
+    artifacts: dict[str, ArtifactInfo] = {}
+    cells: tuple[str, ...]
 
 
 class RunRecord(Record):
-    """A run's plan and circumstances. ``cells`` is the plan: a cell without a folder was never reached."""
+    """A run's plan and circumstances. ``cells`` is the plan: a cell without a folder was never reached.
+
+    Attributes:
+        created_utc, bench_version, git_commit, host: of the first visit.
+        gpus: all cards that cells were planned on, each once.
+        images: what each image's first cells ran in.
+        visits: in order; empty in records of before runs could be resumed.
+    """
 
     schema_version: Literal[1] = 1
     run_id: str
@@ -67,3 +116,20 @@ class RunRecord(Record):
     max_new_tokens: int = Field(ge=1)
     length: Length
     cells: tuple[PlannedCell, ...]
+    visits: tuple[VisitInfo, ...] = ()
+
+    @property
+    def all_visits(self) -> tuple[VisitInfo, ...]:
+        """The visits; where none is recorded, the one that the record itself tells of."""
+        return self.visits or (
+            VisitInfo(
+                started_utc=self.created_utc,
+                bench_version=self.bench_version,
+                git_commit=self.git_commit,
+                launcher=self.launcher,
+                host=self.host,
+                gpus=self.gpus,
+                images=self.images,
+                cells=tuple(cell.cell for cell in self.cells),
+            ),
+        )

@@ -13,6 +13,7 @@ from bench_core.contract.record import Record, Scalar
 from bench_core.contract.workload import WorkloadRef
 
 Length = Literal["forced", "natural"]
+MAX_REPEAT = 1000
 
 
 class MeasureProtocol(Record):
@@ -44,6 +45,7 @@ class CellSpec(Record):
     token_times: Literal["live", "engine", "separate", "none"]
     ranked: bool = True
     batch_size: int = Field(ge=1, le=65536)
+    repeat: int = Field(1, ge=1, le=MAX_REPEAT, description="which measurement of this cell it is")
     device: DeviceKind
     gpu_uuid: str | None = None
     threads: int = Field(ge=1)
@@ -59,4 +61,4 @@ class CellSpec(Record):
     @property
     def cell_id(self) -> str:
         """The cell's name, which is also its folder's."""
-        return layout.cell_id(self.image, self.variant, self.batch_size)
+        return layout.cell_id(self.image, self.variant, self.batch_size, self.repeat)

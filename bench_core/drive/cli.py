@@ -15,6 +15,7 @@ from bench_core.contract.errors import BadInput
 from bench_core.contract.outcome import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK
 from bench_core.contract.record import Scalar, describe
 from bench_core.drive.request import Request, Suite
+from bench_core.drive.resume import Earlier, find_run
 from bench_core.drive.session import Modes, Session
 
 DEFAULT_MAX_PROMPT_TOKENS = 1024
@@ -64,10 +65,21 @@ def drive(
     option: Annotated[
         list[str] | None, typer.Option(help="IMAGE.KEY=VALUE: an engine's option. May be repeated.")
     ] = None,
+    control: Annotated[
+        str | None, typer.Option(help="IMAGE.VARIANT.bN: measured first at every visit of a run, to compare machines.")
+    ] = None,
+    artifact: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=SOURCE: taken from a hub id[@revision] or a folder, not converted. May be repeated."),
+    ] = None,
     results: Annotated[Path, typer.Option(help="Folder of results.")] = Path("results"),
     data: Annotated[Path, typer.Option(help="Folder of workloads.")] = Path("data"),
     models: Annotated[Path, typer.Option(help="Folder of models and artifacts.")] = Path("models"),
     run_id: Annotated[str | None, typer.Option(help="Name of the run's folder  [default: the time]")] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(help="Name or folder of a run: measure what it lacks, and add the cells named here, if any."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop; nothing is written.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before a download or a long run.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="News and result as JSON lines on standard output.")] = False,
@@ -82,7 +94,15 @@ def drive(
     if version:
         typer.echo(__version__)
         return
-    base = Suite.load(suite) if suite is not None else Suite()
+    earlier = _earlier(resume, results, refused=run_id is not None or build_only or self_check)
+    if suite is not None:
+        base = Suite.load(suite)
+    elif earlier is not None:
+        base = earlier.suite()
+        if images is not None and variants is None:  # those of the run's other images
+            base = base.model_copy(update={"variants": ()})
+    else:
+        base = Suite()
     given: dict[str, Any] = {
         "images": _words(images),
         "variants": _words(variants),
@@ -107,6 +127,8 @@ def drive(
         "gpus": _words(gpus),
         "launcher": launcher,
         "options": _merged(base.options, option) if option else None,
+        "control": control,
+        "artifacts": {**base.artifacts, **_sources(artifact)} if artifact else None,
     }
     try:
         merged = Suite.model_validate(
@@ -119,12 +141,34 @@ def drive(
                 "data": data,
                 "models": models,
                 "run_id": run_id,
+                "whole_run": earlier is not None
+                and all(word is None for word in (suite, images, variants, batch_sizes)),
             }
         )
     except ValidationError as error:
         raise BadInput(_as_option(describe(error)), "see --help") from error
     modes = Modes(dry_run, yes, as_json, build_only, self_check)
-    raise typer.Exit(Session(request, modes).run())
+    raise typer.Exit(Session(request, modes, earlier).run())
+
+
+def _earlier(run: str | None, results: Path, *, refused: bool) -> Earlier | None:
+    if run is None:
+        return None
+    if refused:
+        raise BadInput("--resume goes on with a run", "leave out --run-id, --build-only and --self-check")
+    return Earlier.load(find_run(run, results))
+
+
+def _sources(words: list[str]) -> dict[str, str]:
+    sources = {}
+    for word in words:
+        name, separator, source = word.partition("=")
+        if not (separator and name and source):
+            raise BadInput(
+                f"--artifact {word!r} is not NAME=SOURCE", "for example gptq-int4-g128=TheBloke/Llama-2-7B-GPTQ"
+            )
+        sources[name] = source
+    return sources
 
 
 def _words(text: str | None) -> tuple[str, ...] | None:

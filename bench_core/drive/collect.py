@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from bench_core.contract import layout
@@ -10,16 +9,12 @@ from bench_core.contract.errors import BadInput
 from bench_core.contract.outcome import EXIT_BAD_INPUT, Outcome, Verdict
 from bench_core.contract.record import Record
 from bench_core.drive.launcher import Ended
+from bench_core.prepare.staging import write_file
 
 
 def write_record(path: Path, record: Record) -> None:
-    """Writes a record atomically: temporary file, flush to disk, rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with temporary.open("w", encoding="utf-8", errors="backslashreplace") as stream:
-        stream.write(record.to_json())
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
+    """Writes a record atomically; what UTF-8 cannot hold (a lone surrogate of an engine's text) stands as an escape."""
+    write_file(path, record.to_json().encode("utf-8", "backslashreplace"))
 
 
 def read_verdict(run_folder: Path, cell: str) -> Verdict | None:

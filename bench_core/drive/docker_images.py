@@ -6,7 +6,6 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import docker
@@ -18,6 +17,7 @@ from bench_core.contract.manifest import DeviceKind
 from bench_core.contract.run import ImageInfo
 from bench_core.drive.catalogue import REPOSITORY, Image
 from bench_core.drive.launcher import Target
+from bench_core.drive.recipe import files_below, recipe_of
 from bench_core.drive.wheels import package_source
 
 Tell = Callable[[str], None]
@@ -80,14 +80,27 @@ class ImageBuilder:
         tag = image_tag(image, target, flavour)
         context = self._image_context(image, target, flavour)
         arguments = {"BASE_IMAGE": tag_of(image.manifest.base, flavour), "TORCH_IMAGE": tag_of("torch", flavour)}
-        if flavour == "cpu":
-            arguments["BUILD_IMAGE"] = self.operating_system(flavour)
-        elif os.environ.get("BENCH_CUDA_BUILD_IMAGE"):
-            arguments["BUILD_IMAGE"] = os.environ["BENCH_CUDA_BUILD_IMAGE"]
+        arguments |= self._build_image(flavour)
         stage = target if image.manifest.convert_target else "measure"
         dockerfile = f"images/{image.name}/Dockerfile"
         built = self._build_if_needed(tag, dockerfile, stage, context, flavour, arguments, tell)
-        return ImageInfo(reference=tag, id=str(built.id))
+        return ImageInfo(reference=tag, id=str(built.id), recipe=self.recipe(image, flavour))
+
+    def recipe(self, image: Image, flavour: DeviceKind) -> str:
+        """Digest of the files that the image and its bases are built of, and the name of what lies below them.
+
+        Unlike the label of a built image it holds no id of this machine, and not the suite's own code.
+        """
+        bases = ["base", *([image.manifest.base] if image.manifest.base != "base" else [])]
+        names = [f"images/{image.name}", *(f"docker/{base}.Dockerfile" for base in bases)]
+        names += [name for base in bases for name in _base_files(base, flavour)]
+        words = {"flavour": flavour, "os": self.operating_system(flavour), **self._build_image(flavour)}
+        return recipe_of([REPOSITORY / name for name in names], words)
+
+    def _build_image(self, flavour: DeviceKind) -> dict[str, str]:
+        """What compiles where an image compiles, as a build argument; nothing where the Dockerfile's own stands."""
+        named = self.operating_system(flavour) if flavour == "cpu" else os.environ.get("BENCH_CUDA_BUILD_IMAGE")
+        return {"BUILD_IMAGE": named} if named else {}
 
     def ensure_service(self, name: str, flavour: DeviceKind, tell: Tell) -> str:
         """Builds ``docker/<name>.Dockerfile`` on the base (the image of the preparing service); returns its tag."""
@@ -131,7 +144,7 @@ class ImageBuilder:
     def _digest(self, dockerfile: str, files: Iterable[str], parents: list[str], extra: Mapping[str, str]) -> str:
         digest = hashlib.sha256()
         for name in [dockerfile, *sorted(files)]:
-            for path in _files_below(REPOSITORY / name):
+            for path in files_below(REPOSITORY / name):
                 digest.update(path.relative_to(REPOSITORY).as_posix().encode() + b"\0")
                 digest.update(path.read_bytes() + b"\0")
         for parent in parents:
@@ -205,12 +218,6 @@ def _base_files(name: str, flavour: DeviceKind) -> list[str]:
     if name == "base":
         return [*shared, "docker/requirements.base.txt", "docker/as-owner.sh"]
     return [*shared, f"docker/requirements.{name}.{flavour}.txt"]
-
-
-def _files_below(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    return sorted(p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
 
 
 def _build_hint(text: str) -> str:

@@ -55,6 +55,10 @@ class DockerLauncher:
         self._running: list[Container] = []
         self._stops = 0
 
+    def recipe(self, image: Image, device: DeviceKind) -> str:
+        """Digest of its Dockerfile, its files and those of its bases, and the name of what they are built on."""
+        return self._builder.recipe(image, device)
+
     def is_ready(self, image: Image, target: Target, device: DeviceKind) -> bool:
         """Whether the image is built from what the repository holds now."""
         return self._builder.is_current(image, target, device)

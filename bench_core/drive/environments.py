@@ -51,10 +51,14 @@ class Environments:
     def __init__(self, folder: Path = ENVIRONMENTS_FOLDER) -> None:
         self._folder = folder
 
+    def pins(self, image: Image, target: Target, device: DeviceKind) -> list[Path]:
+        """All files that pin what is installed."""
+        files = [*requirement_files(image, target, device), *complete_files(image, target, device)]
+        return [*files, REPOSITORY / "docker" / "constraints.txt"]
+
     def identity(self, image: Image, target: Target, device: DeviceKind) -> str:
         """Digest of all pins and of the Python that they are installed for."""
-        files = [*requirement_files(image, target, device), *complete_files(image, target, device)]
-        files.append(REPOSITORY / "docker" / "constraints.txt")
+        files = self.pins(image, target, device)
         entries = [(str(path.relative_to(REPOSITORY)), file_sha256(path)) for path in files]
         return entries_sha256([*entries, ("python", sys.version)])
 

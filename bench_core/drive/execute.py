@@ -5,23 +5,19 @@ from __future__ import annotations
 import json
 import threading
 from collections import deque
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path
 
-from bench_core import __version__
-from bench_core.contract import layout
 from bench_core.contract.artifact import recipe_digest, usable_artifact
 from bench_core.contract.errors import BadInput
 from bench_core.contract.events import CellEnded, Progress, parse_stdout
-from bench_core.contract.host import host_info
 from bench_core.contract.model import ModelInfo
 from bench_core.contract.outcome import EXIT_FAILED, EXIT_OK, Outcome, Verdict
-from bench_core.contract.run import GpuInfo, ImageInfo, RunRecord
-from bench_core.contract.workload import Workload, WorkloadRef
-from bench_core.drive.collect import judge, last_line, stated_cause, write_record
-from bench_core.drive.commit import git_commit
+from bench_core.contract.run import GpuInfo, ImageInfo
+from bench_core.contract.workload import Workload
+from bench_core.drive.collect import judge, last_line, stated_cause
 from bench_core.drive.estimate import conversion_bytes
 from bench_core.drive.gpus import memory_came_back, used_bytes
 from bench_core.drive.launcher import Folders, Launch, Launcher
@@ -43,17 +39,31 @@ class Prepared:
 
 @dataclass
 class Finished:
-    """A run's verdicts, and what each launch cost beside the engine's own work (seconds, by job)."""
+    """A run's verdicts, and how long each launch took.
+
+    Attributes:
+        verdicts: of the cells measured now.
+        kept: of the cells asked for that an earlier visit has measured.
+        launch_s: job title to seconds from the box's making to its removal, the engine's own work included; of the
+            last launch, where a box died and another one went on.
+    """
 
     run_folder: Path
     verdicts: dict[str, Verdict] = field(default_factory=dict)
+    kept: dict[str, Verdict] = field(default_factory=dict)
     launch_s: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def all_verdicts(self) -> dict[str, Verdict]:
+        """Of every cell that was asked for and reached."""
+        return {**self.kept, **self.verdicts}
 
     @property
     def exit_code(self) -> int:
         """0 if every cell that was asked for ended well."""
-        good = all(v.outcome in (Outcome.OK, Outcome.SKIPPED) for v in self.verdicts.values())
-        return EXIT_OK if good and self.verdicts else EXIT_FAILED
+        verdicts = self.all_verdicts.values()
+        good = all(verdict.outcome in (Outcome.OK, Outcome.SKIPPED) for verdict in verdicts)
+        return EXIT_OK if good and verdicts else EXIT_FAILED
 
 
 class Execution:
@@ -69,7 +79,7 @@ class Execution:
         self._stopping = False
 
     def build(self) -> dict[str, ImageInfo]:
-        """Builds or finds every image that the plan needs, converters included."""
+        """Builds or finds every image that measures; one that converts is built by :meth:`convert`, if it must."""
         found = {}
         for image in self._plan.images:
             found[image.name] = self._launcher.ensure(image, "measure", self._plan.device, self._display.detail)
@@ -87,8 +97,7 @@ class Execution:
             recipe = recipe_digest(maker.image.folder)
             if usable_artifact(target, prepared.model.digest, recipe) is not None:
                 continue
-            weights_bytes = prepared.model.parameters * (4 if prepared.model.dtype == "float32" else 2)
-            needed = conversion_bytes(artifact, weights_bytes)
+            needed = conversion_bytes(artifact, prepared.model.weights_bytes)
             require_free(prepared.model_folder, needed, f"the conversion to {artifact}")
             self._launcher.ensure(maker.image, "convert", self._plan.device, self._display.detail)
             self._display.note(f"converting {prepared.model.name} to {artifact} in {maker.image.name}")
@@ -131,12 +140,9 @@ class Execution:
             lines[job.title] = [line.decode("utf-8", "replace") for line in told]
         return lines
 
-    def measure(self, prepared: Prepared, images: dict[str, ImageInfo], run_folder: Path) -> Finished:
-        """Launches every job, on each GPU one at a time, and returns the verdicts."""
-        record = self._run_record(prepared, images, run_folder.name)
-        run_folder.mkdir(parents=True, exist_ok=True)
-        write_record(run_folder / layout.RUN_FILE, record)
-        finished = Finished(run_folder)
+    def measure(self, prepared: Prepared, run_folder: Path, kept: Mapping[str, Verdict]) -> Finished:
+        """Launches every job, on each GPU one at a time, and returns the verdicts; the folder is there already."""
+        finished = Finished(run_folder, kept=dict(kept))
         queue = deque(self._plan.jobs)
         boxes: list[GpuInfo | None] = list(self._gpus) or [None]
 
@@ -196,11 +202,11 @@ class Execution:
         elif isinstance(news, CellEnded):
             with self._lock:
                 finished.verdicts[news.cell] = Verdict(outcome=news.outcome, cause=news.cause, judged_by="worker")
-                self._display.ended(news, len(finished.verdicts), len(self._plan.cells))
+                self._display.ended(news, len(finished.verdicts), len(self._plan.to_measure))
 
     def _tell_end(self, cell: str, verdict: Verdict, finished: Finished) -> None:
         news = CellEnded(cell=cell, outcome=verdict.outcome, cause=verdict.cause)
-        self._display.ended(news, len(finished.verdicts), len(self._plan.cells))
+        self._display.ended(news, len(finished.verdicts), len(self._plan.to_measure))
 
     def _device_arguments(self) -> tuple[str, ...]:
         threads = self._request.suite.threads
@@ -217,39 +223,10 @@ class Execution:
             arguments += ["--direct-batches", str(suite.direct_batches)]
             if suite.direct_batch_sizes:
                 arguments += ["--direct-batch-sizes", ",".join(map(str, suite.direct_batch_sizes))]
+        if job.repeat > 1:
+            arguments += ["--repeat", str(job.repeat)]
         arguments += ["--workload", str(prepared.workload_path.relative_to(self._request.data))]
         for key, value in job.options.items():
             text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
             arguments += ["--option", f"{key}={text}"]
         return (*arguments, *self._device_arguments())
-
-    def _run_record(self, prepared: Prepared, images: dict[str, ImageInfo], run_id: str) -> RunRecord:
-        suite = self._request.suite
-        return RunRecord(
-            run_id=run_id,
-            created_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            bench_version=__version__,
-            git_commit=git_commit(),
-            launcher=self._launcher.name,
-            device=self._plan.device,
-            host=host_info(),
-            gpus=tuple(self._gpus),
-            images=images,
-            model=prepared.model,
-            workload=WorkloadRef(
-                name=prepared.workload.name,
-                digest=prepared.workload.digest,
-                prompts=len(prepared.workload.prompts),
-                longest_prompt_tokens=prepared.workload.longest,
-            ),
-            max_new_tokens=suite.max_new_tokens,
-            length=suite.length,
-            cells=self._plan.cells,
-        )
-
-
-def run_id_now(title: str) -> str:
-    """A new run's name: time in UTC, and the suite's name where it has one."""
-    stamp = datetime.now(timezone.utc).strftime("%Y%m%dt%H%M%Sz")
-    suffix = layout.slug(title) if title else ""
-    return f"{stamp}-{suffix}"[:64].rstrip("-._") if suffix else stamp

@@ -66,6 +66,9 @@ class Launcher(Protocol):
     @property
     def name(self) -> Literal["docker", "process"]: ...
 
+    def recipe(self, image: Image, device: DeviceKind) -> str:
+        """Digest of the files that decide what an image is, without building it; the same on every machine."""
+
     def is_ready(self, image: Image, target: Target, device: DeviceKind) -> bool:
         """Whether nothing has to be built or installed for it."""
 

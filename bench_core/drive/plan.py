@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 from bench_core.contract import layout
 from bench_core.contract.errors import BadInput
@@ -15,12 +17,13 @@ from bench_core.drive.request import Suite
 
 @dataclass(frozen=True)
 class Job:
-    """One container: one variant of one image, loaded once, at one or more batch sizes."""
+    """One container: one variant of one image, loaded once, at one or more batch sizes; the same repeat of each."""
 
     image: Image
     variant: str
     batch_sizes: tuple[int, ...]
     options: dict[str, Scalar]
+    repeat: int = 1
 
     @property
     def artifact(self) -> str:
@@ -34,7 +37,11 @@ class Job:
 
     def cell(self, batch_size: int) -> str:
         """A cell's name."""
-        return layout.cell_id(self.image.name, self.variant, batch_size)
+        return layout.cell_id(self.image.name, self.variant, batch_size, self.repeat)
+
+    def without(self, cells: frozenset[str]) -> Job:
+        """The same for the batch sizes whose cells are not among ``cells``."""
+        return replace(self, batch_sizes=tuple(size for size in self.batch_sizes if self.cell(size) not in cells))
 
     def planned(self) -> list[PlannedCell]:
         """Its cells."""
@@ -44,6 +51,7 @@ class Job:
                 image=self.image.name,
                 variant=self.variant,
                 batch_size=batch_size,
+                repeat=self.repeat,
                 label=self.image.manifest.label(self.variant),
                 ranked=self.image.manifest.ranked,
             )
@@ -53,16 +61,43 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """The jobs of a run in order, the artifacts they need, and what was left out and why."""
+    """What a call asks for, and what of it is to be measured.
+
+    Attributes:
+        grid: the jobs asked for, in the order of the table.
+        control: one cell that every visit measures first, as a repeat of its own from the second time on.
+        kept: cells of an earlier visit that need no further measurement.
+        left_out: what was not planned, and why.
+    """
 
     device: DeviceKind
-    jobs: tuple[Job, ...]
-    left_out: tuple[str, ...]
+    grid: tuple[Job, ...]
+    left_out: tuple[str, ...] = ()
+    control: Job | None = None
+    kept: frozenset[str] = frozenset()
+
+    @property
+    def jobs(self) -> tuple[Job, ...]:
+        """What is to be launched, in order: the control, then the grid without it and without what is kept.
+
+        Where nothing of the grid is left there is nothing to control either.
+        """
+        control = self._of([self.control]) if self.control is not None else ()
+        done = self.kept | {cell.cell for cell in control}
+        left = tuple(job for job in (job.without(done) for job in self.grid) if job.batch_sizes)
+        new = bool(left) or any(cell.cell not in self.kept and cell.repeat == 1 for cell in control)
+        return (self.control, *left) if self.control is not None and new else left
 
     @property
     def cells(self) -> tuple[PlannedCell, ...]:
-        """All cells in order."""
-        return tuple(cell for job in self.jobs for cell in job.planned())
+        """All cells asked for, in the order of the table."""
+        every = self._of([*self.grid, *(job for job in self.jobs if job is self.control)])
+        return tuple({cell.cell: cell for cell in every}.values())
+
+    @property
+    def to_measure(self) -> tuple[str, ...]:
+        """Names of the cells to be measured, in the order of the launches."""
+        return tuple(cell.cell for cell in self._of(self.jobs))
 
     @property
     def artifacts(self) -> tuple[str, ...]:
@@ -74,6 +109,26 @@ class Plan:
     def images(self) -> tuple[Image, ...]:
         """Images that measure, each once."""
         return tuple({job.image.name: job.image for job in self.jobs}.values())
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """Batch sizes to be measured, ascending."""
+        return tuple(sorted({size for job in self.jobs for size in job.batch_sizes}))
+
+    def resumed(self, complete: Iterable[PlannedCell]) -> Plan:
+        """The same plan for a run of which some cells are complete: these are kept, and the control is the next
+        repeat of its cell."""
+        cells = tuple(complete)
+        plan = replace(self, kept=frozenset(cell.cell for cell in cells))
+        if self.control is None:
+            return plan
+        first = (self.control.image.name, self.control.variant, *self.control.batch_sizes)
+        done = [cell.repeat for cell in cells if (cell.image, cell.variant, cell.batch_size) == first]
+        return replace(plan, control=replace(self.control, repeat=1 + max(done, default=0)))
+
+    @staticmethod
+    def _of(jobs: Iterable[Job]) -> tuple[PlannedCell, ...]:
+        return tuple(cell for job in jobs for cell in job.planned())
 
 
 def make_plan(suite: Suite, catalogue: Catalogue, device: DeviceKind) -> Plan:
@@ -104,15 +159,61 @@ def make_plan(suite: Suite, catalogue: Catalogue, device: DeviceKind) -> Plan:
         else:
             wanted = chosen.get(image.name) or (image.manifest.default_variant(device),)
         for variant in wanted:
-            if variant not in runnable:
-                raise BadInput(
-                    f"variant {variant} of {image.name} does not run on {device}",
-                    f"those that do: {', '.join(runnable)}",
-                )
-            jobs.append(Job(image, variant, suite.batch_sizes, dict(suite.options.get(image.name, {}))))
+            jobs.append(_job(image, variant, suite.batch_sizes, suite, device))
     if not jobs:
         raise BadInput("nothing to run", "; ".join(left_out))
-    return Plan(device, tuple(jobs), tuple(left_out))
+    return Plan(device, tuple(jobs), tuple(left_out), _control(suite, catalogue, device))
+
+
+def plan_of_cells(cells: Iterable[PlannedCell], suite: Suite, catalogue: Catalogue, device: DeviceKind) -> Plan:
+    """The plan of exactly these cells, with the options and the control of a suite.
+
+    Repeats of the control are left out: every visit adds one of its own.
+
+    Raises:
+        BadInput: an image or variant that is not there any more, or does not run on this device.
+    """
+    control = _control(suite, catalogue, device)
+    sizes: dict[tuple[str, str, int], list[int]] = {}
+    for cell in cells:
+        if control is None or cell.repeat == 1 or (cell.image, cell.variant) != (control.image.name, control.variant):
+            sizes.setdefault((cell.image, cell.variant, cell.repeat), []).append(cell.batch_size)
+    grid = tuple(
+        replace(_job(catalogue.get(image), variant, tuple(batch_sizes), suite, device), repeat=repeat)
+        for (image, variant, repeat), batch_sizes in sizes.items()
+    )
+    return Plan(device, grid, control=control)
+
+
+def _job(image: Image, variant: str, batch_sizes: tuple[int, ...], suite: Suite, device: DeviceKind) -> Job:
+    runnable = image.manifest.variants_on(device)
+    if variant not in image.manifest.variants:
+        raise BadInput(f"image {image.name} has no variant {variant!r}", nearest(variant, image.manifest.variants))
+    if variant not in runnable:
+        raise BadInput(
+            f"variant {variant} of {image.name} does not run on {device}",
+            f"those that do: {', '.join(runnable) or 'none'}",
+        )
+    return Job(image, variant, batch_sizes, dict(suite.options.get(image.name, {})))
+
+
+_CELL = re.compile(r"(.+)\.b([1-9][0-9]{0,4})")
+
+
+def _control(suite: Suite, catalogue: Catalogue, device: DeviceKind) -> Job | None:
+    """The suite's control cell, written ``image.variant.b<batch size>``; either name may hold dots."""
+    if suite.control is None:
+        return None
+    match = _CELL.fullmatch(suite.control)
+    method, size = match.groups() if match else (suite.control, "")
+    owners = [name for name in catalogue.names if method.startswith(f"{name}.")]
+    if not size or not owners:
+        raise BadInput(
+            f"--control {suite.control!r} is not a cell: IMAGE.VARIANT.bN",
+            f"for example null.scripted.b1; images: {', '.join(catalogue.names)}",
+        )
+    image = catalogue.get(max(owners, key=len))
+    return _job(image, method.removeprefix(f"{image.name}."), (int(size),), suite, device)
 
 
 def _chosen_variants(words: tuple[str, ...], images: list[Image], catalogue: Catalogue) -> dict[str, tuple[str, ...]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import signal
 import subprocess
 import tempfile
@@ -18,6 +19,7 @@ from bench_core.drive.catalogue import REPOSITORY, Image
 from bench_core.drive.environments import Environments
 from bench_core.drive.launcher import Ended, Launch, LineTaker, Target
 from bench_core.drive.lines import LineSplitter, Tail
+from bench_core.drive.recipe import recipe_of
 
 # What a worker may see of the host's environment: where the loader and the certificates are, nothing of the user's.
 _PASSED_ON = ("LD_LIBRARY_PATH", "LANG", "TZ")
@@ -34,6 +36,11 @@ class ProcessLauncher:
         self._running: list[subprocess.Popen[bytes]] = []
         self._stops = 0
 
+    def recipe(self, image: Image, device: DeviceKind) -> str:
+        """Digest of its files and pins, and Python's version."""
+        files = [image.folder, *self._environments.pins(image, "measure", device)]
+        return recipe_of(files, {"device": device, "python": platform.python_version()})
+
     def is_ready(self, image: Image, target: Target, device: DeviceKind) -> bool:
         """Whether the environment is installed."""
         return self._environments.is_ready(image, target, device)
@@ -41,7 +48,8 @@ class ProcessLauncher:
     def ensure(self, image: Image, target: Target, device: DeviceKind, tell: Callable[[str], None]) -> ImageInfo:
         """Installs the environment where needed."""
         path = self._environments.ensure(image, target, device, tell)
-        return ImageInfo(reference=path.name, id="pins:" + self._environments.identity(image, target, device))
+        identity = "pins:" + self._environments.identity(image, target, device)
+        return ImageInfo(reference=path.name, id=identity, recipe=self.recipe(image, device))
 
     def ensure_services(self, device: DeviceKind, tell: Callable[[str], None]) -> list[str]:  # noqa: ARG002
         """None: the host's own Python prepares."""

@@ -6,7 +6,6 @@ import json
 import sys
 import time
 from types import TracebackType
-from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -17,13 +16,20 @@ from bench_core.contract.events import Progress as CellProgress
 _PLAIN_INTERVAL_S = 10.0
 
 
-class Display(Protocol):
-    """Takes the news of a run."""
+class Display:
+    """Takes the news of a run; this one says nothing."""
 
-    def __enter__(self) -> Display: ...
+    def __enter__(self) -> Display:
+        return self
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """The run is over."""
+
     def note(self, text: str) -> None:
         """A step that is not a cell: a build, a download, a conversion."""
 
@@ -44,15 +50,11 @@ def make_display(as_json: bool) -> Display:
     return LiveDisplay() if sys.stderr.isatty() else PlainDisplay()
 
 
-class JsonDisplay:
+class JsonDisplay(Display):
     """One JSON object per line on standard output."""
 
-    def __enter__(self) -> JsonDisplay:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """All is out."""
         sys.stdout.flush()
 
     def note(self, text: str) -> None:
@@ -76,42 +78,14 @@ class JsonDisplay:
         sys.stdout.flush()
 
 
-class SilentDisplay:
-    """Says nothing."""
-
-    def __enter__(self) -> SilentDisplay:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return
-
-    def note(self, text: str) -> None:
-        """Nothing."""
-
-    def detail(self, text: str) -> None:
-        """Nothing."""
-
-    def progress(self, news: CellProgress) -> None:
-        """Nothing."""
-
-    def ended(self, news: CellEnded, done: int, of: int) -> None:
-        """Nothing."""
-
-
-class PlainDisplay:
+class PlainDisplay(Display):
     """Lines on standard error; a long cell or step says every ten seconds how far it is."""
 
     def __init__(self) -> None:
         self._silent_until = 0.0
 
-    def __enter__(self) -> PlainDisplay:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """All is out."""
         sys.stderr.flush()
 
     def note(self, text: str) -> None:
@@ -140,7 +114,7 @@ class PlainDisplay:
         sys.stderr.flush()
 
 
-class LiveDisplay:
+class LiveDisplay(Display):
     """A bar on a terminal; notes and verdicts stay above it."""
 
     def __init__(self) -> None:
@@ -155,13 +129,12 @@ class LiveDisplay:
         )
         self._task: TaskID = self._bar.add_task("starting", total=None)
 
-    def __enter__(self) -> LiveDisplay:
+    def __enter__(self) -> Display:
         self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Takes the bar away."""
         self._bar.stop()
 
     def note(self, text: str) -> None:

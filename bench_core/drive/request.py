@@ -9,8 +9,9 @@ from pydantic import Field, field_validator
 
 from bench_core.contract import layout, strict_yaml
 from bench_core.contract.errors import BadInput
+from bench_core.contract.manifest import Name
 from bench_core.contract.record import Record, Scalar
-from bench_core.contract.spec import Length
+from bench_core.contract.spec import Length, MeasureProtocol
 
 BatchSize = Annotated[int, Field(ge=1, le=65536)]
 
@@ -47,6 +48,19 @@ class Suite(Record):
     gpus: tuple[str, ...] = Field((), description="indices or UUIDs; the first GPU where empty")
     launcher: Literal["auto", "docker", "process"] = "auto"
     options: dict[str, dict[str, Scalar]] = Field({}, description="image name to options of its variants")
+    control: str | None = Field(
+        None, description="image.variant.b<batch size>: measured first at every visit of a run, to compare machines"
+    )
+    artifacts: dict[Name, Annotated[str, Field(min_length=1)]] = Field(
+        {}, description="artifact name to where it is taken from instead of converting: a hub id, id@revision, a folder"
+    )
+
+    @property
+    def protocol(self) -> MeasureProtocol:
+        """How every cell is measured."""
+        return MeasureProtocol(
+            warmup_batches=self.warmup_batches, latency_batches=self.latency_batches, max_batches=self.max_batches
+        )
 
     @field_validator("images", "variants", mode="before")
     @classmethod
@@ -76,13 +90,18 @@ class Suite(Record):
 
 
 class Request(Record):
-    """A suite, and the folders of a call."""
+    """A suite, and the folders of a call.
+
+    Attributes:
+        whole_run: measure all cells that a resumed run has planned, not those that the suite names.
+    """
 
     suite: Suite
     results: Path = Path("results")
     data: Path = Path("data")
     models: Path = Path("models")
     run_id: str | None = None
+    whole_run: bool = False
 
     @field_validator("run_id")
     @classmethod

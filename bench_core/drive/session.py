@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -14,22 +15,23 @@ import typer
 from rich.console import Console
 
 from bench_core.contract import layout
-from bench_core.contract.artifact import recipe_digest, usable_artifact
 from bench_core.contract.errors import BadInput
-from bench_core.contract.manifest import DeviceKind
-from bench_core.contract.outcome import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, Outcome
-from bench_core.contract.run import GpuInfo
+from bench_core.contract.manifest import DeviceKind, VariantEntry
+from bench_core.contract.outcome import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, Outcome, Verdict
+from bench_core.contract.run import GpuInfo, ImageInfo, VisitInfo
 from bench_core.contract.workload import require_fit
-from bench_core.drive.catalogue import Catalogue
-from bench_core.drive.estimate import TYPICAL_PROMPTS, conversion_bytes, measuring_estimate_s, readable_duration
-from bench_core.drive.execute import Execution, Finished, Prepared, run_id_now
+from bench_core.drive.catalogue import Catalogue, nearest
+from bench_core.drive.execute import Execution, Finished, Prepared
 from bench_core.drive.gpus import choose_gpus, host_gpus
 from bench_core.drive.launcher import Launcher
-from bench_core.drive.plan import Job, Plan, make_plan
-from bench_core.drive.progress import Display, SilentDisplay, make_display
+from bench_core.drive.outlook import Outlook, look_ahead, plan_words
+from bench_core.drive.plan import Job, Plan, make_plan, plan_of_cells
+from bench_core.drive.progress import Display, make_display
 from bench_core.drive.request import Request
-from bench_core.prepare.disk import readable, require_free
-from bench_core.prepare.model import ModelPlan, ModelRequest, plan_model, prepare_model
+from bench_core.drive.resume import Earlier
+from bench_core.drive.visit import begin, extended_record, new_record, run_id_now, visit_info
+from bench_core.prepare.given_artifact import prepare_given
+from bench_core.prepare.model import ModelRequest, plan_model, prepare_model
 from bench_core.prepare.tokenizer import load_tokenizer
 from bench_core.prepare.workload import WorkloadRequest, prepare_workload, survey_workload
 
@@ -51,10 +53,11 @@ class Modes:
 class Session:
     """One call of the command."""
 
-    def __init__(self, request: Request, modes: Modes) -> None:
+    def __init__(self, request: Request, modes: Modes, earlier: Earlier | None = None) -> None:
         self._request = request
         self._modes = modes
         self._catalogue = Catalogue()
+        self._earlier = earlier
         width = None if sys.stdout.isatty() else _PLAIN_WIDTH
         self._console = Console(stderr=modes.as_json, highlight=False, width=width)
 
@@ -66,28 +69,34 @@ class Session:
         """
         request, suite = self._request, self._request.suite
         device, gpus = self._device()
-        plan = make_plan(suite, self._catalogue, device)
+        plan = self._plan(device)
         launcher = self._launcher()
-        makers = self._makers(plan)
         if self._modes.build_only:
             return self._build_only(plan, launcher, gpus)
-        model_plan = self._checked_input(makers)
+        if self._earlier is not None:
+            self._earlier.require_same_plan(plan, suite, launcher, gpus)
+        outlook = self._checked_input(plan)
         run_folder = request.results / (request.run_id or run_id_now(suite.name))
+        if self._earlier is not None:
+            run_folder = self._earlier.folder
         if not self._modes.self_check:
-            _require_writable(run_folder)
-        self._show(plan, launcher, model_plan, makers, gpus)
+            _require_writable(run_folder, resumed=self._earlier is not None)
+        self._show(plan, outlook, launcher, gpus)
         if self._modes.dry_run:
             return EXIT_OK
-        self._ask(plan, model_plan)
+        if not plan.jobs:
+            finished = Finished(run_folder, kept=self._kept(plan))
+            self._finish(finished)
+            return finished.exit_code
+        self._ask(plan, outlook)
         with make_display(self._modes.as_json) as display:
             execution = Execution(request, plan, launcher, gpus, display)
             _pass_on_signals(execution)
-            images = execution.build()
-            prepared = self._prepare(display)
-            execution.convert(prepared, makers)
+            images, prepared = self._make_ready(execution, plan, display)
             if self._modes.self_check:
                 return self._report_checks(execution.self_check(prepared))
-            finished = execution.measure(prepared, images, run_folder)
+            self._begin(run_folder, plan, visit_info(plan, launcher, gpus, images, prepared), prepared)
+            finished = execution.measure(prepared, run_folder, self._kept(plan))
         self._finish(finished)
         return EXIT_INTERRUPTED if execution.stopped else finished.exit_code
 
@@ -98,18 +107,61 @@ class Session:
             BadInput: as :meth:`run`, or a cell does not end well.
         """
         device, gpus = self._device()
-        plan = make_plan(self._request.suite, self._catalogue, device)
-        with SilentDisplay() as display:
-            execution = Execution(self._request, plan, self._launcher(), gpus, display)
-            images = execution.build()
-            prepared = self._prepare(display)
-            execution.convert(prepared, self._makers(plan))
-            run_folder = self._request.results / (self._request.run_id or run_id_now(""))
-            finished = execution.measure(prepared, images, run_folder)
+        plan = self._plan(device)
+        launcher = self._launcher()
+        run_folder = self._request.results / (self._request.run_id or run_id_now(""))
+        with Display() as display:
+            execution = Execution(self._request, plan, launcher, gpus, display)
+            images, prepared = self._make_ready(execution, plan, display)
+            self._begin(run_folder, plan, visit_info(plan, launcher, gpus, images, prepared), prepared)
+            finished = execution.measure(prepared, run_folder, {})
         for cell, verdict in finished.verdicts.items():
             if verdict.outcome is not Outcome.OK:
                 raise BadInput(f"{cell}: {verdict.outcome.value}: {verdict.cause}")
         return finished
+
+    def _plan(self, device: DeviceKind) -> Plan:
+        """What is asked for; of a run that is resumed, without the cells that are complete."""
+        suite = self._request.suite
+        known = {entry.artifact for name in self._catalogue.names for entry in self._variants(name)}
+        for artifact in suite.artifacts:
+            if artifact not in known:
+                raise BadInput(f"--artifact: no image reads {artifact!r}", nearest(artifact, known))
+        if self._earlier is None:
+            return make_plan(suite, self._catalogue, device)
+        if self._request.whole_run:
+            plan = plan_of_cells(self._earlier.record.cells, suite, self._catalogue, device)
+        else:
+            plan = make_plan(suite, self._catalogue, device)
+        return plan.resumed(self._earlier.complete_cells)
+
+    def _variants(self, image: str) -> Iterable[VariantEntry]:
+        return self._catalogue.get(image).manifest.variants.values()
+
+    def _make_ready(self, execution: Execution, plan: Plan, display: Display) -> tuple[dict[str, ImageInfo], Prepared]:
+        """Everything that must exist before the first measurement: images, model, workload, artifacts."""
+        images = execution.build()
+        prepared = self._prepare(plan, display)
+        for artifact, source in self._request.suite.artifacts.items():
+            if artifact in plan.artifacts:
+                prepare_given(artifact, source, prepared.model, self._request.models, display.note)
+        execution.convert(prepared, self._makers(plan))
+        return images, prepared
+
+    def _begin(self, run_folder: Path, plan: Plan, visit: VisitInfo, prepared: Prepared) -> None:
+        """Writes the visit into the run's folder, if it belongs there."""
+        suite = self._request.suite
+        if self._earlier is None:
+            begin(run_folder, new_record(run_folder.name, suite, plan, visit, prepared), suite)
+            return
+        self._earlier.require_same_material(prepared, visit)
+        begin(run_folder, extended_record(self._earlier.record, plan, visit), self._earlier.kept_suite(suite))
+
+    def _kept(self, plan: Plan) -> dict[str, Verdict]:
+        """Verdicts of the cells asked for that an earlier visit has measured."""
+        asked = {cell.cell for cell in plan.cells}
+        rows = self._earlier.complete if self._earlier is not None else ()
+        return {row.planned.cell: row.verdict for row in rows if row.verdict and row.planned.cell in asked}
 
     def _device(self) -> tuple[DeviceKind, list[GpuInfo]]:
         present = [] if self._request.suite.device == "cpu" else host_gpus()
@@ -134,9 +186,11 @@ class Session:
         return ProcessLauncher()
 
     def _makers(self, plan: Plan) -> dict[str, Job]:
-        """Artifact to the image that makes it, with a variant of that image for its device."""
+        """Artifact to be converted to the image that makes it, with a variant of that image for its device."""
         makers = {}
         for artifact in plan.artifacts:
+            if artifact in self._request.suite.artifacts:
+                continue
             image = self._catalogue.maker_of(artifact)
             makers[artifact] = Job(image, image.manifest.default_variant(plan.device), (1,), {})
         return makers
@@ -156,30 +210,19 @@ class Session:
         suite = self._request.suite
         return ModelRequest(name=suite.model, revision=suite.revision, tokenizer=suite.tokenizer, seed=suite.seed)
 
-    def _checked_input(self, makers: dict[str, Job]) -> ModelPlan:
-        """Looks at model, dataset and disk before anything is written."""
+    def _checked_input(self, plan: Plan) -> Outlook:
+        """Looks at model, dataset, artifacts and disk before anything is written."""
         suite = self._request.suite
         model_plan = plan_model(self._model_request(), self._request.models)
+        if self._earlier is not None and model_plan.model is not None:
+            self._earlier.require_same_model(model_plan.model.digest)
         found = survey_workload(self._workload_request(suite.max_prompt_tokens or DEFAULT_MAX_PROMPT_TOKENS))
         prompts = found if found is not None else suite.samples
         if prompts is not None:
-            self._require_batches(prompts)
-        to_make = [artifact for artifact, maker in makers.items() if self._missing(artifact, maker, model_plan)]
-        for_conversion = sum(conversion_bytes(artifact, self._weights_bytes(model_plan)) for artifact in to_make)
-        require_free(
-            self._request.models,
-            (model_plan.bytes_expected or 0) + for_conversion,
-            f"the model and its conversion to {', '.join(to_make)}" if to_make else "the model",
-        )
-        return model_plan
-
-    def _weights_bytes(self, model_plan: ModelPlan) -> int:
-        """Size of the stored weights, as far as it is known before the model is there."""
-        if model_plan.model is not None:
-            return model_plan.model.parameters * (4 if model_plan.model.dtype == "float32" else 2)
-        if model_plan.action == "link":
-            return sum(path.stat().st_size for path in Path(self._request.suite.model).glob("*.safetensors"))
-        return model_plan.bytes_expected or 0
+            _require_batches(plan, prompts)
+        outlook = look_ahead(suite, plan, model_plan, self._makers(plan), self._request.models)
+        outlook.require_disk(self._request.models)
+        return outlook
 
     def _workload_request(self, max_prompt_tokens: int) -> WorkloadRequest:
         suite = self._request.suite
@@ -191,15 +234,7 @@ class Session:
             max_prompt_tokens=max_prompt_tokens,
         )
 
-    def _require_batches(self, prompts: int) -> None:
-        largest = max(self._request.suite.batch_sizes)
-        if largest > prompts:
-            raise BadInput(
-                f"batch size {largest} needs at least {largest} prompts, there are {prompts}",
-                "raise --samples, or leave that batch size out",
-            )
-
-    def _prepare(self, display: Display) -> Prepared:
+    def _prepare(self, plan: Plan, display: Display) -> Prepared:
         request, suite = self._request, self._request.suite
         model = prepare_model(self._model_request(), request.models, display.note)
         model_folder = request.models / model.folder
@@ -212,54 +247,26 @@ class Session:
             )
         tokenizer = load_tokenizer(model_folder / layout.HF_ARTIFACT)
         path, workload = prepare_workload(self._workload_request(limit), tokenizer, request.data, display.note)
-        require_fit(workload, model, suite.batch_sizes, suite.max_new_tokens)
+        require_fit(workload, model, plan.batch_sizes, suite.max_new_tokens)
         return Prepared(model, model_folder, workload, path)
 
-    def _show(
-        self, plan: Plan, launcher: Launcher, model_plan: ModelPlan, makers: dict[str, Job], gpus: list[GpuInfo]
-    ) -> None:
-        """The plan in words: cells, what will be built, fetched and converted, time and disk."""
-        suite = self._request.suite
-        to_build = [image.name for image in plan.images if not launcher.is_ready(image, "measure", plan.device)]
-        to_convert = [a for a, maker in makers.items() if self._missing(a, maker, model_plan)]
-        to_build += [
-            f"{makers[a].image.name} (converter)"
-            for a in to_convert
-            if makers[a].image.manifest.convert_target
-            and not launcher.is_ready(makers[a].image, "convert", plan.device)
-        ]
-        weights_bytes = self._weights_bytes(model_plan)
-        measuring_s = measuring_estimate_s(plan, suite, weights_bytes, suite.samples or TYPICAL_PROMPTS)
-        disk_bytes = sum(conversion_bytes(artifact, weights_bytes) for artifact in to_convert)
-        lines = [
-            f"{len(plan.cells)} cells: " + ", ".join(f"{job.title} x {_sizes(job.batch_sizes)}" for job in plan.jobs),
-            f"on {', '.join(gpu.name for gpu in gpus) or 'the CPU'}, launched as {launcher.name}",
-            f"model {suite.model}: {_action(model_plan)}",
-            f"prompts: {suite.dataset}, {suite.samples or 'all'}; {suite.max_new_tokens} new tokens, {suite.length}",
-            "to build: " + (", ".join(dict.fromkeys(to_build)) or "nothing"),
-            "to convert: " + (", ".join(to_convert) or "nothing"),
-            f"measuring will take about {readable_duration(measuring_s)} (rough), "
-            f"conversions {readable(disk_bytes)} of disk at most",
-        ]
-        lines += [f"left out: {reason}" for reason in plan.left_out]
+    def _show(self, plan: Plan, outlook: Outlook, launcher: Launcher, gpus: list[GpuInfo]) -> None:
+        """The plan in words."""
+        resumed = self._earlier.record.run_id if self._earlier is not None else None
+        lines = plan_words(self._request.suite, plan, outlook, launcher, gpus, resumed)
         if self._modes.as_json:
-            news = {"type": "plan", "cells": [cell.cell for cell in plan.cells], "words": lines}
+            news = {"type": "plan", "cells": list(plan.to_measure), "words": lines}
             sys.stdout.write(json.dumps(news) + "\n")
         else:
             for line in lines:
                 self._console.print(line, markup=False, soft_wrap=True)
 
-    def _missing(self, artifact: str, maker: Job, model_plan: ModelPlan) -> bool:
-        if model_plan.model is None:
-            return True
-        folder = self._request.models / model_plan.model.folder / artifact
-        return usable_artifact(folder, model_plan.model.digest, recipe_digest(maker.image.folder)) is None
-
-    def _ask(self, plan: Plan, model_plan: ModelPlan) -> None:
+    def _ask(self, plan: Plan, outlook: Outlook) -> None:
         """Asks a person at a terminal before a download; anything else goes ahead."""
-        if self._modes.yes or self._modes.as_json or not sys.stdin.isatty() or model_plan.action != "download":
+        if self._modes.yes or self._modes.as_json or not sys.stdin.isatty() or not outlook.downloads:
             return
-        if not typer.confirm(f"download {model_plan.name} and measure {len(plan.cells)} cells?", default=True):
+        question = f"download {', '.join(outlook.downloads)} and measure {len(plan.to_measure)} cells?"
+        if not typer.confirm(question, default=True):
             raise typer.Exit(EXIT_INTERRUPTED)
 
     def _finish(self, finished: Finished) -> None:
@@ -269,7 +276,7 @@ class Session:
 
         paths = write_report(finished.run_folder)
         if self._modes.as_json:
-            verdicts = {cell: verdict.model_dump(mode="json") for cell, verdict in finished.verdicts.items()}
+            verdicts = {cell: verdict.model_dump(mode="json") for cell, verdict in finished.all_verdicts.items()}
             news = {"type": "run_ended", "run": str(finished.run_folder), "verdicts": verdicts}
             sys.stdout.write(json.dumps({**news, "report": str(paths.markdown)}) + "\n")
             return
@@ -301,10 +308,19 @@ def _pass_on_signals(execution: Execution) -> None:
     signal.signal(signal.SIGTERM, stop)
 
 
-def _require_writable(run_folder: Path) -> None:
-    """The run's folder can be made, and there is none of that name with cells in it."""
-    if (run_folder / layout.RUN_FILE).exists():
-        raise BadInput(f"{run_folder} already holds a run", "choose another --run-id")
+def _require_batches(plan: Plan, prompts: int) -> None:
+    largest = max(plan.batch_sizes, default=0)
+    if largest > prompts:
+        raise BadInput(
+            f"batch size {largest} needs at least {largest} prompts, there are {prompts}",
+            "raise --samples, or leave that batch size out",
+        )
+
+
+def _require_writable(run_folder: Path, *, resumed: bool) -> None:
+    """The run's folder can be made, and there is none of that name with cells in it unless it is resumed."""
+    if not resumed and (run_folder / layout.RUN_FILE).exists():
+        raise BadInput(f"{run_folder} already holds a run", "choose another --run-id, or --resume it")
     place = run_folder.absolute()
     while not place.exists():
         place = place.parent
@@ -319,18 +335,3 @@ def _read_only(place: Path) -> bool:
     return (
         bool(os.statvfs(place).f_flag & os.ST_RDONLY) or place.is_relative_to("/proc") or place.is_relative_to("/sys")
     )
-
-
-def _sizes(batch_sizes: tuple[int, ...]) -> str:
-    return "{" + ",".join(str(size) for size in batch_sizes) + "}"
-
-
-def _action(plan: ModelPlan) -> str:
-    size = f", {readable(plan.bytes_expected)}" if plan.bytes_expected else ""
-    words = {
-        "present": "present",
-        "link": "to be linked",
-        "generate": "to be generated",
-        "download": "to be downloaded",
-    }
-    return words[plan.action] + size + (f" ({plan.remark})" if plan.remark else "")

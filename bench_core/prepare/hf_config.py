@@ -53,15 +53,29 @@ def check_config(config: Mapping[str, Any], origin: str) -> None:
     Raises:
         BadInput: one of these.
     """
-    if config.get("auto_map"):
-        raise BadInput(
-            f"{origin}: asks for code of its own (auto_map)", "the suite never runs a model's code; take a built-in one"
-        )
+    refuse_code(config, origin)
     if config.get("quantization_config"):
         quantisation = config["quantization_config"]
         method = quantisation.get("quant_method", "quantised") if isinstance(quantisation, dict) else "quantised"
         raise BadInput(f"{origin}: is already quantised ({method})", "give the unquantised model; images quantise")
     architecture(config, origin)
+
+
+def refuse_code(config: Mapping[str, Any], origin: str) -> None:
+    """Refuses a model that brings code.
+
+    Raises:
+        BadInput: it does.
+    """
+    if config.get("auto_map"):
+        raise BadInput(
+            f"{origin}: asks for code of its own (auto_map)", "the suite never runs a model's code; take a built-in one"
+        )
+
+
+def stated(config: Mapping[str, Any], name: str) -> object:
+    """A size as the file has it, under whichever name, unchecked; ``None`` where it has none."""
+    return next((config[key] for key in _NAMES[name] if config.get(key) is not None), None)
 
 
 def architecture(config: Mapping[str, Any], origin: str) -> str:

@@ -16,6 +16,52 @@ from bench_core.prepare.tokenizer import tokenizer_file
 _WORKERS = 4
 
 
+class Repository:
+    """One revision of a repository on the hub, fetched into a folder; what an earlier attempt left is continued.
+
+    Attributes:
+        sizes: file name to bytes.
+        commit: the revision's.
+    """
+
+    def __init__(self, name: str, revision: str | None, folder: Path, what: str, progress: Progress) -> None:
+        """Asks the hub what there is.
+
+        Raises:
+            BadInput: the hub's refusals; ``what`` names the thing in them.
+        """
+        import huggingface_hub  # noqa: PLC0415 - heavy
+        from huggingface_hub.utils.tqdm import disable_progress_bars  # noqa: PLC0415 - heavy
+
+        if not sys.stderr.isatty():
+            disable_progress_bars()
+        progress(f"{what}: asking the Hugging Face hub")
+        with hub_errors(what):
+            info = huggingface_hub.HfApi().model_info(name, revision=revision, files_metadata=True)
+        self.sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
+        self.commit = str(info.sha)
+        self.folder = folder
+        self._name = name
+        self._what = what
+
+    def fetch(self, names: list[str]) -> None:
+        """Downloads files of the repository.
+
+        Raises:
+            BadInput: the hub's refusals.
+        """
+        import huggingface_hub  # noqa: PLC0415 - heavy
+
+        with hub_errors(self._what):
+            huggingface_hub.snapshot_download(
+                self._name, revision=self.commit, local_dir=self.folder, allow_patterns=names, max_workers=_WORKERS
+            )
+
+    def forget(self) -> None:
+        """Removes the library's notes for continuing."""
+        remove(self.folder / ".cache")
+
+
 def download(
     name: str, revision: str | None, target: Path, progress: Progress, *, own_tokenizer: bool, allow_pickle: bool
 ) -> str:
@@ -26,37 +72,22 @@ def download(
     Raises:
         BadInput: the hub's refusals, a model that cannot be used, or no room on the disk.
     """
-    import huggingface_hub  # noqa: PLC0415 - heavy
-    from huggingface_hub.utils.tqdm import disable_progress_bars  # noqa: PLC0415 - heavy
-
     what = f"model {name}"
-    if not sys.stderr.isatty():
-        disable_progress_bars()
-    progress(f"{what}: asking the Hugging Face hub")
-    with hub_errors(what):
-        info = huggingface_hub.HfApi().model_info(name, revision=revision, files_metadata=True)
-    sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
-    commit = str(info.sha)
-
-    def fetch(names: list[str]) -> None:
-        with hub_errors(what):
-            huggingface_hub.snapshot_download(
-                name, revision=commit, local_dir=target, allow_patterns=names, max_workers=_WORKERS
-            )
-
+    repository = Repository(name, revision, target, what, progress)
+    sizes = repository.sizes
     if hf_config.CONFIG_FILE not in sizes:
         raise BadInput(f"{what}: has no {hf_config.CONFIG_FILE}", "it is not a transformers model")
-    fetch([n for n in sizes if matches(n, (*CONFIG_FILES, *TOKENIZER_FILES, weights.INDEX_FILE))])
+    repository.fetch([n for n in sizes if matches(n, (*CONFIG_FILES, *TOKENIZER_FILES, weights.INDEX_FILE))])
     hf_config.check_config(hf_config.read_json(target / hf_config.CONFIG_FILE), what)
     if own_tokenizer:
         tokenizer_file(target)
     shards = weight_names(what, target, sizes, allow_pickle)
     size = sum(sizes[shard] for shard in shards)
     require_free(target, size, f"{what} ({readable(size)})")
-    progress(f"{what}: downloading {readable(size)} in {len(shards)} files, commit {commit[:12]}")
-    fetch(shards)
-    remove(target / ".cache")  # the library's notes for continuing
-    return commit
+    progress(f"{what}: downloading {readable(size)} in {len(shards)} files, commit {repository.commit[:12]}")
+    repository.fetch(shards)
+    repository.forget()
+    return repository.commit
 
 
 def weight_names(what: str, folder: Path, sizes: dict[str, int], allow_pickle: bool) -> list[str]:

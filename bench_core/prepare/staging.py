@@ -15,6 +15,16 @@ from bench_core.contract.errors import BadInput
 Progress = Callable[[str], None]
 
 
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+# It can only be read by setting it, which another thread would see: once, while there is none.
+_UMASK = _umask()
+
+
 def quiet(_message: str) -> None:
     """Progress that nobody reads."""
 
@@ -45,7 +55,7 @@ def write_file(path: Path, content: bytes) -> None:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes it private; containers may run as another user
+        os.chmod(temporary, 0o666 & ~_UMASK)  # mkstemp makes it private; containers may run as another user
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -117,9 +127,3 @@ def remove(folder: Path) -> None:
         folder.unlink()
     elif folder.exists():
         shutil.rmtree(folder)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -85,7 +85,7 @@ def document(view: RunView) -> Document:
         images=_images(view),
         meanings=_meanings(view),
         results=tuple(result_sheet(view, size) for size in view.batch_sizes),
-        details=(_times(view), _memory(view), *_parity(view), _engines(view)),
+        details=(_times(view), _memory(view), *_parity(view), _engines(view), *_control(view), *_visits(view)),
         failures=tuple(_failure(row) for row in view.rows if row.result is None),
     )
 
@@ -129,7 +129,9 @@ def _facts(view: RunView) -> Iterable[tuple[str, str]]:
     yield "Device", _device(view)
     yield "Host", f"{host.cpu}, {quantity(host.cores, 'core')}, {gib(host.memory_bytes)}, {host.system}"
     yield "CPU threads", _spread([row.spec.threads for row in view.rows if row.spec], "not known: no cell was reached")
-    yield "Date", record.created_utc
+    visits = record.all_visits
+    again = f", {len(visits)} visits until {visits[-1].started_utc}; see Visits" if len(visits) > 1 else ""
+    yield "Date", record.created_utc + again
     yield "Launcher", record.launcher
     commit = f"commit {record.git_commit}" if record.git_commit else "commit not known"
     yield "Made by", f"llm-bench {record.bench_version}, {commit}, Python {host.python}"
@@ -171,12 +173,12 @@ def _images(view: RunView) -> Sheet:
         versions = ", ".join(
             f"{name} {' / '.join(sorted({versions[name] for versions in told if name in versions}))}" for name in names
         )
-        info = view.record.images.get(image)
+        infos = [visit.images[image] for visit in view.record.all_visits if image in visit.images]
         rows.append(
             (
                 Entry(image),
-                Entry(info.reference if info else "not recorded"),
-                Entry(info.id.removeprefix("sha256:")[:12] if info else ABSENT),
+                Entry(" / ".join(dict.fromkeys(info.reference for info in infos)) or "not recorded"),
+                Entry(" / ".join(dict.fromkeys(info.id.removeprefix("sha256:")[:12] for info in infos)) or ABSENT),
                 Entry(versions or "not known: none of its cells was measured"),
             )
         )
@@ -287,7 +289,7 @@ def _optional(value: float | None, written: Callable[[float | None], str]) -> En
 def _measured(view: RunView) -> Iterable[tuple[Row, CellResult]]:
     """Rows with numbers, method by method in the order of the plan, batch sizes ascending."""
     methods = list(dict.fromkeys((row.planned.image, row.planned.variant) for row in view.rows))
-    rows = sorted(view.rows, key=lambda r: (methods.index((r.planned.image, r.planned.variant)), r.planned.batch_size))
+    rows = sorted(view.grid, key=lambda r: (methods.index((r.planned.image, r.planned.variant)), r.planned.batch_size))
     for row in rows:
         if row.result is not None:
             yield row, row.result
@@ -416,8 +418,97 @@ def _engines(view: RunView) -> Sheet:
     )
 
 
+def _control(view: RunView) -> Iterable[Sheet]:
+    """Cells measured more than once: how far apart the same work came out."""
+    if not view.repeated:
+        return
+    rows = []
+    for repeats in view.repeated:
+        base: float | None = None
+        for row in repeats:
+            value = row.result.metrics.output_throughput_tok_s if row.result else None
+            base = value if base is None else base
+            change = (value / base - 1.0) * 100.0 if value is not None and base else None
+            rows.append(
+                (
+                    *_key(row),
+                    Entry(str(row.planned.repeat), row.planned.repeat),
+                    Entry(str(view.visit_of(row) or ABSENT), view.visit_of(row)),
+                    Entry(_place(view, row)),
+                    Entry(rate(value), value) if value is not None else Entry(row.status, failed=True),
+                    Entry(ABSENT if change is None else f"{change:+.2f}", change),
+                )
+            )
+    columns = (
+        ("Method", False),
+        ("Batch size", True),
+        ("Repeat", True),
+        ("Visit", True),
+        ("Measured on", False),
+        ("Throughput (token/s)", True),
+        ("Difference (%)", True),
+    )
+    notes = (
+        "The same cell measured again, at the beginning of each visit: how far machines and days differ. Difference: "
+        "from the first of these rows that has a number. The other tables show the first repeat.",
+    )
+    yield Sheet("Control cell", columns, tuple(rows), notes)
+
+
+def _place(view: RunView, row: Row) -> str:
+    """The card by the beginning of its UUID, or the host's processor."""
+    if row.spec is None:
+        return ABSENT
+    if row.spec.gpu_uuid is not None:
+        return short_uuid(row.spec.gpu_uuid)
+    visit = view.visit_of(row)
+    return view.record.all_visits[visit - 1].host.cpu if visit else view.record.host.cpu
+
+
+def short_uuid(uuid: str) -> str:
+    """The beginning of a GPU's UUID, enough to tell the cards of a run apart: ``GPU-1a2b3c4d``."""
+    return uuid[:12]
+
+
+def _visits(view: RunView) -> Iterable[Sheet]:
+    """Where a run was measured, if that was on more than one occasion."""
+    visits = view.record.all_visits
+    if len(visits) == 1:
+        return
+    measured = [view.visit_of(row) for row in view.rows]
+    rows = tuple(
+        (
+            Entry(str(number), number),
+            Entry(visit.started_utc),
+            Entry(", ".join(short_uuid(gpu.uuid) for gpu in visit.gpus) or NO_GPU),
+            Entry(", ".join(dict.fromkeys(gpu.driver_version for gpu in visit.gpus)) or ABSENT),
+            Entry(f"{visit.host.cpu}, {quantity(visit.host.cores, 'core')}"),
+            Entry((visit.git_commit or "")[:12] or ABSENT),
+            Entry(str(measured.count(number)), measured.count(number)),
+        )
+        for number, visit in enumerate(visits, start=1)
+    )
+    columns = (
+        ("Visit", True),
+        ("Begun", False),
+        ("GPU", False),
+        ("Driver", False),
+        ("Host", False),
+        ("Commit", False),
+        ("Cells", True),
+    )
+    notes = ["Cells: those whose files are of that visit; a cell that was measured again counts for the later one."]
+    if len({visit.harness for visit in visits}) > 1:
+        notes.append(
+            "The suite's own code inside the images is not known to be the same in all visits; see the commits."
+        )
+    yield Sheet("Visits", columns, rows, tuple(notes))
+
+
 def _failure(row: Row) -> Failure:
     evidence: list[str] = []
+    if row.planned.repeat > 1:
+        evidence.append(f"repeat {row.planned.repeat}")
     if row.verdict is not None and row.damage is None:
         if row.verdict.phase:
             evidence.append(f"phase {row.verdict.phase}")

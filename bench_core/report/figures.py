@@ -95,7 +95,7 @@ def _points(view: RunView, value: Callable[[Row], float | None]) -> list[_Point]
     """One point for each row that is compared; all rows where none is."""
     labels = _labels(view)
     points = []
-    for row in [row for row in view.rows if row.planned.ranked] or view.rows:
+    for row in [row for row in view.grid if row.planned.ranked] or view.grid:
         number = value(row)
         # A logarithm or a line through zero would hide that there was nothing to measure.
         number = number if number is not None and number > 0 else None

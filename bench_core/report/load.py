@@ -7,6 +7,7 @@ import math
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, TypeVar, cast
 
@@ -74,6 +75,18 @@ class Row:
         return self.verdict.cause or "no cause was given"
 
     @property
+    def complete(self) -> bool:
+        """Whether this cell needs no further measurement: its numbers follow from its events, or its failure is one
+        of the cell itself. Not complete: missing, damaged, stopped from outside, or a box that ended before the cell
+        was begun, unless that was to refuse it.
+
+        The one rule by which a resumed run keeps cells.
+        """
+        if self.damage is not None or self.verdict is None or not self.verdict.outcome.is_of_the_cell:
+            return False
+        return self.spec is not None or self.verdict.outcome is Outcome.BAD_SPEC
+
+    @property
     def sequential(self) -> bool:
         """Whether the engine works through a batch one prompt after the other."""
         return self.spec is not None and self.spec.batching == "sequential"
@@ -85,6 +98,31 @@ class RunView:
 
     record: RunRecord
     rows: tuple[Row, ...]
+
+    @cached_property
+    def grid(self) -> tuple[Row, ...]:
+        """The rows that tables and figures show: of each cell the first of its repeats."""
+        first: dict[tuple[str, str, int], Row] = {}
+        for row in self.rows:
+            key = (row.planned.image, row.planned.variant, row.planned.batch_size)
+            if key not in first or row.planned.repeat < first[key].planned.repeat:
+                first[key] = row
+        return tuple(first.values())
+
+    @cached_property
+    def repeated(self) -> tuple[tuple[Row, ...], ...]:
+        """Cells that were planned more than once: the rows of each, first repeat first."""
+        found: dict[tuple[str, str, int], list[Row]] = {}
+        for row in sorted(self.rows, key=lambda row: row.planned.repeat):
+            found.setdefault((row.planned.image, row.planned.variant, row.planned.batch_size), []).append(row)
+        return tuple(tuple(rows) for rows in found.values() if len(rows) > 1)
+
+    def visit_of(self, row: Row) -> int | None:
+        """The visit that measured a row, counted from 1: the last that was to; ``None`` for a cell without files."""
+        if row.spec is None and row.verdict is None:
+            return None
+        visits = self.record.all_visits
+        return next((n for n in range(len(visits), 0, -1) if row.planned.cell in visits[n - 1].cells), None)
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:
@@ -98,7 +136,7 @@ class RunView:
 
     def of_batch_size(self, batch_size: int) -> tuple[Row, ...]:
         """The rows of one batch size in the order of the plan."""
-        return tuple(row for row in self.rows if row.planned.batch_size == batch_size)
+        return tuple(row for row in self.grid if row.planned.batch_size == batch_size)
 
 
 def load_run(folder: Path) -> RunView:
@@ -129,7 +167,8 @@ def _check_plan(record: RunRecord, origin: str) -> None:
     seen: set[str] = set()
     for planned in record.cells:
         parts_are_names = layout.is_name(planned.image) and layout.is_name(planned.variant) and planned.batch_size > 0
-        if not parts_are_names or planned.cell != layout.cell_id(planned.image, planned.variant, planned.batch_size):
+        made_of_its_parts = layout.cell_id(planned.image, planned.variant, planned.batch_size, planned.repeat)
+        if not parts_are_names or planned.cell != made_of_its_parts:
             raise BadInput(f"{origin}: {planned.cell[:100]!r} is not the name of its own cell")
         if planned.cell in seen:
             raise BadInput(f"{origin}: the cell {planned.cell} is planned twice")

@@ -74,13 +74,13 @@ def csv_table(view: RunView) -> str:
     """
     target = io.StringIO()
     writer = csv.writer(target, lineterminator="\n")
-    lines = [_csv_line(row) for row in view.rows]
+    lines = [_csv_line(view, row) for row in view.rows]
     writer.writerow(lines[0])
     writer.writerows(line.values() for line in lines)
     return target.getvalue()
 
 
-def _csv_line(row: Row) -> dict[str, str | float | None]:
+def _csv_line(view: RunView, row: Row) -> dict[str, str | float | None]:
     metrics = row.result.metrics if row.result else None
     return {
         "cell": row.planned.cell,
@@ -88,6 +88,9 @@ def _csv_line(row: Row) -> dict[str, str | float | None]:
         "variant": row.planned.variant,
         "method": csv_text(row.planned.label),
         "batch_size": row.planned.batch_size,
+        "repeat": row.planned.repeat,
+        "visit": view.visit_of(row),
+        "gpu_uuid": row.spec.gpu_uuid if row.spec else None,
         "outcome": row.status,
         "cause": csv_text(row.problem),
         "batching": row.spec.batching if row.spec else None,

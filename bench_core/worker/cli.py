@@ -17,7 +17,7 @@ from bench_core.contract import layout
 from bench_core.contract.errors import BadInput, first_line
 from bench_core.contract.outcome import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, Outcome
 from bench_core.contract.record import Record, Scalar
-from bench_core.contract.spec import MeasureProtocol
+from bench_core.contract.spec import MAX_REPEAT, MeasureProtocol
 from bench_core.worker.cell_writer import refuse_if_measured
 from bench_core.worker.convert import convert
 from bench_core.worker.files import write_atomically
@@ -117,10 +117,16 @@ def build_parser() -> argparse.ArgumentParser:
     how.add_argument(
         "--direct-batch-sizes", type=batch_size_list, metavar="N[,N...]", help="where to do so (default: at all)"
     )
+    how.add_argument(
+        "--repeat", type=up_to(MAX_REPEAT), default=1, metavar="N", help="which measurement of the same cell it is"
+    )
     where = parser.add_argument_group("where")
     where.add_argument("--model-folder", metavar="NAME", help="under the models folder (default: prepared last)")
     where.add_argument("--workload", metavar="FILE", help="under the data folder (default: prepared last)")
-    where.add_argument("--artifact", type=Path, metavar="FOLDER", help="instead of the model's own artifact")
+    where.add_argument(
+        "--artifact", type=Path, metavar="FOLDER",
+        help="with an artifact.json, instead of the model's own (the driver's --artifact makes it the model's own)",
+    )  # fmt: skip
     where.add_argument("--run-id", metavar="NAME", help="folder under the results folder (default: time and image)")
     where.add_argument("--image-folder", type=Path, default=layout.IMAGE_MOUNT)
     where.add_argument("--data", type=Path, default=layout.DATA_MOUNT)
@@ -172,6 +178,7 @@ def _resolver(parsed: argparse.Namespace) -> Resolver:
         ),
         direct_batch_sizes=None if parsed.direct_batch_sizes is None else frozenset(parsed.direct_batch_sizes),
         options=dict(parsed.option),
+        repeat=parsed.repeat,
     )
     return Resolver(Places(parsed.image_folder, parsed.data, parsed.models, parsed.results), options)
 

@@ -45,6 +45,7 @@ class Options:
     protocol: MeasureProtocol
     options: dict[str, Scalar]
     direct_batch_sizes: frozenset[int] | None = None
+    repeat: int = 1
 
 
 @dataclass(frozen=True)
@@ -187,6 +188,7 @@ class Resolver:
                 token_times=self.manifest.token_times,
                 ranked=self.manifest.ranked,
                 batch_size=batch_size,
+                repeat=self.options.repeat,
                 device=self.device.kind,
                 gpu_uuid=self.device.uuid,
                 threads=self.device.threads,

@@ -35,6 +35,7 @@ def standalone_record(run_id: str, request: MeasureRequest, device: Literal["cud
                 image=spec.image,
                 variant=spec.variant,
                 batch_size=spec.batch_size,
+                repeat=spec.repeat,
                 label=spec.label,
                 ranked=spec.ranked,
             )

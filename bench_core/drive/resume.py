@@ -1,0 +1,250 @@
+"""Going on with a run: which of its cells are kept, and whether what is asked for now belongs to the same run.
+
+A run may be spread over several visits to machines. What decides a number must be the same at each of them; where it
+is not, the run is refused before anything is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench_core.contract import layout
+from bench_core.contract.errors import BadInput
+from bench_core.contract.host import host_info
+from bench_core.contract.run import GpuInfo, ImageInfo, PlannedCell, RunRecord, VisitInfo
+from bench_core.contract.spec import CellSpec
+from bench_core.drive.catalogue import nearest
+from bench_core.drive.execute import Prepared
+from bench_core.drive.launcher import Launcher
+from bench_core.drive.plan import Plan
+from bench_core.drive.request import Suite
+from bench_core.report.load import Row, RunView, load_run
+
+# NVML's total shrinks a little with drivers that reserve more; the next model of a card is further away than that.
+_GPU_MEMORY_SLACK = 0.02
+_SELECTION = ("images", "variants", "batch_sizes")
+
+
+def find_run(run: str, results: Path) -> Path:
+    """The folder of a run: its name under the results folder, or a path.
+
+    Raises:
+        BadInput: there is no such run, or its folder has a name that no run can have.
+    """
+    named = [results / run] if layout.is_name(run) else []
+    for folder in (*named, Path(run).expanduser()):
+        try:
+            if not (folder / layout.RUN_FILE).is_file():
+                continue
+        except (OSError, ValueError):  # a name that no path can have
+            continue
+        home = folder.resolve()
+        if not layout.is_name(home.name):
+            raise BadInput(f"--resume {run[:100]!r}: {home.name!r} is not a run's name", "rename the folder")
+        return home
+    known = [path.parent.name for path in results.glob(f"*/{layout.RUN_FILE}")] if results.is_dir() else []
+    hint = nearest(run, known) if known else f"there is no run under {results}"
+    raise BadInput(f"--resume {run[:100]!r}: no such run", hint)
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A run as it stands: every cell that is complete is kept."""
+
+    folder: Path
+    view: RunView
+
+    @classmethod
+    def load(cls, folder: Path) -> Earlier:
+        """Reads a run and judges each of its cells from its raw events.
+
+        Raises:
+            BadInput: not a run, or its ``run.json`` is damaged.
+        """
+        return cls(folder, load_run(folder))
+
+    @property
+    def record(self) -> RunRecord:
+        """``run.json``."""
+        return self.view.record
+
+    @property
+    def complete(self) -> tuple[Row, ...]:
+        """Cells that are kept."""
+        return tuple(row for row in self.view.rows if row.complete)
+
+    @property
+    def complete_cells(self) -> tuple[PlannedCell, ...]:
+        """The same as cells of the plan."""
+        return tuple(row.planned for row in self.complete)
+
+    def suite(self) -> Suite:
+        """What was asked for, or as much of it as the run itself says where that was not kept.
+
+        Raises:
+            BadInput: ``suite.json`` is damaged.
+        """
+        path = self.folder / layout.SUITE_FILE
+        if path.is_file():
+            return Suite.read(path)
+        cells, record = self.record.cells, self.record
+        protocol = next((spec.protocol for spec in self._specs()), None)
+        return Suite(
+            images=tuple(dict.fromkeys(cell.image for cell in cells)),
+            variants=tuple(dict.fromkeys(f"{cell.image}.{cell.variant}" for cell in cells)),
+            batch_sizes=tuple(cell.batch_size for cell in cells),
+            model=record.model.name,
+            samples=record.workload.prompts,
+            max_new_tokens=record.max_new_tokens,
+            length=record.length,
+            device=record.device,
+            launcher="auto" if record.launcher == "standalone" else record.launcher,
+            **(protocol.model_dump() if protocol else {}),
+        )
+
+    def kept_suite(self, now: Suite) -> Suite:
+        """What the run asks for from now on: the cells of its beginning, everything else as it was given last."""
+        first = self.suite()
+        return now.model_copy(update={key: getattr(first, key) for key in _SELECTION})
+
+    def require_same_plan(self, plan: Plan, suite: Suite, launcher: Launcher, gpus: Iterable[GpuInfo]) -> None:
+        """Refuses what shows before anything is prepared or built.
+
+        Raises:
+            BadInput: names every difference.
+        """
+        self._refuse(
+            [
+                *self._settings(plan, suite, launcher.name),
+                *self._machine(plan, gpus),
+                *self._options(plan, suite),
+                *self._recipes(plan, launcher),
+            ]
+        )
+
+    def require_same_material(self, prepared: Prepared, visit: VisitInfo) -> None:
+        """Refuses another model, workload, artifact or image, once they are there.
+
+        Raises:
+            BadInput: names every difference.
+        """
+        self._refuse([*self._prompts(prepared), *self._artifacts(visit), *self._images(visit.images)])
+
+    def require_same_model(self, digest: str) -> None:
+        """Refuses another model.
+
+        Raises:
+            BadInput: it is one.
+        """
+        self._refuse(list(_differing([("model digest", self.record.model.digest, digest)])))
+
+    def _refuse(self, differences: list[str]) -> None:
+        if differences:
+            raise BadInput(
+                f"{self.record.run_id} cannot go on with this: " + "; ".join(dict.fromkeys(differences)),
+                "cells of one run do equal work: ask for the same as before, or start a new run",
+            )
+
+    def _specs(self) -> Iterator[CellSpec]:
+        return (row.spec for row in self.complete if row.spec is not None)
+
+    def _visit_of(self, row: Row) -> VisitInfo | None:
+        number = self.view.visit_of(row)
+        return self.record.all_visits[number - 1] if number else None
+
+    def _settings(self, plan: Plan, suite: Suite, launcher: str) -> Iterator[str]:
+        record = self.record
+        pairs: list[tuple[str, object, object]] = [
+            ("launcher", record.launcher, launcher),
+            ("device", record.device, plan.device),
+            ("max_new_tokens", record.max_new_tokens, suite.max_new_tokens),
+            ("length", record.length, suite.length),
+        ]
+        for spec in self._specs():
+            had, now = spec.protocol.model_dump(), suite.protocol.model_dump()
+            pairs += [(name, had[name], now[name]) for name in had]
+            if suite.threads is not None:
+                pairs.append(("threads", spec.threads, suite.threads))
+        yield from _differing(pairs)
+
+    def _machine(self, plan: Plan, gpus: Iterable[GpuInfo]) -> Iterator[str]:
+        """Another card of the same model is the same machine here; on a CPU run, the processor is the device."""
+        record = self.record
+        if plan.device == "cpu" and record.device == "cpu":
+            now = host_info()
+            yield from _differing([("processor", record.host.cpu, now.cpu), ("cores", record.host.cores, now.cores)])
+        for gpu in gpus:
+            if record.gpus and not any(_same_model(gpu, known) for known in record.gpus):
+                first = record.gpus[0]
+                yield from _differing([("GPU", _card(first), _card(gpu))])
+
+    def _options(self, plan: Plan, suite: Suite) -> Iterator[str]:
+        for job in plan.jobs:
+            now = dict(job.image.manifest.variant(job.variant, suite.options.get(job.image.name)).options)
+            for spec in self._specs():
+                if (spec.image, spec.variant) == (job.image.name, job.variant):
+                    for key in sorted({*now, *spec.options}):
+                        yield from _differing([(f"option {job.title}.{key}", spec.options.get(key), now.get(key))])
+
+    def _recipes(self, plan: Plan, launcher: Launcher) -> Iterator[str]:
+        for image in plan.images:
+            recipes = {info.recipe for info in self._images_of(image.name)}
+            if recipes - {None, launcher.recipe(image, plan.device)}:
+                yield f"image {image.name} is made of other files than the cells that it has here"
+
+    def _images(self, images: dict[str, ImageInfo]) -> Iterator[str]:
+        """Where no recipe was recorded, only the very same image is known to be the same."""
+        for name, now in images.items():
+            for had in self._images_of(name):
+                if had.recipe is None and had.id != now.id:
+                    yield f"image {name} is {now.id}, was {had.id}, and what that was made of is not recorded"
+
+    def _images_of(self, name: str) -> Iterator[ImageInfo]:
+        """What the complete cells of an image ran in."""
+        for row in self.complete:
+            visit = self._visit_of(row)
+            if row.planned.image == name and visit is not None and name in visit.images:
+                yield visit.images[name]
+
+    def _prompts(self, prepared: Prepared) -> Iterator[str]:
+        record = self.record
+        return _differing(
+            [
+                ("model digest", record.model.digest, prepared.model.digest),
+                ("workload digest", record.workload.digest, prepared.workload.digest),
+            ]
+        )
+
+    def _artifacts(self, visit: VisitInfo) -> Iterator[str]:
+        """The same content, or converted by the same recipe: a conversion on a GPU is not the same to the bit."""
+        for row in self.complete:
+            now = visit.artifacts.get(row.spec.artifact) if row.spec else None
+            if row.spec is None or now is None or row.spec.artifact_digest in (None, now.digest):
+                continue
+            then = self._visit_of(row)
+            had = then.artifacts.get(row.spec.artifact) if then else None
+            if had is None or had.given or now.given or had.recipe != now.recipe:
+                digest = str(row.spec.artifact_digest)
+                yield from _differing([(f"artifact {row.spec.artifact}", digest, now.digest)])
+
+
+def _differing(pairs: Iterable[tuple[str, object, object]]) -> Iterator[str]:
+    for name, had, now in pairs:
+        if had != now:
+            yield f"{name} is {_word(now)}, was {_word(had)}"
+
+
+def _word(value: object) -> str:
+    text = "none" if value is None else str(value)
+    return text[:12] if len(text) == 64 else text
+
+
+def _same_model(one: GpuInfo, other: GpuInfo) -> bool:
+    apart = abs(one.memory_bytes - other.memory_bytes)
+    return one.name == other.name and apart <= _GPU_MEMORY_SLACK * other.memory_bytes
+
+
+def _card(gpu: GpuInfo) -> str:
+    return f"{gpu.name} of {gpu.memory_bytes} bytes"

@@ -1,0 +1,125 @@
+"""What a visit writes into a run's folder before it measures: itself, the cells that it adds, and room for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timezone
+from pathlib import Path
+
+from bench_core import __version__
+from bench_core.contract import layout
+from bench_core.contract.artifact import ArtifactRecord
+from bench_core.contract.host import host_info
+from bench_core.contract.run import ArtifactInfo, GpuInfo, ImageInfo, RunRecord, VisitInfo
+from bench_core.contract.workload import WorkloadRef
+from bench_core.drive.collect import write_record
+from bench_core.drive.commit import git_commit
+from bench_core.drive.execute import Prepared
+from bench_core.drive.launcher import Launcher
+from bench_core.drive.plan import Plan
+from bench_core.drive.recipe import harness_digest
+from bench_core.drive.request import Suite
+from bench_core.prepare.staging import sync_folder
+
+
+def run_id_now(title: str) -> str:
+    """A new run's name: time in UTC, and the suite's name where it has one."""
+    stamp = datetime.now(timezone.utc).strftime("%Y%m%dt%H%M%Sz")
+    suffix = layout.slug(title) if title else ""
+    return f"{stamp}-{suffix}"[:64].rstrip("-._") if suffix else stamp
+
+
+def visit_info(
+    plan: Plan, launcher: Launcher, gpus: Iterable[GpuInfo], images: dict[str, ImageInfo], prepared: Prepared
+) -> VisitInfo:
+    """This call, on this machine.
+
+    Raises:
+        BadInput: an artifact that the plan reads is not there.
+    """
+    return VisitInfo(
+        started_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        bench_version=__version__,
+        git_commit=git_commit(),
+        launcher=launcher.name,
+        host=host_info(),
+        gpus=tuple(gpus),
+        harness=harness_digest(),
+        images=images,
+        artifacts={name: _artifact(prepared.model_folder / name) for name in plan.artifacts},
+        cells=plan.to_measure,
+    )
+
+
+def _artifact(folder: Path) -> ArtifactInfo:
+    record = ArtifactRecord.read(folder / layout.ARTIFACT_FILE)
+    return ArtifactInfo(digest=record.digest, recipe=record.recipe, made_by=record.made_by, given=record.given)
+
+
+def new_record(run_id: str, suite: Suite, plan: Plan, visit: VisitInfo, prepared: Prepared) -> RunRecord:
+    """A run at its first visit."""
+    return RunRecord(
+        run_id=run_id,
+        created_utc=visit.started_utc,
+        bench_version=visit.bench_version,
+        git_commit=visit.git_commit,
+        launcher=visit.launcher,
+        device=plan.device,
+        host=visit.host,
+        gpus=visit.gpus,
+        images=visit.images,
+        model=prepared.model,
+        workload=WorkloadRef(
+            name=prepared.workload.name,
+            digest=prepared.workload.digest,
+            prompts=len(prepared.workload.prompts),
+            longest_prompt_tokens=prepared.workload.longest,
+        ),
+        max_new_tokens=suite.max_new_tokens,
+        length=suite.length,
+        cells=plan.cells,
+        visits=(visit,),
+    )
+
+
+def extended_record(record: RunRecord, plan: Plan, visit: VisitInfo) -> RunRecord:
+    """The same run with one more visit: its new cells stand behind those that were planned before."""
+    cells = {cell.cell: cell for cell in (*plan.cells, *record.cells)}
+    order = [cell.cell for cell in (*record.cells, *plan.cells)]
+    cards = {gpu.uuid: gpu for gpu in (*visit.gpus, *record.gpus)}
+    known = [gpu.uuid for gpu in (*record.gpus, *visit.gpus)]
+    return record.model_copy(
+        update={
+            "cells": tuple(cells[name] for name in dict.fromkeys(order)),
+            "gpus": tuple(cards[uuid] for uuid in dict.fromkeys(known)),
+            "images": {**record.images, **visit.images},
+            "visits": (*record.all_visits, visit),
+        }
+    )
+
+
+def begin(run_folder: Path, record: RunRecord, suite: Suite) -> None:
+    """Makes a run's folder ready for the cells of its last visit.
+
+    What an earlier visit left of them is set aside, never mixed with what comes. Killed in between, such a cell is
+    one that was not reached; a complete cell is not touched.
+    """
+    (run_folder / layout.CELLS_FOLDER).mkdir(parents=True, exist_ok=True)
+    for cell in record.visits[-1].cells:
+        _set_aside(run_folder, cell)
+    write_record(run_folder / layout.SUITE_FILE, suite)
+    write_record(run_folder / layout.RUN_FILE, record)
+
+
+def _set_aside(run_folder: Path, cell: str) -> None:
+    folder = layout.cell_folder(run_folder, cell)
+    if not folder.exists() and not folder.is_symlink():
+        return
+    home = run_folder / layout.SET_ASIDE_FOLDER
+    home.mkdir(exist_ok=True)
+    number = 1
+    while (home / f"{cell}.{number}").exists():
+        number += 1
+    folder.rename(home / f"{cell}.{number}")
+    sync_folder(home)
+    sync_folder(folder.parent)
