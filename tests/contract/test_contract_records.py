@@ -16,6 +16,7 @@ from bench_core.contract.digest import entries_sha256, file_sha256, prompts_sha2
 from bench_core.contract.errors import BadInput, first_line
 from bench_core.contract.outcome import EXIT_BAD_INPUT, EXIT_OK, Outcome, Verdict
 from bench_core.contract.record import Record
+from bench_core.contract.run import RunRecord
 
 PROMPTS = st.lists(st.lists(st.integers(0, 2**31), max_size=6), max_size=6)
 
@@ -210,6 +211,8 @@ def test_a_slug_stays_readable() -> None:
 
 def test_a_cell_is_named_by_image_variant_and_batch_size() -> None:
     assert layout.cell_id("null", "scripted", 16) == "null.scripted.b16"
+    assert layout.cell_id("null", "scripted", 16, 1) == "null.scripted.b16"
+    assert layout.cell_id("null", "scripted", 16, 3) == "null.scripted.b16.r3"
     assert layout.cell_folder(Path("r/x"), "c") == Path("r/x/cells/c")
     assert len(set(layout.CELL_FILES)) == 5
 
@@ -220,3 +223,29 @@ def test_every_outcome_has_an_exit_code_of_its_own() -> None:
     assert Outcome.OK.worker_exit_code == EXIT_OK
     assert Outcome.BAD_SPEC.worker_exit_code == EXIT_BAD_INPUT
     assert all(0 <= code < 126 for code in codes), "codes from 126 on are the shell's and Docker's"
+
+
+def test_a_record_of_before_visits_and_repeats_is_read_as_one_visit() -> None:
+    """Published runs stay readable: they tell of one visit, which planned all cells, once each."""
+    root = Path(__file__).resolve().parents[2]
+    record = RunRecord.read(root / "results" / "published" / "2026-11-23-cpu-smollm2-b" / layout.RUN_FILE)
+    assert record.visits == ()
+    (visit,) = record.all_visits
+    assert visit.cells == tuple(cell.cell for cell in record.cells)
+    assert (visit.started_utc, visit.git_commit, visit.launcher) == (
+        record.created_utc,
+        record.git_commit,
+        record.launcher,
+    )
+    assert {cell.repeat for cell in record.cells} == {1}
+    assert {info.recipe for info in visit.images.values()} == {None}
+
+
+def test_weights_take_four_or_two_bytes_each() -> None:
+    """As stored: 32-bit or one of the 16-bit types."""
+    root = Path(__file__).resolve().parents[2]
+    model = RunRecord.read(
+        root / "results" / "published" / "2026-11-23-cpu-smollm2-b" / layout.RUN_FILE
+    ).model.model_copy(update={"parameters": 10})
+    sizes = {dtype: model.model_copy(update={"dtype": dtype}).weights_bytes for dtype in ("float32", "bfloat16")}
+    assert sizes == {"float32": 40, "bfloat16": 20}

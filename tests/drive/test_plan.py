@@ -8,7 +8,7 @@ import pytest
 
 from bench_core.contract.errors import BadInput
 from bench_core.drive.catalogue import Catalogue
-from bench_core.drive.plan import make_plan
+from bench_core.drive.plan import Plan, make_plan, plan_of_cells
 from bench_core.drive.request import Suite
 
 IMAGE = """
@@ -109,3 +109,46 @@ def test_the_image_named_null_needs_no_quotes_in_a_suite_file(tmp_path: Path) ->
     path = tmp_path / "s.yaml"
     path.write_text("images: [null, transformers]\n", encoding="utf-8")
     assert Suite.load(path).images == ("null", "transformers")
+
+
+def _measured(plan: Plan) -> list[str]:
+    return list(plan.to_measure)
+
+
+def test_a_control_in_the_grid_is_its_first_repeat_measured_first_and_tabled_in_its_place(catalogue: Catalogue) -> None:
+    plan = make_plan(Suite(images=("alpha", "beta"), batch_sizes=(1, 4), control="beta.fast.b1"), catalogue, "cpu")
+    assert _measured(plan) == ["beta.fast.b1", "alpha.fast.b1", "alpha.fast.b4", "beta.fast.b4"]
+    assert [cell.cell for cell in plan.cells] == ["alpha.fast.b1", "alpha.fast.b4", "beta.fast.b1", "beta.fast.b4"]
+
+
+def test_a_control_outside_the_grid_is_a_cell_of_its_own(catalogue: Catalogue) -> None:
+    plan = make_plan(Suite(images=("alpha",), batch_sizes=(1,), control="beta.exact.b8"), catalogue, "cpu")
+    assert _measured(plan) == ["beta.exact.b8", "alpha.fast.b1"]
+    assert [cell.cell for cell in plan.cells] == ["alpha.fast.b1", "beta.exact.b8"]
+
+
+def test_a_later_visit_leaves_out_what_is_complete_and_repeats_the_control(catalogue: Catalogue) -> None:
+    suite = Suite(images=("alpha", "beta"), batch_sizes=(1, 4), control="beta.fast.b1")
+    first = make_plan(suite, catalogue, "cpu")
+    second = first.resumed([cell for cell in first.cells if cell.cell != "alpha.fast.b4"])
+    assert _measured(second) == ["beta.fast.b1.r2", "alpha.fast.b4"]
+    third = first.resumed([cell for cell in second.cells if cell.cell != "beta.fast.b4"])
+    assert _measured(third) == ["beta.fast.b1.r3", "beta.fast.b4"]
+    assert _measured(first.resumed(first.cells)) == [], "nothing to measure is nothing to control"
+
+
+def test_a_runs_own_cells_are_planned_again_without_repeats_of_the_control(catalogue: Catalogue) -> None:
+    suite = Suite(images=("alpha",), batch_sizes=(1, 4), control="alpha.fast.b1")
+    first = make_plan(suite, catalogue, "cpu")
+    extended = first.resumed([first.cells[0]])
+    again = plan_of_cells(extended.cells, suite, catalogue, "cpu")
+    assert [cell.cell for cell in again.grid[0].planned()] == ["alpha.fast.b1", "alpha.fast.b4"]
+    assert len(again.grid) == 1
+    without = plan_of_cells(extended.cells, Suite(), catalogue, "cpu")
+    assert _measured(without) == ["alpha.fast.b1", "alpha.fast.b4", "alpha.fast.b1.r2"], "left for whole repeats"
+
+
+@pytest.mark.parametrize("word", ["gamma.fast.b1", "alpha.other.b1", "alpha.fast", "alpha.fast.b0", "fast.b1", ""])
+def test_a_control_that_is_no_cell_here_is_refused(catalogue: Catalogue, word: str) -> None:
+    with pytest.raises(BadInput):
+        make_plan(Suite(images=("alpha",), control=word), catalogue, "cpu")

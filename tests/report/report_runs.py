@@ -175,13 +175,45 @@ def write_run(root: Path, script: Script, *, compressed: bool = False) -> Path:
     return folder
 
 
+def visit_again(
+    run_folder: Path, script: Script, method: Method, batch_size: int, *, faster: float, dies: bool = False
+) -> None:
+    """Adds a visit on another card, a day later, that measured one cell again, ``faster`` times as fast."""
+    record = RunRecord.read(run_folder / layout.RUN_FILE)
+    repeat = 1 + len(record.all_visits)
+    card = GPU.model_copy(update={"uuid": f"GPU-{repeat:08d}-0000-4000-8000-000000000000", "driver_version": "590.1"})
+    method = replace(method, ttft_s=method.ttft_s / faster, tpot_s=method.tpot_s / faster)
+    if dies:
+        method = replace(method, dies={batch_size: (Outcome.KILLED, "stopped on request")})
+    planned = PlannedCell(
+        cell=layout.cell_id(method.image, method.variant, batch_size, repeat),
+        image=method.image,
+        variant=method.variant,
+        batch_size=batch_size,
+        repeat=repeat,
+        label=method.label,
+    )
+    visit = record.all_visits[0].model_copy(
+        update={"started_utc": f"2026-11-2{2 + repeat}T06:00:00Z", "gpus": (card,), "cells": (planned.cell,)}
+    )
+    changes = {
+        "cells": (*record.cells, planned),
+        "gpus": (*record.gpus, card),
+        "visits": (*record.all_visits, visit),
+    }
+    (run_folder / layout.RUN_FILE).write_text(record.model_copy(update=changes).to_json(), encoding="utf-8")
+    _write_cell(run_folder, script, method, batch_size, False, repeat=repeat, gpu=card)
+
+
 def cell_path(run_folder: Path, method: Method, batch_size: int) -> Path:
     """The folder of a cell."""
     return layout.cell_folder(run_folder, layout.cell_id(method.image, method.variant, batch_size))
 
 
-def _write_cell(run_folder: Path, script: Script, method: Method, size: int, compressed: bool) -> None:
-    folder = cell_path(run_folder, method, size)
+def _write_cell(
+    run_folder: Path, script: Script, method: Method, size: int, compressed: bool, repeat: int = 1, gpu: GpuInfo = GPU
+) -> None:
+    folder = layout.cell_folder(run_folder, layout.cell_id(method.image, method.variant, size, repeat))
     folder.mkdir(parents=True)
     spec = CellSpec(
         image=method.image,
@@ -190,8 +222,9 @@ def _write_cell(run_folder: Path, script: Script, method: Method, size: int, com
         batching=method.batching,
         token_times=method.arrivals,
         batch_size=size,
+        repeat=repeat,
         device=script.device,
-        gpu_uuid=GPU.uuid if script.device == "cuda" else None,
+        gpu_uuid=gpu.uuid if script.device == "cuda" else None,
         threads=16,
         model=script.model,
         artifact="hf",

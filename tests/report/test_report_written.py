@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from markdown_it import MarkdownIt
-from report_runs import CT2, FP32, SEQUENTIAL, VLLM, Method, Script, cell_path, many_methods, write_run
+from report_runs import CT2, FP32, SEQUENTIAL, VLLM, Method, Script, cell_path, many_methods, visit_again, write_run
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -25,6 +25,7 @@ from bench_core.contract.outcome import Outcome
 from bench_core.report import figures
 from bench_core.report.cli import app
 from bench_core.report.content import document
+from bench_core.report.format import ABSENT
 from bench_core.report.load import load_run
 from bench_core.report.table import csv_table, markdown
 from bench_core.report.write import console_table, differences, write_report
@@ -435,3 +436,66 @@ def test_help_is_quick() -> None:
     """--help does not import what draws: it would take a second."""
     code = "import sys; import bench_core.report.cli; sys.exit('altair' in sys.modules or 'jinja2' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def _section(text: str, heading: str) -> list[list[str]]:
+    lines = text.split(f"### {heading}\n", 1)[1].split("\n### ", 1)[0].splitlines()
+    return [[field.strip() for field in line.strip("|").split("|")] for line in lines if line.startswith("| ")][1:]
+
+
+def test_a_control_cell_shows_how_far_visits_differ(tmp_path: Path) -> None:
+    """Throughput of each repeat and its distance from the first, with visit and card: 158.7 at first, then 1.05 and
+    0.9 times as fast; jitter has the mean 0."""
+    script = Script((VLLM, CT2), batch_sizes=(1,))
+    run = write_run(tmp_path, script)
+    assert "Control cell" not in _markdown(run)
+    assert "Visits" not in _markdown(run)
+    visit_again(run, script, VLLM, 1, faster=1.05)
+    visit_again(run, script, VLLM, 1, faster=0.9)
+    visit_again(run, script, VLLM, 1, faster=1.0, dies=True)
+    text = _markdown(run)
+    rows = _section(text, "Control cell")
+    assert [row[2:] for row in rows] == [
+        ["1", "1", "GPU-00000000", "158.7", "+0.00"],
+        ["2", "2", "GPU-00000002", "166.7", "+5.00"],
+        ["3", "3", "GPU-00000003", "142.9", "-10.00"],
+        ["4", "4", "GPU-00000004", "killed", ABSENT],
+    ]
+    visits = _section(text, "Visits")
+    assert [(row[0], row[2], row[3], row[6]) for row in visits] == [
+        ("1", "GPU-00000000", "580.95.05", "2"),
+        ("2", "GPU-00000002", "590.1", "1"),
+        ("3", "GPU-00000003", "590.1", "1"),
+        ("4", "GPU-00000004", "590.1", "1"),
+    ]
+    assert "repeat 4" in text.split("## Cells without numbers")[1]
+
+
+def test_repeats_stand_in_no_other_table_and_in_no_figure(tmp_path: Path) -> None:
+    """A faster repeat changes no row of the grid, no bold print and no line of a figure; the CSV has it as a row."""
+    script = Script((VLLM, CT2), batch_sizes=(1, 4))
+    run = write_run(tmp_path, script)
+    before, drawn = _markdown(run), figures.throughput(load_run(run)).svg
+    visit_again(run, script, CT2, 1, faster=10.0)
+    after = _markdown(run)
+    for size in (1, 4):
+        assert _table(after, size) == _table(before, size)
+    assert _section(after, "Times") == _section(before, "Times")
+    assert _section(after, "Memory") == _section(before, "Memory")
+    assert figures.throughput(load_run(run)).svg == drawn
+    lines = list(csv.DictReader(csv_table(load_run(run)).splitlines()))
+    assert [(line["cell"], line["repeat"], line["visit"]) for line in lines if line["image"] == CT2.image] == [
+        ("ctranslate2.int8_float16.b1", "1", "1"),
+        ("ctranslate2.int8_float16.b4", "1", "1"),
+        ("ctranslate2.int8_float16.b1.r2", "2", "2"),
+    ]
+    assert lines[-1]["gpu_uuid"].startswith("GPU-00000002")
+
+
+def test_a_cell_that_was_measured_again_counts_for_the_later_visit(tmp_path: Path) -> None:
+    """A visit names the cells that it was to measure; what it did not reach belongs to no visit."""
+    script = Script((VLLM, Method("exllama", "gptq", "ExLlama GPTQ", unreached=(1,))), batch_sizes=(1,))
+    run = write_run(tmp_path, script)
+    visit_again(run, script, VLLM, 1, faster=1.0)
+    view = load_run(run)
+    assert [view.visit_of(row) for row in view.rows] == [1, None, 2]
