@@ -214,6 +214,7 @@ def _as_option(problem: str) -> str:
     """``suite.batch_sizes.0: ...`` as ``--batch-sizes: ...``."""
     where, _, what = problem.partition(": ")
     key = where.removeprefix("suite.").split(".")[0].replace("_", "-")
+    key = {"artifacts": "artifact", "options": "option"}.get(key, key)  # given one by one on the command line
     return f"--{key}: {what}" if what else problem
 
 

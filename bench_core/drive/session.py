@@ -124,9 +124,12 @@ class Session:
         """What is asked for; of a run that is resumed, without the cells that are complete."""
         suite = self._request.suite
         known = {entry.artifact for name in self._catalogue.names for entry in self._variants(name)}
+        known -= {layout.HF_ARTIFACT, layout.NO_ARTIFACT}  # the model itself, and nothing
         for artifact in suite.artifacts:
             if artifact not in known:
-                raise BadInput(f"--artifact: no image reads {artifact!r}", nearest(artifact, known))
+                raise BadInput(
+                    f"--artifact: no image reads {artifact!r} as an artifact of its own", nearest(artifact, known)
+                )
         if self._earlier is None:
             return make_plan(suite, self._catalogue, device)
         if self._request.whole_run:
