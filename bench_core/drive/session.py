@@ -95,6 +95,8 @@ class Session:
             images, prepared = self._make_ready(execution, plan, display)
             if self._modes.self_check:
                 return self._report_checks(execution.self_check(prepared))
+            if execution.stopped:  # a visit that measures nothing is none
+                return EXIT_INTERRUPTED
             self._begin(run_folder, plan, visit_info(plan, launcher, gpus, images, prepared), prepared)
             finished = execution.measure(prepared, run_folder, self._kept(plan))
         self._finish(finished)

@@ -17,10 +17,11 @@ from conftest import ROOT, Called, Drive
 from bench_core.contract import layout
 from bench_core.contract.errors import BadInput
 from bench_core.contract.outcome import Outcome, Verdict
-from bench_core.contract.run import ArtifactInfo, GpuInfo, RunRecord, VisitInfo
+from bench_core.contract.run import ArtifactInfo, GpuInfo, ImageInfo, RunRecord, VisitInfo
 from bench_core.contract.spec import CellSpec
 from bench_core.drive.catalogue import Catalogue
 from bench_core.drive.collect import write_record
+from bench_core.drive.execute import Execution
 from bench_core.drive.plan import make_plan
 from bench_core.drive.process_launcher import ProcessLauncher
 from bench_core.drive.request import Suite
@@ -378,3 +379,20 @@ def test_a_stopped_control_has_its_number_again(drive: Drive, tmp_path: Path) ->
     assert drive("--resume", "mine", "--batch-sizes", "4").code == 0
     assert _record(run).visits[-1].cells == ("null.scripted.b1.r2", "null.scripted.b4")
     assert len(Earlier.load(run).complete) == 4
+
+
+def test_a_call_that_is_stopped_before_it_measures_is_no_visit(
+    drive: Drive, mine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C while images are built or the model is prepared: the run is as it was, stopped cells included."""
+    _end(mine, "null.scripted.b4", Outcome.KILLED)
+    before = _tree(mine)
+    whole = Execution.build
+
+    def build(self: Execution) -> dict[str, ImageInfo]:
+        self.stop()
+        return whole(self)
+
+    monkeypatch.setattr(Execution, "build", build)
+    assert drive("--resume", "mine").code == 130
+    assert _tree(mine) == before
