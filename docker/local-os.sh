@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Where no image can be pulled: makes the operating system below the CPU flavour, llm-bench/os:cpu, from Debian
-# packages, with this machine's certificates. Does nothing where a base image is at hand or can be had.
+# Where no image can be pulled: makes the operating system below the CPU flavour and below the base python311,
+# llm-bench/os:cpu, from Debian packages, with this machine's certificates. Does nothing where a base image is at hand or can be had.
 # usage: docker/local-os.sh      (needs root and debootstrap to make one)
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -29,7 +29,9 @@ if [ -d /usr/local/share/ca-certificates ]; then
     cp -a /usr/local/share/ca-certificates "$folder/usr/local/share/"
 fi
 tar -C "$folder" -c . | docker import - "$tag" >/dev/null
-if ! grep -qs '^BENCH_CPU_BASE_IMAGE=' .env; then
-    echo "BENCH_CPU_BASE_IMAGE=$tag" >> .env          # for docker compose; the driver finds the image by itself
-fi
+for name in BENCH_CPU_BASE_IMAGE BENCH_PYTHON311_BASE_IMAGE; do
+    if ! grep -qs "^$name=" .env; then
+        echo "$name=$tag" >> .env                     # for docker compose; the driver finds the image by itself
+    fi
+done
 echo "$tag is made, and .env names it for docker compose"

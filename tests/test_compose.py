@@ -22,7 +22,7 @@ import yaml
 from bench_core.contract import layout
 from bench_core.contract.outcome import Outcome, Verdict
 from bench_core.drive.catalogue import Catalogue, Image
-from bench_core.drive.docker_images import ImageBuilder, image_tag, tag_of
+from bench_core.drive.docker_images import SYSTEMS, ImageBuilder, base_dockerfile, image_tag, tag_of
 from bench_core.drive.docker_launcher import DockerLauncher
 from bench_core.drive.launcher import Folders, Launch
 
@@ -150,7 +150,7 @@ def test_everything_that_a_container_reads_is_made_before_it() -> None:
     for maker in MAKERS:
         converts_on = "torch" if CATALOGUE.get(maker).manifest.convert_target else CATALOGUE.get(maker).manifest.base
         assert {"prepare", converts_on} <= _all_dependencies(f"{maker}-artifacts")
-    for name in BASES - {"base"} | {"prepare"}:
+    for name in BASES - set(SYSTEMS) | {"prepare"}:
         assert "base" in _all_dependencies(name)
 
 
@@ -158,7 +158,7 @@ def test_everything_that_a_container_reads_is_made_before_it() -> None:
 def test_builds_make_the_drivers_images(document: dict[str, Any], flavour: Any) -> None:
     """Same tags, Dockerfiles, targets and arguments, so that either finds what the other has built."""
     expected: dict[str, tuple[str, str, str | None]] = {
-        name: (tag_of(name, flavour), f"docker/{name}.Dockerfile", None) for name in (*BASES, "prepare")
+        name: (tag_of(name, flavour), base_dockerfile(name), None) for name in (*BASES, "prepare")
     }
     images = [image for image in IMAGES if flavour in image.manifest.devices]
     for image in images:
@@ -177,6 +177,10 @@ def test_builds_make_the_drivers_images(document: dict[str, Any], flavour: Any) 
         assert arguments.get("FLAVOUR", flavour) == flavour
         ours = [value for value in arguments.values() if str(value).startswith("llm-bench/")]
         assert all(value.endswith(f":{flavour}") for value in ours), name
+    for name in BASES & set(SYSTEMS):
+        system = SYSTEMS[name][flavour]
+        given = document["services"][name]["build"]["args"]["BASE_IMAGE"]
+        assert given == f"${{{system.variable}:-{system.public}}}"
     for image in images:
         arguments = document["services"][image.name]["build"]["args"]
         assert arguments["BASE_IMAGE"] == tag_of(image.manifest.base, flavour)
@@ -187,7 +191,7 @@ def test_buildkit_finds_every_base_among_the_services() -> None:
     files = {key: _load(f"docker/compose.builder-{key}.yaml")["services"] for key in "01"}
     assert set(files["0"]) == set(files["1"])
     assert all(not service for service in files["0"].values()), "the classic builder refuses contexts"
-    for name in set(SERVICES) - {"base"}:
+    for name in set(SERVICES) - set(SYSTEMS):
         extends = SERVICES[name]["extends"]
         assert extends["file"] == "docker/compose.builder-${DOCKER_BUILDKIT:-1}.yaml"
         contexts = files["1"][extends["service"]]["build"]["additional_contexts"]

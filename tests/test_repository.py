@@ -16,7 +16,11 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCKERFILES = sorted(
     [*ROOT.glob("docker/*.Dockerfile"), *ROOT.glob("images/*/Dockerfile"), *ROOT.glob("docker/template/Dockerfile")]
 )
-REQUIREMENTS = sorted([*ROOT.glob("docker/**/requirements*.txt"), *ROOT.glob("images/*/requirements*.txt")])
+REQUIREMENTS = sorted(
+    path
+    for pattern in ("docker/**/*.txt", "images/*/requirements*.txt", "images/*/constraints.txt")
+    for path in ROOT.glob(pattern)
+)
 PUBLISHED = sorted((ROOT / "results" / "published").glob("*/run.json"))
 
 

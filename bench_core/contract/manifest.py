@@ -47,7 +47,11 @@ class Manifest(Record):
     name: Name = Field(description="the folder's name")
     title: str = Field(description="the engine's name as its authors write it")
     adapter: EntryPoint = Field(description="module:Class in the image's folder")
-    base: Name = Field("base", description="what it is built on: docker/<base>.Dockerfile")
+    base: Name = Field(
+        "base",
+        description="what it is built on: base, python311 (Debian 12's Python, for engines that came to a stop there), "
+        "or docker/<base>.Dockerfile",
+    )
     batching: Literal["native", "sequential"] = Field(description="is a batch one piece of work for the engine")
     token_times: Literal["live", "engine", "separate", "none"] = Field(
         description="live: reported as tokens arrive; engine: the engine's own stamps; separate: the callback costs, "

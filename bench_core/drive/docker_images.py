@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import docker
@@ -22,13 +23,31 @@ from bench_core.drive.wheels import package_source
 
 Tell = Callable[[str], None]
 
-# What the bases of both flavours are built on, unless the environment names another.
-_OPERATING_SYSTEM: dict[DeviceKind, str] = {
-    "cuda": "nvidia/cuda:13.0.2-runtime-ubuntu24.04",
-    "cpu": "debian:bookworm-slim",
+_DEBIAN = "debian:bookworm-slim"
+
+
+@dataclass(frozen=True)
+class System:
+    """An operating system below a base: a public image, unless the environment names another."""
+
+    public: str
+    variable: str
+
+
+# Bases that docker/base.Dockerfile makes, each on an operating system of its own; all others stand on `base`.
+# python311 has Debian 12's Python in both flavours, for engines that came to a stop there: they bring CUDA's libraries
+# of their time in wheels.
+SYSTEMS: dict[str, dict[DeviceKind, System]] = {
+    "base": {
+        "cuda": System("nvidia/cuda:13.0.2-runtime-ubuntu24.04", "BENCH_CUDA_BASE_IMAGE"),
+        "cpu": System(_DEBIAN, "BENCH_CPU_BASE_IMAGE"),
+    },
+    "python311": {
+        "cuda": System(_DEBIAN, "BENCH_PYTHON311_BASE_IMAGE"),
+        "cpu": System(_DEBIAN, "BENCH_PYTHON311_BASE_IMAGE"),
+    },
 }
-_OPERATING_SYSTEM_VARIABLE: dict[DeviceKind, str] = {"cuda": "BENCH_CUDA_BASE_IMAGE", "cpu": "BENCH_CPU_BASE_IMAGE"}
-LOCAL_OPERATING_SYSTEM = "llm-bench/os:cpu"  # made by docker/local-os.sh where no image can be pulled
+LOCAL_OPERATING_SYSTEM = "llm-bench/os:cpu"  # Debian 12, made by docker/local-os.sh where no image can be pulled
 _CONTEXT_LABEL = "llm-bench.context"
 _ARGUMENT = re.compile(r"^ARG\s+(\w+)", re.MULTILINE)
 
@@ -36,6 +55,11 @@ _ARGUMENT = re.compile(r"^ARG\s+(\w+)", re.MULTILINE)
 def tag_of(name: str, flavour: DeviceKind) -> str:
     """``llm-bench/<name>:<flavour>``."""
     return f"llm-bench/{name}:{flavour}"
+
+
+def base_dockerfile(name: str) -> str:
+    """The Dockerfile that makes a base."""
+    return f"docker/{'base' if name in SYSTEMS else name}.Dockerfile"
 
 
 def image_tag(image: Image, target: Target, flavour: DeviceKind) -> str:
@@ -49,14 +73,15 @@ class ImageBuilder:
     def __init__(self, client: docker.DockerClient) -> None:
         self._client = client
 
-    def operating_system(self, flavour: DeviceKind) -> str:
-        """The image below all others: the environment's, else a locally made one, else the public one."""
-        named = os.environ.get(_OPERATING_SYSTEM_VARIABLE[flavour])
+    def operating_system(self, flavour: DeviceKind, base: str = "base") -> str:
+        """The image below a base: the environment's, else a locally made Debian for Debian, else the public one."""
+        system = SYSTEMS[base][flavour]
+        named = os.environ.get(system.variable)
         if named:
             return named
-        if flavour == "cpu" and self._find(LOCAL_OPERATING_SYSTEM) is not None:
+        if system.public == _DEBIAN and self._find(LOCAL_OPERATING_SYSTEM) is not None:
             return LOCAL_OPERATING_SYSTEM
-        return _OPERATING_SYSTEM[flavour]
+        return system.public
 
     def is_current(self, image: Image, target: Target, flavour: DeviceKind) -> bool:
         """Whether the image is there and made of what the repository holds now."""
@@ -113,25 +138,27 @@ class ImageBuilder:
         return tag
 
     def _ensure_base(self, name: str, flavour: DeviceKind, tell: Tell) -> None:
-        if name != "base":
+        if name not in SYSTEMS:
             self._ensure_base("base", flavour, tell)
-        parent = self.operating_system(flavour) if name == "base" else tag_of("base", flavour)
-        arguments = {"BASE_IMAGE": parent}
-        context = self._base_context(name, flavour)
-        dockerfile = f"docker/{name}.Dockerfile"
+        arguments = {"BASE_IMAGE": self._parent(name, flavour)}
+        dockerfile = base_dockerfile(name)
         if not (REPOSITORY / dockerfile).is_file():
             raise BadInput(f"there is no {dockerfile}", "image.yaml's base names a Dockerfile in docker/")
+        context = self._base_context(name, flavour)
         self._build_if_needed(tag_of(name, flavour), dockerfile, None, context, flavour, arguments, tell)
 
     def _base_is_current(self, name: str, flavour: DeviceKind) -> bool:
-        if name != "base" and not self._base_is_current("base", flavour):
+        if name not in SYSTEMS and not self._base_is_current("base", flavour):
             return False
         found = self._find(tag_of(name, flavour))
         return found is not None and found.labels.get(_CONTEXT_LABEL) == self._base_context(name, flavour)
 
     def _base_context(self, name: str, flavour: DeviceKind) -> str:
-        parent = self.operating_system(flavour) if name == "base" else tag_of("base", flavour)
-        return self._digest(f"docker/{name}.Dockerfile", _base_files(name, flavour), [parent], {"flavour": flavour})
+        parents = [self._parent(name, flavour)]
+        return self._digest(base_dockerfile(name), _base_files(name, flavour), parents, {"flavour": flavour})
+
+    def _parent(self, name: str, flavour: DeviceKind) -> str:
+        return self.operating_system(flavour, name) if name in SYSTEMS else tag_of("base", flavour)
 
     def _image_context(self, image: Image, target: Target, flavour: DeviceKind) -> str:
         files = ["bench_core/__init__.py", "bench_core/contract", "bench_core/worker", f"images/{image.name}"]
@@ -215,7 +242,7 @@ class ImageBuilder:
 def _base_files(name: str, flavour: DeviceKind) -> list[str]:
     """What a base's Dockerfile copies."""
     shared = ["docker/constraints.txt"]
-    if name == "base":
+    if name in SYSTEMS:
         return [*shared, "docker/requirements.base.txt", "docker/as-owner.sh"]
     return [*shared, f"docker/requirements.{name}.{flavour}.txt"]
 
@@ -223,7 +250,7 @@ def _base_files(name: str, flavour: DeviceKind) -> list[str]:
 def _build_hint(text: str) -> str:
     if "pull access denied" in text or "lookup" in text or "manifest unknown" in text or "registry" in text.lower():
         return (
-            "the public base image cannot be pulled: name another by BENCH_CPU_BASE_IMAGE or BENCH_CUDA_BASE_IMAGE, "
-            "or make one with docker/local-os.sh"
+            "the public base image cannot be pulled: name another by BENCH_CPU_BASE_IMAGE, BENCH_CUDA_BASE_IMAGE or "
+            "BENCH_PYTHON311_BASE_IMAGE, or make a Debian with docker/local-os.sh"
         )
     return "the build's own output stands above; --json or a log file keeps all of it"

@@ -45,6 +45,12 @@ def complete_files(image: Image, target: Target, device: DeviceKind) -> list[Pat
     return [path for name in names if (path := image.folder / name).is_file()]
 
 
+def constraints_file(image: Image) -> Path:
+    """Transitive pins: those that all images share, or an image's own where it stands on another generation."""
+    own = image.folder / "constraints.txt"
+    return own if own.is_file() else REPOSITORY / "docker" / "constraints.txt"
+
+
 class Environments:
     """Finds and makes environments under ``.envs/``."""
 
@@ -54,7 +60,7 @@ class Environments:
     def pins(self, image: Image, target: Target, device: DeviceKind) -> list[Path]:
         """All files that pin what is installed."""
         files = [*requirement_files(image, target, device), *complete_files(image, target, device)]
-        return [*files, REPOSITORY / "docker" / "constraints.txt"]
+        return [*files, constraints_file(image)]
 
     def identity(self, image: Image, target: Target, device: DeviceKind) -> str:
         """Digest of all pins and of the Python that they are installed for."""
@@ -86,7 +92,7 @@ class Environments:
         started = time.monotonic()
         _run([sys.executable, "-m", "venv", str(path)], path.name)
         install = [str(path / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check", "-q"]
-        install += ["-c", str(REPOSITORY / "docker" / "constraints.txt")]
+        install += ["-c", str(constraints_file(image))]
         _run([*install, *_named(requirement_files(image, target, device))], path.name)
         complete = complete_files(image, target, device)
         if complete:

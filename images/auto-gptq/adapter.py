@@ -1,0 +1,181 @@
+"""AutoGPTQ: a GPTQ checkpoint under Transformers' ``generate``, with a kernel named explicitly."""
+
+from __future__ import annotations
+
+import gc
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from auto_gptq import AutoGPTQForCausalLM
+from checkpoint import Unsupported, checked_settings, folder_as_the_engine_reads_it
+from transformers import GenerationConfig
+from transformers.generation.streamers import BaseStreamer
+
+from bench_core.contract.adapter import Completion, Decoding, Device, TokenSink, Variant
+from bench_core.contract.errors import BadInput
+from bench_core.contract.outcome import Outcome
+
+_GPU = "cuda:0"
+
+# The engine's names of its compiled kernels for layers of 4 bits, and the switches that choose them.
+_KERNELS = {
+    "exllamav2": {"disable_exllama": True, "disable_exllamav2": False},
+    "exllama": {"disable_exllama": False, "disable_exllamav2": True},
+}
+
+# What an error's text says, in lower case, where its type says too little.
+_OUT_OF_MEMORY = ("out of memory", "cublas_status_alloc_failed")
+_UNSUPPORTED = (
+    "no kernel image is available",
+    "found no nvidia driver",
+    "no cuda gpus are available",
+    "driver version is insufficient",
+    "isn't supported yet",
+)
+
+
+class _ArrivalStreamer(BaseStreamer):  # type: ignore[misc]  # transformers ships no types
+    """Tells the sink of each step's tokens: ``put`` gets the prompts first, then one token of every row a step."""
+
+    def __init__(self, sink: TokenSink, rows: int, eos_token_ids: Sequence[int]) -> None:
+        self._sink = sink
+        self._rows = list(range(rows))
+        self._eos = frozenset(eos_token_ids)
+        self._prompts_seen = False
+
+    def put(self, value: Any) -> None:
+        if not self._prompts_seen:
+            self._prompts_seen = True
+            return
+        self._sink.step(self._rows)
+        if self._eos:
+            tokens = value.tolist()
+            self._rows = [row for row in self._rows if tokens[row] not in self._eos]
+
+    def end(self) -> None:
+        pass
+
+
+class AutoGPTQAdapter:
+    """Option: ``kernel``, one of the engine's kernels for layers of 4 bits (exllamav2, exllama)."""
+
+    def __init__(self) -> None:
+        self._model: Any = None
+
+    @property
+    def engine(self) -> Any:
+        """The loaded model in the engine's own wrapper."""
+        return self._model
+
+    def load(self, artifact: Path, variant: Variant, device: Device) -> None:
+        """Reads a GPTQ folder and arranges its weights for the kernel; no hub, no remote code, no other kernel."""
+        kernel = str(variant.options.get("kernel"))
+        if kernel not in _KERNELS:
+            raise BadInput(f"variant {variant.name}: kernel {kernel!r} is unknown", f"one of {', '.join(_KERNELS)}")
+        settings = checked_settings(artifact)
+        if kernel == "exllama" and settings["quantization_config"].get("desc_act"):
+            # The engine would want a buffer for all prompt tokens of a batch, made when the model is loaded.
+            raise Unsupported("the first ExLlama kernel is not prepared here for reordered columns (desc_act)")
+        torch.set_num_threads(device.threads)
+        with tempfile.TemporaryDirectory() as folder:
+            folder_as_the_engine_reads_it(artifact, settings, Path(folder))
+            self._model = AutoGPTQForCausalLM.from_quantized(
+                folder,
+                device=_GPU,
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                **_KERNELS[kernel],
+            )
+        used = _kernels(self._model)
+        if set(used) != {kernel}:
+            raise Unsupported(f"asked for the kernel {kernel}, the engine took {_listed(used) or 'none'}")
+        # A checkpoint's own settings (sampling, penalties, end-of-sequence ids) must not reach a greedy measurement.
+        self._model.model.generation_config = GenerationConfig()
+
+    def prepare(self, batch_size: int, max_prompt_tokens: int, max_new_tokens: int) -> None:  # noqa: ARG002
+        """Frees what the last shape held: caches grow with each batch."""
+        self._free()
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], decoding: Decoding, on_tokens: TokenSink
+    ) -> Sequence[Completion]:
+        """One call of ``generate`` on a left-padded rectangle; rows are cut after their first end-of-sequence id."""
+        width = max(len(prompt) for prompt in prompts)
+        gaps = [width - len(prompt) for prompt in prompts]
+        ids = [[decoding.pad_token_id] * gap + list(prompt) for gap, prompt in zip(gaps, prompts, strict=True)]
+        mask = [[0] * gap + [1] * (width - gap) for gap in gaps]
+        config = GenerationConfig(
+            do_sample=False,
+            max_new_tokens=decoding.max_new_tokens,
+            # None, here and in the model's own configuration, is what makes generate ignore the end of sequence.
+            eos_token_id=list(decoding.eos_token_ids) or None,
+            pad_token_id=decoding.pad_token_id,
+        )
+        # The engine's own entry: Transformers' generate in inference mode and under autocast.
+        output = self._model.generate(
+            input_ids=torch.tensor(ids, device=_GPU),
+            attention_mask=torch.tensor(mask, device=_GPU),
+            generation_config=config,
+            streamer=_ArrivalStreamer(on_tokens, len(prompts), decoding.eos_token_ids) if on_tokens.wanted else None,
+        )
+        rows: list[list[int]] = output[:, width:].tolist()  # waits for the device
+        return [Completion(_until(row, decoding.eos_token_ids)) for row in rows]
+
+    def describe(self) -> Mapping[str, str]:
+        """The kernel that the quantised layers run on with their number, attention, dtype and size of groups."""
+        return {
+            "kernel": _listed(_kernels(self._model)),
+            "attention": str(self._model.config._attn_implementation),  # noqa: SLF001 - the only place that says it
+            "dtype": str(self._model.model.dtype).removeprefix("torch."),
+            "group_size": str(self._model.quantize_config.group_size),
+        }
+
+    def score(self, token_ids: Sequence[int]) -> Sequence[float]:
+        """Log-probability of each token but the first, softmax in float32."""
+        with torch.inference_mode():
+            ids = torch.tensor([list(token_ids)], device=_GPU)
+            logits = self._model(input_ids=ids, use_cache=False).logits[0, :-1].float()
+            losses = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none")
+        return [-float(loss) for loss in losses.tolist()]
+
+    def classify(self, error: BaseException) -> Outcome | None:
+        """Out of memory by type or text; what the engine or this build cannot do by type or text."""
+        if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
+            return Outcome.OOM_KV
+        text = str(error).lower()
+        if any(sign in text for sign in _OUT_OF_MEMORY):
+            return Outcome.OOM_KV
+        if isinstance(error, Unsupported) or any(sign in text for sign in _UNSUPPORTED):
+            return Outcome.UNSUPPORTED
+        return None
+
+    def close(self) -> None:
+        """Drops the model with its scratch space and gives the memory back to the device."""
+        self._model = None
+        self._free()
+
+    def _free(self) -> None:
+        gc.collect()
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+            torch.cuda.empty_cache()
+
+
+def _kernels(model: Any) -> Counter[str]:
+    """How many quantised layers run on which kernel."""
+    return Counter(str(module.QUANT_TYPE) for module in model.modules() if hasattr(module, "QUANT_TYPE"))
+
+
+def _listed(kernels: Counter[str]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in sorted(kernels.items()))
+
+
+def _until(tokens: list[int], eos_token_ids: Sequence[int]) -> list[int]:
+    """The tokens up to and with the first end-of-sequence id."""
+    ends = [tokens.index(eos) for eos in eos_token_ids if eos in tokens]
+    return tokens[: min(ends) + 1] if ends else tokens

@@ -1,0 +1,106 @@
+"""Bases: which operating system each stands on, and what is built for an image that names one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import docker.errors
+import pytest
+
+from bench_core.contract.manifest import Manifest
+from bench_core.drive.catalogue import Image
+from bench_core.drive.docker_images import LOCAL_OPERATING_SYSTEM, SYSTEMS, ImageBuilder, tag_of
+
+MANIFEST = """\
+name: based
+title: Based
+adapter: adapter:Based
+base: {base}
+batching: native
+token_times: none
+devices: [cuda, cpu]
+packages: []
+variants: {{only: {{artifact: none, default: true}}}}
+"""
+
+
+class Engine:
+    """Docker's client, as far as a builder uses it: knows tags, and makes those that are built."""
+
+    def __init__(self, *tags: str) -> None:
+        self.known = {tag: SimpleNamespace(id=tag, labels={}) for tag in tags}
+        self.built: list[dict[str, Any]] = []
+        self.images = SimpleNamespace(get=self._get)
+        self.api = SimpleNamespace(build=self._build)
+
+    def _get(self, tag: str) -> SimpleNamespace:
+        if tag not in self.known:
+            raise docker.errors.ImageNotFound(tag)
+        return self.known[tag]
+
+    def _build(self, *, tag: str, labels: dict[str, str], **options: Any) -> list[dict[str, str]]:
+        self.built.append({"tag": tag, **options})
+        self.known[tag] = SimpleNamespace(id=f"{tag} {len(self.built)}", labels=labels)
+        return []
+
+
+@pytest.fixture(autouse=True)
+def no_choice_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for systems in SYSTEMS.values():
+        for system in systems.values():
+            monkeypatch.delenv(system.variable, raising=False)
+
+
+def based(base: str, folder: Path) -> Image:
+    path = folder / "based"
+    path.mkdir(exist_ok=True)
+    (path / "image.yaml").write_text(MANIFEST.format(base=base), encoding="utf-8")
+    return Image(path, Manifest.load(path))
+
+
+def builder(engine: Engine) -> ImageBuilder:
+    return ImageBuilder(engine)  # type: ignore[arg-type]  # a stand-in
+
+
+def build_bases(engine: Engine, base: str, folder: Path) -> list[dict[str, Any]]:
+    """What is built below an image; the image itself has no Dockerfile and ends the attempt."""
+    with pytest.raises(FileNotFoundError):
+        builder(engine).ensure(based(base, folder), "measure", "cuda", lambda _line: None)
+    return engine.built
+
+
+def test_a_base_of_another_python_stands_on_its_own_system_not_on_the_base(tmp_path: Path) -> None:
+    (built,) = build_bases(Engine(), "python311", tmp_path)
+    assert (built["tag"], built["dockerfile"]) == ("llm-bench/python311:cuda", "docker/base.Dockerfile")
+    assert built["buildargs"]["BASE_IMAGE"] == "debian:bookworm-slim"
+    assert built["buildargs"]["FLAVOUR"] == "cuda"
+
+
+def test_every_other_base_stands_on_the_base(tmp_path: Path) -> None:
+    base, torch = build_bases(Engine(), "torch", tmp_path)
+    assert base["buildargs"]["BASE_IMAGE"] == SYSTEMS["base"]["cuda"].public
+    assert torch["dockerfile"] == "docker/torch.Dockerfile"
+    assert torch["buildargs"]["BASE_IMAGE"] == tag_of("base", "cuda")
+
+
+def test_a_base_is_built_once_and_anew_when_its_system_is_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine()
+    build_bases(engine, "python311", tmp_path)
+    assert len(build_bases(engine, "python311", tmp_path)) == 1
+    monkeypatch.setenv("BENCH_PYTHON311_BASE_IMAGE", "elsewhere/debian:12")
+    engine.known["elsewhere/debian:12"] = SimpleNamespace(id="another", labels={})
+    assert build_bases(engine, "python311", tmp_path)[1]["buildargs"]["BASE_IMAGE"] == "elsewhere/debian:12"
+
+
+def test_the_local_debian_stands_in_for_debian_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = builder(Engine(LOCAL_OPERATING_SYSTEM))
+    assert images.operating_system("cpu") == LOCAL_OPERATING_SYSTEM
+    assert images.operating_system("cuda", "python311") == LOCAL_OPERATING_SYSTEM
+    assert images.operating_system("cuda") == SYSTEMS["base"]["cuda"].public
+    monkeypatch.setenv("BENCH_CPU_BASE_IMAGE", "elsewhere/os:1")
+    assert images.operating_system("cpu") == "elsewhere/os:1"
+    assert images.operating_system("cpu", "python311") == LOCAL_OPERATING_SYSTEM
