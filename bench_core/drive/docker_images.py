@@ -85,11 +85,8 @@ class ImageBuilder:
 
     def is_current(self, image: Image, target: Target, flavour: DeviceKind) -> bool:
         """Whether the image is there and made of what the repository holds now."""
-        parent = self._find(tag_of(image.manifest.base, flavour))
         found = self._find(image_tag(image, target, flavour))
-        if parent is None or found is None:
-            return False
-        if not self._base_is_current(image.manifest.base, flavour):
+        if found is None or not self._base_is_current(image.manifest.base, flavour):
             return False
         return bool(found.labels.get(_CONTEXT_LABEL) == self._image_context(image, target, flavour))
 
@@ -116,10 +113,10 @@ class ImageBuilder:
 
         Unlike the label of a built image it holds no id of this machine, and not the suite's own code.
         """
-        bases = ["base", *([image.manifest.base] if image.manifest.base != "base" else [])]
-        names = [f"images/{image.name}", *(f"docker/{base}.Dockerfile" for base in bases)]
+        bases = _chain(image.manifest.base)
+        names = [f"images/{image.name}", *(base_dockerfile(base) for base in bases)]
         names += [name for base in bases for name in _base_files(base, flavour)]
-        words = {"flavour": flavour, "os": self.operating_system(flavour), **self._build_image(flavour)}
+        words = {"flavour": flavour, "os": self.operating_system(flavour, bases[0]), **self._build_image(flavour)}
         return recipe_of([REPOSITORY / name for name in names], words)
 
     def _build_image(self, flavour: DeviceKind) -> dict[str, str]:
@@ -132,7 +129,11 @@ class ImageBuilder:
         self._ensure_base("base", flavour, tell)
         tag = tag_of(name, flavour)
         dockerfile = f"docker/{name}.Dockerfile"
-        context = self._digest(dockerfile, ["docker", "bench_core"], [tag_of("base", flavour)], {"flavour": flavour})
+        files = [
+            f"docker/requirements.{name}.txt",
+            *(f"bench_core/{part}" for part in ("__init__.py", "contract", name)),
+        ]
+        context = self._digest(dockerfile, files, [tag_of("base", flavour)], {"flavour": flavour})
         base = {"BASE_IMAGE": tag_of("base", flavour)}
         self._build_if_needed(tag, dockerfile, None, context, flavour, base, tell)
         return tag
@@ -237,6 +238,11 @@ class ImageBuilder:
             raise BadInput(
                 f"{tag} could not be built: {error.explanation or error}", _build_hint(str(error))
             ) from error
+
+
+def _chain(base: str) -> list[str]:
+    """A base and what it stands on, the lowest first."""
+    return [base] if base in SYSTEMS else ["base", base]
 
 
 def _base_files(name: str, flavour: DeviceKind) -> list[str]:

@@ -10,10 +10,14 @@ from bench_core.drive.catalogue import REPOSITORY
 
 
 def files_below(path: Path) -> list[Path]:
-    """A file itself, or all files of a folder, sorted; none of what Python leaves."""
+    """A file itself, or all files of a folder, sorted; none of what Python and its tools leave."""
     if path.is_file():
         return [path]
-    return sorted(p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+    return sorted(p for p in path.rglob("*") if p.is_file() and not any(map(_is_left_over, p.relative_to(path).parts)))
+
+
+def _is_left_over(name: str) -> bool:
+    return name == "__pycache__" or name.startswith(".")
 
 
 def recipe_of(places: Iterable[Path], words: Mapping[str, str]) -> str:

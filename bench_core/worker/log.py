@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import array
 import contextlib
+import fcntl
 import os
+import select
+import termios
 import threading
+import time
 from typing import BinaryIO
 
 MAX_BYTES = 4 * 1024 * 1024
 _PIECE_BYTES = 1 << 16
+_SETTLING_S = 2.0
 
 
 class EngineLog:
@@ -25,11 +31,13 @@ class EngineLog:
         self._current = bytearray()
         self._in_cell = False
         self._lost_bytes = 0
+        self._closed = False
         self._thread = threading.Thread(target=self._drain, name="engine log", daemon=True)
         self._thread.start()
 
     def begin_cell(self) -> None:
         """What comes from now on belongs to a new cell."""
+        self._settle()
         with self._lock:
             self._in_cell = True
             self._current.clear()
@@ -37,6 +45,7 @@ class EngineLog:
 
     def cell_text(self) -> str:
         """The current cell's log so far; unreadable bytes are shown as escapes."""
+        self._settle()
         with self._lock:
             raw = bytes(self._shared + self._current)
             lost = self._lost_bytes
@@ -44,18 +53,32 @@ class EngineLog:
         return text + (f"\n[{lost} more bytes were printed and not kept]\n" if lost else "")
 
     def join(self) -> None:
-        """Waits until the engine's end of the pipe is closed (by its exit), at most two seconds."""
-        self._thread.join(timeout=2.0)
+        """Waits until the engine's end of the pipe is closed (by its exit), at most two seconds; closes this end."""
+        self._thread.join(timeout=_SETTLING_S)
+        if not self._thread.is_alive() and not self._closed:
+            self._closed = True
+            os.close(self._fd)
+
+    def _settle(self) -> None:
+        """Waits until what the engine has printed so far has been read; a process that never stops printing is not
+        waited for. On a busy machine the thread may be far behind the engine's events."""
+        waiting = array.array("i", [0])
+        deadline = time.monotonic() + _SETTLING_S
+        while self._thread.is_alive() and time.monotonic() < deadline:
+            with self._lock:
+                fcntl.ioctl(self._fd, termios.FIONREAD, waiting)
+            if not waiting[0]:
+                return
+            time.sleep(0.001)
 
     def _drain(self) -> None:
         while True:
-            try:
-                piece = os.read(self._fd, _PIECE_BYTES)
-            except OSError:
-                return
-            if not piece:
-                return
+            select.select([self._fd], [], [])
+            # Under the lock, so that a piece is either still in the pipe or already in a buffer.
             with self._lock:
+                piece = os.read(self._fd, _PIECE_BYTES)
+                if not piece:
+                    return
                 buffer = self._current if self._in_cell else self._shared
                 room = max(0, MAX_BYTES - len(buffer))
                 buffer.extend(piece[:room])

@@ -42,7 +42,8 @@ class EngineHandle:
         events_read, events_write = os.pipe()
         log_read, log_write = os.pipe()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "bench_core.worker.engine", str(control_read), str(events_write)],
+            # -u: what the engine has printed is in the log's pipe before the event that follows it.
+            [sys.executable, "-u", "-m", "bench_core.worker.engine", str(control_read), str(events_write)],
             stdin=subprocess.DEVNULL,
             stdout=log_write,
             stderr=log_write,
@@ -87,7 +88,7 @@ class Supervisor:
 
     def __init__(self, request: MeasureRequest, workload: Workload, say: Callable[[Record], None]) -> None:
         self._request = request
-        self._workload = workload
+        self._totals = {spec.cell_id: progress_total(spec, workload) for spec in request.cells}
         self._say = say
         self._engine: EngineHandle | None = None
         self._stops = 0
@@ -116,7 +117,7 @@ class Supervisor:
 
     def _run_engine(self, cells: list[CellSpec]) -> list[Verdict]:
         if self._stops:
-            return [self._never_begun(spec, _stopped()) for spec in cells]
+            return [self.close(self.open(spec), _stopped(), "") for spec in cells]
         request = self._request
         job = Job(
             task="measure",
@@ -139,9 +140,6 @@ class Supervisor:
         code = engine.finish()
         return session.judge(code)
 
-    def _never_begun(self, spec: CellSpec, verdict: Verdict) -> Verdict:
-        return self.close(CellWriter(self._request.run_folder, spec), verdict, "")
-
     def open(self, spec: CellSpec) -> CellWriter:
         """A cell's folder, begun."""
         return CellWriter(self._request.run_folder, spec)
@@ -154,8 +152,8 @@ class Supervisor:
 
     def progress(self, spec: CellSpec, phase: str, done: int) -> None:
         """Tells how far a cell is."""
-        total = progress_total(spec, self._workload)
-        self._say(Progress.model_validate({"cell": spec.cell_id, "phase": phase, "done": done, "of": total}))
+        line = {"cell": spec.cell_id, "phase": phase, "done": done, "of": self._totals[spec.cell_id]}
+        self._say(Progress.model_validate(line))
 
     @property
     def stopped(self) -> bool:

@@ -82,6 +82,9 @@ class BitsAndBytesAdapter:
         self._quantization = quantization
         torch.set_num_threads(device.threads)
         transformers_logging.disable_progress_bar()
+        # On a GPU of Hopper's kind torch would take cuDNN's attention, which builds a plan for every new length of the
+        # cache: tens of milliseconds at each step until every length has been seen.
+        torch.backends.cuda.enable_cudnn_sdp(False)
         # On a CPU LLM.int8() warns at every product that it rounds its float32 input: thousands of lines a batch.
         logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         self._device = torch.device("cuda:0" if device.kind == "cuda" else "cpu")
@@ -141,6 +144,7 @@ class BitsAndBytesAdapter:
                 counts[kind.__name__] = counts.get(kind.__name__, 0) + 1
         return {
             "attention": str(self._model.config._attn_implementation),  # noqa: SLF001 - the only place that says it
+            "cudnn_attention": "on" if torch.backends.cuda.cudnn_sdp_enabled() else "off",
             "quantization": self._quantization,
             "quantized_layers": ", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "none",
             "dtype": str(self._model.dtype).removeprefix("torch."),

@@ -78,10 +78,15 @@ class ExLlamaAdapter:
         if self._embeddings not in ("cuda", "cpu"):
             raise BadInput(f"variant {variant.name}: embeddings {self._embeddings!r} is unknown", "cuda or cpu")
         settings = _checked(artifact)
+        # On a GPU of Hopper's kind torch would take cuDNN's attention, which builds a plan for every new length of the
+        # cache: tens of milliseconds at each step until every length has been seen.
+        torch.backends.cuda.enable_cudnn_sdp(False)
         config = ExLlamaConfig(str(artifact / "config.json"))
         config.model_path = str(artifact / _WEIGHTS)
         config.max_seq_len = int(settings["max_position_embeddings"])  # rows of the table of rotations
         config.rotary_embedding_base = _rope_theta(settings)
+        # With pairs of halves the engine launches no block at all for heads of less than 128 dimensions.
+        config.rope_no_half2 = config.head_dim % 128 != 0
         if self._embeddings == "cuda":
             config.device_map.embed_tokens = _GPU
         self._reordered = 0

@@ -67,6 +67,9 @@ class ExLlamaV2Adapter:
         self._format = str(variant.options.get("format"))
         _check(artifact, self._format)
         self._artifact = artifact
+        # On a GPU of Hopper's kind torch would take cuDNN's attention, which builds a plan for every new length of the
+        # cache: tens of milliseconds at each step until every length has been seen.
+        torch.backends.cuda.enable_cudnn_sdp(False)
         self._load(1, _FIRST_ROWS)
 
     def prepare(self, batch_size: int, max_prompt_tokens: int, max_new_tokens: int) -> None:
@@ -128,6 +131,7 @@ class ExLlamaV2Adapter:
             "format": self._format,
             "layers_reordered": str(self._reordered),
             "attention": "flash-attn, sdpa where rows are padded" if has_flash_attn else "sdpa",
+            "cudnn_attention": "on" if torch.backends.cuda.cudnn_sdp_enabled() else "off",
             "buffer_rows": str(self._rows),
             "embeddings": "cpu",
         }

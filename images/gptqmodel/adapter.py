@@ -85,6 +85,9 @@ class GPTQModelAdapter:
             known = ", ".join(name[5:].lower() for name in BACKEND.__members__ if name.startswith("GPTQ_"))
             raise BadInput(f"variant {variant.name}: {option} {variant.options.get(option)!r} is unknown", known)
         torch.set_num_threads(device.threads)
+        # On a GPU of Hopper's kind torch would take cuDNN's attention, which builds a plan for every new length of the
+        # cache: tens of milliseconds at each step until every length has been seen.
+        torch.backends.cuda.enable_cudnn_sdp(False)
         self._device = torch.device("cuda:0" if device.kind == "cuda" else "cpu")
         _load_prebuilt(self._asked)
         loaded = GPTQModel.load(
@@ -129,6 +132,7 @@ class GPTQModelAdapter:
             "kernel_asked": self._asked,
             "kernel": ", ".join(f"{name} {count}" for name, count in sorted(kinds.items())),
             "attention": str(self._model.config._attn_implementation),  # noqa: SLF001 - the only place that says it
+            "cudnn_attention": "on" if torch.backends.cuda.cudnn_sdp_enabled() else "off",
             "dtype": str(self._model.dtype).removeprefix("torch."),
         }
 

@@ -97,6 +97,9 @@ class TransformersAdapter:
         self._compile = bool(variant.options.get("compile", False))
         torch.set_num_threads(device.threads)
         transformers_logging.disable_progress_bar()
+        # On a GPU of Hopper's kind torch would take cuDNN's attention, which builds a plan for every new length of the
+        # cache: tens of milliseconds at each step until every length has been seen.
+        torch.backends.cuda.enable_cudnn_sdp(False)
         self._device = torch.device("cuda:0" if device.kind == "cuda" else "cpu")
         self._model = AutoModelForCausalLM.from_pretrained(
             artifact,
@@ -147,6 +150,7 @@ class TransformersAdapter:
         }
         if self._device.type == "cuda":
             facts["float32_matmul_precision"] = torch.get_float32_matmul_precision()
+            facts["cudnn_attention"] = "on" if torch.backends.cuda.cudnn_sdp_enabled() else "off"
         if self._compile:
             facts["compiled_graphs"] = str(self._graphs)
             facts["cudagraph_skips"] = str(self._cudagraph_skips)

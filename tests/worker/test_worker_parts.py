@@ -180,7 +180,6 @@ class Pipe:
     def __init__(self, echo: BinaryIO) -> None:
         read, self.write_end = os.pipe()
         self.log = EngineLog(read, echo)
-        self.read_end = read
 
     def print(self, data: bytes) -> None:
         view = memoryview(data)
@@ -190,7 +189,6 @@ class Pipe:
     def end(self) -> str:
         os.close(self.write_end)
         self.log.join()
-        os.close(self.read_end)
         return self.log.cell_text()
 
     def until(self, condition: Callable[[str], bool]) -> None:
@@ -240,10 +238,9 @@ def test_bytes_that_are_no_text_are_shown_as_escapes(echo: io.BytesIO) -> None:
 def test_what_was_printed_while_loading_heads_the_log_of_every_cell(echo: io.BytesIO) -> None:
     pipe = Pipe(echo)
     pipe.print(b"loading\n")
-    pipe.until(lambda text: "loading" in text)
     pipe.log.begin_cell()
     pipe.print(b"first cell\n")
-    pipe.until(lambda text: text == "loading\nfirst cell\n")
+    assert pipe.log.cell_text() == "loading\nfirst cell\n"
     pipe.log.begin_cell()
     pipe.print(b"second cell\n")
     assert pipe.end() == "loading\nsecond cell\n"
