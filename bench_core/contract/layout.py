@@ -19,6 +19,7 @@ RUN_FILE = "run.json"
 SUITE_FILE = "suite.json"  # what was asked for; a resumed run asks for the same where nothing else is said
 CELLS_FOLDER = "cells"
 SET_ASIDE_FOLDER = "set-aside"  # cells that a later visit measured again, as they were
+BESIDE_FILE = "beside.yaml"  # published figures that the report shows beside the run's own
 REPORT_FILE = "report.md"
 PAGE_FILE = "report.html"
 TABLE_FILE = "table.csv"

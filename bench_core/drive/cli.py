@@ -62,6 +62,9 @@ def drive(
         int | None, typer.Option(min=0, help="Batches of each cell given to the engine directly too, for parity.")
     ] = None,
     direct_batch_sizes: Annotated[str | None, typer.Option(help="Where to do so  [default: at all]")] = None,
+    beside: Annotated[
+        Path | None, typer.Option(help="Published figures to show beside the run's own, as docs/study.yaml.")
+    ] = None,
     option: Annotated[
         list[str] | None, typer.Option(help="IMAGE.KEY=VALUE: an engine's option. May be repeated.")
     ] = None,
@@ -121,6 +124,7 @@ def drive(
         "warmup_batches": warmup_batches,
         "max_batches": max_batches,
         "direct_batches": direct_batches,
+        "beside": beside,
         "direct_batch_sizes": _batch_sizes(direct_batch_sizes),
         "threads": threads,
         "device": device,

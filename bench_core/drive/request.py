@@ -48,6 +48,7 @@ class Suite(Record):
     gpus: tuple[str, ...] = Field((), description="indices or UUIDs; the first GPU where empty")
     launcher: Literal["auto", "docker", "process"] = "auto"
     options: dict[str, dict[str, Scalar]] = Field({}, description="image name to options of its variants")
+    beside: Path | None = Field(None, description="published figures for the report, as docs/study.yaml")
     control: str | None = Field(
         None, description="image.variant.b<batch size>: measured first at every visit of a run, to compare machines"
     )

@@ -34,6 +34,7 @@ from bench_core.prepare.given_artifact import prepare_given
 from bench_core.prepare.model import ModelRequest, plan_model, prepare_model
 from bench_core.prepare.tokenizer import load_tokenizer
 from bench_core.prepare.workload import WorkloadRequest, prepare_workload, survey_workload
+from bench_core.report.published import read_published
 
 DEFAULT_MAX_PROMPT_TOKENS = 1024
 _PLAIN_WIDTH = 120  # of the table where standard output is no terminal
@@ -69,6 +70,8 @@ class Session:
         """
         request, suite = self._request, self._request.suite
         device, gpus = self._device()
+        if suite.beside is not None:
+            read_published(suite.beside)
         plan = self._plan(device)
         launcher = self._launcher()
         if self._modes.build_only:

@@ -19,7 +19,7 @@ from bench_core.drive.launcher import Launcher
 from bench_core.drive.plan import Plan
 from bench_core.drive.recipe import harness_digest
 from bench_core.drive.request import Suite
-from bench_core.prepare.staging import sync_folder
+from bench_core.prepare.staging import sync_folder, write_file
 
 
 def run_id_now(title: str) -> str:
@@ -107,6 +107,8 @@ def begin(run_folder: Path, record: RunRecord, suite: Suite) -> None:
     (run_folder / layout.CELLS_FOLDER).mkdir(parents=True, exist_ok=True)
     for cell in record.visits[-1].cells:
         _set_aside(run_folder, cell)
+    if suite.beside is not None:
+        write_file(run_folder / layout.BESIDE_FILE, suite.beside.read_bytes())
     write_record(run_folder / layout.SUITE_FILE, suite)
     write_record(run_folder / layout.RUN_FILE, record)
 

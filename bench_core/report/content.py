@@ -85,7 +85,15 @@ def document(view: RunView) -> Document:
         images=_images(view),
         meanings=_meanings(view),
         results=tuple(result_sheet(view, size) for size in view.batch_sizes),
-        details=(_times(view), _memory(view), *_parity(view), _engines(view), *_control(view), *_visits(view)),
+        details=(
+            *_beside(view),
+            _times(view),
+            _memory(view),
+            *_parity(view),
+            _engines(view),
+            *_control(view),
+            *_visits(view),
+        ),
         failures=tuple(_failure(row) for row in view.rows if row.result is None),
     )
 
@@ -416,6 +424,45 @@ def _engines(view: RunView) -> Sheet:
         (("Method", False), ("Batch sizes", False), ("Artifact", False), ("What the engine told", False)),
         rows,
     )
+
+
+def _beside(view: RunView) -> Iterable[Sheet]:
+    """Figures that others have published, where the run was told of them."""
+    published = view.beside
+    if published is None:
+        return
+    rows = []
+    for row in view.grid:
+        planned = row.planned
+        figure = published.of(planned.image, planned.variant, planned.batch_size)
+        if figure is None:
+            continue
+        rows.append(
+            (
+                Entry(figure.label),
+                Entry(str(planned.batch_size), planned.batch_size),
+                _optional(figure.batch_latency_s, seconds),
+                Entry(ABSENT if figure.output_tokens_per_batch is None else count(figure.output_tokens_per_batch)),
+                _optional(figure.output_throughput_tok_s, rate),
+                Entry(planned.label),
+                *result_entries(view, row)[:3],
+            )
+        )
+    columns = (
+        ("Published as", False),
+        ("Batch size", True),
+        ("Latency (s)", True),
+        ("Tokens", True),
+        ("Throughput (token/s)", True),
+        ("Here", False),
+        ("Latency here (s)", True),
+        ("Tokens here", True),
+        ("Throughput here (token/s)", True),
+    )
+    notes = (
+        f"Published: {published.name}, {published.device} ({published.source}). What differs: {published.differs}",
+    )
+    yield Sheet(f"Beside {published.name}", columns, tuple(rows), notes)
 
 
 def _control(view: RunView) -> Iterable[Sheet]:

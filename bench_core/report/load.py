@@ -19,6 +19,7 @@ from bench_core.contract.outcome import Outcome, Verdict
 from bench_core.contract.record import Record
 from bench_core.contract.run import PlannedCell, RunRecord
 from bench_core.contract.spec import CellSpec
+from bench_core.report.published import Published, read_published
 
 NOT_RUN = "not run"
 DAMAGED = "damaged"
@@ -98,6 +99,7 @@ class RunView:
 
     record: RunRecord
     rows: tuple[Row, ...]
+    beside: Published | None = None
 
     @cached_property
     def grid(self) -> tuple[Row, ...]:
@@ -143,7 +145,8 @@ def load_run(folder: Path) -> RunView:
     """Reads a run; a damaged cell is a row that says so.
 
     Raises:
-        BadInput: the folder is not a run: it, or a readable ``run.json`` with a consistent plan, is missing.
+        BadInput: the folder is not a run: it, or a readable ``run.json`` with a consistent plan, is missing; or its
+            ``beside.yaml`` cannot be used.
     """
     hint = "a run is a folder under results/ with a run.json, made by python -m bench_core.drive"
     try:
@@ -155,7 +158,12 @@ def load_run(folder: Path) -> RunView:
         raise BadInput(f"{folder}: {error.strerror or error}", hint) from error
     record = RunRecord.read(folder / layout.RUN_FILE)
     _check_plan(record, str(folder / layout.RUN_FILE))
-    return RunView(record, tuple(_row(folder, record, planned) for planned in record.cells))
+    beside = folder / layout.BESIDE_FILE
+    return RunView(
+        record,
+        tuple(_row(folder, record, planned) for planned in record.cells),
+        read_published(beside) if beside.is_file() else None,
+    )
 
 
 def _check_plan(record: RunRecord, origin: str) -> None:
