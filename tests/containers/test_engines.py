@@ -10,6 +10,7 @@ from conftest import Run
 
 from bench_core.contract import layout
 from bench_core.contract.events import BatchEvent, parse_events
+from bench_core.contract.metrics import CellResult
 from bench_core.contract.outcome import Verdict
 from bench_core.drive.catalogue import Catalogue
 from bench_core.drive.plan import make_plan
@@ -35,8 +36,9 @@ def _real(material: Path) -> tuple[str, ...]:
 def test_every_engine_measures_every_batch_size(
     run: Run, tmp_path: Path, material: Path, kept: dict[str, Path]
 ) -> None:
-    """All images at their defaults on stories260k: every cell ends `ok`, and the report has every row."""
-    size = ("--samples", "32", "--batch-sizes", "1,4,16", "--max-new-tokens", str(NEW_TOKENS))
+    """All images at their defaults on stories260k: every cell ends `ok`, the report has every row, and an engine called
+    directly writes the same tokens as through its adapter."""
+    size = ("--samples", "32", "--batch-sizes", "1,4,16", "--max-new-tokens", str(NEW_TOKENS), "--direct-batches", "1")
     done = run("--images", "all", *_real(material), *size, "--run-id", "mine", **kept)
     assert done.returncode == 0, done.stdout + done.stderr
     cells = make_plan(Suite(batch_sizes=(1, 4, 16)), Catalogue(), "cpu").cells
@@ -44,6 +46,12 @@ def test_every_engine_measures_every_batch_size(
     for cell in cells:
         folder = layout.cell_folder(tmp_path / "results" / "mine", cell.cell)
         assert Verdict.read(folder / layout.OUTCOME_FILE).outcome.value == "ok", cell.cell
+        parity = CellResult.read(folder / layout.RESULT_FILE).metrics.parity
+        if Catalogue().get(cell.image).manifest.direct is None:
+            assert parity is None, cell.cell
+            continue
+        assert parity is not None, cell.cell
+        assert parity.rows_with_equal_tokens == parity.rows == cell.batch_size, cell.cell
     report = (tmp_path / "results" / "mine" / layout.REPORT_FILE).read_text(encoding="utf-8")
     assert all(cell.label in report for cell in cells)
 

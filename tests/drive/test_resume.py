@@ -205,6 +205,13 @@ def test_misuse_is_two_lines(drive: Drive, mine: Path, arguments: tuple[str, ...
     assert _tree(mine) == before
 
 
+def test_parity_may_be_asked_for_later_or_no_more(drive: Drive, mine: Path) -> None:
+    """It is measured beside the cell's numbers, not among them."""
+    assert mine.is_dir()
+    called = drive("--resume", "mine", "--direct-batches", "1", "--direct-batch-sizes", "4")
+    assert called.code == 0, called.err
+
+
 def test_a_dry_run_shows_what_is_kept_and_writes_nothing(drive: Drive, mine: Path) -> None:
     before = _tree(mine)
     called = drive("--resume", "mine", "--batch-sizes", "1,2", "--control", "null.scripted.b1", "--dry-run")
