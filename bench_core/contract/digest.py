@@ -30,6 +30,26 @@ def entries_sha256(entries: Iterable[tuple[str, str]]) -> str:
     return digest.hexdigest()
 
 
+def files_below(path: Path) -> list[Path]:
+    """A file itself, or all files of a folder, sorted; none of what Python and its tools leave."""
+    if path.is_file():
+        return [path]
+    return sorted(p for p in path.rglob("*") if p.is_file() and not any(map(_is_left_over, p.relative_to(path).parts)))
+
+
+def _is_left_over(name: str) -> bool:
+    return name == "__pycache__" or name.startswith(".")
+
+
+def harness_sha256() -> str:
+    """Digest of the suite's own code that runs inside every image, as it lies where this module does: the same on the
+    host and in an image made of it."""
+    package = Path(__file__).resolve().parents[1]
+    places = [package / "__init__.py", package / "contract", package / "worker"]
+    files = [file for place in places for file in files_below(place)]
+    return entries_sha256((file.relative_to(package.parent).as_posix(), file_sha256(file)) for file in files)
+
+
 def prompts_sha256(prompts: Iterable[Sequence[int]]) -> str:
     """Digest of token ids in order; each prompt counts its length first, so boundaries matter.
 

@@ -27,6 +27,8 @@ class StartEvent(Record):
         wall_time_utc: ISO 8601, the same moment as ``t_s``.
         versions: distribution name to version, of the image's ``packages`` and of Python.
         host: facts of the machine as the container sees it (cpu, cores, kernel).
+        harness: digest of the suite's own code that measures, as it lies in the image (``digest.harness_sha256``);
+            ``None`` in logs of before it was kept.
     """
 
     type: Literal["start"] = "start"
@@ -35,6 +37,7 @@ class StartEvent(Record):
     wall_time_utc: str
     versions: dict[str, str]
     host: dict[str, str]
+    harness: str | None = None
 
 
 class PhaseEvent(Record):

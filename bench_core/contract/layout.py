@@ -17,6 +17,8 @@ IMAGE_MOUNT = Path("/opt/bench/image")
 # A run: results/<run_id>/
 RUN_FILE = "run.json"
 SUITE_FILE = "suite.json"  # what was asked for; a resumed run asks for the same where nothing else is said
+WORKLOAD_FILE = "workload.json.gz"  # the prompts as token ids, so that every batch can be checked anywhere
+DIGESTS_FILE = "SHA256SUMS"  # of a published run: all files but those that a report makes again
 CELLS_FOLDER = "cells"
 SET_ASIDE_FOLDER = "set-aside"  # cells that a later visit measured again, as they were
 BESIDE_FILE = "beside.yaml"  # published figures that the report shows beside the run's own

@@ -71,6 +71,9 @@ class Manifest(Record):
     )
     variants: dict[Name, VariantEntry] = Field(min_length=1)
     ranked: bool = Field(True, description="false for an engine that is no engine: in tables, not in the comparison")
+    harness_variant: Name | None = Field(
+        None, description="of a scripted engine: measured with every run, for the error of the suite itself"
+    )
     known_failures: tuple[KnownFailure, ...] = ()
     notes: str = Field("", description="what a reader of the table should know: an old pin and why, for example")
 
@@ -93,6 +96,8 @@ class Manifest(Record):
     def _consistent(self) -> Manifest:
         if self.convert_target and not self.converts:
             raise ValueError("convert_target is set but nothing is converted")
+        if self.harness_variant is not None and self.harness_variant not in self.variants:
+            raise ValueError(f"harness_variant {self.harness_variant!r} is no variant")
         for device in self.devices:
             if not any(v.default for v in self._on(device).values()):
                 raise ValueError(f"no variant is the default on {device}")

@@ -66,6 +66,8 @@ class Verdict(Record):
         judged_by: the worker's supervisor, or the driver where the supervisor could not speak any more.
         exit_code: of the engine's process (negative: the signal that ended it), where one is known.
         evidence: further facts, as text, such as the memory in use at death.
+        events_sha256: of the event log as the worker left it, not compressed; ``None`` where the driver judged, and in
+            records of before it was kept.
     """
 
     schema_version: Literal[1] = 1
@@ -75,3 +77,4 @@ class Verdict(Record):
     judged_by: Literal["worker", "driver"]
     exit_code: int | None = None
     evidence: dict[str, str] = {}
+    events_sha256: str | None = None

@@ -22,6 +22,7 @@ class PlannedCell(Record):
     repeat: int = Field(1, ge=1, le=MAX_REPEAT, description="tables show the first; later ones compare visits")
     label: str
     ranked: bool = Field(True, description="compared with the others; a scripted engine is not")
+    harness: bool = Field(False, description="of the scripted engine, for the suite's own error; in no other table")
 
 
 class HostInfo(Record):
@@ -77,6 +78,8 @@ class VisitInfo(Record):
         harness: digest of the suite's own code inside the images.
         images: those of this visit's cells.
         cells: planned for this visit. A cell was measured in the last visit that names it.
+        harness_check: cells of the scripted engine, measured before the others for the suite's own error on this
+            machine; their repeat is the visit's number. Empty where it was switched off; ``None`` in records of before.
     """
 
     started_utc: str
@@ -89,6 +92,7 @@ class VisitInfo(Record):
     images: dict[str, ImageInfo]
     artifacts: dict[str, ArtifactInfo] = {}
     cells: tuple[str, ...]
+    harness_check: tuple[PlannedCell, ...] | None = None
 
 
 class RunRecord(Record):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Sequence
 from typing import Literal
 
@@ -50,6 +51,18 @@ class Workload(Record):
     def longest(self) -> int:
         """Tokens of the longest prompt."""
         return max(len(prompt) for prompt in self.prompts)
+
+    @property
+    def reference(self) -> WorkloadRef:
+        """What a cell keeps of it."""
+        return WorkloadRef(
+            name=self.name, digest=self.digest, prompts=len(self.prompts), longest_prompt_tokens=self.longest
+        )
+
+    def packed(self) -> bytes:
+        """The content of a run's ``workload.json.gz``: the same bytes whenever and wherever it is made with the same
+        compressor."""
+        return gzip.compress((self.model_dump_json() + "\n").encode(), mtime=0)
 
     def batches(self, batch_size: int) -> list[range]:
         """Indices of the prompts of each batch, in order.

@@ -75,6 +75,9 @@ def drive(
         list[str] | None,
         typer.Option(help="NAME=SOURCE: taken from a hub id[@revision] or a folder, not converted. May be repeated."),
     ] = None,
+    no_harness_check: Annotated[
+        bool, typer.Option("--no-harness-check", help="Do not measure the suite's own error before the cells.")
+    ] = False,
     results: Annotated[Path, typer.Option(help="Folder of results.")] = Path("results"),
     data: Annotated[Path, typer.Option(help="Folder of workloads.")] = Path("data"),
     models: Annotated[Path, typer.Option(help="Folder of models and artifacts.")] = Path("models"),
@@ -132,6 +135,7 @@ def drive(
         "launcher": launcher,
         "options": _merged(base.options, option) if option else None,
         "control": control,
+        "harness_check": False if no_harness_check else None,
         "artifacts": {**base.artifacts, **_sources(artifact)} if artifact else None,
     }
     try:

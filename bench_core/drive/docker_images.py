@@ -13,12 +13,13 @@ import docker
 import docker.errors
 from docker.models.images import Image as DockerImage
 
+from bench_core.contract.digest import files_below
 from bench_core.contract.errors import BadInput
 from bench_core.contract.manifest import DeviceKind
 from bench_core.contract.run import ImageInfo
 from bench_core.drive.catalogue import REPOSITORY, Image
 from bench_core.drive.launcher import Target
-from bench_core.drive.recipe import files_below, recipe_of
+from bench_core.drive.recipe import recipe_of
 from bench_core.drive.wheels import package_source
 
 Tell = Callable[[str], None]

@@ -86,6 +86,34 @@ class Execution:
             self._display.note(f"image {found[image.name].reference} is ready")
         return found
 
+    def build_harness(self, harness: Job) -> ImageInfo | None:
+        """Builds or finds the scripted engine's image; ``None``, and a note, where that cannot be done: a run does not
+        fail for want of what nobody has asked for by name."""
+        try:
+            return self._launcher.ensure(harness.image, "measure", self._plan.device, self._display.detail)
+        except BadInput as error:
+            self._display.note(f"the suite's own error will not be known: {error.cause}")
+            return None
+
+    def measure_harness(self, harness: Job, prepared: Prepared, run_folder: Path) -> None:
+        """Measures the scripted engine, on the first GPU where there are several; the report reads what it left."""
+        if self._stopping:
+            return
+        gpu = self._gpus[0] if self._gpus else None
+        launch = Launch(
+            image=harness.image,
+            target="measure",
+            arguments=self._arguments(harness, prepared, [str(size) for size in harness.batch_sizes]),
+            folders=Folders(model=prepared.model_folder, data=self._request.data, run=run_folder),
+            gpu=gpu,
+            labels={"run": run_folder.name, "job": harness.title},
+        )
+        ended = self._launcher.run(launch, lambda _line: None)
+        cells = [harness.cell(size) for size in harness.batch_sizes]
+        for cell, verdict in judge(run_folder, cells, ended).items():
+            if verdict.outcome is not Outcome.OK:
+                self._display.note(f"harness check {cell}: {verdict.outcome.value}: {verdict.cause}")
+
     def convert(self, prepared: Prepared, catalogue_makers: dict[str, Job]) -> None:
         """Makes every artifact that is missing or damaged, in the image that makes it.
 
@@ -217,8 +245,9 @@ class Execution:
         arguments = ["--variant", job.variant, "--batch-size", ",".join(batch_sizes)]
         arguments += ["--max-new-tokens", str(suite.max_new_tokens), "--length", suite.length]
         arguments += ["--warmup-batches", str(suite.warmup_batches), "--latency-batches", str(suite.latency_batches)]
-        if suite.max_batches is not None:
-            arguments += ["--max-batches", str(suite.max_batches)]
+        limits = [limit for limit in (suite.max_batches, job.max_batches) if limit is not None]
+        if limits:
+            arguments += ["--max-batches", str(min(limits))]
         if suite.direct_batches and job.image.manifest.direct is not None:
             arguments += ["--direct-batches", str(suite.direct_batches)]
             if suite.direct_batch_sizes:

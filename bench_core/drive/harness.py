@@ -16,6 +16,7 @@ import typer
 
 from bench_core.contract import layout
 from bench_core.contract.errors import BadInput
+from bench_core.contract.harness_error import Script
 from bench_core.contract.metrics import CellMetrics, CellResult
 from bench_core.contract.outcome import EXIT_FAILED
 from bench_core.contract.record import Scalar
@@ -50,8 +51,8 @@ def read(launch_s: float, metrics: CellMetrics, ttft_s: float, tpot_s: float, ne
     """
     if metrics.ttft_s is None or metrics.tpot_s is None:
         raise BadInput("the scripted engine's cell has no token times")
-    rows_per_batch = metrics.rows / metrics.batches
-    expected_tok_s = rows_per_batch * new_tokens / (ttft_s + (new_tokens - 1) * tpot_s)
+    rows_per_batch = round(metrics.rows / metrics.batches)  # every measured batch is full
+    expected_tok_s = Script(ttft_s, tpot_s).throughput_tok_s([[new_tokens] * rows_per_batch])
     return Reading(
         ttft_error=metrics.ttft_s.median / ttft_s - 1,
         tpot_error=metrics.tpot_s.median / tpot_s - 1,
@@ -78,6 +79,7 @@ def take_readings(
             "options": {"null": script},
             "device": "cpu",
             "launcher": launcher,
+            "harness_check": False,
         }
     )
     readings = []

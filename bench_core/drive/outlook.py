@@ -120,6 +120,8 @@ def plan_words(
     if plan.control is not None and plan.control in plan.jobs:
         (size,) = plan.control.batch_sizes
         lines.append(f"control: {plan.control.cell(size)}, measured first")
+    if plan.harness is not None:
+        lines.append(f"the suite's own error: {plan.harness.title} x {_sizes(plan.harness)}, measured before the cells")
     lines += [f"artifact {given.artifact} from {given.source}: {_brought(given)}" for given in outlook.given]
     return lines + [f"left out: {reason}" for reason in plan.left_out]
 

@@ -24,6 +24,7 @@ class Job:
     batch_sizes: tuple[int, ...]
     options: dict[str, Scalar]
     repeat: int = 1
+    max_batches: int | None = None  # fewer than the suite's, where given
 
     @property
     def artifact(self) -> str:
@@ -54,6 +55,7 @@ class Job:
                 repeat=self.repeat,
                 label=self.image.manifest.label(self.variant),
                 ranked=self.image.manifest.ranked,
+                harness=self.variant == self.image.manifest.harness_variant,
             )
             for batch_size in self.batch_sizes
         ]
@@ -75,6 +77,7 @@ class Plan:
     left_out: tuple[str, ...] = ()
     control: Job | None = None
     kept: frozenset[str] = frozenset()
+    harness: Job | None = None
 
     @property
     def jobs(self) -> tuple[Job, ...]:
@@ -155,7 +158,7 @@ def make_plan(suite: Suite, catalogue: Catalogue, device: DeviceKind) -> Plan:
             continue
         runnable = image.manifest.variants_on(device)
         if suite.variants == ("all",):
-            wanted = runnable
+            wanted = tuple(name for name in runnable if name != image.manifest.harness_variant)
         else:
             wanted = chosen.get(image.name) or (image.manifest.default_variant(device),)
         for variant in wanted:
@@ -163,6 +166,27 @@ def make_plan(suite: Suite, catalogue: Catalogue, device: DeviceKind) -> Plan:
     if not jobs:
         raise BadInput("nothing to run", "; ".join(left_out))
     return Plan(device, tuple(jobs), tuple(left_out), _control(suite, catalogue, device))
+
+
+HARNESS_BATCHES = 5  # of each size: seconds in all, and one or two late wakings do not move the median
+
+
+def harness_job(plan: Plan, catalogue: Catalogue, visit: int) -> Job | None:
+    """The scripted engine at the smallest shape and at the largest batch size of a plan; ``None`` where nothing is to
+    be measured or no image has a script for this device.
+
+    Args:
+        visit: number of the visit, from 1: the repeat of its cells.
+    """
+    if not plan.batch_sizes:
+        return None
+    for name in catalogue.names:
+        image = catalogue.get(name)
+        variant = image.manifest.harness_variant
+        if variant is not None and variant in image.manifest.variants_on(plan.device):
+            sizes = tuple(sorted({1, plan.batch_sizes[-1]}))
+            return Job(image, variant, sizes, {}, visit, HARNESS_BATCHES)
+    return None
 
 
 def plan_of_cells(cells: Iterable[PlannedCell], suite: Suite, catalogue: Catalogue, device: DeviceKind) -> Plan:
@@ -189,6 +213,11 @@ def _job(image: Image, variant: str, batch_sizes: tuple[int, ...], suite: Suite,
     runnable = image.manifest.variants_on(device)
     if variant not in image.manifest.variants:
         raise BadInput(f"image {image.name} has no variant {variant!r}", nearest(variant, image.manifest.variants))
+    if variant == image.manifest.harness_variant:
+        raise BadInput(
+            f"variant {variant} of {image.name} measures the suite itself, with every run",
+            "leave it out; --no-harness-check switches it off",
+        )
     if variant not in runnable:
         raise BadInput(
             f"variant {variant} of {image.name} does not run on {device}",

@@ -56,6 +56,10 @@ class Suite(Record):
         {}, description="artifact name to where it is taken from instead of converting: a hub id, id@revision, a folder"
     )
 
+    harness_check: bool = Field(
+        True, description="measure the scripted engine with every visit, for the error of the suite itself"
+    )
+
     @property
     def protocol(self) -> MeasureProtocol:
         """How every cell is measured."""

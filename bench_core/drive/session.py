@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
@@ -25,7 +25,7 @@ from bench_core.drive.execute import Execution, Finished, Prepared
 from bench_core.drive.gpus import choose_gpus, host_gpus
 from bench_core.drive.launcher import Launcher
 from bench_core.drive.outlook import Outlook, look_ahead, plan_words
-from bench_core.drive.plan import Job, Plan, make_plan, plan_of_cells
+from bench_core.drive.plan import Job, Plan, harness_job, make_plan, plan_of_cells
 from bench_core.drive.progress import Display, make_display
 from bench_core.drive.request import Request
 from bench_core.drive.resume import Earlier
@@ -72,7 +72,7 @@ class Session:
         device, gpus = self._device()
         if suite.beside is not None:
             read_published(suite.beside)
-        plan = self._plan(device)
+        plan = self._with_harness(self._plan(device))
         launcher = self._launcher()
         if self._modes.build_only:
             return self._build_only(plan, launcher, gpus)
@@ -96,11 +96,17 @@ class Session:
             execution = Execution(request, plan, launcher, gpus, display)
             _pass_on_signals(execution)
             images, prepared = self._make_ready(execution, plan, display)
+            if plan.harness is not None and not self._modes.self_check:
+                info = execution.build_harness(plan.harness)
+                images = images if info is None else {**images, plan.harness.image.name: info}
+                plan = plan if info is not None else replace(plan, harness=None)
             if self._modes.self_check:
                 return self._report_checks(execution.self_check(prepared))
             if execution.stopped:  # a visit that measures nothing is none
                 return EXIT_INTERRUPTED
             self._begin(run_folder, plan, visit_info(plan, launcher, gpus, images, prepared), prepared)
+            if plan.harness is not None:
+                execution.measure_harness(plan.harness, prepared, run_folder)
             finished = execution.measure(prepared, run_folder, self._kept(plan))
         self._finish(finished)
         return EXIT_INTERRUPTED if execution.stopped else finished.exit_code
@@ -143,6 +149,13 @@ class Session:
             plan = make_plan(suite, self._catalogue, device)
         return plan.resumed(self._earlier.complete_cells)
 
+    def _with_harness(self, plan: Plan) -> Plan:
+        """The plan with the scripted engine beside it, unless that is switched off."""
+        if not self._request.suite.harness_check:
+            return plan
+        visit = 1 if self._earlier is None else 1 + len(self._earlier.record.all_visits)
+        return replace(plan, harness=harness_job(plan, self._catalogue, visit))
+
     def _variants(self, image: str) -> Iterable[VariantEntry]:
         return self._catalogue.get(image).manifest.variants.values()
 
@@ -160,10 +173,11 @@ class Session:
         """Writes the visit into the run's folder, if it belongs there."""
         suite = self._request.suite
         if self._earlier is None:
-            begin(run_folder, new_record(run_folder.name, suite, plan, visit, prepared), suite)
+            begin(run_folder, new_record(run_folder.name, suite, plan, visit, prepared), suite, prepared.workload)
             return
         self._earlier.require_same_material(prepared, visit)
-        begin(run_folder, extended_record(self._earlier.record, plan, visit), self._earlier.kept_suite(suite))
+        record = extended_record(self._earlier.record, plan, visit)
+        begin(run_folder, record, self._earlier.kept_suite(suite), prepared.workload)
 
     def _kept(self, plan: Plan) -> dict[str, Verdict]:
         """Verdicts of the cells asked for that an earlier visit has measured."""

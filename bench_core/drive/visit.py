@@ -9,15 +9,15 @@ from pathlib import Path
 from bench_core import __version__
 from bench_core.contract import layout
 from bench_core.contract.artifact import ArtifactRecord
+from bench_core.contract.digest import harness_sha256
 from bench_core.contract.host import host_info
 from bench_core.contract.run import ArtifactInfo, GpuInfo, ImageInfo, RunRecord, VisitInfo
-from bench_core.contract.workload import WorkloadRef
+from bench_core.contract.workload import Workload
 from bench_core.drive.collect import write_record
 from bench_core.drive.commit import git_commit
 from bench_core.drive.execute import Prepared
 from bench_core.drive.launcher import Launcher
 from bench_core.drive.plan import Plan
-from bench_core.drive.recipe import harness_digest
 from bench_core.drive.request import Suite
 from bench_core.prepare.staging import sync_folder, write_file
 
@@ -44,10 +44,11 @@ def visit_info(
         launcher=launcher.name,
         host=host_info(),
         gpus=tuple(gpus),
-        harness=harness_digest(),
+        harness=harness_sha256(),
         images=images,
         artifacts={name: _artifact(prepared.model_folder / name) for name in plan.artifacts},
         cells=plan.to_measure,
+        harness_check=tuple(plan.harness.planned()) if plan.harness is not None else (),
     )
 
 
@@ -69,12 +70,7 @@ def new_record(run_id: str, suite: Suite, plan: Plan, visit: VisitInfo, prepared
         gpus=visit.gpus,
         images=visit.images,
         model=prepared.model,
-        workload=WorkloadRef(
-            name=prepared.workload.name,
-            digest=prepared.workload.digest,
-            prompts=len(prepared.workload.prompts),
-            longest_prompt_tokens=prepared.workload.longest,
-        ),
+        workload=prepared.workload.reference,
         max_new_tokens=suite.max_new_tokens,
         length=suite.length,
         cells=plan.cells,
@@ -98,17 +94,19 @@ def extended_record(record: RunRecord, plan: Plan, visit: VisitInfo) -> RunRecor
     )
 
 
-def begin(run_folder: Path, record: RunRecord, suite: Suite) -> None:
+def begin(run_folder: Path, record: RunRecord, suite: Suite, workload: Workload) -> None:
     """Makes a run's folder ready for the cells of its last visit.
 
     What an earlier visit left of them is set aside, never mixed with what comes. Killed in between, such a cell is
     one that was not reached; a complete cell is not touched.
     """
     (run_folder / layout.CELLS_FOLDER).mkdir(parents=True, exist_ok=True)
-    for cell in record.visits[-1].cells:
+    visit = record.visits[-1]
+    for cell in (*visit.cells, *(planned.cell for planned in visit.harness_check or ())):
         _set_aside(run_folder, cell)
     if suite.beside is not None:
         write_file(run_folder / layout.BESIDE_FILE, suite.beside.read_bytes())
+    write_file(run_folder / layout.WORKLOAD_FILE, workload.packed())
     write_record(run_folder / layout.SUITE_FILE, suite)
     write_record(run_folder / layout.RUN_FILE, record)
 

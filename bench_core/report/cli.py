@@ -9,6 +9,7 @@ import typer
 
 from bench_core.contract.errors import BadInput
 from bench_core.contract.outcome import EXIT_BAD_INPUT, EXIT_FAILED
+from bench_core.report.publish import NotVerified, publish
 from bench_core.report.write import differences, write_report
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -23,9 +24,28 @@ def report(
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; exit with 1 if report.md or table.csv differs.")
     ] = False,
+    publish_to: Annotated[
+        Path | None,
+        typer.Option(
+            "--publish",
+            metavar="FOLDER",
+            help="Copy the run there, raw events compressed, without what is private, and verify the copy.",
+            show_default=False,
+        ),
+    ] = None,
+    without_prompts: Annotated[
+        bool, typer.Option("--without-prompts", help="With --publish: leave the prompts' token ids out.")
+    ] = False,
 ) -> None:
     """Recompute a run's tables and figures from its raw events."""
     try:
+        if publish_to is not None:
+            if check or out is not None:
+                raise BadInput("--publish makes a folder of its own", "leave out --check and --out")
+            _publish(run, publish_to, prompts=not without_prompts)
+            return
+        if without_prompts:
+            raise BadInput("--without-prompts goes with --publish")
         if check:
             _check(run, out)
             return
@@ -46,6 +66,17 @@ def _check(run: Path, out: Path | None) -> None:
             typer.echo(f"differs: {line}", err=True)
         raise typer.Exit(EXIT_FAILED)
     typer.echo("the report follows from the raw events")
+
+
+def _publish(run: Path, target: Path, *, prompts: bool) -> None:
+    try:
+        files = publish(run, target, prompts=prompts)
+    except NotVerified as error:
+        for difference in error.differences:
+            typer.echo(f"differs: {difference.line}", err=True)
+        raise typer.Exit(EXIT_FAILED) from None
+    size = sum(path.stat().st_size for path in files)
+    typer.echo(f"{target}: {len(files)} files, {size / 1e6:.2f} MB, verified")
 
 
 def main() -> None:

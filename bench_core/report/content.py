@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from bench_core.contract.equal_work import repeated_prompts
 from bench_core.contract.metrics import CellMetrics, CellResult, MemoryUse
 from bench_core.report.format import ABSENT, count, gib, milliseconds, quantity, rate, seconds, significant
 from bench_core.report.load import DAMAGED, Row, RunView
+from bench_core.report.own_error import HOW, NO_DEVICE_MEMORY, error_rows, own_error, percent, title, written
 
 SEQUENTIAL_MARK = "†"
+NOT_RANKED_MARK = "‡"
 NO_GPU = "none (CPU)"
 NOT_TOLD = "not told"
 NOT_READ = "not read"
@@ -93,6 +96,7 @@ def document(view: RunView) -> Document:
             _engines(view),
             *_control(view),
             *_visits(view),
+            *_own_error(view),
         ),
         failures=tuple(_failure(row) for row in view.rows if row.result is None),
     )
@@ -146,8 +150,32 @@ def _facts(view: RunView) -> Iterable[tuple[str, str]]:
     warmup = [row.result.metrics.warmup_batches for row in view.rows if row.result]
     batches = "batch" if warmup and max(warmup) == 1 else "batches"
     yield "Warm-up", f"{_spread(warmup, 'no')} {batches} run before each cell's measurement and discarded"
+    yield from _equal_work(view)
+    error = own_error(view)
+    if error is not None:
+        yield "The suite's own error", error
     good = sum(row.result is not None for row in view.rows)
     yield "Cells", f"{good} of {len(view.rows)} measured" + ("" if good == len(view.rows) else "; the others are below")
+
+
+def _equal_work(view: RunView) -> Iterable[tuple[str, str]]:
+    """What was checked on every batch, and how many cells did not pass."""
+    broken = sum(bool(row.breaches) for row in view.rows)
+    if view.workload_damage is not None:
+        yield "Equal work", f"the prompts kept with the run cannot be used: {view.workload_damage.what}"
+    if view.workload is None and not broken:
+        return
+    checked = [
+        "ids in against the prompts kept with the run" if view.workload else "ids in, cell against cell",
+        "order",
+        "output tokens of every row",
+    ]
+    words = f"checked on every batch: {', '.join(checked)}; "
+    words += f"{quantity(broken, 'cell')} not ranked for it" if broken else "nothing found"
+    again = repeated_prompts(view.workload.prompts) if view.workload else 0
+    if again:
+        words += f"; {quantity(again, 'prompt')} of the workload equal to an earlier one, the same in every cell"
+    yield "Equal work", words
 
 
 def _device(view: RunView) -> str:
@@ -231,6 +259,15 @@ def result_sheet(view: RunView, batch_size: int) -> Sheet:
     notes = []
     if best is not None and len(rows) > 1:
         notes.append("Bold: the highest throughput of this batch size.")
+    notes += [
+        f"{NOT_RANKED_MARK} not ranked: {row.planned.label} did not do equal work: {row.breaches[0]}"
+        + (f" (and {len(row.breaches) - 1} more)" if len(row.breaches) > 1 else "")
+        for row in rows
+        if row.breaches
+    ]
+    error = own_error(view)
+    if error is not None and view.harness:
+        notes.append(f"The suite's own error on this machine: {error}; see Details.")
     # With one prompt there is no batch to take apart.
     sequential = batch_size > 1 and any(row.sequential for row in rows)
     if sequential:
@@ -249,12 +286,14 @@ def result_sheet(view: RunView, batch_size: int) -> Sheet:
 
 
 def _method(row: Row, marked: bool = False) -> Entry:
-    return Entry(row.planned.label, mark=SEQUENTIAL_MARK if marked and row.sequential else "")
+    marks = [SEQUENTIAL_MARK] if marked and row.sequential else []
+    marks += [NOT_RANKED_MARK] if row.breaches else []
+    return Entry(row.planned.label, mark=" ".join(marks))
 
 
 def best_throughput_tok_s(rows: Iterable[Row]) -> float | None:
     """The highest throughput among the rows that are compared; ``None`` where there is none."""
-    ranked = (row.result.metrics.output_throughput_tok_s for row in rows if row.result and row.planned.ranked)
+    ranked = (row.result.metrics.output_throughput_tok_s for row in rows if row.result and row.ranked)
     return max(ranked, default=None)
 
 
@@ -270,7 +309,7 @@ def result_entries(view: RunView, row: Row, best_tok_s: float | None = None) -> 
     return (
         Entry(seconds(metrics.batch_latency_s.mean), metrics.batch_latency_s.mean),
         Entry(count(metrics.output_tokens_per_batch), metrics.output_tokens_per_batch),
-        Entry(rate(throughput), throughput, strong=row.planned.ranked and throughput == best_tok_s),
+        Entry(rate(throughput), throughput, strong=row.ranked and throughput == best_tok_s),
         _bytes(metrics.device_memory.peak_bytes if metrics.device_memory else None) if view.on_cuda else Entry(NO_GPU),
         _told(metrics.ttft_s.mean if metrics.ttft_s else None, seconds),
         _told(metrics.tpot_s.mean if metrics.tpot_s else None, milliseconds),
@@ -550,6 +589,42 @@ def _visits(view: RunView) -> Iterable[Sheet]:
             "The suite's own code inside the images is not known to be the same in all visits; see the commits."
         )
     yield Sheet("Visits", columns, rows, tuple(notes))
+
+
+def _own_error(view: RunView) -> Iterable[Sheet]:
+    """The scripted engine's numbers beside its script."""
+    if not view.harness:
+        return
+    rows = []
+    for visit, size, name, gap, problem in error_rows(view):
+        head = (Entry(str(visit), visit), Entry(str(size), size), Entry(title(name)))
+        if gap is None:
+            rows.append((*head, Entry(problem, failed=True), *(Entry(ABSENT, failed=True),) * 3))
+            continue
+        worst = gap.worst_error
+        rows.append(
+            (
+                *head,
+                Entry(written(gap, gap.scripted), gap.scripted),
+                Entry(written(gap, gap.measured), gap.measured),
+                Entry(_signed(gap.error), gap.error),
+                Entry(ABSENT if worst is None else _signed(worst), worst),
+            )
+        )
+    columns = (
+        ("Visit", True),
+        ("Batch size", True),
+        ("Number", False),
+        ("Script", True),
+        ("Measured", True),
+        ("Error (%)", True),
+        ("Worst batch (%)", True),
+    )
+    yield Sheet("The suite's own error", columns, tuple(rows), (*HOW, NO_DEVICE_MEMORY) if view.on_cuda else HOW)
+
+
+def _signed(share: float) -> str:
+    return f"{'-' if share < 0 else '+'}{percent(abs(share))}"
 
 
 def _failure(row: Row) -> Failure:

@@ -35,6 +35,7 @@ LONGEST_LABEL, LONGEST_SUBTITLE = 44, 70
 # Room for a viewer that has none of the fonts and takes a wider one: a sixth of a character for each.
 SPARE_PER_CHARACTER = 1.0
 PNG_SCALE = 2
+UNEQUAL = "unequal work"  # stands below the plot like an outcome: its number is not compared
 
 
 @dataclass(frozen=True)
@@ -96,10 +97,10 @@ def _points(view: RunView, value: Callable[[Row], float | None]) -> list[_Point]
     labels = _labels(view)
     points = []
     for row in [row for row in view.grid if row.planned.ranked] or view.grid:
-        number = value(row)
+        number = value(row) if not row.breaches else None
         # A logarithm or a line through zero would hide that there was nothing to measure.
         number = number if number is not None and number > 0 else None
-        status = row.status if row.result is None else NOT_READ
+        status = row.status if row.result is None else UNEQUAL if row.breaches else NOT_READ
         points.append(_Point(labels[row.planned.image, row.planned.variant], row.planned.batch_size, number, status))
     return points
 

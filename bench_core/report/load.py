@@ -6,19 +6,22 @@ import gzip
 import math
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, TypeVar, cast
 
 from bench_core.contract import layout
+from bench_core.contract.equal_work import CellWork, breaches_between, cell_work
 from bench_core.contract.errors import BadInput, first_line
-from bench_core.contract.events import parse_events
+from bench_core.contract.events import Event, parse_events
+from bench_core.contract.harness_error import Gap, Script, gaps
 from bench_core.contract.metrics import CellEvents, CellResult, summarise
 from bench_core.contract.outcome import Outcome, Verdict
 from bench_core.contract.record import Record
 from bench_core.contract.run import PlannedCell, RunRecord
 from bench_core.contract.spec import CellSpec
+from bench_core.contract.workload import Workload
 from bench_core.report.published import Published, read_published
 
 NOT_RUN = "not run"
@@ -27,6 +30,7 @@ DAMAGED = "damaged"
 # A batch is one line: 1024 rows of 4096 tokens with their arrival times need about 70 MB.
 MAX_LINE_BYTES = 256 * 1024 * 1024
 MAX_RECORD_BYTES = 16 * 1024 * 1024
+MAX_WORKLOAD_BYTES = 256 * 1024 * 1024  # unpacked: 100,000 prompts of 400 tokens
 
 
 R = TypeVar("R", bound=Record)
@@ -49,6 +53,8 @@ class Row:
         verdict: how it ended; ``None`` where nobody wrote that down.
         result: recomputed from the raw events; present exactly if the cell is ``ok`` and its files are whole.
         damage: why a cell that has files shows no number, where its outcome does not say it.
+        work: what its measured batches were given, and which rule of equal work they broke; with ``result``.
+        gaps: of a scripted cell: its numbers beside its script.
     """
 
     planned: PlannedCell
@@ -56,6 +62,18 @@ class Row:
     verdict: Verdict | None = None
     result: CellResult | None = None
     damage: Damage | None = None
+    work: CellWork | None = None
+    gaps: tuple[Gap, ...] = ()
+
+    @property
+    def breaches(self) -> tuple[str, ...]:
+        """How the cell's work differs from that of the others; one line each, empty where it is equal."""
+        return self.work.breaches if self.work is not None else ()
+
+    @property
+    def ranked(self) -> bool:
+        """Whether its numbers are compared with the others'."""
+        return self.planned.ranked and not self.breaches
 
     @property
     def status(self) -> str:
@@ -95,10 +113,20 @@ class Row:
 
 @dataclass(frozen=True)
 class RunView:
-    """A run as the report sees it: its record, and its rows in the order of the plan."""
+    """A run as the report sees it: its record, and its rows in the order of the plan.
+
+    Attributes:
+        harness: the scripted engine's cells that visits measured beside their own, for the suite's error; in no table
+            of the others.
+        workload: the prompts, where the run keeps them.
+        workload_damage: why it cannot be used, where the file is there.
+    """
 
     record: RunRecord
     rows: tuple[Row, ...]
+    harness: tuple[Row, ...] = ()
+    workload: Workload | None = None
+    workload_damage: Damage | None = None
     beside: Published | None = None
 
     @cached_property
@@ -124,6 +152,8 @@ class RunView:
         if row.spec is None and row.verdict is None:
             return None
         visits = self.record.all_visits
+        if row.planned.harness:
+            return row.planned.repeat
         return next((n for n in range(len(visits), 0, -1) if row.planned.cell in visits[n - 1].cells), None)
 
     @property
@@ -157,23 +187,44 @@ def load_run(folder: Path) -> RunView:
     except OSError as error:
         raise BadInput(f"{folder}: {error.strerror or error}", hint) from error
     record = RunRecord.read(folder / layout.RUN_FILE)
-    _check_plan(record, str(folder / layout.RUN_FILE))
+    check_plan(record, str(folder / layout.RUN_FILE))
+    damage: Damage | None = None
+    try:
+        workload = _workload(folder, record)
+    except Unreadable as damaged:
+        workload, damage = None, damaged.damage
+    rows = [_row(folder, record, planned, workload) for planned in (*record.cells, *harness_cells(record))]
+    between = breaches_between(row.work for row in rows if row.work is not None)
+    rows = [_with_breach(row, between.get(row.planned.cell)) for row in rows]
+    count = len(record.cells)
     beside = folder / layout.BESIDE_FILE
-    return RunView(
-        record,
-        tuple(_row(folder, record, planned) for planned in record.cells),
-        read_published(beside) if beside.is_file() else None,
-    )
+    published = read_published(beside) if beside.is_file() else None
+    return RunView(record, tuple(rows[:count]), tuple(rows[count:]), workload, damage, published)
 
 
-def _check_plan(record: RunRecord, origin: str) -> None:
-    """A cell's name becomes a path: it must be the one that its parts make, and its parts plain names."""
+def harness_cells(record: RunRecord) -> tuple[PlannedCell, ...]:
+    """The scripted engine's cells of all visits."""
+    return tuple(planned for visit in record.visits for planned in visit.harness_check or ())
+
+
+def _with_breach(row: Row, breach: str | None) -> Row:
+    if breach is None or row.work is None:
+        return row
+    return replace(row, work=replace(row.work, breaches=(*row.work.breaches, breach)))
+
+
+def check_plan(record: RunRecord, origin: str) -> None:
+    """A cell's name becomes a path: it must be the one that its parts make, and its parts plain names.
+
+    Raises:
+        BadInput: it is not, or a cell is planned twice.
+    """
     if not _sane(record.model_dump()):
         raise BadInput(f"{origin}: {_INSANE}")
     if not record.cells:
         raise BadInput(f"{origin}: the plan has no cell")
     seen: set[str] = set()
-    for planned in record.cells:
+    for planned in (*record.cells, *harness_cells(record)):
         parts_are_names = layout.is_name(planned.image) and layout.is_name(planned.variant) and planned.batch_size > 0
         made_of_its_parts = layout.cell_id(planned.image, planned.variant, planned.batch_size, planned.repeat)
         if not parts_are_names or planned.cell != made_of_its_parts:
@@ -183,29 +234,29 @@ def _check_plan(record: RunRecord, origin: str) -> None:
         seen.add(planned.cell)
 
 
-class _Damaged(Exception):
-    """A cell's file cannot be used; becomes the row's ``Damage``."""
+class Unreadable(Exception):
+    """A file of a run cannot be used; of a cell, it becomes the row's ``Damage``."""
 
     def __init__(self, where: str, what: str) -> None:
         super().__init__(what)
         self.damage = Damage(where, " ".join(what.split()))
 
 
-def _row(run_folder: Path, record: RunRecord, planned: PlannedCell) -> Row:
+def _row(run_folder: Path, record: RunRecord, planned: PlannedCell, workload: Workload | None) -> Row:
     folder = layout.cell_folder(run_folder, planned.cell)
     spec: CellSpec | None = None
     verdict: Verdict | None = None
     try:
-        spec = _record(run_folder, folder / layout.SPEC_FILE, CellSpec)
+        spec = read_record(run_folder, folder / layout.SPEC_FILE, CellSpec)
         if spec is not None:
             _check_spec(spec, record, planned)
-        verdict = _record(run_folder, folder / layout.OUTCOME_FILE, Verdict)
+        verdict = read_record(run_folder, folder / layout.OUTCOME_FILE, Verdict)
         if verdict is None or verdict.outcome is not Outcome.OK:
             return Row(planned, spec, verdict)
         if spec is None:
-            raise _Damaged(layout.SPEC_FILE, "the file is missing, so what was measured is not known")
-        return Row(planned, spec, verdict, _result(run_folder, folder, planned.cell))
-    except _Damaged as damaged:
+            raise Unreadable(layout.SPEC_FILE, "the file is missing, so what was measured is not known")
+        return _measured_row(run_folder, planned, spec, verdict, workload)
+    except Unreadable as damaged:
         return Row(planned, spec, verdict, damage=damaged.damage)
     except OSError as error:  # a folder that may not be searched, for example
         return Row(planned, spec, verdict, damage=Damage(planned.cell, error.strerror or first_line(error)))
@@ -223,69 +274,116 @@ def _check_spec(spec: CellSpec, record: RunRecord, planned: PlannedCell) -> None
     }
     for name, (has, expected) in pairs.items():
         if has != expected:
-            raise _Damaged(layout.SPEC_FILE, f"{name} is {has}, and {expected} in {layout.RUN_FILE}")
+            raise Unreadable(layout.SPEC_FILE, f"{name} is {has}, and {expected} in {layout.RUN_FILE}")
 
 
-def _record(run_folder: Path, path: Path, kind: type[R]) -> R | None:
-    """A cell's JSON file; ``None`` where there is none."""
+def read_record(run_folder: Path, path: Path, kind: type[R]) -> R | None:
+    """A cell's JSON file; ``None`` where there is none.
+
+    Raises:
+        Unreadable: outside the run's folder, too large, or not that record.
+    """
     if not path.exists() and not path.is_symlink():
         return None
-    _check_inside(run_folder, path)
+    check_inside(run_folder, path)
     try:
         if path.stat().st_size > MAX_RECORD_BYTES:
-            raise _Damaged(path.name, f"larger than {MAX_RECORD_BYTES} bytes")
+            raise Unreadable(path.name, f"larger than {MAX_RECORD_BYTES} bytes")
         record = kind.parse(path.read_bytes(), path.name)
     except OSError as error:
-        raise _Damaged(path.name, error.strerror or "cannot be read") from error
+        raise Unreadable(path.name, error.strerror or "cannot be read") from error
     except BadInput as error:
-        raise _Damaged(path.name, error.cause.removeprefix(f"{path.name}: ")) from error
+        raise Unreadable(path.name, error.cause.removeprefix(f"{path.name}: ")) from error
     if not _sane(record.model_dump()):
-        raise _Damaged(path.name, _INSANE)
+        raise Unreadable(path.name, _INSANE)
     return record
 
 
-def _check_inside(run_folder: Path, path: Path) -> None:
-    """A report reads its run's folder and nothing else, whatever a link in it points to; a pipe would never end."""
+def check_inside(run_folder: Path, path: Path) -> None:
+    """A report reads its run's folder and nothing else, whatever a link in it points to; a pipe would never end.
+
+    Raises:
+        Unreadable: it is a link out of the folder, or no regular file.
+    """
     try:
         inside = path.resolve(strict=True).is_relative_to(run_folder.resolve(strict=True))
     except (OSError, RuntimeError) as error:  # a loop of links is a RuntimeError before Python 3.13
-        raise _Damaged(path.name, "cannot be resolved") from error
+        raise Unreadable(path.name, "cannot be resolved") from error
     if not inside:
-        raise _Damaged(path.name, "a link that leaves the run's folder")
+        raise Unreadable(path.name, "a link that leaves the run's folder")
     if not path.is_file():
-        raise _Damaged(path.name, "not a regular file")
+        raise Unreadable(path.name, "not a regular file")
 
 
-def _result(run_folder: Path, folder: Path, cell: str) -> CellResult:
-    path = folder / layout.EVENTS_FILE
-    if not path.exists():
-        path = folder / layout.COMPRESSED_EVENTS_FILE
-    if not path.exists():
-        raise _Damaged(layout.EVENTS_FILE, "the file is missing")
-    _check_inside(run_folder, path)
-    events = CellEvents()
+def read_events(run_folder: Path, folder: Path) -> Iterator[Event]:
+    """The events of a cell, one in memory at a time: the one place that opens an event log, compressed or not.
+
+    Raises:
+        Unreadable: missing, outside the run's folder, or damaged; with where and what.
+    """
+    path = log_path(folder)
+    if path is None:
+        raise Unreadable(layout.EVENTS_FILE, "the file is missing")
+    check_inside(run_folder, path)
     try:
-        with _open(path) as stream:
-            for event in parse_events(_lines(stream, path.name), path.name):
-                events.add(event)
+        with open_log(path) as stream:
+            yield from parse_events(_lines(stream, path.name), path.name)
     except BadInput as error:
         where, _, what = error.cause.partition(": ")
-        raise _Damaged(where, what) from error
+        raise Unreadable(where, what) from error
     except (OSError, EOFError, zlib.error) as error:  # a bad gzip header is an OSError, a cut end an EOFError
-        raise _Damaged(path.name, first_line(error)) from error
+        raise Unreadable(path.name, first_line(error)) from error
+
+
+def log_path(folder: Path) -> Path | None:
+    """A cell's event log: the one that the worker wrote, or the compressed one of a published run."""
+    paths = (folder / layout.EVENTS_FILE, folder / layout.COMPRESSED_EVENTS_FILE)
+    return next((path for path in paths if path.exists()), None)
+
+
+def _measured_row(
+    run_folder: Path, planned: PlannedCell, spec: CellSpec, verdict: Verdict, workload: Workload | None
+) -> Row:
+    """A cell that is said to be ok, with its numbers."""
+    folder = layout.cell_folder(run_folder, planned.cell)
+    events = CellEvents()
+    for event in read_events(run_folder, folder):
+        try:
+            events.add(event)
+        except BadInput as error:
+            raise Unreadable(_log_name(folder), error.cause) from error
+    result = _result(_log_name(folder), planned.cell, events)
+    batches = [batch for of_phase in events.batches.values() for batch in of_phase]
+    work = cell_work(spec, batches, workload.prompts if workload is not None else None)
+    found: tuple[Gap, ...] = ()
+    if planned.harness:
+        try:
+            found = gaps(Script.of(spec.options), result.metrics, events.batches["measure"])
+        except BadInput as error:
+            raise Unreadable(layout.SPEC_FILE, error.cause) from error
+    return Row(planned, spec, verdict, result, work=work, gaps=found)
+
+
+def _log_name(folder: Path) -> str:
+    path = log_path(folder)
+    return path.name if path is not None else layout.EVENTS_FILE
+
+
+def _result(name: str, cell: str, events: CellEvents) -> CellResult:
     try:
         result = summarise(cell, events)
     except BadInput as error:
-        raise _Damaged(path.name, error.cause.removeprefix(f"{cell}: ")) from error
+        raise Unreadable(name, error.cause.removeprefix(f"{cell}: ")) from error
     except (ArithmeticError, ValueError, AttributeError) as error:
         # statistics.stdev answers an infinity with AttributeError.
-        raise _Damaged(path.name, f"no number follows from it: {first_line(error)}") from error
+        raise Unreadable(name, f"no number follows from it: {first_line(error)}") from error
     if not _sane(result.metrics.model_dump()):
-        raise _Damaged(path.name, _INSANE)
+        raise Unreadable(name, _INSANE)
     return result
 
 
-def _open(path: Path) -> BinaryIO:
+def open_log(path: Path) -> BinaryIO:
+    """A log's content, unpacked where it is compressed."""
     return cast(BinaryIO, gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
 
 
@@ -297,6 +395,27 @@ def _lines(stream: BinaryIO, name: str) -> Iterator[bytes]:
         if len(line) > MAX_LINE_BYTES:
             raise BadInput(f"{name}:{number}: longer than {MAX_LINE_BYTES} bytes")
         yield line
+
+
+def _workload(run_folder: Path, record: RunRecord) -> Workload | None:
+    """The prompts that a run keeps; ``None`` where it keeps none."""
+    path = run_folder / layout.WORKLOAD_FILE
+    if not path.exists() and not path.is_symlink():
+        return None
+    check_inside(run_folder, path)
+    try:
+        with gzip.open(path, "rb") as stream:
+            content = stream.read(MAX_WORKLOAD_BYTES + 1)
+        if len(content) > MAX_WORKLOAD_BYTES:
+            raise Unreadable(path.name, f"larger than {MAX_WORKLOAD_BYTES} bytes")
+        workload = Workload.parse(content, path.name)
+    except BadInput as error:
+        raise Unreadable(path.name, error.cause.removeprefix(f"{path.name}: ")) from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise Unreadable(path.name, first_line(error)) from error
+    if workload.reference != record.workload:
+        raise Unreadable(path.name, f"it is not the workload of {layout.RUN_FILE}: digest {workload.digest[:12]}")
+    return workload
 
 
 _INSANE = "a number in it is infinite or beyond 64 bits"

@@ -92,7 +92,7 @@ def _csv_line(view: RunView, row: Row) -> dict[str, str | float | None]:
         "visit": view.visit_of(row),
         "gpu_uuid": row.spec.gpu_uuid if row.spec else None,
         "outcome": row.status,
-        "cause": csv_text(row.problem),
+        "cause": csv_text(row.problem or "; ".join(f"not ranked: {breach}" for breach in row.breaches)),
         "batching": row.spec.batching if row.spec else None,
         **_csv_metrics(metrics),
         **_csv_distribution("batch_latency", metrics.batch_latency_s if metrics else None),

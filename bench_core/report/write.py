@@ -13,6 +13,7 @@ from bench_core.contract.errors import BadInput
 from bench_core.report.content import RESULT_COLUMNS, SEQUENTIAL_MARK, best_throughput_tok_s, document, result_entries
 from bench_core.report.format import one_line
 from bench_core.report.load import RunView, load_run
+from bench_core.report.own_error import own_error
 from bench_core.report.table import FIGURES, csv_table, markdown
 
 if TYPE_CHECKING:
@@ -133,7 +134,10 @@ def console_table(view: RunView) -> Table:
     shown = [name for name, _ in RESULT_COLUMNS]
     wanted = [shown.index(name) - 1 for name in ("Latency (s)", "Tokens", "Throughput (token/s)", memory)]
     sequential = any(row.sequential for row in view.rows)
-    caption = f"{SEQUENTIAL_MARK} one prompt of a batch after the other" if sequential else None
+    captions = [f"{SEQUENTIAL_MARK} one prompt of a batch after the other"] if sequential else []
+    error = own_error(view)
+    captions += [f"the suite's own error: {error}"] if error is not None else []
+    caption = Text("; ".join(captions)) if captions else None
     table = Table(title=Text(one_line(view.record.run_id)), title_justify="left", caption=caption)
     table.add_column("Method", overflow="fold")
     for name in ("Batch size", "Latency (s)", "Tokens", "Throughput (token/s)", memory):
@@ -145,6 +149,7 @@ def console_table(view: RunView) -> Table:
         for row in rows:
             entries = result_entries(view, row, best)
             outcome = row.status if row.result else f"{row.status}: {row.problem}"
+            outcome += f", not ranked: {row.breaches[0]}" if row.breaches else ""
             table.add_row(
                 Text(one_line(row.planned.label) + (f" {SEQUENTIAL_MARK}" if row.sequential else "")),
                 Text(str(size)),

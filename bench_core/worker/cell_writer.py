@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from bench_core.contract import layout
+from bench_core.contract.digest import file_sha256
 from bench_core.contract.errors import BadInput
 from bench_core.contract.events import parse_events
 from bench_core.contract.metrics import CellEvents, CellResult, summarise
@@ -56,6 +57,7 @@ class CellWriter:
                 verdict = Verdict(outcome=Outcome.CRASHED, cause=str(error), judged_by="worker")
             else:
                 write_atomically(self.folder / layout.RESULT_FILE, result.to_json())
+        verdict = verdict.model_copy(update={"events_sha256": file_sha256(self.folder / layout.EVENTS_FILE)})
         write_atomically(self.folder / layout.OUTCOME_FILE, verdict.to_json())
         sync_folder(self.folder.parent)
         return verdict

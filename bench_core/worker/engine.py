@@ -10,6 +10,7 @@ import traceback
 from types import FrameType
 
 from bench_core.contract.adapter import Adapter, Device
+from bench_core.contract.digest import harness_sha256
 from bench_core.contract.events import EndEvent, PhaseEvent, StartEvent
 from bench_core.contract.host import host_info
 from bench_core.contract.manifest import Manifest
@@ -98,6 +99,7 @@ class EngineProcess:
                 wall_time_utc=utc_now(),
                 versions=image.versions(manifest),
                 host={"cpu": host.cpu, "cores": str(host.cores), "system": host.system},
+                harness=harness_sha256(),
             )
         )
         started = monotonic_ns()

@@ -7,6 +7,7 @@ import operator
 from collections.abc import Sequence
 
 from bench_core.contract.adapter import Completion, Decoding
+from bench_core.contract.equal_work import output_breach
 from bench_core.contract.events import Arrivals
 
 
@@ -48,16 +49,9 @@ def checked_outputs(
     outputs = tuple(tuple(operator.index(token) for token in completion.token_ids) for completion in completions)
     stops = frozenset(decoding.eos_token_ids)
     for row, output in enumerate(outputs):
-        if decoding.forced and len(output) != decoding.max_new_tokens:
-            raise ContractBroken(f"row {row}: {len(output)} output tokens instead of exactly {decoding.max_new_tokens}")
-        if not 1 <= len(output) <= decoding.max_new_tokens:
-            raise ContractBroken(f"row {row}: {len(output)} output tokens, allowed are 1 to {decoding.max_new_tokens}")
-        if not 0 <= min(output) <= max(output) < vocab_size:
-            raise ContractBroken(f"row {row}: an output id is outside 0..{vocab_size - 1}")
-        if stops and not stops.isdisjoint(output[:-1]):
-            raise ContractBroken(f"row {row}: goes on after an end-of-sequence token")
-        if stops and len(output) < decoding.max_new_tokens and output[-1] not in stops:
-            raise ContractBroken(f"row {row}: ends after {len(output)} tokens without an end-of-sequence token")
+        what = output_breach(output, decoding.max_new_tokens, stops, vocab_size)
+        if what is not None:
+            raise ContractBroken(f"row {row}: {what}")
     return outputs
 
 

@@ -1,0 +1,73 @@
+"""The suite's own error on this machine, from the scripted cells of every visit: in words, and as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from bench_core.contract.harness_error import Gap, bounds
+from bench_core.report.format import GIB, gib, milliseconds, quantity, rate, seconds, significant
+from bench_core.report.load import RunView
+
+# Number of a gap: its name in tables, and how it is written.
+_WORDS: dict[str, tuple[str, str, Callable[[float], str]]] = {
+    "ttft_s": ("TTFT", "s", seconds),
+    "tpot_s": ("TPOT", "ms", milliseconds),
+    "output_throughput_tok_s": ("throughput", "token/s", rate),
+    "memory_bytes": ("memory", "", gib),
+}
+
+HOW = (
+    "A scripted engine, without a model, runs before the cells of each visit through the same launcher, worker, clock "
+    "and sampler. Its script says when each token comes and how much memory loading takes; what is measured beyond "
+    "that is the suite's. Measured: median over batches. Worst: the batch furthest from the script.",
+    "Times err by an amount rather than by a share: the error weighs less where tokens take longer. Memory: what "
+    "loading added to the resident memory of the engine's process.",
+)
+NO_DEVICE_MEMORY = "GPU memory is read from NVML and cannot be scripted, so it has no bound here."
+
+
+def own_error(view: RunView) -> str | None:
+    """One line: the largest relative error of each number over all scripted cells; or why it is not known.
+
+    ``None`` for a run of before there was such a check, or one that the driver did not make.
+    """
+    checks = [visit.harness_check for visit in view.record.visits if visit.harness_check is not None]
+    if not checks:
+        return None
+    if not view.harness:
+        return "not measured"
+    told = [row for row in view.harness if row.gaps]
+    bad = [f"{row.planned.cell}: {row.status}: {row.problem}" for row in view.harness if not row.gaps]
+    if not told:
+        return f"not known: {bad[0]}"
+    errors = bounds(row.gaps for row in told)
+    words = ", ".join(f"{_WORDS[name][0]} {percent(error)} %" for name, error in errors.items())
+    failed = f"; {quantity(len(bad), 'scripted cell')} without numbers" if bad else ""
+    return f"at most {words} (measured against {quantity(len(told), 'scripted cell')}{failed})"
+
+
+def percent(share: float) -> str:
+    """A share in per cent, two significant digits, without the sign of per cent."""
+    return significant(share * 100.0, 2)
+
+
+def error_rows(view: RunView) -> Iterable[tuple[int, int, str, Gap | None, str]]:
+    """Visit, batch size, name of the number, its gap, and what to say where there is none."""
+    for row in view.harness:
+        if not row.gaps:
+            yield row.planned.repeat, row.planned.batch_size, "all", None, f"{row.status}: {row.problem}"
+        for gap in row.gaps:
+            yield row.planned.repeat, row.planned.batch_size, gap.name, gap, ""
+
+
+def written(gap: Gap, value: float) -> str:
+    """A value of a gap with its unit."""
+    _, unit, write = _WORDS[gap.name]
+    if gap.name == "memory_bytes":
+        return f"{significant(value / GIB, 5)} GiB"  # three digits would hide what is to be seen
+    return f"{write(value)} {unit}"
+
+
+def title(name: str) -> str:
+    """The number's name in tables."""
+    return _WORDS[name][0] if name in _WORDS else name
