@@ -53,7 +53,7 @@ def test_commands_of_the_readme_exist() -> None:
         subprocess.run(
             [sys.executable, "-m", f"bench_core.{room}", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
         ).stdout
-        for room in ("drive", "worker", "report", "prepare")
+        for room in ("drive", "worker", "report", "prepare", "verify")
     ]
     for option in shown:
         assert any(option in text for text in helps), option
@@ -122,6 +122,14 @@ def test_nothing_large_is_tracked() -> None:
 @pytest.mark.parametrize("record", PUBLISHED, ids=lambda path: path.parent.name)
 def test_published_reports_follow_from_their_raw_events(record: Path) -> None:
     command = [sys.executable, "-m", "bench_core.report", str(record.parent), "--check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("record", PUBLISHED, ids=lambda path: path.parent.name)
+def test_published_runs_verify(record: Path) -> None:
+    """Digests, records and raw events of a published run agree with each other and with what is printed of them."""
+    command = [sys.executable, "-m", "bench_core.verify", str(record.parent)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 

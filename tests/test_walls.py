@@ -15,6 +15,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 ROOMS = ("contract", "worker", "prepare", "drive", "report")
+DOORS = {"verify": "report"}
 ENGINES = {
     "vllm", "ctranslate2", "llama_cpp", "transformers", "exllama", "exllamav2", "exllamav3", "exllama_ext", "gptqmodel",
     "auto_gptq", "bitsandbytes", "sglang", "tensorrt_llm", "gguf",
@@ -78,7 +79,16 @@ def test_a_room_imports_nothing_from_behind_its_walls(room: str) -> None:
 
 def test_every_package_of_the_suite_is_a_room() -> None:
     found = {module.name for module in pkgutil.iter_modules([str(REPOSITORY / "bench_core")])}
-    assert found == set(ROOMS)
+    assert found == {*ROOMS, *DOORS}
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_door_leads_into_its_room_and_nowhere_else(door: str) -> None:
+    """A command whose name is no room's is a module of a few lines, behind the walls of the room that does the work."""
+    loaded = imported_by([f"bench_core.{door}"])
+    assert breaches(loaded, DOORS[door]) - {f"bench_core.{door}"} == set()
+    assert f"bench_core.{DOORS[door]}" in loaded
+    assert len((REPOSITORY / "bench_core" / f"{door}.py").read_text(encoding="utf-8").splitlines()) < 15
 
 
 def test_the_drivers_command_line_starts_without_the_heavy_packages() -> None:

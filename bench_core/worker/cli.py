@@ -204,6 +204,7 @@ def _measure(resolver: Resolver, run_id: str | None) -> int:
         raise BadInput(f"{request.run_folder} cannot be written: {error.strerror}", "check its owner") from error
     if standalone:
         record = standalone_record(name, request, resolver.device.kind)
+        (request.run_folder / layout.WORKLOAD_FILE).write_bytes(workload.packed())
         write_atomically(request.run_folder / layout.RUN_FILE, record.to_json())
         sys.stderr.write(f"run folder: {name}\n")
     outcome = Supervisor(request, workload, _say).measure()
