@@ -1,0 +1,148 @@
+"""The scripted engine is measured with every visit, is in no comparison, and tells the suite's own error."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import Drive
+
+from bench_core.contract import layout
+from bench_core.contract.errors import BadInput
+from bench_core.contract.run import RunRecord
+from bench_core.contract.spec import CellSpec
+from bench_core.contract.workload import Workload
+from bench_core.drive.catalogue import Catalogue
+from bench_core.drive.plan import HARNESS_BATCHES, harness_job, make_plan
+from bench_core.drive.process_launcher import ProcessLauncher
+from bench_core.drive.request import Suite
+from bench_core.report.load import load_run
+from bench_core.report.verify import verify_run
+
+RUN = ("--images", "null", "--device", "cpu", "--launcher", "process", "--samples", "8", "--max-new-tokens", "4")
+FAST = ("--option", "null.ttft_s=0.001", "--option", "null.tpot_s=0.001")
+
+
+def test_it_is_planned_at_one_and_at_the_largest_batch_size_beside_any_images() -> None:
+    plan = make_plan(Suite(images=("transformers",), batch_sizes=(1, 4, 16)), Catalogue(), "cpu")
+    job = harness_job(plan, Catalogue(), 1)
+    assert job is not None
+    assert [cell.cell for cell in job.planned()] == ["null.harness.b1", "null.harness.b16"]
+    assert all(cell.harness and not cell.ranked for cell in job.planned())
+    assert job.max_batches == HARNESS_BATCHES
+    again = harness_job(plan, Catalogue(), 2)
+    assert again is not None
+    assert [cell.cell for cell in again.planned()] == ["null.harness.b1.r2", "null.harness.b16.r2"]
+
+
+def test_it_is_never_a_cell_of_the_grid() -> None:
+    plan = make_plan(Suite(images=("null",), variants=("all",), batch_sizes=(1,)), Catalogue(), "cpu")
+    assert [cell.cell for cell in plan.cells] == ["null.scripted.b1"]
+    for suite in (Suite(images=("null",), variants=("null.harness",)), Suite(control="null.harness.b1")):
+        with pytest.raises(BadInput, match="measures the suite itself"):
+            make_plan(suite, Catalogue(), "cpu")
+
+
+def test_a_run_measures_it_and_prints_the_bound_beside_the_tables(drive: Drive, tmp_path: Path) -> None:
+    called = drive(*RUN, *FAST, "--batch-sizes", "1,4", "--run-id", "mine")
+    assert called.code == 0, called.err
+    assert "the suite's own error: at most TTFT" in " ".join(called.out.split())
+    run = tmp_path / "results" / "mine"
+    record = RunRecord.read(run / layout.RUN_FILE)
+    assert [cell.cell for cell in record.cells] == ["null.scripted.b1", "null.scripted.b4"], (
+        "the plan is what was asked"
+    )
+    assert [cell.cell for cell in record.visits[0].harness_check or ()] == ["null.harness.b1", "null.harness.b4"]
+    spec = CellSpec.read(layout.cell_folder(run, "null.harness.b1") / layout.SPEC_FILE)
+    assert spec.options["ttft_s"] == 0.02, "options given for the grid's null are not its own"
+    view = load_run(run)
+    for row in view.harness:
+        assert {gap.name for gap in row.gaps} == {"ttft_s", "tpot_s", "output_throughput_tok_s", "memory_bytes"}
+        # Wide, as the machine may be busy: a wrong unit or a wrong script is off by far more.
+        assert all(abs(gap.error) < 0.5 for gap in row.gaps)
+    report = (run / layout.REPORT_FILE).read_text(encoding="utf-8")
+    for size in (1, 4):
+        table = report.split(f"## Batch size {size}\n")[1].split("\n## ")[0]
+        assert "The suite's own error on this machine: at most TTFT" in table
+        assert "harness" not in table.split("The suite's own error")[0]
+    assert "harness" not in (run / layout.TABLE_FILE).read_text(encoding="utf-8")
+    assert "harness" not in (run / layout.FIGURES_FOLDER / "throughput.svg").read_text(encoding="utf-8")
+
+
+def test_a_run_keeps_its_prompts(drive: Drive, tmp_path: Path) -> None:
+    assert drive(*RUN, *FAST, "--batch-sizes", "1", "--run-id", "mine", "--no-harness-check").code == 0
+    view = load_run(tmp_path / "results" / "mine")
+    (prepared,) = (tmp_path / "data" / layout.WORKLOADS_FOLDER).glob("*.json")
+    assert view.workload == Workload.read(prepared)
+
+
+def test_it_can_be_switched_off_and_the_report_says_so(drive: Drive, tmp_path: Path) -> None:
+    called = drive(*RUN, *FAST, "--batch-sizes", "1", "--run-id", "mine", "--no-harness-check")
+    assert called.code == 0, called.err
+    run = tmp_path / "results" / "mine"
+    assert RunRecord.read(run / layout.RUN_FILE).visits[0].harness_check == ()
+    assert [path.name for path in (run / layout.CELLS_FOLDER).iterdir()] == ["null.scripted.b1"]
+    assert "**The suite's own error**: not measured" in (run / layout.REPORT_FILE).read_text(encoding="utf-8")
+
+
+def test_each_visit_has_its_own_and_keeps_the_earlier_one(drive: Drive, tmp_path: Path) -> None:
+    assert drive(*RUN, *FAST, "--batch-sizes", "1", "--run-id", "mine").code == 0
+    run = tmp_path / "results" / "mine"
+    before = (layout.cell_folder(run, "null.harness.b1") / layout.EVENTS_FILE).read_bytes()
+    called = drive("--resume", "mine", "--batch-sizes", "4")
+    assert called.code == 0, called.err
+    assert [row.planned.cell for row in load_run(run).harness] == [
+        "null.harness.b1",
+        "null.harness.b1.r2",
+        "null.harness.b4.r2",
+    ]
+    assert (layout.cell_folder(run, "null.harness.b1") / layout.EVENTS_FILE).read_bytes() == before
+    assert verify_run(run).differences == ()
+
+
+def test_a_visit_with_nothing_to_measure_measures_no_error_either(drive: Drive, tmp_path: Path) -> None:
+    assert drive(*RUN, *FAST, "--batch-sizes", "1", "--run-id", "mine").code == 0
+    assert drive("--resume", "mine").code == 0
+    assert len(RunRecord.read(tmp_path / "results" / "mine" / layout.RUN_FILE).visits) == 1
+
+
+def test_a_run_does_not_fail_because_its_own_error_cannot_be_measured(
+    drive: Drive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The box of the scripted engine dies: the cells asked for are measured, and the report says what is not known."""
+    arguments = ProcessLauncher.run
+
+    def dies(self, launch, on_stdout):  # type: ignore[no-untyped-def]
+        if "harness" in launch.arguments:
+            script = ("--option", "fail_in=load", "--option", "fail_how=abort")
+            launch = type(launch)(**{**vars(launch), "arguments": (*launch.arguments, *script)})
+        return arguments(self, launch, on_stdout)
+
+    monkeypatch.setattr(ProcessLauncher, "run", dies)
+    called = drive(*RUN, *FAST, "--batch-sizes", "1", "--run-id", "mine", "--json")
+    assert called.code == 0, called.err
+    assert list(json.loads(called.out.splitlines()[-1])["verdicts"]) == ["null.scripted.b1"]
+    report = (tmp_path / "results" / "mine" / layout.REPORT_FILE).read_text(encoding="utf-8")
+    assert "not known: null.harness.b1: crashed: the engine died of SIGABRT" in report
+    assert verify_run(tmp_path / "results" / "mine").differences == ()
+
+
+def test_an_image_that_cannot_be_built_for_it_is_a_note(
+    drive: Drive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ensure = ProcessLauncher.ensure
+    calls: list[str] = []
+
+    def second_fails(self, image, target, device, tell):  # type: ignore[no-untyped-def]
+        calls.append(image.name)
+        if len(calls) > 1:
+            raise BadInput("no package index")
+        return ensure(self, image, target, device, tell)
+
+    monkeypatch.setattr(ProcessLauncher, "ensure", second_fails)
+    called = drive(*RUN, *FAST, "--batch-sizes", "1", "--run-id", "mine", "--json")
+    assert called.code == 0, called.err
+    assert calls == ["null", "null"], "once for the cells, once for the check"
+    assert "the suite's own error will not be known: no package index" in called.out
+    assert RunRecord.read(tmp_path / "results" / "mine" / layout.RUN_FILE).visits[0].harness_check == ()
