@@ -17,7 +17,7 @@ from bench_core.contract.outcome import Outcome
 from bench_core.contract.record import Record, describe
 
 BatchPhase = Literal["warmup", "measure", "latency", "direct"]
-Phase = Literal["start", "load", "prepare", "warmup", "measure", "latency", "direct", "close"]
+Phase = Literal["start", "load", "prepare", "warmup", "measure", "latency", "direct", "score", "close"]
 
 
 class StartEvent(Record):
@@ -156,6 +156,34 @@ class TelemetryEvent(Record):
         return self
 
 
+class ScoreEvent(Record):
+    """The engine's probabilities of a fixed text, asked for after all batches; see ``contract.quality``.
+
+    Attributes:
+        texts: indices into the workload; each text is the beginning of that prompt.
+        digest: over the token ids scored, text by text.
+        scored_tokens: for each text, how many of its tokens have a probability (all but the first).
+        log_probability_nat: for each text, the sum of these tokens' log-probabilities, nats.
+        cause: why there are none, one line; the two columns above are then empty.
+    """
+
+    type: Literal["score"] = "score"
+    started_s: float
+    duration_s: float = Field(ge=0)
+    texts: tuple[int, ...]
+    digest: str
+    scored_tokens: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    log_probability_nat: tuple[float, ...] = ()
+    cause: str = ""
+
+    @model_validator(mode="after")
+    def _scored_or_not(self) -> ScoreEvent:
+        expected = 0 if self.cause else len(self.texts)
+        if len(self.scored_tokens) != expected or len(self.log_probability_nat) != expected:
+            raise ValueError("texts, scored tokens and log-probabilities differ in their number")
+        return self
+
+
 class EndEvent(Record):
     """Last line of a cell that could still speak."""
 
@@ -166,7 +194,7 @@ class EndEvent(Record):
     cause: str = ""
 
 
-Event = StartEvent | PhaseEvent | EngineEvent | BatchEvent | TelemetryEvent | EndEvent
+Event = StartEvent | PhaseEvent | EngineEvent | BatchEvent | TelemetryEvent | ScoreEvent | EndEvent
 
 _ADAPTER: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="type")])
 

@@ -28,6 +28,12 @@ class VariantEntry(Record):
     title: str = Field("", description="what the table prints; the variant's name where empty")
     default: bool = Field(False, description="taken where no variant is named; the first default of a device counts")
     reference: bool = Field(False, description="the variant that others of the same model are compared with")
+    stands_in: int | None = Field(
+        None,
+        ge=1,
+        description="place in the order of variants (of all images) that stand in for the reference where it has no "
+        "numbers: 1 for 32-bit weights, 2 and 3 for 16-bit ones, 4 for bfloat16",
+    )
     devices: tuple[DeviceKind, ...] = Field((), description="where it runs; all devices of the image where empty")
     options: dict[str, Scalar] = Field({}, description="handed to the adapter's load as they stand")
 
@@ -131,6 +137,13 @@ class Manifest(Record):
         if entry is None:
             raise BadInput(f"image {self.name} has no variant {name!r}", f"variants: {', '.join(self.variants)}")
         return Variant(name=name, artifact=entry.artifact, options={**entry.options, **(overrides or {})})
+
+    def reference_rank(self, variant: str) -> int | None:
+        """0 for the reference, its place for a variant that may stand in, ``None`` for any other."""
+        entry = self.variants.get(variant)
+        if entry is None:
+            return None
+        return 0 if entry.reference else entry.stands_in
 
     def label(self, variant: str) -> str:
         """The row's name in a table: engine and variant."""

@@ -19,10 +19,12 @@ from bench_core.contract.events import (
     EngineEvent,
     Event,
     PhaseEvent,
+    ScoreEvent,
     StartEvent,
     TelemetryEvent,
 )
 from bench_core.contract.outcome import Outcome
+from bench_core.contract.quality import Likelihood, likelihood
 from bench_core.contract.record import Record
 
 # A percentile q of n values is given only if at least this many values lie beyond it: p90 from 50 values, p99 from 500.
@@ -141,6 +143,7 @@ class CellMetrics(Record):
         batches_s: sum of the latencies of all batches, warm-up included.
         measured_s: from the first measured batch's start to the last one's end, pauses between them included.
         device_energy_joules: NVML's counter over ``measured_s``.
+        likelihood: of a fixed text, in the cell that was to score it.
     """
 
     batches: int = Field(ge=1)
@@ -166,6 +169,7 @@ class CellMetrics(Record):
     used_bytes: int | None = None
     device_energy_joules: float | None = None
     parity: Parity | None = None
+    likelihood: Likelihood | None = None
 
 
 class CellResult(Record):
@@ -189,12 +193,13 @@ class CellEvents:
     engine: list[EngineEvent] = field(default_factory=list)
     batches: dict[str, list[BatchEvent]] = field(default_factory=lambda: {phase: [] for phase in get_args(BatchPhase)})
     telemetry: list[TelemetryEvent] = field(default_factory=list)
+    score: ScoreEvent | None = None
 
     def add(self, event: Event) -> None:
         """Files one event.
 
         Raises:
-            BadInput: a second start or end, a phase told twice, or anything after the end.
+            BadInput: a second start, end or score, a phase told twice, or anything after the end.
         """
         if self.end is not None:
             raise BadInput(f"the event log goes on after its end, with {event.type}")
@@ -212,6 +217,10 @@ class CellEvents:
             self.engine.append(event)
         elif isinstance(event, BatchEvent):
             self.batches[event.phase].append(event)
+        elif isinstance(event, ScoreEvent):
+            if self.score is not None:
+                raise BadInput("the event log tells the score twice")
+            self.score = event
         else:
             self.telemetry.append(event)
 
@@ -278,6 +287,7 @@ def _metrics(events: CellEvents, measured: list[BatchEvent]) -> CellMetrics:
         used_bytes=pool.get("used_bytes"),
         device_energy_joules=_energy_joules(events, measured),
         parity=_parity(events.batches["direct"], measured),
+        likelihood=likelihood(events.score) if events.score else None,
     )
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from bench_core.contract.model import ModelInfo
+from bench_core.contract.quality import QualityBounds
 from bench_core.contract.record import Record
 from bench_core.contract.spec import MAX_REPEAT, Length
 from bench_core.contract.workload import WorkloadRef
@@ -23,6 +24,9 @@ class PlannedCell(Record):
     label: str
     ranked: bool = Field(True, description="compared with the others; a scripted engine is not")
     harness: bool = Field(False, description="of the scripted engine, for the suite's own error; in no other table")
+    reference: int | None = Field(
+        None, ge=0, description="0: others' outputs are compared with its; from 1: order in which one stands in for it"
+    )
 
 
 class HostInfo(Record):
@@ -103,6 +107,7 @@ class RunRecord(Record):
         gpus: all cards that cells were planned on, each once.
         images: what each image's first cells ran in.
         visits: in order; empty in records of before runs could be resumed.
+        quality: what a method must keep of the reference's quality to be ranked.
     """
 
     schema_version: Literal[1] = 1
@@ -121,6 +126,7 @@ class RunRecord(Record):
     length: Length
     cells: tuple[PlannedCell, ...]
     visits: tuple[VisitInfo, ...] = ()
+    quality: QualityBounds = QualityBounds()
 
     @property
     def all_visits(self) -> tuple[VisitInfo, ...]:

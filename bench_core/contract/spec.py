@@ -26,12 +26,15 @@ class MeasureProtocol(Record):
         max_batches: measured batches at most; ``None`` for the whole workload.
         direct_batches: the last measured batches, given once more to the engine without the suite in between (the
             image's ``direct`` function), for parity; left out of every other number.
+        score_texts: texts of the workload whose log-likelihood is asked for after all batches; see
+            ``contract.quality``. Above 0 in the first cell of an engine's life, since one score serves all batch sizes.
     """
 
     warmup_batches: int = Field(1, ge=1, le=1000)
     latency_batches: int = Field(3, ge=0, le=1000)
     max_batches: int | None = Field(None, ge=1)
     direct_batches: int = Field(0, ge=0, le=1000)
+    score_texts: int = Field(0, ge=0, le=1000)
 
 
 class CellSpec(Record):
@@ -44,6 +47,7 @@ class CellSpec(Record):
     batching: Literal["native", "sequential"]
     token_times: Literal["live", "engine", "separate", "none"]
     ranked: bool = True
+    reference: int | None = Field(None, ge=0, description="0: the reference; from 1: order of those that stand in")
     batch_size: int = Field(ge=1, le=65536)
     repeat: int = Field(1, ge=1, le=MAX_REPEAT, description="which measurement of this cell it is")
     device: DeviceKind

@@ -65,6 +65,16 @@ def drive(
     beside: Annotated[
         Path | None, typer.Option(help="Published figures to show beside the run's own, as docs/study.yaml.")
     ] = None,
+    score_texts: Annotated[
+        int | None, typer.Option(min=0, help="Texts whose log-likelihood each variant is asked for  [default: 8]")
+    ] = None,
+    max_nll_increase: Annotated[
+        float | None, typer.Option(help="nat/token above the reference's; not ranked beyond  [default: 0.5]")
+    ] = None,
+    min_agreement: Annotated[
+        float | None,
+        typer.Option(help="Share of rows with the reference's first token; not ranked below  [default: 0.1]"),
+    ] = None,
     option: Annotated[
         list[str] | None, typer.Option(help="IMAGE.KEY=VALUE: an engine's option. May be repeated.")
     ] = None,
@@ -129,6 +139,9 @@ def drive(
         "direct_batches": direct_batches,
         "beside": beside,
         "direct_batch_sizes": _batch_sizes(direct_batch_sizes),
+        "score_texts": score_texts,
+        "max_nll_increase": max_nll_increase,
+        "min_agreement": min_agreement,
         "threads": threads,
         "device": device,
         "gpus": _words(gpus),

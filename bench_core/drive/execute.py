@@ -252,6 +252,7 @@ class Execution:
             arguments += ["--direct-batches", str(suite.direct_batches)]
             if suite.direct_batch_sizes:
                 arguments += ["--direct-batch-sizes", ",".join(map(str, suite.direct_batch_sizes))]
+        arguments += ["--score-texts", str(suite.score_texts)]
         if job.repeat > 1:
             arguments += ["--repeat", str(job.repeat)]
         arguments += ["--workload", str(prepared.workload_path.relative_to(self._request.data))]

@@ -56,6 +56,7 @@ class Job:
                 label=self.image.manifest.label(self.variant),
                 ranked=self.image.manifest.ranked,
                 harness=self.variant == self.image.manifest.harness_variant,
+                reference=self.image.manifest.reference_rank(self.variant),
             )
             for batch_size in self.batch_sizes
         ]

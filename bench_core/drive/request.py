@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 from bench_core.contract import layout, strict_yaml
 from bench_core.contract.errors import BadInput
 from bench_core.contract.manifest import Name
+from bench_core.contract.quality import QualityBounds
 from bench_core.contract.record import Record, Scalar
 from bench_core.contract.spec import Length, MeasureProtocol
 
@@ -43,6 +44,16 @@ class Suite(Record):
     max_batches: int | None = Field(None, ge=1)
     direct_batches: int = Field(0, ge=0, le=1000, description="measured batches given to the engine directly as well")
     direct_batch_sizes: tuple[BatchSize, ...] = Field((), description="where to do so; at all where empty")
+    score_texts: int = Field(8, ge=0, le=1000, description="texts whose log-likelihood each variant is asked for")
+    max_nll_increase: float = Field(
+        QualityBounds().max_nll_increase, gt=0, le=100, description="nat/token above the reference's; not ranked beyond"
+    )
+    min_agreement: float = Field(
+        QualityBounds().min_agreement,
+        ge=0,
+        le=1,
+        description="share of rows that begin with the reference's first token; not ranked below (real weights)",
+    )
     threads: int | None = Field(None, ge=1)
     device: Literal["auto", "cuda", "cpu"] = "auto"
     gpus: tuple[str, ...] = Field((), description="indices or UUIDs; the first GPU where empty")
@@ -66,6 +77,11 @@ class Suite(Record):
         return MeasureProtocol(
             warmup_batches=self.warmup_batches, latency_batches=self.latency_batches, max_batches=self.max_batches
         )
+
+    @property
+    def quality(self) -> QualityBounds:
+        """What a method must keep of the reference's quality to be ranked."""
+        return QualityBounds(max_nll_increase=self.max_nll_increase, min_agreement=self.min_agreement)
 
     @field_validator("images", "variants", mode="before")
     @classmethod

@@ -25,6 +25,8 @@ from bench_core.report.load import Row, RunView, load_run
 # NVML's total shrinks a little with drivers that reserve more; the next model of a card is further away than that.
 _GPU_MEMORY_SLACK = 0.02
 _SELECTION = ("images", "variants", "batch_sizes")
+# What a cell does when it is measured, and not every cell does: no number of others depends on it.
+_AFTERWARDS = {"direct_batches", "score_texts"}
 
 
 def find_run(run: str, results: Path) -> Path:
@@ -102,6 +104,7 @@ class Earlier:
             device=record.device,
             launcher="auto" if record.launcher == "standalone" else record.launcher,
             **(protocol.model_dump() if protocol else {}),
+            **record.quality.model_dump(),
         )
 
     def kept_suite(self, now: Suite) -> Suite:
@@ -165,10 +168,10 @@ class Earlier:
             ("device", record.device, plan.device),
             ("max_new_tokens", record.max_new_tokens, suite.max_new_tokens),
             ("length", record.length, suite.length),
+            *((f"bound {name}", had, getattr(suite.quality, name)) for name, had in record.quality),
         ]
         for spec in self._specs():
-            # Parity is no part of a cell's numbers, and asked for at some batch sizes only.
-            had, now = (side.model_dump(exclude={"direct_batches"}) for side in (spec.protocol, suite.protocol))
+            had, now = spec.protocol.model_dump(exclude=_AFTERWARDS), suite.protocol.model_dump()
             pairs += [(name, had[name], now[name]) for name in had]
             if suite.threads is not None:
                 pairs.append(("threads", spec.threads, suite.threads))

@@ -75,6 +75,7 @@ def new_record(run_id: str, suite: Suite, plan: Plan, visit: VisitInfo, prepared
         length=suite.length,
         cells=plan.cells,
         visits=(visit,),
+        quality=suite.quality,
     )
 
 

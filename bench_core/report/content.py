@@ -10,41 +10,14 @@ from bench_core.contract.metrics import CellMetrics, CellResult, MemoryUse
 from bench_core.report.format import ABSENT, count, gib, milliseconds, quantity, rate, seconds, significant
 from bench_core.report.load import DAMAGED, Row, RunView
 from bench_core.report.own_error import HOW, NO_DEVICE_MEMORY, error_rows, own_error, percent, title, written
+from bench_core.report.quality_sheet import quality_sheet
+from bench_core.report.sheet import Entry, Sheet
 
 SEQUENTIAL_MARK = "†"
 NOT_RANKED_MARK = "‡"
 NO_GPU = "none (CPU)"
 NOT_TOLD = "not told"
 NOT_READ = "not read"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One field of a table: unescaped text.
-
-    Attributes:
-        text: what is shown.
-        number: what it sorts by, where it is a number.
-        strong: the best of its column.
-        failed: stands in place of a number.
-        mark: a footnote's sign beside the text.
-    """
-
-    text: str
-    number: float | None = None
-    strong: bool = False
-    failed: bool = False
-    mark: str = ""
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """A table: a heading, columns (``True``: of numbers), rows, and footnotes."""
-
-    heading: str
-    columns: tuple[tuple[str, bool], ...]
-    rows: tuple[tuple[Entry, ...], ...]
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,6 +66,7 @@ def document(view: RunView) -> Document:
             _times(view),
             _memory(view),
             *_parity(view),
+            *quality_sheet(view),
             _engines(view),
             *_control(view),
             *_visits(view),
@@ -255,7 +229,7 @@ _STUDY_COLUMNS = 4  # of numbers, those that the study has
 def result_sheet(view: RunView, batch_size: int) -> Sheet:
     """The study's table for one batch size, rows in the order of the plan, the highest throughput marked."""
     rows = view.of_batch_size(batch_size)
-    best = best_throughput_tok_s(rows)
+    best = best_throughput_tok_s(view, rows)
     notes = []
     if best is not None and len(rows) > 1:
         notes.append("Bold: the highest throughput of this batch size.")
@@ -275,25 +249,28 @@ def result_sheet(view: RunView, batch_size: int) -> Sheet:
             f"{SEQUENTIAL_MARK} sequential: this engine works through a batch one prompt after the other; "
             "its first token is that of each prompt counted from the batch's start."
         )
+    if any(view.shortfall(row) for row in rows):
+        notes.append(f"{NOT_RANKED_MARK} falls past the bounds of quality and is not ranked; see Quality.")
     return Sheet(
         heading=f"Batch size {batch_size}",
         columns=RESULT_COLUMNS,
         rows=tuple(
-            (_method(row, sequential), *result_entries(view, row, best if len(rows) > 1 else None)) for row in rows
+            (_method(view, row, sequential), *result_entries(view, row, best if len(rows) > 1 else None))
+            for row in rows
         ),
         notes=tuple(notes),
     )
 
 
-def _method(row: Row, marked: bool = False) -> Entry:
+def _method(view: RunView, row: Row, marked: bool = False) -> Entry:
     marks = [SEQUENTIAL_MARK] if marked and row.sequential else []
-    marks += [NOT_RANKED_MARK] if row.breaches else []
+    marks += [NOT_RANKED_MARK] if view.unranked(row) else []
     return Entry(row.planned.label, mark=" ".join(marks))
 
 
-def best_throughput_tok_s(rows: Iterable[Row]) -> float | None:
+def best_throughput_tok_s(view: RunView, rows: Iterable[Row]) -> float | None:
     """The highest throughput among the rows that are compared; ``None`` where there is none."""
-    ranked = (row.result.metrics.output_throughput_tok_s for row in rows if row.result and row.ranked)
+    ranked = (row.result.metrics.output_throughput_tok_s for row in rows if row.result and view.compares(row))
     return max(ranked, default=None)
 
 
@@ -309,7 +286,7 @@ def result_entries(view: RunView, row: Row, best_tok_s: float | None = None) -> 
     return (
         Entry(seconds(metrics.batch_latency_s.mean), metrics.batch_latency_s.mean),
         Entry(count(metrics.output_tokens_per_batch), metrics.output_tokens_per_batch),
-        Entry(rate(throughput), throughput, strong=row.ranked and throughput == best_tok_s),
+        Entry(rate(throughput), throughput, strong=view.compares(row) and throughput == best_tok_s),
         _bytes(metrics.device_memory.peak_bytes if metrics.device_memory else None) if view.on_cuda else Entry(NO_GPU),
         _told(metrics.ttft_s.mean if metrics.ttft_s else None, seconds),
         _told(metrics.tpot_s.mean if metrics.tpot_s else None, milliseconds),

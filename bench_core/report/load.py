@@ -23,6 +23,7 @@ from bench_core.contract.run import PlannedCell, RunRecord
 from bench_core.contract.spec import CellSpec
 from bench_core.contract.workload import Workload
 from bench_core.report.published import Published, read_published
+from bench_core.report.quality import Candidate, Outputs, RunQuality, assess
 
 NOT_RUN = "not run"
 DAMAGED = "damaged"
@@ -55,6 +56,7 @@ class Row:
         damage: why a cell that has files shows no number, where its outcome does not say it.
         work: what its measured batches were given, and which rule of equal work they broke; with ``result``.
         gaps: of a scripted cell: its numbers beside its script.
+        outputs: of the measured batches; present exactly if ``result`` is.
     """
 
     planned: PlannedCell
@@ -64,16 +66,12 @@ class Row:
     damage: Damage | None = None
     work: CellWork | None = None
     gaps: tuple[Gap, ...] = ()
+    outputs: Outputs | None = None
 
     @property
     def breaches(self) -> tuple[str, ...]:
         """How the cell's work differs from that of the others; one line each, empty where it is equal."""
         return self.work.breaches if self.work is not None else ()
-
-    @property
-    def ranked(self) -> bool:
-        """Whether its numbers are compared with the others'."""
-        return self.planned.ranked and not self.breaches
 
     @property
     def status(self) -> str:
@@ -165,6 +163,40 @@ class RunView:
     def on_cuda(self) -> bool:
         """Whether the run was made on a GPU."""
         return self.record.device == "cuda"
+
+    @cached_property
+    def quality(self) -> RunQuality | None:
+        """What can be said of the cells' quality; ``None`` for a run in which nothing can be compared."""
+        candidates = [
+            Candidate(
+                cell=row.planned.cell,
+                method=(row.planned.image, row.planned.variant),
+                label=row.planned.label,
+                batch_size=row.planned.batch_size,
+                rank=row.planned.reference,
+                compared=row.planned.ranked,
+                outputs=row.outputs,
+                likelihood=row.result.metrics.likelihood,
+            )
+            for row in self.grid
+            if row.result is not None and row.outputs is not None
+        ]
+        reference = next((row.planned.label for row in self.rows if row.planned.reference == 0), "")
+        return assess(candidates, reference, self.record.quality, random_weights=self.record.model.synthetic)
+
+    def shortfall(self, row: Row) -> str:
+        """Why a row falls past the bounds of quality, in one line; empty where it does not."""
+        found = self.quality.cells.get(row.planned.cell) if self.quality else None
+        return found.failure if found else ""
+
+    def unranked(self, row: Row) -> str:
+        """Why a measured row is not compared with the others: its work was not equal, or its quality falls short;
+        empty where neither is so."""
+        return row.breaches[0] if row.breaches else self.shortfall(row)
+
+    def compares(self, row: Row) -> bool:
+        """Whether a row is ranked: a real engine that did equal work, within the bounds of quality."""
+        return row.planned.ranked and not self.unranked(row)
 
     def of_batch_size(self, batch_size: int) -> tuple[Row, ...]:
         """The rows of one batch size in the order of the plan."""
@@ -361,7 +393,8 @@ def _measured_row(
             found = gaps(Script.of(spec.options), result.metrics, events.batches["measure"])
         except BadInput as error:
             raise Unreadable(layout.SPEC_FILE, error.cause) from error
-    return Row(planned, spec, verdict, result, work=work, gaps=found)
+    outputs = Outputs.of(events.batches["measure"])
+    return Row(planned, spec, verdict, result, work=work, gaps=found, outputs=outputs)
 
 
 def _log_name(folder: Path) -> str:

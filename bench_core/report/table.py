@@ -8,9 +8,10 @@ from collections.abc import Sequence
 
 from bench_core.contract import layout
 from bench_core.contract.metrics import CellMetrics, Distribution, MemoryUse
-from bench_core.report.content import Document, Entry, Failure, Sheet
+from bench_core.report.content import Document, Failure
 from bench_core.report.format import csv_text, markdown_text
 from bench_core.report.load import Row, RunView
+from bench_core.report.sheet import Entry, Sheet
 
 FIGURES = (
     ("throughput", "Throughput by batch size, one line for each method"),
@@ -101,6 +102,7 @@ def _csv_line(view: RunView, row: Row) -> dict[str, str | float | None]:
         **_csv_distribution("itl", metrics.itl_s if metrics else None),
         **_csv_memory("device_memory", metrics.device_memory if metrics else None),
         **_csv_memory("host_memory", metrics.host_memory if metrics else None),
+        **_csv_quality(view, row),
     }
 
 
@@ -124,6 +126,26 @@ _PLAIN = (
 
 def _csv_metrics(metrics: CellMetrics | None) -> dict[str, str | float | None]:
     return {name: getattr(metrics, name) if metrics else None for name in _PLAIN}
+
+
+def _csv_quality(view: RunView, row: Row) -> dict[str, str | float | None]:
+    """No such column in a run in which nothing can be compared."""
+    if view.quality is None:
+        return {}
+    found = view.quality.cells.get(row.planned.cell)
+    likelihood, agreement = (found.likelihood, found.agreement) if found else (None, None)
+    return {
+        "nll_nat_per_token": likelihood.nll_nat_per_token if likelihood else None,
+        "nll_difference_nat_per_token": found.difference.nat_per_token if found and found.difference else None,
+        "agreement_rows": agreement.rows if agreement else None,
+        "agreement_rows_identical": agreement.rows_identical if agreement else None,
+        "agreement_rows_same_first_token": agreement.rows_same_first_token if agreement else None,
+        "agreement_mean_common_prefix": agreement.mean_common_prefix if agreement else None,
+        "agreement_median_common_prefix": agreement.median_common_prefix if agreement else None,
+        "agreement_equal_positions": agreement.equal_positions if agreement else None,
+        "agreement_beside": csv_text(found.beside) if found else None,
+        "quality_verdict": csv_text(found.verdict) if found else None,
+    }
 
 
 def _csv_distribution(name: str, values: Distribution | None) -> dict[str, str | float | None]:

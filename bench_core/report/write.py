@@ -145,11 +145,12 @@ def console_table(view: RunView) -> Table:
     table.add_column("Outcome", overflow="fold")
     for size in view.batch_sizes:
         rows = view.of_batch_size(size)
-        best = best_throughput_tok_s(rows)
+        best = best_throughput_tok_s(view, rows)
         for row in rows:
             entries = result_entries(view, row, best)
             outcome = row.status if row.result else f"{row.status}: {row.problem}"
-            outcome += f", not ranked: {row.breaches[0]}" if row.breaches else ""
+            if view.unranked(row):
+                outcome += f", not ranked: {view.unranked(row)}"
             table.add_row(
                 Text(one_line(row.planned.label) + (f" {SEQUENTIAL_MARK}" if row.sequential else "")),
                 Text(str(size)),

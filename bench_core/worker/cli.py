@@ -55,6 +55,15 @@ def up_to(limit: int) -> Callable[[str], int]:
     return read
 
 
+def at_most(limit: int) -> Callable[[str], int]:
+    """A reader of whole numbers from 0 to a limit."""
+
+    def read(text: str) -> int:
+        return 0 if text == "0" else up_to(limit)(text)
+
+    return read
+
+
 def batch_size_list(text: str) -> list[int]:
     """``16`` or ``1,4,16``."""
     return [up_to(65536)(part.strip()) for part in text.split(",")]
@@ -118,6 +127,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--direct-batch-sizes", type=batch_size_list, metavar="N[,N...]", help="where to do so (default: at all)"
     )
     how.add_argument(
+        "--score-texts", type=at_most(1000), default=8, metavar="N",
+        help="texts whose log-likelihood is asked for after the batches of the first cell (default: %(default)s)",
+    )  # fmt: skip
+    how.add_argument(
         "--repeat", type=up_to(MAX_REPEAT), default=1, metavar="N", help="which measurement of the same cell it is"
     )
     where = parser.add_argument_group("where")
@@ -175,6 +188,7 @@ def _resolver(parsed: argparse.Namespace) -> Resolver:
             latency_batches=parsed.latency_batches,
             max_batches=parsed.max_batches,
             direct_batches=parsed.direct_batches,
+            score_texts=parsed.score_texts,
         ),
         direct_batch_sizes=None if parsed.direct_batch_sizes is None else frozenset(parsed.direct_batch_sizes),
         options=dict(parsed.option),

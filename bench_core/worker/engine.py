@@ -14,11 +14,12 @@ from bench_core.contract.digest import harness_sha256
 from bench_core.contract.events import EndEvent, PhaseEvent, StartEvent
 from bench_core.contract.host import host_info
 from bench_core.contract.manifest import Manifest
+from bench_core.contract.spec import CellSpec
 from bench_core.contract.workload import Workload
-from bench_core.worker import image, selfcheck
+from bench_core.worker import image, scoring, selfcheck
 from bench_core.worker.clock import monotonic_ns, seconds, utc_now
 from bench_core.worker.failure import classify
-from bench_core.worker.job import BeginCell, Channel, Job
+from bench_core.worker.job import BeginCell, BeginScore, Channel, Job
 from bench_core.worker.measure import CellRun
 
 _PR_SET_PDEATHSIG = 1
@@ -75,7 +76,10 @@ class EngineProcess:
                     run.run()
                 finally:
                     self._phase = run.phase
+                whole = self._score(adapter, spec, workload)
                 self._channel.send(EndEvent.model_validate({"t_s": seconds(monotonic_ns()), "outcome": "ok"}))
+                if not whole:
+                    return 0  # what the failure left in the engine must not reach the next cell: it gets a fresh one
             self._phase = "close"
             adapter.close()
         except Exception as error:  # noqa: BLE001  # whatever an engine raises is a result, with its cause
@@ -89,6 +93,17 @@ class EngineProcess:
                 )
             )
         return 0
+
+    def _score(self, adapter: Adapter, spec: CellSpec, workload: Workload) -> bool:
+        """Asks for probabilities where the cell is to; returns whether the engine can be relied on afterwards."""
+        texts = spec.protocol.score_texts
+        if not texts:
+            return True
+        self._channel.send(BeginScore())
+        event, raised = scoring.score(adapter, workload, texts, monotonic_ns, lambda: self._stop.is_set)
+        self._channel.send(event)
+        scoring.give_back_memory()
+        return not raised
 
     def _load(self, manifest: Manifest) -> Adapter:
         spec = self._job.cells[0]

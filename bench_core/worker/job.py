@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
-from bench_core.contract.events import BatchEvent, EndEvent, EngineEvent, PhaseEvent, StartEvent
+from bench_core.contract.events import BatchEvent, EndEvent, EngineEvent, PhaseEvent, ScoreEvent, StartEvent
 from bench_core.contract.record import Record
 from bench_core.contract.spec import CellSpec
 
@@ -30,6 +30,12 @@ class BeginCell(Record):
     cell: str
 
 
+class BeginScore(Record):
+    """The cell is measured to its end; the engine is now asked for probabilities, which can only cost the score."""
+
+    type: Literal["begin_score"] = "begin_score"
+
+
 class CheckEvent(Record):
     """One check of the contract suite: what it guards, and how it went."""
 
@@ -39,7 +45,9 @@ class CheckEvent(Record):
     detail: str = ""
 
 
-Message = BeginCell | CheckEvent | StartEvent | PhaseEvent | EngineEvent | BatchEvent | EndEvent
+Message = (
+    BeginCell | BeginScore | CheckEvent | StartEvent | PhaseEvent | EngineEvent | BatchEvent | ScoreEvent | EndEvent
+)
 MESSAGE: TypeAdapter[Message] = TypeAdapter(Message)
 
 

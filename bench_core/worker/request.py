@@ -154,6 +154,9 @@ class Resolver:
 
     def _protocol(self, batch_size: int) -> MeasureProtocol:
         protocol, sizes = self.options.protocol, self.options.direct_batch_sizes
+        if batch_size != self.options.batch_sizes[0]:
+            # One score serves all batch sizes; the first cell is the one that most surely comes to its end.
+            protocol = protocol.model_copy(update={"score_texts": 0})
         if protocol.direct_batches and self.manifest.direct is None:
             raise BadInput(
                 f"image {self.manifest.name} does not call its engine directly", "leave --direct-batches out"
@@ -187,6 +190,7 @@ class Resolver:
                 batching=self.manifest.batching,
                 token_times=self.manifest.token_times,
                 ranked=self.manifest.ranked,
+                reference=self.manifest.reference_rank(self.variant_name),
                 batch_size=batch_size,
                 repeat=self.options.repeat,
                 device=self.device.kind,

@@ -38,6 +38,7 @@ def standalone_record(run_id: str, request: MeasureRequest, device: Literal["cud
                 repeat=spec.repeat,
                 label=spec.label,
                 ranked=spec.ranked,
+                reference=spec.reference,
             )
             for spec in request.cells
         ),

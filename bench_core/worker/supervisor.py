@@ -13,23 +13,25 @@ import subprocess
 import sys
 from collections.abc import Callable
 from types import FrameType
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from pydantic import ValidationError
 
-from bench_core.contract.events import BatchEvent, CellEnded, EndEvent, PhaseEvent, Progress, StartEvent
+from bench_core.contract.events import BatchEvent, CellEnded, EndEvent, PhaseEvent, Progress, ScoreEvent, StartEvent
 from bench_core.contract.outcome import Outcome, Verdict
 from bench_core.contract.record import Record
 from bench_core.contract.spec import CellSpec
 from bench_core.contract.workload import Workload
 from bench_core.worker.cell_writer import CellWriter
 from bench_core.worker.cgroup import oom_kills
-from bench_core.worker.job import BeginCell, CheckEvent, Job, parse_message
+from bench_core.worker.clock import monotonic_ns, seconds
+from bench_core.worker.job import BeginCell, BeginScore, CheckEvent, Job, parse_message
 from bench_core.worker.log import EngineLog
 from bench_core.worker.measure import progress_total
 from bench_core.worker.nvml import GpuReader
 from bench_core.worker.request import MeasureRequest
 from bench_core.worker.sampler import Sampler
+from bench_core.worker.scoring import not_scored
 
 _TERMINATION_GRACE_S = 10.0
 
@@ -88,6 +90,7 @@ class Supervisor:
 
     def __init__(self, request: MeasureRequest, workload: Workload, say: Callable[[Record], None]) -> None:
         self._request = request
+        self._workload = workload
         self._totals = {spec.cell_id: progress_total(spec, workload) for spec in request.cells}
         self._say = say
         self._engine: EngineHandle | None = None
@@ -155,6 +158,10 @@ class Supervisor:
         line = {"cell": spec.cell_id, "phase": phase, "done": done, "of": self._totals[spec.cell_id]}
         self._say(Progress.model_validate(line))
 
+    def not_scored(self, spec: CellSpec, cause: str) -> ScoreEvent:
+        """What stands in the log of a cell whose engine ended while it was asked for probabilities."""
+        return not_scored(self._workload, spec.protocol.score_texts, seconds(monotonic_ns()), cause)
+
     @property
     def stopped(self) -> bool:
         """Whether a stop was asked for."""
@@ -177,6 +184,7 @@ class _Session:
         self._phase = "start"
         self._batches = 0
         self._garbled = False
+        self._scoring: Literal["no", "asked", "told"] = "no"
 
     def follow(self) -> None:
         """Takes messages until the engine's end of the pipe is closed."""
@@ -202,6 +210,8 @@ class _Session:
             self._record(telemetry)
         if isinstance(message, BeginCell):
             self._begin(message.cell)
+        elif isinstance(message, BeginScore):
+            self._scoring, self._phase = "asked", "score"
         elif isinstance(message, EndEvent):
             self._end(message)
         elif not isinstance(message, StartEvent):
@@ -214,7 +224,7 @@ class _Session:
         for event in self._shared:
             self._writer.event(event)
         self._engine.log.begin_cell()
-        self._phase, self._batches = "prepare", 0
+        self._phase, self._batches, self._scoring = "prepare", 0, "no"
         self._supervisor.progress(spec, "prepare", 0)
 
     def _record(self, event: Record) -> None:
@@ -227,6 +237,8 @@ class _Session:
         """Knows which phase the engine is in, for the verdict if it dies there."""
         if isinstance(message, PhaseEvent):
             self._phase = {"start": "load", "load": "prepare", "prepare": "warmup"}.get(message.phase, self._phase)
+        elif isinstance(message, ScoreEvent):
+            self._scoring = "told"
         elif isinstance(message, BatchEvent) and self._writer is not None:
             self._batches += 1
             self._phase = message.phase
@@ -246,12 +258,21 @@ class _Session:
         self._left.pop(0)
         self._writer = None
 
+    def _close_measured(self, writer: CellWriter, died: Verdict) -> None:
+        """A cell whose engine ended after its last batch, over its score: measured, and without a score."""
+        if self._scoring == "asked":
+            writer.event(self._supervisor.not_scored(writer.spec, died.cause))
+        writer.event(EndEvent(t_s=seconds(monotonic_ns()), outcome=Outcome.OK))
+        self._close(writer, Verdict(outcome=Outcome.OK, judged_by="worker", exit_code=died.exit_code))
+
     def judge(self, exit_code: int) -> list[Verdict]:
         """Verdicts of the cells this process has dealt with: the one in hand when it died, all if it never loaded."""
         if not self._left:
             return self._verdicts
         died = self._verdict_on_death(exit_code)
-        if self._writer is not None:
+        if self._writer is not None and self._scoring != "no":
+            self._close_measured(self._writer, died)
+        elif self._writer is not None:
             self._close(self._writer, died)
         elif self._load_verdict is not None or not self._verdicts:
             # Nothing was begun: the load is what failed, for every cell alike.
