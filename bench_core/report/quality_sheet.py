@@ -97,9 +97,10 @@ def _notes(view: RunView, quality: RunQuality) -> Iterable[str]:
     scored = next((c.likelihood for c in quality.cells.values() if c.likelihood and c.likelihood.scored_tokens), None)
     if scored is not None:
         tokens = quantity(sum(scored.scored_tokens), "token")
+        texts = quantity(len(scored.scored_tokens), "text")
         yield (
-            f"NLL: negative log-likelihood, natural logarithm, of {tokens} in {quantity(len(scored.scored_tokens), 'text')}"
-            f" (first {SCORE_TOKENS} tokens of the workload's first prompts; digest {scored.digest[:12]}), scored once "
+            f"NLL: negative log-likelihood, natural logarithm, of {tokens} in {texts} "
+            f"(first {SCORE_TOKENS} tokens of the workload's first prompts; digest {scored.digest[:12]}), scored once "
             "for each method after its batches. Perplexity: its exponential. ±: standard error of the difference over "
             f"texts. The reference: {quality.likelihood_reference or 'none'}."
         )
@@ -110,9 +111,9 @@ def _notes(view: RunView, quality: RunQuality) -> Iterable[str]:
     )
     if synthetic:
         yield (
-            "Random weights: every choice is a near-tie, agreement says nothing and excludes nobody. The NLL shows that "
-            f"engines compute the same; one more than {bounds.max_nll_increase:g} nat/token above the reference's is "
-            "not ranked."
+            "Random weights: every choice is a near-tie, agreement says nothing and excludes nobody. The NLL shows "
+            f"that engines compute the same; one more than {bounds.max_nll_increase:g} nat/token above the "
+            "reference's is not ranked."
         )
     else:
         yield (
