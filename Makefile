@@ -6,7 +6,7 @@ DEVICE ?= auto
 IMAGES ?= all
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format build-all self-check harness new-image lock schema clean
+.PHONY: help setup demo test lint format build-all self-check harness quality new-image lock schema clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/:.*  ## /\t/' | expand -t 16
@@ -48,6 +48,15 @@ self-check: setup  ## run the contract suite of every image (DEVICE=cpu, IMAGES=
 harness: setup  ## measure the suite's own error and overhead on this machine, with the scripted engine
 	docker/local-os.sh
 	$(PY) -m bench_core.drive.harness
+
+quality: setup  ## MODEL=x DATASET=x RUN=x: publish a run of suites/quality-smollm2.yaml and docs/quality.md from it
+	docker/local-os.sh
+	$(PY) -m bench_core.drive --suite suites/quality-smollm2.yaml --model $(MODEL) --dataset $(DATASET) \
+		--results results/published --run-id $(RUN) --yes
+	rm -f results/published/$(RUN)/suite.json
+	gzip -9n results/published/$(RUN)/cells/*/events.jsonl
+	$(PY) -m bench_core.report results/published/$(RUN) --check
+	$(PY) -m bench_core.report results/published/$(RUN) --embed docs/quality.md
 
 new-image: setup  ## NAME=x: copy the template to images/x
 	docker/new-image.sh $(NAME)

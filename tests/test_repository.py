@@ -11,6 +11,7 @@ import pytest
 
 from bench_core.drive import schema
 from bench_core.drive.catalogue import Catalogue
+from bench_core.report.embed import blocks, sheet_of
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCKERFILES = sorted(
@@ -132,6 +133,21 @@ def test_published_runs_verify(record: Path) -> None:
     command = [sys.executable, "-m", "bench_core.verify", str(record.parent)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_tables_in_the_documentation_follow_from_published_runs() -> None:
+    """A marked block holds what the run that it names gives now; until a run is published it says so, without one
+    number."""
+    found = [
+        block for page in sorted((ROOT / "docs").glob("*.md")) for block in blocks(page.read_text(encoding="utf-8"))
+    ]
+    assert found
+    for block in found:
+        if block.run == "none":
+            assert block.body == "No run is published yet.\n"
+        else:
+            assert block.run.startswith("results/published/")
+            assert block.body == sheet_of(ROOT / block.run, block.heading) + "\n"
 
 
 def test_the_table_of_the_readme_is_that_of_a_published_run() -> None:

@@ -21,6 +21,12 @@ def report(
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder of the report. Default: the run's folder.", show_default=False)
     ] = None,
+    embed: Annotated[
+        Path | None,
+        typer.Option(
+            "--embed", help="Write only this: the run's tables into a page's marked blocks.", show_default=False
+        ),
+    ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; exit with 1 if report.md or table.csv differs.")
     ] = False,
@@ -48,6 +54,12 @@ def report(
             raise BadInput("--without-prompts goes with --publish")
         if check:
             _check(run, out)
+            return
+        if embed is not None:
+            from bench_core.report.embed import embed as put  # noqa: PLC0415  # the one use
+
+            put(embed, run, run.as_posix())
+            typer.echo(embed)
             return
         paths = write_report(run, out)
     except BadInput as error:

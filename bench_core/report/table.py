@@ -42,10 +42,14 @@ def _facts(facts: Sequence[tuple[str, str]]) -> str:
 
 
 def _sheet(sheet: Sheet, level: int) -> str:
-    lines = [f"{'#' * level} {sheet.heading}", ""]
+    return f"{'#' * level} {sheet.heading}\n\n{sheet_markdown(sheet)}"
+
+
+def sheet_markdown(sheet: Sheet) -> str:
+    """A table and its notes, without its heading."""
     if not sheet.rows:
-        return "\n".join([*lines, "No cell was measured."])
-    lines.append("| " + " | ".join(title for title, _ in sheet.columns) + " |")
+        return "No cell was measured."
+    lines = ["| " + " | ".join(title for title, _ in sheet.columns) + " |"]
     lines.append("|" + "|".join("---:" if of_numbers else "---" for _, of_numbers in sheet.columns) + "|")
     lines += ["| " + " | ".join(_entry(entry) for entry in row) + " |" for row in sheet.rows]
     for note in sheet.notes:

@@ -21,6 +21,7 @@ from bench_core.contract.events import (
     EngineEvent,
     Event,
     PhaseEvent,
+    ScoreEvent,
     StartEvent,
     TelemetryEvent,
 )
@@ -97,6 +98,10 @@ class Method:
     pool: dict[str, int] = field(default_factory=dict)
     dies: dict[int, tuple[Outcome, str]] = field(default_factory=dict)
     unreached: tuple[int, ...] = ()
+    reference: int | None = None
+    ranked: bool = True
+    nll_nat_per_token: float | None = None  # scored in the first batch size's cell; text 1 is 0.1 above, text 2 below
+    differs_from: int | None = None  # place of the first output token that is not the others'
 
     def factor(self, batch_size: int) -> float:
         """How much longer everything takes in a batch of this size."""
@@ -142,6 +147,8 @@ def write_run(root: Path, script: Script, *, compressed: bool = False) -> Path:
             variant=method.variant,
             batch_size=size,
             label=method.label,
+            ranked=method.ranked,
+            reference=method.reference,
         )
         for method in script.methods
         for size in script.batch_sizes
@@ -286,6 +293,18 @@ def _events(script: Script, method: Method, size: int, outcome: Outcome, cause: 
             now += batch.latency_s
             events += [batch, _sample(script, now, top, HOST_BYTES + size * MIB)]
             now += 0.01
+    if method.nll_nat_per_token is not None and size == script.batch_sizes[0]:
+        sums = tuple(-100 * (method.nll_nat_per_token + above) for above in (0.1, -0.1))
+        events.append(
+            ScoreEvent(
+                started_s=now,
+                duration_s=0.5,
+                texts=(0, 1),
+                digest="7e" * 32,
+                scored_tokens=(100, 100),
+                log_probability_nat=sums,
+            )
+        )
     return [
         *events,
         PhaseEvent(phase="close", started_s=now, duration_s=0.2),
@@ -309,13 +328,19 @@ def _batch(
         prompt_tokens=(50,) * size,
         started_s=now,
         latency_s=method.latency_s(size, script.new_tokens) + jitter_s,
-        outputs=(tuple(range(3, 3 + script.new_tokens)),) * size,
+        outputs=(_output(script, method),) * size,
         arrivals=Arrivals(
             source="engine" if method.arrivals == "engine" else "worker", shared=True, offsets_us=(offsets,)
         )
         if told
         else None,
     )
+
+
+def _output(script: Script, method: Method) -> tuple[int, ...]:
+    """The same tokens of all methods, up to where one differs; from there on none is equal."""
+    end = script.new_tokens if method.differs_from is None else method.differs_from
+    return (*range(3, 3 + end), *(1000 + place for place in range(end, script.new_tokens)))
 
 
 def _sample(script: Script, t_s: float, device_bytes: int, rss_bytes: int) -> TelemetryEvent:

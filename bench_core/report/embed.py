@@ -1,0 +1,73 @@
+"""Puts a table of a run's report into a page of the documentation, and tells whether one there still follows.
+
+A block is marked, so that no number in a page is typed by hand::
+
+    <!-- sheet: results/published/RUN Quality -->
+    ...
+    <!-- /sheet -->
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench_core.contract.errors import BadInput
+from bench_core.report.content import document
+from bench_core.report.load import load_run
+from bench_core.report.table import sheet_markdown
+
+_BLOCK = re.compile(r"<!-- sheet: (?P<run>\S+) (?P<heading>[^>\n]+?) -->\n(?P<body>.*?)<!-- /sheet -->", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A marked block: whose table, which, and what stands there."""
+
+    run: str
+    heading: str
+    body: str
+
+
+def blocks(text: str) -> Iterator[Block]:
+    """The blocks of a page, in order."""
+    return (Block(found["run"], found["heading"], found["body"]) for found in _BLOCK.finditer(text))
+
+
+def sheet_of(run_folder: Path, heading: str) -> str:
+    """One table of a run's report in Markdown with its notes, without the heading, recomputed from the raw events.
+
+    Raises:
+        BadInput: not a run, or its report has no such table.
+    """
+    words = document(load_run(run_folder))
+    sheets = [*words.results, *words.details, words.images]
+    found = next((sheet for sheet in sheets if sheet.heading == heading), None)
+    if found is None:
+        raise BadInput(f"{run_folder}: its report has no table {heading!r}", ", ".join(s.heading for s in sheets))
+    return sheet_markdown(found)
+
+
+def embed(page: Path, run_folder: Path, named: str) -> None:
+    """Makes every block of a page a table of this run, and writes ``named`` into it as the run's place.
+
+    Raises:
+        BadInput: the page has no block, cannot be read or written, or a table is not there.
+    """
+    try:
+        text = page.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{page}: cannot be read: {error}") from error
+    if not _BLOCK.search(text):
+        raise BadInput(f"{page}: has no block for a table", "mark one: <!-- sheet: RUN Quality --> <!-- /sheet -->")
+
+    def made(found: re.Match[str]) -> str:
+        heading = found["heading"]
+        return f"<!-- sheet: {named} {heading} -->\n{sheet_of(run_folder, heading)}\n<!-- /sheet -->"
+
+    try:
+        page.write_text(_BLOCK.sub(made, text), encoding="utf-8")
+    except OSError as error:
+        raise BadInput(f"{page}: cannot be written: {error.strerror or error}") from error
