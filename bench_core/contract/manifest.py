@@ -104,6 +104,8 @@ class Manifest(Record):
             raise ValueError("convert_target is set but nothing is converted")
         if self.harness_variant is not None and self.harness_variant not in self.variants:
             raise ValueError(f"harness_variant {self.harness_variant!r} is no variant")
+        if any(v.reference and v.stands_in is not None for v in self.variants.values()):
+            raise ValueError("the reference does not stand in for itself")
         for device in self.devices:
             if not any(v.default for v in self._on(device).values()):
                 raise ValueError(f"no variant is the default on {device}")

@@ -63,7 +63,8 @@ def _difference(difference: NllDifference | None) -> Entry:
     if difference is None:
         return Entry(ABSENT)
     error = "" if difference.standard_error is None else f" ± {difference.standard_error:.4f}"
-    return Entry(f"{difference.nat_per_token:+.4f}{error}", difference.nat_per_token)
+    written = f"{round(difference.nat_per_token, 4) + 0.0:+.4f}"  # + 0.0: no minus before a zero
+    return Entry(written + error, difference.nat_per_token)
 
 
 def _perplexity(likelihood: Likelihood | None) -> Entry:
