@@ -19,8 +19,8 @@ from bench_core.drive.request import Suite
 
 FAST = ("--option", "null.ttft_s=0.001", "--option", "null.tpot_s=0.001")
 PROMPTS = ("--samples", "8", "--max-new-tokens", "4")
-RUN = ("--images", "null", "--device", "cpu", "--launcher", "process", *PROMPTS, *FAST)
-RUN += ("--batch-sizes", "1,4", "--run-id", "mine")
+WHERE = ("--images", "null", "--device", "cpu", "--launcher", "process", "--run-id", "mine")
+RUN = (*WHERE, *PROMPTS, *FAST, "--batch-sizes", "1,4")
 MANIFEST = """\
 name: e
 title: E
