@@ -12,6 +12,7 @@ from bench_core.contract import layout
 from bench_core.contract.events import BatchEvent, parse_events
 from bench_core.contract.metrics import CellResult
 from bench_core.contract.outcome import Verdict
+from bench_core.contract.quality import Likelihood, nll_difference
 from bench_core.drive.catalogue import Catalogue
 from bench_core.drive.plan import make_plan
 from bench_core.drive.request import Suite
@@ -57,7 +58,8 @@ def test_every_engine_measures_every_batch_size(
 
 
 def test_engines_agree_on_the_text(run: Run, tmp_path: Path, material: Path, kept: dict[str, Path]) -> None:
-    """32-bit variants of three engines write the same 64 tokens for 16 stories at batch size 1, and nearly so at 4."""
+    """32-bit variants of three engines write the same 64 tokens for 16 stories at batch size 1, and nearly so at 4;
+    their negative log-likelihoods of the same texts are within 0.01 nat a token."""
     done = run(
         "--images", "transformers,ctranslate2,llama-cpp-python", "--variants", "fp32,float32,f32",
         *_real(material), "--samples", "16", "--batch-sizes", "1,4", "--max-new-tokens", str(NEW_TOKENS),
@@ -75,6 +77,19 @@ def test_engines_agree_on_the_text(run: Run, tmp_path: Path, material: Path, kep
         for name, outputs in texts.items():
             same = sum(outputs[row] == reference[row] for row in reference)
             assert same >= least, f"{name} at batch size {batch_size}: {same} of 16 equal"
+    scores = {name: _likelihood(layout.cell_folder(cells, f"{name}.b1")) for name in texts}
+    assert len({score.digest for score in scores.values()}) == 1
+    for name, score in scores.items():
+        difference = nll_difference(score, scores["transformers.fp32"])
+        assert difference is not None, f"{name}: {score.cause}"
+        assert abs(difference.nat_per_token) < 0.01, name
+
+
+def _likelihood(folder: Path) -> Likelihood:
+    """Of the workload's first texts, as the cell's engine scored them."""
+    found = CellResult.read(folder / layout.RESULT_FILE).metrics.likelihood
+    assert found is not None
+    return found
 
 
 def _outputs(folder: Path) -> dict[int, tuple[int, ...]]:
