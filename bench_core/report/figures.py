@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import altair as alt
 
-from bench_core.contract.outcome import Outcome
 from bench_core.report.content import NOT_READ, peak_memory
 from bench_core.report.format import GIB, one_line
 from bench_core.report.load import Row, RunView
@@ -97,13 +96,11 @@ def _points(view: RunView, value: Callable[[Row], float | None]) -> list[_Point]
     """One point for each row that is compared; all rows where none is."""
     labels = _labels(view)
     points = []
-    for row in [row for row in view.grid if row.planned.ranked] or view.grid:
-        number = value(row) if not view.unranked(row) else None
+    for row in [row for row in view.grid if row.planned.ranked and not view.shortfall(row)] or view.grid:
+        number = value(row) if not row.breaches else None
         # A logarithm or a line through zero would hide that there was nothing to measure.
         number = number if number is not None and number > 0 else None
-        status = row.status
-        if row.result is not None:
-            status = UNEQUAL if row.breaches else Outcome.QUALITY_FAILED.value if view.shortfall(row) else NOT_READ
+        status = row.status if row.result is None else UNEQUAL if row.breaches else NOT_READ
         points.append(_Point(labels[row.planned.image, row.planned.variant], row.planned.batch_size, number, status))
     return points
 
