@@ -9,10 +9,10 @@ from pathlib import Path
 
 from bench_core.contract import layout
 from bench_core.contract.digest import file_sha256
-from bench_core.contract.errors import BadInput
+from bench_core.contract.errors import BadInput, first_line
 from bench_core.contract.run import RunRecord
-from bench_core.report.differences import Difference, of_run
-from bench_core.report.load import RunView, check_plan, load_run
+from bench_core.report.differences import Difference, of_run, present
+from bench_core.report.load import RunView, Unreadable, check_inside, check_plan, load_run
 from bench_core.report.verify_cells import CellChecks, plan_differences, raw_files, unplanned_digests
 from bench_core.report.verify_report import report_differences
 
@@ -79,12 +79,13 @@ def _workload(view: RunView) -> Iterator[Difference]:
 def _digests(folder: Path) -> Iterator[Difference]:
     """The digests that a published run comes with, in the format of ``sha256sum``."""
     path = folder / layout.DIGESTS_FILE
-    if not path.exists():
+    if not present(path):
         return
     try:
+        check_inside(folder, path)
         lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        yield of_run(layout.DIGESTS_FILE, f"cannot be read: {error}")
+    except (OSError, UnicodeDecodeError, Unreadable) as error:
+        yield of_run(layout.DIGESTS_FILE, f"cannot be read: {first_line(error)}")
         return
     listed: dict[str, str] = {}
     for number, line in enumerate(lines, start=1):
@@ -98,7 +99,17 @@ def _digests(folder: Path) -> Iterator[Difference]:
         cell = name.split("/")[1] if name.startswith(f"{layout.CELLS_FOLDER}/") and name.count("/") == 2 else None
         if name not in there:
             yield Difference(name, cell, f"is missing; {layout.DIGESTS_FILE} names it")
-        elif (now := file_sha256(there[name])) != digest:
+            continue
+        try:
+            check_inside(folder, there[name])
+            now = file_sha256(there[name])
+        except Unreadable as error:
+            yield Difference(name, cell, error.damage.what)
+            continue
+        except OSError as error:
+            yield Difference(name, cell, error.strerror or "cannot be read")
+            continue
+        if now != digest:
             yield Difference(name, cell, f"sha256 is {now[:12]}, {layout.DIGESTS_FILE} has {digest[:12]}")
     for name in unplanned_digests(folder, listed):
         yield of_run(name, f"is not named in {layout.DIGESTS_FILE}")

@@ -149,6 +149,9 @@ class CellChecks:
             if row.damage is None and verdict.judged_by == "worker":
                 self.found.append(in_cell(cell, error.damage.where, error.damage.what))
             return
+        except (ArithmeticError, ValueError) as error:
+            self.found.append(in_cell(cell, path.name, f"a number in it is beyond reason: {first_line(error)}"))
+            return
         if facts.start is not None:
             self.found += [in_cell(cell, path.name, what) for what in problems]
         self.found += [in_cell(cell, layout.OUTCOME_FILE, what) for what in self._outcome(cell, verdict, facts, folder)]

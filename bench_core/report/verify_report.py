@@ -12,7 +12,7 @@ from bench_core.contract import layout
 from bench_core.report.content import document
 from bench_core.report.differences import Difference, of_run
 from bench_core.report.format import one_line
-from bench_core.report.load import RunView
+from bench_core.report.load import RunView, Unreadable, check_inside
 from bench_core.report.table import FIGURES, csv_table, markdown
 
 _MOST_LINES = 20  # of one file; a table of another run differs everywhere
@@ -36,14 +36,14 @@ def report_differences(folder: Path, view: RunView) -> tuple[list[Difference], l
     drawn = {"throughput": figures.throughput(view).svg, "memory": figures.memory(view).svg}
     html = page.html(words, [(alt, drawn[name]) for name, alt in FIGURES])
     for name, text in ((layout.TABLE_FILE, csv_table(view)), (layout.REPORT_FILE, markdown(words))):
-        present = _text(folder / name)
+        present = _text(folder, name)
         if present is None:
             missing.append(f"{name}: the run has none")
         elif name == layout.TABLE_FILE:
             found += _table(present, text)
         else:
             found += _lines(name, present, text)
-    present = _text(folder / layout.PAGE_FILE)
+    present = _text(folder, layout.PAGE_FILE)
     if present is None:
         missing.append(f"{layout.PAGE_FILE}: the run has none")
     else:
@@ -51,7 +51,7 @@ def report_differences(folder: Path, view: RunView) -> tuple[list[Difference], l
         found += _marks(layout.PAGE_FILE, present, html)
     for name, svg in drawn.items():
         file = f"{layout.FIGURES_FOLDER}/{name}.svg"
-        present = _text(folder / file)
+        present = _text(folder, file)
         if present is None:
             missing.append(f"{file}: the run has none")
         else:
@@ -59,10 +59,12 @@ def report_differences(folder: Path, view: RunView) -> tuple[list[Difference], l
     return found, missing
 
 
-def _text(path: Path) -> str | None:
+def _text(folder: Path, name: str) -> str | None:
+    """A published file; ``None`` where there is none that belongs to the run (a link out of it, a pipe)."""
     try:
-        return path.read_bytes().decode("utf-8", "replace")
-    except OSError:
+        check_inside(folder, folder / name)
+        return (folder / name).read_bytes().decode("utf-8", "replace")
+    except (OSError, Unreadable):
         return None
 
 

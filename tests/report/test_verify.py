@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import json
+import random
 import re
 import shutil
 import subprocess
@@ -18,6 +19,8 @@ from typing import Any
 import pytest
 
 from bench_core.contract import layout
+from bench_core.contract.digest import prompts_sha256
+from bench_core.contract.errors import BadInput
 from bench_core.contract.workload import Workload
 from bench_core.report.differences import Difference
 from bench_core.report.publish import NotVerified, publish
@@ -247,8 +250,6 @@ def _another_workload(run: Path) -> None:
     path = run / layout.WORKLOAD_FILE
     content = json.loads(gzip.decompress(path.read_bytes()))
     content["prompts"][:2] = content["prompts"][1::-1]
-    from bench_core.contract.digest import prompts_sha256
-
     content["digest"] = prompts_sha256(content["prompts"])
     path.write_bytes(Workload.model_validate(content).packed())
 
@@ -601,3 +602,55 @@ def test_publishing_by_the_command(mine: Path, tmp_path: Path) -> None:
     assert "verified" in done.stdout
     assert report(mine, "--publish", tmp_path / "there").returncode == 2, "an existing folder is never written over"
     assert report(mine, "--without-prompts").returncode == 2
+
+
+# --- damage of any kind -----------------------------------------------------------------------------------------------
+
+
+def _damaged(content: bytes, drawn: random.Random) -> bytes:
+    """A flipped bit, a cut end, or a number beyond reason in place of another."""
+    kind = drawn.randrange(3)
+    if kind == 0:
+        at = drawn.randrange(len(content))
+        return content[:at] + bytes([content[at] ^ (1 << drawn.randrange(8))]) + content[at + 1 :]
+    numbers = list(re.finditer(rb"\d+", content))
+    if kind == 1 or not numbers:
+        return content[: drawn.randrange(len(content))]
+    number = drawn.choice(numbers)
+    word = drawn.choice([b"9" * 400, b"-1", b"1e308", b"1e-320", b"12345678901234567890"])
+    return content[: number.start()] + word + content[number.end() :]
+
+
+def test_no_damage_makes_the_verification_itself_fail(mine: Path) -> None:
+    """It answers with differences or refuses the run as bad input, whatever stands in a file."""
+    drawn = random.Random(20261123)  # noqa: S311  # damage, not secrets
+    raw = [mine / layout.RUN_FILE, mine / layout.WORKLOAD_FILE]
+    raw += [path for path in sorted((mine / layout.CELLS_FOLDER).rglob("*")) if path.name != layout.LOG_FILE]
+    files = [path for path in raw if path.is_file()]
+    logs_found = logs = 0
+    for _ in range(80):
+        path = drawn.choice(files)
+        content = path.read_bytes()
+        path.write_bytes(_damaged(content, drawn))
+        changed = path.read_bytes() != content
+        try:
+            found = differences(mine)
+        except BadInput:
+            assert path.name == layout.RUN_FILE
+            found = ()
+        if path.name == EVENTS and changed:
+            logs += 1
+            logs_found += bool(found)
+        path.write_bytes(content)
+    assert logs_found == logs > 10, "every change of a log is found"
+    assert differences(mine) == ()
+
+
+def test_a_link_out_of_the_run_is_not_followed(mine: Path, tmp_path: Path) -> None:
+    for name in (f"cells/{ONE}/{RESULT}", layout.WORKLOAD_FILE):
+        outside = tmp_path / Path(name).name
+        (mine / name).rename(outside)
+        (mine / name).symlink_to(outside)
+    found = differences(mine)
+    assert named(found, f"cells/{ONE}/{RESULT}", ONE, "a link that leaves the run's folder")
+    assert named(found, layout.WORKLOAD_FILE, None, "a link that leaves the run's folder")
