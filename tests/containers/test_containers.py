@@ -20,6 +20,7 @@ from bench_core.contract import layout
 from bench_core.contract.metrics import CellResult
 from bench_core.contract.outcome import Verdict
 from bench_core.contract.run import RunRecord
+from bench_core.report.verify import verify_run
 
 pytestmark = pytest.mark.docker
 
@@ -41,12 +42,14 @@ def test_a_run_leaves_the_files_of_the_layout_and_no_container(
         assert {path.stat().st_uid for path in files} == {os.getuid()}
     left = docker_client.containers.list(all=True, filters={"label": "llm-bench.run=mine"})
     assert left == []
+    done_again = verify_run(folder)
+    assert (done_again.differences, done_again.not_checked) == ((), ()), "the image holds the code that the run names"
 
 
 def test_measuring_containers_are_hardened(run: Run, docker_client: docker.DockerClient) -> None:
     """What DESIGN.md section 5 promises, read from the engine while a cell is measured."""
     done: list[subprocess.CompletedProcess[str]] = []
-    script = ("--option", "null.load_s=6")
+    script = ("--option", "null.load_s=6", "--no-harness-check")
     thread = threading.Thread(target=lambda: done.append(run(*QUICK, "--batch-sizes", "1", *script)))
     thread.start()
     container = _wait_for_container(docker_client, "mine")
@@ -86,7 +89,7 @@ def test_a_container_killed_from_outside_is_a_row_and_the_rest_goes_on(
 ) -> None:
     """The cell in hand is `killed`; a fresh container measures those that are left."""
     done: list[subprocess.CompletedProcess[str]] = []
-    script = ("--option", "null.tpot_s=0.05", "--option", "null.ttft_s=0.05")
+    script = ("--option", "null.tpot_s=0.05", "--option", "null.ttft_s=0.05", "--no-harness-check")
     thread = threading.Thread(target=lambda: done.append(run(*QUICK, "--batch-sizes", "1,8", *script)))
     thread.start()
     container = _wait_for_container(docker_client, "mine")
