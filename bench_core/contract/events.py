@@ -134,6 +134,7 @@ class TelemetryEvent(Record):
         energy_mj: NVML's energy counter, millijoules since the driver was loaded.
         sm_clock_mhz, memory_clock_mhz, temperature_c, utilisation_percent: as NVML tells them.
         throttle_reasons: NVML's clock-event bit mask.
+        package_energy_uj: energy of all CPU packages since sampling began (RAPL), microjoules.
     """
 
     type: Literal["telemetry"] = "telemetry"
@@ -147,6 +148,7 @@ class TelemetryEvent(Record):
     temperature_c: tuple[int | None, ...] | None = None
     utilisation_percent: tuple[int | None, ...] | None = None
     throttle_reasons: tuple[int | None, ...] | None = None
+    package_energy_uj: tuple[int | None, ...] | None = None
 
     @model_validator(mode="after")
     def _columns_of_one_length(self) -> TelemetryEvent:

@@ -38,6 +38,22 @@ class VariantEntry(Record):
     options: dict[str, Scalar] = Field({}, description="handed to the adapter's load as they stand")
 
 
+class MemoryBudget(Record):
+    """The option by which an engine that reserves memory is told how much it may take; for ``--min-memory``."""
+
+    option: str = Field(description="of the variants")
+    unit: Literal["bytes", "fraction"] = Field(description="fraction: of the device's memory")
+    min: float = Field(ge=0, description="the smallest value that makes sense")
+    max: float = Field(gt=0, description="the largest")
+    devices: tuple[DeviceKind, ...] = Field((), description="where the engine obeys it; all devices where empty")
+
+    @model_validator(mode="after")
+    def _a_range(self) -> MemoryBudget:
+        if self.min >= self.max or (self.unit == "fraction" and self.max > 1):
+            raise ValueError("min must be below max, and a fraction's max at most 1")
+        return self
+
+
 class KnownFailure(Record):
     """A check of the contract suite that this image fails, and why that is accepted."""
 
@@ -52,7 +68,9 @@ class Manifest(Record):
 
     name: Name = Field(description="the folder's name")
     title: str = Field(description="the engine's name as its authors write it")
-    adapter: EntryPoint = Field(description="module:Class in the image's folder")
+    adapter: EntryPoint | None = Field(
+        None, description="module:Class in the image's folder; left out by an image that is no engine"
+    )
     base: Name = Field(
         "base",
         description="what it is built on: base, python311 (Debian 12's Python, for engines that came to a stop there), "
@@ -75,7 +93,13 @@ class Manifest(Record):
     convert_target: bool = Field(
         False, description="converters live in the build target `convert` (requirements.convert.txt), not in `measure`"
     )
-    variants: dict[Name, VariantEntry] = Field(min_length=1)
+    calibrates: EntryPoint | None = Field(
+        None, description="module:function that offers work for measuring a device; such an image is no engine"
+    )
+    memory_budget: MemoryBudget | None = Field(
+        None, description="how the engine is told what memory it may reserve, for an engine that reserves"
+    )
+    variants: dict[Name, VariantEntry] = Field({}, description="at least one, unless the image is no engine")
     ranked: bool = Field(True, description="false for an engine that is no engine: in tables, not in the comparison")
     harness_variant: Name | None = Field(
         None, description="of a scripted engine: measured with every run, for the error of the suite itself"
@@ -100,6 +124,14 @@ class Manifest(Record):
 
     @model_validator(mode="after")
     def _consistent(self) -> Manifest:
+        if self.calibrates is not None:
+            if self.adapter is not None or self.variants:
+                raise ValueError("an image that calibrates is no engine: no adapter, no variants")
+            return self
+        if self.adapter is None:
+            raise ValueError("adapter: Field required")
+        if not self.variants:
+            raise ValueError("variants: at least one is needed")
         if self.convert_target and not self.converts:
             raise ValueError("convert_target is set but nothing is converted")
         if self.harness_variant is not None and self.harness_variant not in self.variants:

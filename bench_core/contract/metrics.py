@@ -26,6 +26,8 @@ from bench_core.contract.events import (
 from bench_core.contract.outcome import Outcome
 from bench_core.contract.quality import Likelihood, likelihood
 from bench_core.contract.record import Record
+from bench_core.contract.steps import DecodeSteps, PromptReading, decode_steps, prompt_reading
+from bench_core.contract.telemetry import TelemetrySummary, summarise_telemetry
 
 # A percentile q of n values is given only if at least this many values lie beyond it: p90 from 50 values, p99 from 500.
 VALUES_BEYOND_A_PERCENTILE = 5
@@ -144,6 +146,9 @@ class CellMetrics(Record):
         measured_s: from the first measured batch's start to the last one's end, pauses between them included.
         device_energy_joules: NVML's counter over ``measured_s``.
         likelihood: of a fixed text, in the cell that was to score it.
+        decode, prompts: decode steps and prompt reading, from the batches that token times come from.
+        longest_batch_tokens: positions that the largest batch's rows need together, each row as long as the longest.
+        telemetry: clocks, power, throttling and sampling gaps over ``measured_s``.
     """
 
     batches: int = Field(ge=1)
@@ -170,6 +175,10 @@ class CellMetrics(Record):
     device_energy_joules: float | None = None
     parity: Parity | None = None
     likelihood: Likelihood | None = None
+    decode: DecodeSteps | None = None
+    prompts: PromptReading | None = None
+    longest_batch_tokens: int | None = None
+    telemetry: TelemetrySummary | None = None
 
 
 class CellResult(Record):
@@ -263,6 +272,7 @@ def _metrics(events: CellEvents, measured: list[BatchEvent]) -> CellMetrics:
     latency = Distribution.of(latencies)
     assert latency is not None  # there is at least one measured batch
     pool = next((event.memory for event in reversed(events.engine) if event.memory), {})
+    began_s, ended_s = measured[0].started_s, measured[-1].started_s + measured[-1].latency_s
     return CellMetrics(
         batches=len(measured),
         rows=sum(len(batch.prompts) for batch in measured),
@@ -288,7 +298,16 @@ def _metrics(events: CellEvents, measured: list[BatchEvent]) -> CellMetrics:
         device_energy_joules=_energy_joules(events, measured),
         parity=_parity(events.batches["direct"], measured),
         likelihood=likelihood(events.score) if events.score else None,
+        decode=decode_steps(stamped),
+        prompts=prompt_reading(stamped),
+        longest_batch_tokens=max(_rectangle_tokens(batch) for batch in measured),
+        telemetry=summarise_telemetry(events.telemetry, began_s, ended_s, output_tokens),
     )
+
+
+def _rectangle_tokens(batch: BatchEvent) -> int:
+    """Rows x the longest prompt with the longest output."""
+    return len(batch.prompts) * (max(batch.prompt_tokens) + max(batch.output_tokens))
 
 
 def _parity(direct: list[BatchEvent], measured: list[BatchEvent]) -> Parity | None:

@@ -10,6 +10,7 @@ from bench_core.contract import layout
 from bench_core.contract.manifest import DeviceKind, Name
 from bench_core.contract.model import ModelInfo
 from bench_core.contract.record import Record, Scalar
+from bench_core.contract.stored_weights import StoredWeights
 from bench_core.contract.workload import WorkloadRef
 
 Length = Literal["forced", "natural"]
@@ -56,6 +57,7 @@ class CellSpec(Record):
     model: ModelInfo
     artifact: str
     artifact_digest: str | None = Field(description="of the files that the engine read, if any")
+    weights: StoredWeights | None = Field(None, description="that the artifact holds; not known in older records")
     options: dict[str, Scalar]
     workload: WorkloadRef
     max_new_tokens: int = Field(ge=1)

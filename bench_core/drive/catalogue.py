@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bench_core.contract import layout
 from bench_core.contract.errors import BadInput
-from bench_core.contract.manifest import Manifest
+from bench_core.contract.manifest import DeviceKind, Manifest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 IMAGES_FOLDER = REPOSITORY / "images"
@@ -45,16 +45,24 @@ class Catalogue:
             BadInput: a manifest is invalid, or its name is not its folder's.
         """
         self._images: dict[str, Image] = {}
+        self._probes: list[Image] = []
         for path in sorted(folder.glob(f"*/{layout.MANIFEST_FILE}")):
             image = Image(path.parent, Manifest.load(path.parent))
             if image.name != path.parent.name:
                 raise BadInput(f"{path}: the name {image.name!r} is not the folder's", "rename one of them")
-            self._images[image.name] = image
+            if image.manifest.calibrates is None:
+                self._images[image.name] = image
+            else:
+                self._probes.append(image)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All names, sorted."""
+        """All names of engines, sorted."""
         return tuple(self._images)
+
+    def probe(self, device: DeviceKind) -> Image | None:
+        """The image that measures what a device can do, if there is one; it is no engine and has no place in a plan."""
+        return next((image for image in self._probes if device in image.manifest.devices), None)
 
     def get(self, name: str) -> Image:
         """One image.

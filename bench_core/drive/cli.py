@@ -14,6 +14,7 @@ from bench_core import __version__
 from bench_core.contract.errors import BadInput
 from bench_core.contract.outcome import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK
 from bench_core.contract.record import Scalar, describe
+from bench_core.drive.catalogue import Catalogue
 from bench_core.drive.request import Request, Suite
 from bench_core.drive.resume import Earlier, find_run
 from bench_core.drive.session import Modes, Session
@@ -88,6 +89,17 @@ def drive(
     no_harness_check: Annotated[
         bool, typer.Option("--no-harness-check", help="Do not measure the suite's own error before the cells.")
     ] = False,
+    calibration: Annotated[
+        bool | None,
+        typer.Option(
+            "--calibration/--no-calibration",
+            help="Measure each device's bandwidth and matrix rate at the visit  [default: where it costs seconds]",
+        ),
+    ] = None,
+    min_memory: Annotated[
+        str | None,
+        typer.Option(help="IMAGE.VARIANT.bN: find the smallest memory budget that sustains it (and measure it)."),
+    ] = None,
     results: Annotated[Path, typer.Option(help="Folder of results.")] = Path("results"),
     data: Annotated[Path, typer.Option(help="Folder of workloads.")] = Path("data"),
     models: Annotated[Path, typer.Option(help="Folder of models and artifacts.")] = Path("models"),
@@ -119,6 +131,8 @@ def drive(
             base = base.model_copy(update={"variants": ()})
     else:
         base = Suite()
+    if min_memory is not None and all(word is None for word in (suite, resume, images, variants, batch_sizes)):
+        images, variants, batch_sizes = _parts(min_memory)
     given: dict[str, Any] = {
         "images": _words(images),
         "variants": _words(variants),
@@ -168,7 +182,7 @@ def drive(
         )
     except ValidationError as error:
         raise BadInput(_as_option(describe(error)), "see --help") from error
-    modes = Modes(dry_run, yes, as_json, build_only, self_check)
+    modes = Modes(dry_run, yes, as_json, build_only, self_check, calibration, min_memory)
     raise typer.Exit(Session(request, modes, earlier).run())
 
 
@@ -178,6 +192,16 @@ def _earlier(run: str | None, results: Path, *, refused: bool) -> Earlier | None
     if refused:
         raise BadInput("--resume goes on with a run", "leave out --run-id, --build-only and --self-check")
     return Earlier.load(find_run(run, results))
+
+
+def _parts(cell: str) -> tuple[str, str, str]:
+    """``image.variant.bN`` as --images, --variants and --batch-sizes; either name may hold dots."""
+    method, _, size = cell.rpartition(".b")
+    names = [name for name in Catalogue().names if method.startswith(f"{name}.")]
+    if not names or not size.isascii() or not size.isdigit():
+        raise BadInput(f"--min-memory {cell!r} is not a cell: IMAGE.VARIANT.bN", "for example null.scripted.b4")
+    image = max(names, key=len)
+    return image, method, size
 
 
 def _sources(words: list[str]) -> dict[str, str]:

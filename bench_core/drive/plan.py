@@ -232,14 +232,21 @@ _CELL = re.compile(r"(.+)\.b([1-9][0-9]{0,4})")
 
 def _control(suite: Suite, catalogue: Catalogue, device: DeviceKind) -> Job | None:
     """The suite's control cell, written ``image.variant.b<batch size>``; either name may hold dots."""
-    if suite.control is None:
-        return None
-    match = _CELL.fullmatch(suite.control)
-    method, size = match.groups() if match else (suite.control, "")
+    return None if suite.control is None else cell_job(suite.control, "--control", suite, catalogue, device)
+
+
+def cell_job(cell: str, option: str, suite: Suite, catalogue: Catalogue, device: DeviceKind) -> Job:
+    """One cell by its name, with the suite's options.
+
+    Raises:
+        BadInput: not such a name, or not a cell that runs here; ``option`` is where it was given.
+    """
+    match = _CELL.fullmatch(cell)
+    method, size = match.groups() if match else (cell, "")
     owners = [name for name in catalogue.names if method.startswith(f"{name}.")]
     if not size or not owners:
         raise BadInput(
-            f"--control {suite.control!r} is not a cell: IMAGE.VARIANT.bN",
+            f"{option} {cell!r} is not a cell: IMAGE.VARIANT.bN",
             f"for example null.scripted.b1; images: {', '.join(catalogue.names)}",
         )
     image = catalogue.get(max(owners, key=len))

@@ -20,12 +20,14 @@ from bench_core.contract.manifest import DeviceKind, VariantEntry
 from bench_core.contract.outcome import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, Outcome, Verdict
 from bench_core.contract.run import GpuInfo, ImageInfo, VisitInfo
 from bench_core.contract.workload import require_fit
+from bench_core.drive.calibration import is_at_hand, measure_devices
 from bench_core.drive.catalogue import Catalogue, nearest
 from bench_core.drive.execute import Execution, Finished, Prepared
 from bench_core.drive.gpus import choose_gpus, host_gpus
 from bench_core.drive.launcher import Launcher
+from bench_core.drive.min_memory import MemorySearch, budget_of
 from bench_core.drive.outlook import Outlook, look_ahead, plan_words
-from bench_core.drive.plan import Job, Plan, harness_job, make_plan, plan_of_cells
+from bench_core.drive.plan import Job, Plan, cell_job, harness_job, make_plan, plan_of_cells
 from bench_core.drive.progress import Display, make_display
 from bench_core.drive.request import Request
 from bench_core.drive.resume import Earlier
@@ -49,6 +51,8 @@ class Modes:
     as_json: bool = False
     build_only: bool = False
     self_check: bool = False
+    calibration: bool | None = None  # None: where it costs seconds
+    min_memory: str | None = None  # a cell
 
 
 class Session:
@@ -73,6 +77,8 @@ class Session:
         if suite.beside is not None:
             read_published(suite.beside)
         plan = self._with_harness(self._plan(device))
+        if self._modes.min_memory is not None:
+            self._search_job(device)  # refused before anything is written
         launcher = self._launcher()
         if self._modes.build_only:
             return self._build_only(plan, launcher, gpus)
@@ -89,8 +95,7 @@ class Session:
             return EXIT_OK
         if not plan.jobs:
             finished = Finished(run_folder, kept=self._kept(plan))
-            self._finish(finished)
-            return finished.exit_code
+            return self._search_and_finish(finished, launcher, gpus, device)
         self._ask(plan, outlook)
         with make_display(self._modes.as_json) as display:
             execution = Execution(request, plan, launcher, gpus, display)
@@ -105,11 +110,53 @@ class Session:
             if execution.stopped:  # a visit that measures nothing is none
                 return EXIT_INTERRUPTED
             self._begin(run_folder, plan, visit_info(plan, launcher, gpus, images, prepared), prepared)
+            self._measure_devices(plan, launcher, gpus, display, run_folder, prepared)
             if plan.harness is not None:
                 execution.measure_harness(plan.harness, prepared, run_folder)
             finished = execution.measure(prepared, run_folder, self._kept(plan))
+        return self._search_and_finish(finished, launcher, gpus, device, stopped=execution.stopped)
+
+    def _measure_devices(
+        self,
+        plan: Plan,
+        launcher: Launcher,
+        gpus: list[GpuInfo],
+        display: Display,
+        run_folder: Path,
+        prepared: Prepared,
+    ) -> None:
+        """The roofs of this visit's devices, unless that is unwanted or would cost more than seconds."""
+        probe, wanted = self._catalogue.probe(plan.device), self._modes.calibration
+        if probe is None or wanted is False or not (wanted or is_at_hand(probe, plan, launcher)):
+            return
+        visit = 1 + len(self._earlier.record.all_visits) if self._earlier is not None else 1
+        measure_devices(
+            probe, plan, launcher, gpus, display,
+            run_folder=run_folder, model_folder=prepared.model_folder, visit=visit,
+            threads=self._request.suite.threads,
+        )  # fmt: skip
+
+    def _search_and_finish(
+        self, finished: Finished, launcher: Launcher, gpus: list[GpuInfo], device: DeviceKind, *, stopped: bool = False
+    ) -> int:
+        """The search for the smallest memory budget where one is asked for, then the report."""
+        code = EXIT_INTERRUPTED if stopped else finished.exit_code
+        if self._modes.min_memory is not None and not stopped:
+            job = self._search_job(device)
+            plan = Plan(device, (job,))
+            with make_display(self._modes.as_json) as display:
+                execution = Execution(self._request, plan, launcher, gpus, display)
+                _, prepared = self._make_ready(execution, plan, display)
+                search = MemorySearch(self._request, job, launcher, gpus, display, device, _pass_on_signals)
+                found = search.run(prepared, finished.run_folder)
+            code = code if found.smallest is not None else EXIT_FAILED
         self._finish(finished)
-        return EXIT_INTERRUPTED if execution.stopped else finished.exit_code
+        return code
+
+    def _search_job(self, device: DeviceKind) -> Job:
+        job = cell_job(str(self._modes.min_memory), "--min-memory", self._request.suite, self._catalogue, device)
+        budget_of(job, device)
+        return job
 
     def measure_quietly(self) -> Finished:
         """Measures without showing a plan or writing a report.

@@ -11,6 +11,7 @@ from bench_core.report.format import ABSENT, count, gib, milliseconds, quantity,
 from bench_core.report.load import DAMAGED, Row, RunView
 from bench_core.report.own_error import HOW, NO_DEVICE_MEMORY, error_rows, own_error, percent, title, written
 from bench_core.report.quality_sheet import quality_sheet
+from bench_core.report.roofs import THROTTLED_MARK, THROTTLED_NOTE, is_throttled, roof_sheets
 from bench_core.report.sheet import Entry, Sheet
 
 SEQUENTIAL_MARK = "†"
@@ -67,6 +68,7 @@ def document(view: RunView) -> Document:
             _memory(view),
             *_parity(view),
             *quality_sheet(view),
+            *roof_sheets(view, _measured(view)),
             _engines(view),
             *_control(view),
             *_visits(view),
@@ -251,6 +253,8 @@ def result_sheet(view: RunView, batch_size: int) -> Sheet:
         )
     if any(view.shortfall(row) for row in rows):
         notes.append(f"{NOT_RANKED_MARK} falls past the bounds of quality and is not ranked; see Quality.")
+    if any(row.result and is_throttled(row.result.metrics) for row in rows):
+        notes.append(THROTTLED_NOTE)
     return Sheet(
         heading=f"Batch size {batch_size}",
         columns=RESULT_COLUMNS,
@@ -286,7 +290,12 @@ def result_entries(view: RunView, row: Row, best_tok_s: float | None = None) -> 
     return (
         Entry(seconds(metrics.batch_latency_s.mean), metrics.batch_latency_s.mean),
         Entry(count(metrics.output_tokens_per_batch), metrics.output_tokens_per_batch),
-        Entry(rate(throughput), throughput, strong=view.compares(row) and throughput == best_tok_s),
+        Entry(
+            rate(throughput),
+            throughput,
+            strong=view.compares(row) and throughput == best_tok_s,
+            mark=THROTTLED_MARK if is_throttled(metrics) else "",
+        ),
         _bytes(metrics.device_memory.peak_bytes if metrics.device_memory else None) if view.on_cuda else Entry(NO_GPU),
         _told(metrics.ttft_s.mean if metrics.ttft_s else None, seconds),
         _told(metrics.tpot_s.mean if metrics.tpot_s else None, milliseconds),

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar, cast
 
 from bench_core.contract import layout
+from bench_core.contract.calibration import Calibration
 from bench_core.contract.equal_work import CellWork, breaches_between, cell_work
 from bench_core.contract.errors import BadInput, first_line
 from bench_core.contract.events import Event, parse_events
 from bench_core.contract.harness_error import Gap, Script, gaps
 from bench_core.contract.metrics import CellEvents, CellResult, summarise
+from bench_core.contract.min_memory import MinMemory
 from bench_core.contract.outcome import Outcome, Verdict
 from bench_core.contract.record import Record
 from bench_core.contract.run import PlannedCell, RunRecord
@@ -126,6 +128,20 @@ class RunView:
     workload: Workload | None = None
     workload_damage: Damage | None = None
     beside: Published | None = None
+    calibrations: tuple[Calibration, ...] = ()
+    searches: tuple[MinMemory, ...] = ()
+
+    def calibration_of(self, row: Row) -> Calibration | None:
+        """What was measured of a row's device at the visit that measured the row; of a GPU, else at the last visit
+        that measured the same card. On a CPU with as many threads."""
+        spec = row.spec
+        if spec is None:
+            return None
+        of_device = [c for c in self.calibrations if (c.device, c.gpu_uuid) == (spec.device, spec.gpu_uuid)]
+        if spec.device == "cpu":
+            of_device = [c for c in of_device if c.threads == spec.threads]
+        then = next((c for c in of_device if c.name.startswith(f"v{self.visit_of(row)}.")), None)
+        return then or (of_device[-1] if of_device and spec.device == "cuda" else None)
 
     @cached_property
     def grid(self) -> tuple[Row, ...]:
@@ -231,7 +247,31 @@ def load_run(folder: Path) -> RunView:
     count = len(record.cells)
     beside = folder / layout.BESIDE_FILE
     published = read_published(beside) if beside.is_file() else None
-    return RunView(record, tuple(rows[:count]), tuple(rows[count:]), workload, damage, published)
+    return RunView(
+        record,
+        tuple(rows[:count]),
+        tuple(rows[count:]),
+        workload,
+        damage,
+        published,
+        tuple(_records(folder, layout.CALIBRATIONS_FOLDER, Calibration)),
+        tuple(_records(folder, layout.MIN_MEMORY_FOLDER, MinMemory)),
+    )
+
+
+def _records(run_folder: Path, name: str, kind: type[R]) -> Iterator[R]:
+    """Records of one kind in a folder of the run, by name; one that is damaged is as if it were not there: no cell
+    depends on it."""
+    home = run_folder / name
+    if not home.is_dir():
+        return
+    for path in sorted(home.glob("*.json")):
+        try:
+            record = read_record(run_folder, path, kind)
+        except (Unreadable, OSError):
+            continue
+        if record is not None:
+            yield record
 
 
 def harness_cells(record: RunRecord) -> tuple[PlannedCell, ...]:

@@ -11,6 +11,7 @@ from bench_core.contract.metrics import CellMetrics, Distribution, MemoryUse
 from bench_core.report.content import Document, Failure
 from bench_core.report.format import csv_text, markdown_text
 from bench_core.report.load import Row, RunView
+from bench_core.report.roofs import csv_roofs
 from bench_core.report.sheet import Entry, Sheet
 
 FIGURES = (
@@ -107,6 +108,7 @@ def _csv_line(view: RunView, row: Row) -> dict[str, str | float | None]:
         **_csv_memory("device_memory", metrics.device_memory if metrics else None),
         **_csv_memory("host_memory", metrics.host_memory if metrics else None),
         **_csv_quality(view, row),
+        **csv_roofs(view, row),
     }
 
 

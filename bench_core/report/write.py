@@ -156,7 +156,7 @@ def console_table(view: RunView) -> Table:
                 Text(str(size)),
                 *(
                     Text(
-                        entries[k].text if row.result else row.status,
+                        f"{entries[k].text} {entries[k].mark}".rstrip() if row.result else row.status,
                         style="bold" if entries[k].strong else "red" if entries[k].failed else "",
                     )
                     for k in wanted

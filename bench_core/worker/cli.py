@@ -14,15 +14,17 @@ from typing import NoReturn
 
 from bench_core import __version__
 from bench_core.contract import layout
+from bench_core.contract.calibration import Calibration
 from bench_core.contract.errors import BadInput, first_line
 from bench_core.contract.outcome import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, Outcome
 from bench_core.contract.record import Record, Scalar
 from bench_core.contract.spec import MAX_REPEAT, MeasureProtocol
+from bench_core.worker.calibration import device_words, write_calibration
 from bench_core.worker.cell_writer import refuse_if_measured
 from bench_core.worker.convert import convert
 from bench_core.worker.files import write_atomically
 from bench_core.worker.job import Job
-from bench_core.worker.request import Options, Places, Resolver
+from bench_core.worker.request import Options, Places, Resolver, choose_device
 from bench_core.worker.standalone import standalone_record
 from bench_core.worker.supervisor import Supervisor, run_self_check
 
@@ -151,6 +153,10 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="ARTIFACT",
         help="make an artifact of the model (auto: what the variant reads, if made here)",
     )
+    instead.add_argument(
+        "--calibrate", dest="calibration", metavar="NAME",
+        help="measure the device, in the image made for it, into calibrations/NAME.json of the run",
+    )  # fmt: skip
     instead.add_argument("--self-check", action="store_true", help="run the contract suite on this image")
     parser.add_argument("--version", action="version", version=__version__)
     return parser
@@ -160,6 +166,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns the exit code (see ``contract.outcome``)."""
     try:
         parsed = build_parser().parse_args(arguments)
+        if parsed.calibration:
+            return _calibration(parsed)
         resolver = _resolver(parsed)
         if parsed.convert:
             return _convert(resolver, parsed.convert)
@@ -195,6 +203,15 @@ def _resolver(parsed: argparse.Namespace) -> Resolver:
         repeat=parsed.repeat,
     )
     return Resolver(Places(parsed.image_folder, parsed.data, parsed.models, parsed.results), options)
+
+
+def _calibration(parsed: argparse.Namespace) -> int:
+    if parsed.run_id is None or not layout.is_name(parsed.run_id):
+        raise BadInput("--calibrate needs a run", "name it by --run-id")
+    device = choose_device(parsed.device, parsed.threads)
+    path = write_calibration(parsed.image_folder, device, parsed.results / parsed.run_id, parsed.calibration)
+    sys.stderr.write(f"{path.name}: {device_words(Calibration.read(path))}\n")
+    return EXIT_OK
 
 
 def _say(line: Record) -> None:

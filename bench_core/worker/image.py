@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench_core.contract.adapter import Adapter, Converter, Direct
+from bench_core.contract.calibration import Calibrates
 from bench_core.contract.errors import BadInput
 from bench_core.contract.manifest import Manifest
 
@@ -22,6 +23,8 @@ def load_adapter(folder: Path, manifest: Manifest) -> Adapter:
     Raises:
         BadInput: ``image.yaml`` names something that is not there, or not an adapter.
     """
+    if manifest.adapter is None:
+        raise BadInput(f"image {manifest.name} is no engine", "it measures devices: --calibrate")
     os.environ.update(manifest.environment)
     adapter = _entry_point(folder, manifest.adapter)()
     if not isinstance(adapter, Adapter):
@@ -42,6 +45,20 @@ def load_converter(folder: Path, manifest: Manifest, artifact: str) -> Converter
     os.environ.update(manifest.environment)
     converter: Converter = _entry_point(folder, entry_point)
     return converter
+
+
+def load_probe(folder: Path, manifest: Manifest) -> Calibrates:
+    """Sets the image's environment variables and imports the function that offers work for measuring a device.
+
+    Raises:
+        BadInput: the image has none.
+    """
+    if manifest.calibrates is None:
+        raise BadInput(
+            f"image {manifest.name} does not measure devices", "image.yaml names no function under calibrates"
+        )
+    os.environ.update(manifest.environment)
+    return _entry_point(folder, manifest.calibrates)
 
 
 def load_direct(folder: Path, manifest: Manifest) -> Direct | None:

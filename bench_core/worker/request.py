@@ -15,6 +15,7 @@ from bench_core.contract.manifest import Manifest
 from bench_core.contract.model import ModelInfo
 from bench_core.contract.record import Scalar
 from bench_core.contract.spec import CellSpec, Length, MeasureProtocol
+from bench_core.contract.stored_weights import StoredWeights, stored_weights
 from bench_core.contract.workload import Prepared, Workload, WorkloadRef, require_fit, require_vocabulary
 from bench_core.worker.nvml import visible_gpus
 
@@ -130,15 +131,15 @@ class Resolver:
         require_vocabulary(workload, model)
         return workload.prompts
 
-    def artifact(self, model: ModelInfo) -> tuple[Path, str | None]:
-        """Folder and digest of what the engine will read.
+    def artifact(self, model: ModelInfo) -> tuple[Path, str | None, StoredWeights | None]:
+        """Folder, digest and weights of what the engine will read.
 
         Raises:
             BadInput: missing, damaged, or made from another model.
         """
         name = self.variant.artifact
         if name == layout.NO_ARTIFACT:
-            return self.model_path, None
+            return self.model_path, None, None
         folder = self.options.artifact or self.model_path / name
         hint = f"make it first: --convert {name} in the image that makes it"
         try:
@@ -150,7 +151,7 @@ class Resolver:
         damage = record.damage(folder)
         if damage is not None:
             raise BadInput(f"artifact {name} is damaged: {damage}", hint)
-        return folder, record.digest
+        return folder, record.digest, stored_weights(folder, record)
 
     def _protocol(self, batch_size: int) -> MeasureProtocol:
         protocol, sizes = self.options.protocol, self.options.direct_batch_sizes
@@ -175,7 +176,7 @@ class Resolver:
         workload_path = self.workload_path()
         workload = Workload.read(workload_path)
         require_fit(workload, model, self.options.batch_sizes, self.options.max_new_tokens)
-        artifact, digest = self.artifact(model)
+        artifact, digest, weights = self.artifact(model)
         reference = WorkloadRef(
             name=workload.name,
             digest=workload.digest,
@@ -199,6 +200,7 @@ class Resolver:
                 model=model,
                 artifact=self.variant.artifact,
                 artifact_digest=digest,
+                weights=weights,
                 options=dict(self.variant.options),
                 workload=reference,
                 max_new_tokens=self.options.max_new_tokens,

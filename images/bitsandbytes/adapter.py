@@ -149,6 +149,8 @@ class BitsAndBytesAdapter:
             "quantized_layers": ", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "none",
             "dtype": str(self._model.dtype).removeprefix("torch."),
             "cache": "dynamic",
+            "weights_bytes": str(sum(_stored_bytes(weight) for weight in self._model.parameters())),
+            "embedding_bytes": str(self._model.get_input_embeddings().weight.nbytes),
         }
 
     def score(self, token_ids: Sequence[int]) -> Sequence[float]:
@@ -186,3 +188,9 @@ def _until(tokens: list[int], eos_token_ids: Sequence[int]) -> list[int]:
     """The tokens up to and with the first end-of-sequence id."""
     ends = [tokens.index(eos) for eos in eos_token_ids if eos in tokens]
     return tokens[: min(ends) + 1] if ends else tokens
+
+
+def _stored_bytes(weight: Any) -> int:
+    """Of one weight with the scales of its blocks or rows."""
+    scales = [getattr(getattr(weight, "quant_state", None), "absmax", None), getattr(weight, "SCB", None)]
+    return int(weight.nbytes) + sum(int(scale.nbytes) for scale in scales if scale is not None)

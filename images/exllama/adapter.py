@@ -150,6 +150,7 @@ class ExLlamaAdapter:
         config = self._model.config
         return {
             "group_size": str(config.groupsize),
+            "dtype": "float16",  # its kernels know no other
             "layers_reordered": str(self._reordered),
             "embeddings": self._embeddings,
             "attention": "sdpa for prompts, matmul for single tokens",

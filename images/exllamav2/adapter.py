@@ -129,6 +129,7 @@ class ExLlamaV2Adapter:
         """How weights are laid out and which attention runs."""
         return {
             "format": self._format,
+            "dtype": "float16",  # its kernels know no other
             "layers_reordered": str(self._reordered),
             "attention": "flash-attn, sdpa where rows are padded" if has_flash_attn else "sdpa",
             "cudnn_attention": "on" if torch.backends.cuda.cudnn_sdp_enabled() else "off",

@@ -24,6 +24,8 @@ _DEFAULTS: Mapping[str, Scalar] = {
     "tpot_per_row_s": 0.0,  # added to tpot_s for each row of the batch
     "load_bytes": 0,  # host memory held from load to close
     "kv_bytes_per_token": 0,  # host memory held from prepare on, per token of batch x (prompt + output)
+    "budget_bytes": 0,  # memory that it may plan with; 0: no limit
+    "needs_bytes_per_row": 0,  # prepare runs out of memory where the budget is below this for each row of the batch
     "vocabulary": 256,  # ids come from 3 up to this
     "eos_token_id": 2,
     "eos_after_tokens": 0,  # the row's n-th token is eos_token_id; 0: never
@@ -69,6 +71,9 @@ class NullAdapter:
     def prepare(self, batch_size: int, max_prompt_tokens: int, max_new_tokens: int) -> None:
         """Holds the cache's memory."""
         self._fail("prepare", batch_size)
+        budget, needed = self._number("budget_bytes"), batch_size * self._number("needs_bytes_per_row")
+        if 0 < budget < needed:
+            raise ScriptedOutOfMemory(f"scripted: {needed:.0f} bytes are needed, the budget is {budget:.0f}")
         tokens = batch_size * (max_prompt_tokens + max_new_tokens)
         self._cache = _held(tokens * self._number("kv_bytes_per_token"))
         time.sleep(self._number("prepare_s"))

@@ -147,6 +147,8 @@ class TransformersAdapter:
             "dtype": str(self._model.dtype).removeprefix("torch."),
             "cache": "static" if self._compile else "dynamic",
             "compiled": "yes" if self._graphs else "no",
+            "weights_bytes": str(sum(weight.nbytes for weight in self._model.parameters())),
+            "embedding_bytes": str(self._model.get_input_embeddings().weight.nbytes),
         }
         if self._device.type == "cuda":
             facts["float32_matmul_precision"] = torch.get_float32_matmul_precision()

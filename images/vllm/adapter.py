@@ -176,6 +176,7 @@ class VllmAdapter:
             "async_scheduling": str(config.scheduler_config.async_scheduling),
             "kv_cache_blocks": f"{self._memory_pool.blocks} of {self._memory_pool.block_tokens} tokens",
             "kv_cache_blocks_needed": str(self._needed_blocks),
+            "weights_bytes": str(self._memory_pool.weights_bytes),
         }
 
     def memory(self) -> Mapping[str, int]:

@@ -1,0 +1,101 @@
+"""What a cell's memory should be, from the architecture: weights, key-value cache, and the rest in its known parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pydantic import Field
+
+from bench_core.contract.calibration import Calibration
+from bench_core.contract.metrics import CellMetrics
+from bench_core.contract.min_memory import MinMemory
+from bench_core.contract.model import ModelInfo
+from bench_core.contract.record import Record
+from bench_core.contract.roofline import (
+    ITEM_BYTES,
+    compute_dtype,
+    is_dense,
+    kv_bytes_per_token,
+    kv_item_bytes,
+    weights_in_memory,
+)
+from bench_core.contract.spec import CellSpec
+
+
+class MemoryExplained(Record):
+    """Predicted and measured memory of a cell on a GPU, bytes.
+
+    Attributes:
+        weights_bytes: as they lie in memory; see :func:`~bench_core.contract.roofline.weights_in_memory`.
+        kv_cache_bytes: of the largest batch, every row as long as the longest with its output.
+        context_bytes: that a process holds before it has data, measured on this GPU in this run; ``None`` without that
+            measurement, and then it is part of what stays unexplained.
+        activations_bytes: of reading the largest batch's prompts in one piece; an engine that reads them in parts
+            needs less.
+        predicted_bytes: the sum.
+        measured_bytes: peak in use on the GPU less what was in use before loading; of the trial with the smallest
+            budget that sustained, where such a search was made (``at_smallest_budget``).
+        unexplained_bytes: measured - predicted; ``difference``: the same / measured.
+    """
+
+    weights_bytes: float = Field(gt=0)
+    kv_cache_bytes: float
+    context_bytes: int | None
+    activations_bytes: float
+    predicted_bytes: float
+    measured_bytes: float
+    at_smallest_budget: bool = False
+    unexplained_bytes: float
+    difference: float
+
+
+def kv_cache_bytes(model: ModelInfo, item_bytes: float, tokens: int) -> float:
+    """Key-value cache of so many positions. Llama-2-7B in float16: 0.5 MiB each."""
+    return kv_bytes_per_token(model, item_bytes) * tokens
+
+
+def activations_bytes(model: ModelInfo, item_bytes: float, tokens: float, rows: float) -> float:
+    """The widest moment of reading ``tokens`` prompt tokens of ``rows`` rows at once: in the MLP, where the residual,
+    its norm, gate, up and their product live together; and each row's last logits, in the dtype and in float32."""
+    widest = tokens * (2 * model.hidden_size + 3 * model.intermediate_size) * item_bytes
+    return widest + rows * model.vocab_size * (item_bytes + 4)
+
+
+def explain_memory(
+    spec: CellSpec,
+    facts: Mapping[str, str],
+    metrics: CellMetrics,
+    calibration: Calibration | None,
+    search: MinMemory | None,
+) -> MemoryExplained | None:
+    """``None`` off a GPU, for a scripted engine, a mixture of experts, or where the engine does not say in what it
+    computes."""
+    weights, kv_item = weights_in_memory(spec, facts), kv_item_bytes(facts)
+    use, tokens = metrics.device_memory, metrics.longest_batch_tokens
+    if use is None or use.peak_bytes is None or tokens is None or weights is None or kv_item is None:
+        return None
+    if not is_dense(spec.model):
+        return None
+    dtype = compute_dtype(facts)
+    item = ITEM_BYTES.get("float32" if dtype == "tf32" else dtype or "", kv_item)
+    cache = kv_cache_bytes(spec.model, kv_item, tokens)
+    read = metrics.prompt_tokens / metrics.batches
+    activations = activations_bytes(spec.model, item, read, metrics.rows / metrics.batches)
+    context = calibration.context_bytes if calibration is not None else None
+    predicted = weights.total_bytes + cache + activations + (context or 0)
+    trial = search.at_smallest if search is not None else None
+    peak = trial.device_peak_bytes if trial is not None and trial.device_peak_bytes is not None else None
+    measured = (use.peak_bytes if peak is None else peak) - (use.baseline_bytes or 0)
+    if measured <= 0:
+        return None
+    return MemoryExplained(
+        weights_bytes=weights.total_bytes,
+        kv_cache_bytes=cache,
+        context_bytes=context,
+        activations_bytes=activations,
+        predicted_bytes=predicted,
+        measured_bytes=measured,
+        at_smallest_budget=peak is not None,
+        unexplained_bytes=measured - predicted,
+        difference=(measured - predicted) / measured,
+    )

@@ -1,0 +1,292 @@
+"""Bytes and operations that a step needs, from the architecture; how near a cell comes to the measured roofs.
+
+Sources. Roofline: Williams, Waterman, Patterson, "Roofline: an insightful visual performance model for multicore
+architectures", CACM 52(4), 2009. Model bandwidth utilisation (MBU): Databricks / MosaicML, "LLM Inference Performance
+Engineering: Best Practices", 2023: (bytes of weights and key-value cache / time per output token) / bandwidth of the
+device. Model FLOP utilisation (MFU) and operations of a forward pass, 2 for each weight that multiplies and 4 x layers
+x heads x head size for each attended position: Chowdhery et al., "PaLM", 2022, appendix B (its training count, forward
+part). Both roofs here are measured on the same device in the same run, not taken from a data sheet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import Field
+
+from bench_core.contract import layout
+from bench_core.contract.calibration import Calibration
+from bench_core.contract.metrics import CellMetrics
+from bench_core.contract.model import ModelInfo
+from bench_core.contract.record import Record
+from bench_core.contract.spec import CellSpec
+from bench_core.contract.steps import DecodeSteps, PromptReading
+
+ITEM_BYTES: dict[str, float] = {
+    "float32": 4,
+    "float16": 2,
+    "bfloat16": 2,
+    "fp8": 1,
+    "int8": 1,
+    "q8_0": 34 / 32,  # 32 values of 8 bits and a 16-bit scale
+    "q4_0": 18 / 32,
+}
+_OTHER_NAMES = {"f32": "float32", "fp32": "float32", "f16": "float16", "fp16": "float16", "half": "float16"}
+_OTHER_NAMES |= {"bf16": "bfloat16", "float": "float32"}
+# A mixture of experts stores far more weights than its dimensions as a dense decoder have; what a step reads of them
+# depends on the prompts.
+_DENSE_UP_TO = 1.25
+
+# A cell is near a roof from here on. Figures that their authors call good lie at 0.5 to 0.8 of the peak.
+NEAR = 0.6
+# The GPU waits for the host if no kernel ran in a fifth of the time ...
+BUSY = 0.8
+# ... or if launching alone takes half of a step: a decoder layer without fused kernels needs at least this many (norm,
+# query, key, value, position, attention, output, norm, gate, up, product, down).
+LAUNCHES_PER_LAYER = 12
+LAUNCHING = 0.5
+
+Bound = Literal["bandwidth-bound", "compute-bound", "host-bound", "mixed"]
+
+
+def plain_dtype(name: str | None) -> str | None:
+    """A dtype under its one name here: ``f16``, ``torch.float16`` and ``FP16`` are ``float16``."""
+    if not name:
+        return None
+    word = name.lower().removeprefix("torch.")
+    word = _OTHER_NAMES.get(word, word)
+    return word if word in ITEM_BYTES else None
+
+
+def compute_dtype(facts: Mapping[str, str]) -> str | None:
+    """What an engine says that it multiplies in: ``dtype``, or the last part of ``compute_type``
+    (``int8_float16``: float16). float32 that may run on tensor cores is ``tf32``; ``None`` where it does not say."""
+    told = facts.get("dtype") or facts.get("compute_type", "").rpartition("_")[2]
+    dtype = plain_dtype(told)
+    if dtype == "float32" and facts.get("float32_matmul_precision") in ("high", "medium"):
+        return "tf32"
+    return dtype
+
+
+def kv_item_bytes(facts: Mapping[str, str]) -> float | None:
+    """Bytes of one number of the key-value cache: as the engine says (``kv_dtype``, ``kv_type``), else of the dtype
+    that it computes in."""
+    told = facts.get("kv_dtype") or facts.get("kv_type")
+    dtype = plain_dtype(told) if told else compute_dtype(facts)
+    return ITEM_BYTES.get("float32" if dtype == "tf32" else dtype or "")
+
+
+def kv_bytes_per_token(model: ModelInfo, item_bytes: float) -> float:
+    """Keys and values of one position in all layers: 2 x layers x key-value heads x head size x bytes of a number."""
+    return 2 * model.layers * model.kv_heads * model.head_dim * item_bytes
+
+
+def embedding_parameters(model: ModelInfo) -> int:
+    """The table of input embeddings."""
+    return model.vocab_size * model.hidden_size
+
+
+def is_dense(model: ModelInfo) -> bool:
+    """Whether the stored weights are about those of a dense decoder of these dimensions (gated or plain MLP)."""
+    attention = model.hidden_size * model.head_dim * 2 * (model.attention_heads + model.kv_heads)
+    mlp = 3 * model.hidden_size * model.intermediate_size
+    tables = embedding_parameters(model) * (1 if model.tied_embeddings else 2)
+    return model.parameters <= _DENSE_UP_TO * (tables + model.layers * (attention + mlp))
+
+
+def multiplying_parameters(model: ModelInfo) -> int:
+    """Weights that every token is multiplied with: all but the input embeddings, of which a token takes one row. A tied
+    table is also the output layer and counts."""
+    return model.parameters - (0 if model.tied_embeddings else embedding_parameters(model))
+
+
+def attention_flop(model: ModelInfo, pairs: float) -> float:
+    """Scores and weighted sum of values for so many pairs of a token and a position: 4 x layers x heads x head size."""
+    return 4.0 * model.layers * model.attention_heads * model.head_dim * pairs
+
+
+def decode_flop(model: ModelInfo, steps: DecodeSteps) -> float:
+    """Operations of one decode step of all rows."""
+    return 2.0 * multiplying_parameters(model) * steps.rows + attention_flop(model, steps.rows * steps.context_tokens)
+
+
+def prompt_flop(model: ModelInfo, reading: PromptReading) -> float:
+    """Operations of reading one batch's prompts, the output layer at each row's last token only."""
+    head = embedding_parameters(model)
+    body = multiplying_parameters(model) - head
+    linear = 2.0 * (body * reading.prompt_tokens + head * reading.rows)
+    return linear + attention_flop(model, reading.attended_pairs)
+
+
+class Weights(Record):
+    """Weights as they lie in memory.
+
+    Attributes:
+        source: ``engine``: told by it (facts ``weights_bytes`` and ``embedding_bytes``); ``architecture``: number of
+            parameters x the dtype that it computes in, for unquantised ones; ``artifact``: as stored.
+    """
+
+    total_bytes: float = Field(gt=0)
+    embedding_bytes: float = Field(ge=0)
+    source: Literal["engine", "architecture", "artifact"]
+
+    def read_bytes(self, model: ModelInfo, rows: float) -> float:
+        """What one step of ``rows`` tokens must read: everything but the input embeddings, of which it takes one row
+        for each token; all where the table is the output layer as well."""
+        if model.tied_embeddings:
+            return self.total_bytes
+        return self.total_bytes - self.embedding_bytes + rows * self.embedding_bytes / model.vocab_size
+
+
+def weights_in_memory(spec: CellSpec, facts: Mapping[str, str]) -> Weights | None:
+    """The best that is known of a cell's weights; ``None`` without any (a scripted engine)."""
+    if spec.artifact == layout.NO_ARTIFACT:
+        return None
+    model, dtype = spec.model, compute_dtype(facts)
+    item = ITEM_BYTES.get("float32" if dtype == "tf32" else dtype or "")
+    told = _whole(facts.get("weights_bytes"))
+    if told is not None:
+        table: float | None = _whole(facts.get("embedding_bytes"))
+        if table is None:
+            table = embedding_parameters(model) * item if item else _share(model, told)
+        return Weights(total_bytes=told, embedding_bytes=min(table, told), source="engine")
+    if spec.artifact == layout.HF_ARTIFACT:
+        item = item or ITEM_BYTES.get(model.dtype)
+        if item is None:
+            return None
+        return Weights(
+            total_bytes=model.parameters * item,
+            embedding_bytes=embedding_parameters(model) * item,
+            source="architecture",
+        )
+    if spec.weights is None:
+        return None
+    total, stored = spec.weights.total_bytes, spec.weights.embedding_bytes
+    return Weights(
+        total_bytes=total, embedding_bytes=_share(model, total) if stored is None else stored, source="artifact"
+    )
+
+
+def _share(model: ModelInfo, total_bytes: float) -> float:
+    """The embeddings' part where only the whole is known: as if every weight took the same room."""
+    return total_bytes * embedding_parameters(model) / model.parameters
+
+
+def _whole(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isascii() and text.isdigit() and 0 < int(text) < 2**63 else None
+
+
+class Roofline(Record):
+    """One cell under the roofs of its device; ``None`` where something that it follows from is not known.
+
+    Attributes:
+        step_bytes: that one decode step must read: weights, and the key-value cache at the mean context of all rows.
+        step_flop: operations of one decode step.
+        mbu: step_bytes / (step_s x measured bandwidth). ``mfu``: step_flop / (step_s x measured matrix rate of the
+            dtype that the engine computes in). ``prompt_mfu``: the same while prompts are read.
+        least_step_s: the longer of step_bytes / bandwidth and step_flop / matrix rate.
+        launching: time of ``LAUNCHES_PER_LAYER`` x layers launches one by one / step_s. Engines that replay graphs
+            launch for less.
+        evidence: what the verdict follows from, in a few words.
+    """
+
+    rows: float
+    step_s: float
+    context_tokens: float
+    weights_source: Literal["engine", "architecture", "artifact"] | None = None
+    step_bytes: float | None = None
+    step_flop: float | None = None
+    compute_dtype: str | None = None
+    mbu: float | None = None
+    mfu: float | None = None
+    prompt_mfu: float | None = None
+    least_step_s: float | None = None
+    launching: float | None = None
+    utilisation: float | None = None
+    bound: Bound | None = None
+    evidence: str = ""
+
+
+@dataclass(frozen=True)
+class _Roofs:
+    bandwidth: float | None = None
+    matrix: float | None = None
+    launch_s: float | None = None
+
+
+def roofline(
+    spec: CellSpec, facts: Mapping[str, str], metrics: CellMetrics, calibration: Calibration | None
+) -> Roofline | None:
+    """Places a cell; ``None`` where its decode steps cannot be timed."""
+    steps = metrics.decode
+    if steps is None:
+        return None
+    model, dtype = spec.model, compute_dtype(facts)
+    roofs = _Roofs()
+    if calibration is not None:
+        matrix = calibration.matrix_flop_s(dtype) if dtype else None
+        roofs = _Roofs(calibration.bandwidth_bytes_s, matrix, calibration.launch_s)
+    real = spec.artifact != layout.NO_ARTIFACT and is_dense(model)
+    weights, kv_item = weights_in_memory(spec, facts) if real else None, kv_item_bytes(facts)
+    step_bytes = None
+    if weights is not None and kv_item is not None:
+        cache = steps.rows * steps.context_tokens * kv_bytes_per_token(model, kv_item)
+        step_bytes = weights.read_bytes(model, steps.rows) + cache
+    step_flop = decode_flop(model, steps) if real else None
+    mbu, mfu = _used(step_bytes, roofs.bandwidth, steps.step_s), _used(step_flop, roofs.matrix, steps.step_s)
+    reading = metrics.prompts
+    prompt_mfu = _used(prompt_flop(model, reading), roofs.matrix, reading.seconds) if real and reading else None
+    launching = None
+    if real and spec.device == "cuda" and roofs.launch_s is not None:
+        launching = LAUNCHES_PER_LAYER * model.layers * roofs.launch_s / steps.step_s
+    utilisation = metrics.telemetry.utilisation if metrics.telemetry else None
+    bound, evidence = verdict(mbu, mfu, utilisation, launching)
+    return Roofline(
+        rows=steps.rows,
+        step_s=steps.step_s,
+        context_tokens=steps.context_tokens,
+        weights_source=weights.source if weights else None,
+        step_bytes=step_bytes,
+        step_flop=step_flop,
+        compute_dtype=dtype,
+        mbu=mbu,
+        mfu=mfu,
+        prompt_mfu=prompt_mfu,
+        least_step_s=max(mbu, mfu) * steps.step_s if mbu is not None and mfu is not None else None,
+        launching=launching,
+        utilisation=utilisation,
+        bound=bound,
+        evidence=evidence,
+    )
+
+
+def _used(amount: float | None, roof: float | None, seconds: float) -> float | None:
+    return amount / (seconds * roof) if amount is not None and roof else None
+
+
+def verdict(
+    mbu: float | None, mfu: float | None, utilisation: float | None, launching: float | None
+) -> tuple[Bound | None, str]:
+    """What holds a cell's decode steps back, from numbers alone, and which numbers.
+
+    Near one roof (``NEAR`` or more of it): bound by that; near both: mixed. Near neither, and the GPU without a kernel
+    in more than 1 - ``BUSY`` of the time, or launching alone ``LAUNCHING`` of a step: host-bound. Otherwise mixed:
+    kernels that use neither. ``None`` where a roof is not known and the other is not near.
+    """
+    near_memory, near_compute = mbu is not None and mbu >= NEAR, mfu is not None and mfu >= NEAR
+    near: dict[tuple[bool, bool], tuple[Bound, str]] = {
+        (True, True): ("mixed", "near both roofs"),
+        (True, False): ("bandwidth-bound", f"MBU at least {NEAR}"),
+        (False, True): ("compute-bound", f"MFU at least {NEAR}"),
+    }
+    if (near_memory, near_compute) in near:
+        return near[near_memory, near_compute]
+    if mbu is None or mfu is None:
+        return None, ""
+    if utilisation is not None and utilisation < BUSY:
+        return "host-bound", "no kernel runs in a fifth of the time or more"
+    if launching is not None and launching >= LAUNCHING:
+        return "host-bound", "launching alone takes half of a step or more"
+    return "mixed", "near neither roof, and nothing says that the host is why"

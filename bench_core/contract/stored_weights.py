@@ -1,0 +1,75 @@
+"""How many bytes of weights an artifact holds, and how many of them are the embedding table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from bench_core.contract.artifact import ArtifactRecord
+from bench_core.contract.record import Record
+
+_WEIGHT_SUFFIXES = (".safetensors", ".gguf", ".bin", ".pt", ".pth")
+# Names of the table of input embeddings in the checkpoints of the common model families.
+_EMBEDDINGS = (
+    "embed_tokens.weight",
+    "wte.weight",
+    "word_embeddings.weight",
+    "embed_in.weight",
+    "tok_embeddings.weight",
+)
+_LONGEST_HEADER_BYTES = 100 * 1024 * 1024  # the format's own limit
+
+
+class StoredWeights(Record):
+    """Weights as they are stored.
+
+    Attributes:
+        total_bytes: of all tensors, where the format's header says it, else of the files that hold weights.
+        embedding_bytes: of the table of input embeddings; ``None`` where the header does not say it.
+    """
+
+    total_bytes: int = Field(gt=0)
+    embedding_bytes: int | None = Field(None, ge=0)
+
+
+def stored_weights(folder: Path, record: ArtifactRecord) -> StoredWeights | None:
+    """Of an artifact whose record has been checked; ``None`` where no file holds weights. Reads headers only."""
+    files = [file for file in record.files if file.path.endswith(_WEIGHT_SUFFIXES)]
+    if not files:
+        return None
+    # A folder with both forms of the same weights: engines read the safe one.
+    safe = [file for file in files if file.path.endswith(".safetensors")]
+    if safe:
+        try:
+            sizes = {name: size for file in safe for name, size in tensor_bytes(folder / file.path).items()}
+        except (OSError, ValueError, KeyError, TypeError):
+            sizes = {}
+        if sum(sizes.values()) > 0:
+            embeddings = [size for name, size in sizes.items() if name.endswith(_EMBEDDINGS)]
+            return StoredWeights(
+                total_bytes=sum(sizes.values()), embedding_bytes=embeddings[0] if len(embeddings) == 1 else None
+            )
+    total = sum(file.size_bytes for file in safe or files)
+    return StoredWeights(total_bytes=total) if total else None
+
+
+def tensor_bytes(path: Path) -> dict[str, int]:
+    """Tensor name to size of a safetensors file, from its header: eight bytes of length (little-endian), then JSON.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError, KeyError, TypeError: not such a file.
+    """
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if not 0 < length <= _LONGEST_HEADER_BYTES:
+            raise ValueError("no header of safetensors")
+        header: dict[str, Any] = json.loads(stream.read(length))
+    return {
+        name: int(entry["data_offsets"][1]) - int(entry["data_offsets"][0])
+        for name, entry in header.items()
+        if name != "__metadata__"
+    }

@@ -1,0 +1,147 @@
+"""``--min-memory``: launches short cells until the smallest memory budget is found that still sustains a batch size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from bench_core.contract import layout
+from bench_core.contract.errors import BadInput
+from bench_core.contract.manifest import DeviceKind, MemoryBudget
+from bench_core.contract.metrics import CellResult
+from bench_core.contract.min_memory import SUSTAINED_SHARE, MinMemory, Trial, search_smallest
+from bench_core.contract.outcome import Outcome, Verdict
+from bench_core.contract.run import GpuInfo
+from bench_core.drive.collect import write_record
+from bench_core.drive.execute import Execution, Prepared
+from bench_core.drive.launcher import Launcher
+from bench_core.drive.plan import Job, Plan
+from bench_core.drive.progress import Display
+from bench_core.drive.request import Request
+
+
+def budget_of(job: Job, device: DeviceKind) -> MemoryBudget:
+    """The budget that a cell's image declares.
+
+    Raises:
+        BadInput: none, or none on this device.
+    """
+    budget = job.image.manifest.memory_budget
+    if budget is None or device not in (budget.devices or job.image.manifest.devices):
+        raise BadInput(
+            f"--min-memory: {job.image.name} has no memory budget on {device}",
+            "an engine that takes what it needs shows its smallest memory in the Memory table",
+        )
+    return budget
+
+
+# A batch that comes out slow once may have been disturbed; a budget that is too small makes it slow every time.
+LAUNCHES_OF_A_SLOW_TRIAL = 3
+
+
+class MemorySearch:
+    """One search, for one cell on one device."""
+
+    def __init__(
+        self,
+        request: Request,
+        job: Job,
+        launcher: Launcher,
+        gpus: list[GpuInfo],
+        display: Display,
+        device: DeviceKind,
+        watch: Callable[[Execution], None],
+    ) -> None:
+        """``watch`` is told of each trial's execution, so that a signal reaches it."""
+        self._job = job
+        self._budget = budget_of(job, device)
+        self._launcher = launcher
+        self._gpus = gpus[:1]
+        self._display = display
+        self._device: DeviceKind = device
+        self._watch = watch
+        self._stopped = False
+        # One batch of the full shape after one warm-up: what is asked is whether it fits, not how fast it is.
+        short = request.suite.model_copy(update={"max_batches": 1, "warmup_batches": 1, "direct_batches": 0})
+        self._request = request.model_copy(update={"suite": short})
+
+    @property
+    def cell(self) -> str:
+        """The cell's name."""
+        return self._job.cell(self._job.batch_sizes[0])
+
+    def run(self, prepared: Prepared, run_folder: Path) -> MinMemory:
+        """Searches, and writes ``min-memory/<cell>.json`` into the run's folder; earlier trials of it are replaced.
+
+        Raises:
+            BadInput: the folder cannot be written, or a trial cannot be launched.
+        """
+        home = run_folder / layout.MIN_MEMORY_FOLDER
+        trials = _unused(home, self.cell)
+        budget, gpu = self._budget, self._gpus[0] if self._gpus else None
+        number = 0
+
+        def attempt(value: float, reference_tok_s: float | None) -> Trial:
+            nonlocal number
+            for _ in range(LAUNCHES_OF_A_SLOW_TRIAL):
+                number += 1
+                trial = self._trial(value, reference_tok_s, prepared, trials / f"trial-{number:02d}")
+                if trial.sustained or trial.outcome is not Outcome.OK:
+                    break
+            words = "sustained" if trial.sustained else trial.cause or trial.outcome.value
+            self._display.note(f"{self.cell} with {budget.option}={self._option(value)}: {words}")
+            return trial
+
+        found = search_smallest(budget.min, budget.max, attempt, whole=budget.unit == "bytes")
+        record = MinMemory(
+            cell=self.cell,
+            option=budget.option,
+            unit=budget.unit,
+            device_memory_bytes=gpu.memory_bytes if gpu else None,
+            gpu_uuid=gpu.uuid if gpu else None,
+            trials=found.trials,
+            smallest=found.smallest,
+            largest_failing=found.largest_failing,
+            problem="stopped on request" if self._stopped else found.problem,
+        )
+        write_record(home / f"{self.cell}.json", record)
+        return record
+
+    def _option(self, value: float) -> int | float:
+        return round(value) if self._budget.unit == "bytes" else value
+
+    def _trial(self, value: float, reference_tok_s: float | None, prepared: Prepared, folder: Path) -> Trial:
+        job = replace(self._job, options={**self._job.options, self._budget.option: self._option(value)})
+        (folder / layout.CELLS_FOLDER).mkdir(parents=True)
+        plan = Plan(self._device, (job,))
+        execution = Execution(self._request, plan, self._launcher, self._gpus, self._display)
+        self._watch(execution)
+        verdict = execution.measure(prepared, folder, {}).verdicts.get(self.cell)
+        self._stopped = self._stopped or execution.stopped
+        if verdict is None or self._stopped:
+            verdict = Verdict(outcome=Outcome.KILLED, cause="stopped on request", judged_by="driver")
+        if verdict.outcome is not Outcome.OK:
+            return Trial(value=value, outcome=verdict.outcome, cause=verdict.cause, sustained=False)
+        metrics = CellResult.read(layout.cell_folder(folder, self.cell) / layout.RESULT_FILE).metrics
+        throughput = metrics.output_throughput_tok_s
+        kept_up = reference_tok_s is None or throughput >= SUSTAINED_SHARE * reference_tok_s
+        return Trial(
+            value=value,
+            outcome=Outcome.OK,
+            cause="" if kept_up else f"slower than {SUSTAINED_SHARE:.0%} of what the largest budget gives",
+            sustained=kept_up,
+            output_throughput_tok_s=throughput,
+            device_peak_bytes=metrics.device_memory.peak_bytes if metrics.device_memory else None,
+            host_peak_bytes=metrics.host_memory.peak_bytes if metrics.host_memory else None,
+        )
+
+
+def _unused(home: Path, cell: str) -> Path:
+    """A folder for the trials of a search that no earlier one has used."""
+    number = 1
+    while (home / (cell if number == 1 else f"{cell}.{number}")).exists():
+        number += 1
+    folder = home / (cell if number == 1 else f"{cell}.{number}")
+    folder.mkdir(parents=True)
+    return folder
