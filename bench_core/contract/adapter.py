@@ -90,8 +90,8 @@ class TokenSink(Protocol):
 class Adapter(Protocol):
     """One engine. Optional methods that the worker uses where they exist:
 
-    - ``describe() -> Mapping[str, str]``: after ``prepare``; facts such as the attention kernel really used. The roofline
-      reads ``dtype`` (that it multiplies in), ``kv_dtype`` (of the key-value cache, where it is another), and
+    - ``describe() -> Mapping[str, str]``: after ``prepare``; facts such as the attention kernel really used. The
+      roofline reads ``dtype`` (that it multiplies in), ``kv_dtype`` (of the key-value cache, where it is another), and
       ``weights_bytes`` with ``embedding_bytes`` (as they lie in memory, where that is not as stored).
     - ``memory() -> Mapping[str, int]``: ``reserved_bytes`` and ``used_bytes`` of an engine with a pool of its own.
     - ``score(token_ids) -> Sequence[float]``: log-probability (nats) of every token but the first, for quality.

@@ -61,7 +61,7 @@ class MemorySearch:
         self._display = display
         self._device: DeviceKind = device
         self._watch = watch
-        self._stopped = False
+        self.stopped = False
         # One batch of the full shape after one warm-up: what is asked is whether it fits, not how fast it is.
         short = request.suite.model_copy(update={"max_batches": 1, "warmup_batches": 1, "direct_batches": 0})
         self._request = request.model_copy(update={"suite": short})
@@ -103,7 +103,7 @@ class MemorySearch:
             trials=found.trials,
             smallest=found.smallest,
             largest_failing=found.largest_failing,
-            problem="stopped on request" if self._stopped else found.problem,
+            problem="stopped on request" if self.stopped else found.problem,
         )
         write_record(home / f"{self.cell}.json", record)
         return record
@@ -118,8 +118,8 @@ class MemorySearch:
         execution = Execution(self._request, plan, self._launcher, self._gpus, self._display)
         self._watch(execution)
         verdict = execution.measure(prepared, folder, {}).verdicts.get(self.cell)
-        self._stopped = self._stopped or execution.stopped
-        if verdict is None or self._stopped:
+        self.stopped = self.stopped or execution.stopped
+        if verdict is None or self.stopped:
             verdict = Verdict(outcome=Outcome.KILLED, cause="stopped on request", judged_by="driver")
         if verdict.outcome is not Outcome.OK:
             return Trial(value=value, outcome=verdict.outcome, cause=verdict.cause, sustained=False)

@@ -149,7 +149,8 @@ class Session:
                 _, prepared = self._make_ready(execution, plan, display)
                 search = MemorySearch(self._request, job, launcher, gpus, display, device, _pass_on_signals)
                 found = search.run(prepared, finished.run_folder)
-            code = code if found.smallest is not None else EXIT_FAILED
+            if found.smallest is None:
+                code = EXIT_INTERRUPTED if search.stopped else EXIT_FAILED
         self._finish(finished)
         return code
 
