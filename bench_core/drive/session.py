@@ -272,6 +272,11 @@ class Session:
                 if image.manifest.converts:
                     info = launcher.ensure(image, "convert", plan.device, display.detail)
                     display.note(f"image {info.reference} is ready")
+            probe = self._catalogue.probe(plan.device)
+            if probe is not None and is_at_hand(probe, plan, launcher):
+                display.note(
+                    f"image {launcher.ensure(probe, 'measure', plan.device, display.detail).reference} is ready"
+                )
             for reference in launcher.ensure_services(plan.device, display.detail):
                 display.note(f"image {reference} is ready")
         return EXIT_OK

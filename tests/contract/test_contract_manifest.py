@@ -173,3 +173,24 @@ def test_environment_variables_of_an_engine_are_read(tmp_path: Path) -> None:
 def test_a_variable_that_would_come_too_late_or_is_the_launchers_is_refused(tmp_path: Path, name: str) -> None:
     text = changed("packages: [engine-x]\n", f'environment: {{{name}: "1"}}\npackages: [engine-x]\n')
     assert "environment" in refusal(tmp_path, text).cause
+
+
+@pytest.mark.parametrize(
+    "budget",
+    [
+        "{option: o, unit: fraction, min: 0.1, max: 1.5}",
+        "{option: o, unit: bytes, min: 10, max: 10}",
+        "{option: o, unit: gib, min: 1, max: 2}",
+        "{unit: bytes, min: 1, max: 2}",
+    ],
+)
+def test_a_memory_budget_is_a_range_of_an_option(tmp_path: Path, budget: str) -> None:
+    text = (
+        "{name: a, title: A, adapter: 'a:B', batching: native, token_times: live, devices: [cpu], packages: [], "
+        "variants: {v: {artifact: none, default: true}}, memory_budget: %s}"
+    )
+    (tmp_path / "image.yaml").write_text(text % "{option: o, unit: fraction, min: 0.1, max: 1}")
+    assert Manifest.load(tmp_path).memory_budget is not None
+    (tmp_path / "image.yaml").write_text(text % budget)
+    with pytest.raises(BadInput, match="memory_budget"):
+        Manifest.load(tmp_path)
