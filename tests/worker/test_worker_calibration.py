@@ -102,6 +102,16 @@ def test_a_piece_that_fails_is_named_and_the_others_are_measured(probe: Path) ->
     assert found.threads == 2
 
 
+def test_a_machine_that_others_fill_gets_fewer_pieces_and_still_a_record(
+    probe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibration_module, "ALL_S", 0.1)
+    found = measure_device(probe, Manifest.load(probe), Device("cpu", None, 2), "v1.cpu")
+    assert [m.name for m in found.measurements] == ["chain"]
+    assert set(found.failures) == {"sum", "product", "product, float32"}
+    assert found.failures["sum"].startswith("left out")
+
+
 def test_a_context_is_what_the_first_piece_takes(probe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In use after it less what was in use before, by whoever else."""
     answers = iter([600 << 20, 1100 << 20])
