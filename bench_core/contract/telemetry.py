@@ -45,7 +45,7 @@ class TelemetrySummary(Record):
 
     Attributes:
         samples: in the window.
-        longest_gap_s: longest time between two samples, or between the window's edge and the nearest one.
+        longest_gap_s: the longest time between two samples, or between the window's edge and the nearest one.
         gaps: times of 0.2 s and more without a sample.
         sm_clock_mhz, memory_clock_mhz, power_w, utilisation: means over time; utilisation from 0 to 1 (share of the
             driver's sampling period in which a kernel ran).

@@ -19,6 +19,7 @@ THROTTLED_NOTE = (
     f"{THROTTLED_MARK} throttled: for {MARKED_FROM_SHARE:.0%} of the measured time or more the GPU's clocks were held "
     "back by power, heat or the board; see Device."
 )
+TELLING_GAP_S = 1.0  # a cell that was not sampled for so long is listed even without a device's numbers
 _MATRIX_DTYPES = ("float16", "bfloat16", "tf32", "float32")
 
 Measured = Iterable[tuple[Row, CellResult]]
@@ -105,7 +106,7 @@ def _device(cells: list[tuple[Row, CellResult]]) -> Iterable[Sheet]:
     rows = []
     for row, result in cells:
         t = result.metrics.telemetry
-        if t is None or not _has_device(t):
+        if t is None or not (_has_device(t) or t.longest_gap_s >= TELLING_GAP_S):
             continue
         throttling = ", ".join(f"{word} {_percentage(t.reasons[word])}" for word in t.throttling)
         rows.append(
@@ -166,7 +167,7 @@ def _roofline(view: RunView, cells: list[tuple[Row, CellResult]]) -> Iterable[Sh
     for row, _ in cells:
         placed = cell_roofline(view, row)
         if placed is None:
-            rows.append((*_key(row), *(Entry(ABSENT),) * 8, Entry("its decode steps are not told")))
+            rows.append((*_key(row), *(Entry(ABSENT),) * 8, Entry("no stretch is told in which all rows decode")))
             continue
         rows.append(
             (

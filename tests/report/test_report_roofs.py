@@ -153,6 +153,15 @@ def test_a_run_without_roofs_or_telemetry_looks_as_before(tmp_path: Path) -> Non
     assert {"mbu", "power_w"}.isdisjoint(csv_table(load_run(run)).splitlines()[0].split(","))
 
 
+def test_a_cell_that_was_not_sampled_for_a_second_is_listed(tmp_path: Path) -> None:
+    """On a CPU there is no other news of a device; the script samples once a batch, every 0.22 s or every 1.5 s."""
+    slow = replace(ENGINE, image="slow", label="Slow", tpot_s=0.075)
+    run = write_run(tmp_path, replace(SCRIPT, device="cpu", methods=(ENGINE, slow), batch_sizes=(1,)))
+    (row,) = sheet(run, "Device")
+    assert (row["Method"], row["Power (W)"]) == ("Slow", "\N{EN DASH}")
+    assert float(row["Longest sampling gap (s)"]) == pytest.approx(1.45, abs=0.06)
+
+
 def test_energy_and_clocks_of_a_cell_are_told(tmp_path: Path) -> None:
     """300 W on the counter, 306 by the power reading; 20 tokens a batch of 0.22 s with its pause."""
     run = write_run(tmp_path, SCRIPT)
