@@ -77,7 +77,10 @@ def test_texts_and_bounds_reach_the_cells_and_the_record(drive: Drive, tmp_path:
     run = tmp_path / "results" / "mine"
     specs = {path.parent.name: CellSpec.read(path) for path in run.glob("cells/*/spec.json")}
     texts = {cell: spec.protocol.score_texts for cell, spec in specs.items()}
-    assert texts == {"null.scripted.b1": 3, "null.scripted.b4": 0}
+    assert {cell: count for cell, count in texts.items() if ".scripted." in cell} == {
+        "null.scripted.b1": 3,
+        "null.scripted.b4": 0,
+    }
     bounds = QualityBounds(max_nll_increase=0.25, min_agreement=0.5)
     assert RunRecord.read(run / "run.json").quality == bounds
     # Without suite.json the record itself says it.

@@ -183,11 +183,11 @@ def test_a_cell_measured_under_throttling_is_marked_where_its_number_stands(tmp_
     telemetry(cell_path(run, ENGINE, 4), throttle_reasons=0x1)  # idle: nothing was held back
     text = markdown(document(load_run(run)))
     first, second = text.split("## Batch size 1\n")[1].split("## Batch size 4\n")
-    assert "95.24** ‡ |" in first
-    assert "‡ throttled" in first
-    assert "‡" not in second.split("\n## ")[0]
+    assert "95.24** § |" in first
+    assert "§ throttled" in first
+    assert "§" not in second.split("\n## ")[0]
     assert sheet(run, "Device")[0]["Throttling"] == "software power cap 100 %"
-    assert "‡" in write_report(run).page.read_text(encoding="utf-8")
+    assert "§" in write_report(run).page.read_text(encoding="utf-8")
 
 
 def test_memory_is_explained_and_what_is_not_stands_there(tmp_path: Path) -> None:
