@@ -59,6 +59,7 @@ def test_the_first_cell_scores_the_workloads_first_texts_after_its_batches(place
     assert _score(second) is None
     assert (first.spec.protocol.score_texts, second.spec.protocol.score_texts) == (3, 0)
     assert second.result.metrics.likelihood is None
+    assert _engine_started_s(second) > _engine_started_s(first), "on a CPU the next cell's memory is its own"
 
 
 def test_what_scoring_holds_is_in_no_window_of_memory(place: Place) -> None:
