@@ -15,6 +15,7 @@ from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from bench_core.contract.errors import BadInput
 from bench_core.contract.outcome import Outcome
 from bench_core.contract.record import Record, describe
+from bench_core.contract.stopping import StoppingRule, StopReason, WarmupEnd, WarmupRule
 
 BatchPhase = Literal["warmup", "measure", "latency", "direct"]
 Phase = Literal["start", "load", "prepare", "warmup", "measure", "latency", "direct", "score", "close"]
@@ -123,6 +124,25 @@ def _ascending(offsets: tuple[int, ...]) -> bool:
     return offsets[0] >= 0 and all(earlier <= later for earlier, later in itertools.pairwise(offsets))
 
 
+class WarmupEndEvent(Record):
+    """The warm-up has ended, and how; ``rule`` is what it was held to, so that the log alone can be judged."""
+
+    type: Literal["warmup_end"] = "warmup_end"
+    t_s: float
+    end: WarmupEnd
+    rule: WarmupRule
+
+
+class StopEvent(Record):
+    """Measuring has stopped, and why; ``rule`` and the workload's full batches are what decided it."""
+
+    type: Literal["stop"] = "stop"
+    t_s: float
+    reason: StopReason
+    rule: StoppingRule
+    available_batches: int = Field(ge=1)
+
+
 class TelemetryEvent(Record):
     """Samples since the last such line, in columns of equal length; ``None`` where a source does not answer.
 
@@ -196,7 +216,17 @@ class EndEvent(Record):
     cause: str = ""
 
 
-Event = StartEvent | PhaseEvent | EngineEvent | BatchEvent | TelemetryEvent | ScoreEvent | EndEvent
+Event = (
+    StartEvent
+    | PhaseEvent
+    | EngineEvent
+    | BatchEvent
+    | TelemetryEvent
+    | ScoreEvent
+    | EndEvent
+    | WarmupEndEvent
+    | StopEvent
+)
 
 _ADAPTER: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="type")])
 

@@ -21,11 +21,15 @@ from bench_core.contract.events import (
     PhaseEvent,
     ScoreEvent,
     StartEvent,
+    StopEvent,
     TelemetryEvent,
+    WarmupEndEvent,
 )
 from bench_core.contract.outcome import Outcome
+from bench_core.contract.phase_rates import batch_phase_times, row_decode_tok_s, row_prefill_tok_s, summed
 from bench_core.contract.quality import Likelihood, likelihood
 from bench_core.contract.record import Record
+from bench_core.contract.steadiness import Steadiness, steadiness
 from bench_core.contract.steps import DecodeSteps, PromptReading, decode_steps, prompt_reading
 from bench_core.contract.telemetry import TelemetrySummary, summarise_telemetry
 
@@ -124,6 +128,24 @@ class Parity(Record):
     ratio: float
 
 
+class PhaseRates(Record):
+    """Throughput of the two phases, tokens/s, where the engine reveals token times; ``None`` otherwise, never 0.
+
+    Attributes:
+        prefill_tok_s, decode_tok_s: over all batches with token times: prompt tokens / the mean of the rows' times to
+            first token; output tokens after the first / the mean of the rows' times from first to last token.
+        batch_prefill_tok_s, batch_decode_tok_s: one value per batch.
+        row_prefill_tok_s, row_decode_tok_s: one value per row, of that row's tokens alone.
+    """
+
+    prefill_tok_s: float | None
+    decode_tok_s: float | None
+    batch_prefill_tok_s: Distribution | None
+    batch_decode_tok_s: Distribution | None
+    row_prefill_tok_s: Distribution | None
+    row_decode_tok_s: Distribution | None
+
+
 class CellMetrics(Record):
     """What one cell measured. Warm-up is excluded everywhere but in ``peak_bytes``.
 
@@ -149,6 +171,8 @@ class CellMetrics(Record):
         decode, prompts: decode steps and prompt reading, from the batches that token times come from.
         longest_batch_tokens: positions that the largest batch's rows need together, each row as long as the longest.
         telemetry: clocks, power, throttling and sampling gaps over ``measured_s``.
+        steadiness: why measuring stopped, how well throughput is known, whether it stood still.
+        phase_rates: prefill and decode; absent where the engine does not tell when tokens came, or has no such phases.
     """
 
     batches: int = Field(ge=1)
@@ -179,6 +203,8 @@ class CellMetrics(Record):
     prompts: PromptReading | None = None
     longest_batch_tokens: int | None = None
     telemetry: TelemetrySummary | None = None
+    steadiness: Steadiness = Steadiness()
+    phase_rates: PhaseRates | None = None
 
 
 class CellResult(Record):
@@ -203,12 +229,14 @@ class CellEvents:
     batches: dict[str, list[BatchEvent]] = field(default_factory=lambda: {phase: [] for phase in get_args(BatchPhase)})
     telemetry: list[TelemetryEvent] = field(default_factory=list)
     score: ScoreEvent | None = None
+    warmup_end: WarmupEndEvent | None = None
+    stop: StopEvent | None = None
 
     def add(self, event: Event) -> None:
         """Files one event.
 
         Raises:
-            BadInput: a second start, end or score, a phase told twice, or anything after the end.
+            BadInput: a second start, end or score, a phase or a stop told twice, or anything after the end.
         """
         if self.end is not None:
             raise BadInput(f"the event log goes on after its end, with {event.type}")
@@ -230,8 +258,18 @@ class CellEvents:
             if self.score is not None:
                 raise BadInput("the event log tells the score twice")
             self.score = event
-        else:
+        elif isinstance(event, TelemetryEvent):
             self.telemetry.append(event)
+        else:
+            self._end_phase(event)
+
+    def _end_phase(self, event: WarmupEndEvent | StopEvent) -> None:
+        if event.type in {known.type for known in (self.warmup_end, self.stop) if known is not None}:
+            raise BadInput(f"the event log tells {event.type} twice")
+        if isinstance(event, WarmupEndEvent):
+            self.warmup_end = event
+        else:
+            self.stop = event
 
     @property
     def facts(self) -> dict[str, str]:
@@ -302,6 +340,24 @@ def _metrics(events: CellEvents, measured: list[BatchEvent]) -> CellMetrics:
         prompts=prompt_reading(stamped),
         longest_batch_tokens=max(_rectangle_tokens(batch) for batch in measured),
         telemetry=summarise_telemetry(events.telemetry, began_s, ended_s, output_tokens),
+        steadiness=steadiness(events.batches["warmup"], measured, events.warmup_end, events.stop),
+        phase_rates=_phase_rates(stamped),
+    )
+
+
+def _phase_rates(stamped: list[BatchEvent]) -> PhaseRates | None:
+    found = [(batch, times) for batch in stamped if (times := batch_phase_times(batch)) is not None]
+    total = summed([times for _, times in found])
+    if total is None:
+        return None
+    batches = [batch for batch, _ in found]
+    return PhaseRates(
+        prefill_tok_s=total.prefill_tok_s,
+        decode_tok_s=total.decode_tok_s,
+        batch_prefill_tok_s=Distribution.of([t.prefill_tok_s for _, t in found if t.prefill_tok_s is not None]),
+        batch_decode_tok_s=Distribution.of([t.decode_tok_s for _, t in found if t.decode_tok_s is not None]),
+        row_prefill_tok_s=Distribution.of([value for batch in batches for value in row_prefill_tok_s(batch)]),
+        row_decode_tok_s=Distribution.of([value for batch in batches for value in row_decode_tok_s(batch)]),
     )
 
 

@@ -81,9 +81,10 @@ class VisitInfo(Record):
     Attributes:
         harness: digest of the suite's own code inside the images.
         images: those of this visit's cells.
-        cells: planned for this visit. A cell was measured in the last visit that names it.
+        cells: planned for this visit, in the order of launches. A cell was measured in the last visit that names it.
         harness_check: cells of the scripted engine, measured before the others for the suite's own error on this
             machine; their repeat is the visit's number. Empty where it was switched off; ``None`` in records of before.
+        order_seed: of that order, where the grid is repeated; ``None`` where it is the table's.
     """
 
     started_utc: str
@@ -97,6 +98,7 @@ class VisitInfo(Record):
     artifacts: dict[str, ArtifactInfo] = {}
     cells: tuple[str, ...]
     harness_check: tuple[PlannedCell, ...] | None = None
+    order_seed: int | None = None
 
 
 class RunRecord(Record):
@@ -108,6 +110,7 @@ class RunRecord(Record):
         images: what each image's first cells ran in.
         visits: in order; empty in records of before runs could be resumed.
         quality: what a method must keep of the reference's quality to be ranked.
+        repeats: how often the grid is measured; a cell's further repeats are controls of the visits.
     """
 
     schema_version: Literal[1] = 1
@@ -127,6 +130,7 @@ class RunRecord(Record):
     cells: tuple[PlannedCell, ...]
     visits: tuple[VisitInfo, ...] = ()
     quality: QualityBounds = QualityBounds()
+    repeats: int = Field(1, ge=1, le=MAX_REPEAT)
 
     @property
     def all_visits(self) -> tuple[VisitInfo, ...]:

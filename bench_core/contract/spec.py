@@ -10,6 +10,7 @@ from bench_core.contract import layout
 from bench_core.contract.manifest import DeviceKind, Name
 from bench_core.contract.model import ModelInfo
 from bench_core.contract.record import Record, Scalar
+from bench_core.contract.stopping import StoppingRule, WarmupRule
 from bench_core.contract.stored_weights import StoredWeights
 from bench_core.contract.workload import WorkloadRef
 
@@ -29,6 +30,11 @@ class MeasureProtocol(Record):
             image's ``direct`` function), for parity; left out of every other number.
         score_texts: texts of the workload whose log-likelihood is asked for after all batches; see
             ``contract.quality``. Above 0 in the first cell of an engine's life, since one score serves all batch sizes.
+        precision: measuring stops when throughput's 95 % confidence interval is within this share of it; ``None``
+            measures all batches, as every cell did whose spec does not have it.
+        max_seconds: of measuring, after which no further batch is begun.
+        max_warmup_batches, max_warmup_seconds: how far the warm-up may go beyond ``warmup_batches`` until latencies
+            show no trend; ``None`` batches: it is not tested.
     """
 
     warmup_batches: int = Field(1, ge=1, le=1000)
@@ -36,6 +42,20 @@ class MeasureProtocol(Record):
     max_batches: int | None = Field(None, ge=1)
     direct_batches: int = Field(0, ge=0, le=1000)
     score_texts: int = Field(0, ge=0, le=1000)
+    precision: float | None = Field(None, gt=0, lt=1)
+    max_seconds: float | None = Field(None, gt=0)
+    max_warmup_batches: int | None = Field(None, ge=1, le=1000)
+    max_warmup_seconds: float | None = Field(None, gt=0)
+
+    @property
+    def warmup_rule(self) -> WarmupRule:
+        """When the warm-up ends."""
+        return WarmupRule(at_least=self.warmup_batches, at_most=self.max_warmup_batches, max_s=self.max_warmup_seconds)
+
+    @property
+    def stopping_rule(self) -> StoppingRule:
+        """When measuring ends."""
+        return StoppingRule(precision=self.precision, max_s=self.max_seconds, max_batches=self.max_batches)
 
 
 class CellSpec(Record):

@@ -55,10 +55,32 @@ def drive(
     gpus: Annotated[str | None, typer.Option(help="Indices or UUIDs, or all  [default: the first]")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of every engine  [default: all]")] = None,
     launcher: Annotated[str | None, typer.Option(help="auto, docker or process  [default: auto]")] = None,
-    warmup_batches: Annotated[int | None, typer.Option(min=1, help="Discarded batches of each cell.")] = None,
-    max_batches: Annotated[
-        int | None, typer.Option(min=1, help="Measured batches of each cell  [default: whole workload]")
+    warmup_batches: Annotated[
+        int | None, typer.Option(min=1, help="Discarded batches of each cell, at least  [default: 1]")
     ] = None,
+    max_warmup_batches: Annotated[
+        int | None,
+        typer.Option(min=1, help="Discarded until latencies show no trend, at most  [default: 20; 1: no test]"),
+    ] = None,
+    max_warmup_seconds: Annotated[
+        float | None, typer.Option(help="Of warm-up beyond --warmup-batches  [default: 15]")
+    ] = None,
+    precision: Annotated[
+        float | None,
+        typer.Option(help="Measure until throughput's 95 % interval is within this share of it  [default: 0.01]"),
+    ] = None,
+    exhaustive: Annotated[
+        bool | None,
+        typer.Option("--exhaustive/--no-exhaustive", help="Measure the whole workload, whatever the precision."),
+    ] = None,
+    max_seconds: Annotated[float | None, typer.Option(help="Of measuring, for each cell  [default: no limit]")] = None,
+    max_batches: Annotated[
+        int | None, typer.Option(min=1, help="Measured batches of each cell, at most  [default: whole workload]")
+    ] = None,
+    repeats: Annotated[
+        int | None, typer.Option(min=1, help="Measure the whole grid so often, in random order  [default: 1]")
+    ] = None,
+    order_seed: Annotated[int | None, typer.Option(min=0, help="Seed of that order  [default: 0]")] = None,
     direct_batches: Annotated[
         int | None, typer.Option(min=0, help="Batches of each cell given to the engine directly too, for parity.")
     ] = None,
@@ -149,7 +171,14 @@ def drive(
         "max_new_tokens": max_new_tokens,
         "length": length,
         "warmup_batches": warmup_batches,
+        "max_warmup_batches": max_warmup_batches,
+        "max_warmup_seconds": max_warmup_seconds,
+        "precision": precision,
+        "exhaustive": exhaustive,
+        "max_seconds": max_seconds,
         "max_batches": max_batches,
+        "repeats": repeats,
+        "order_seed": order_seed,
         "direct_batches": direct_batches,
         "beside": beside,
         "direct_batch_sizes": _batch_sizes(direct_batch_sizes),

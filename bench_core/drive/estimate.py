@@ -13,6 +13,8 @@ _STEP_S: dict[DeviceKind, float] = {"cuda": 0.010, "cpu": 0.003}
 _START_S = 8.0  # a container, an engine's imports, a small model
 
 
+_TYPICAL_BATCHES = 30  # until throughput is known to 1 %
+
 TYPICAL_PROMPTS = 80  # of the embedded workload; stands in where a workload's size is not known yet
 
 
@@ -25,6 +27,8 @@ def measuring_estimate_s(plan: Plan, suite: Suite, weights_bytes: int, prompts: 
         total_s += _START_S
         for batch_size in job.batch_sizes:
             batches = prompts // batch_size
+            if not suite.exhaustive:
+                batches = min(batches, _TYPICAL_BATCHES)
             if suite.max_batches is not None:
                 batches = min(batches, suite.max_batches)
             sizes = suite.direct_batch_sizes or job.batch_sizes

@@ -245,6 +245,11 @@ class Execution:
         arguments = ["--variant", job.variant, "--batch-size", ",".join(batch_sizes)]
         arguments += ["--max-new-tokens", str(suite.max_new_tokens), "--length", suite.length]
         arguments += ["--warmup-batches", str(suite.warmup_batches), "--latency-batches", str(suite.latency_batches)]
+        arguments += ["--max-warmup-batches", str(suite.max_warmup_batches)]
+        arguments += ["--max-warmup-seconds", str(suite.max_warmup_seconds)]
+        arguments += ["--exhaustive"] if suite.exhaustive else ["--precision", str(suite.precision)]
+        if suite.max_seconds is not None:
+            arguments += ["--max-seconds", str(suite.max_seconds)]
         limits = [limit for limit in (suite.max_batches, job.max_batches) if limit is not None]
         if limits:
             arguments += ["--max-batches", str(min(limits))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -71,6 +72,7 @@ class Plan:
         control: one cell that every visit measures first, as a repeat of its own from the second time on.
         kept: cells of an earlier visit that need no further measurement.
         left_out: what was not planned, and why.
+        order_seed: of the order of the launches, where the grid is measured more than once.
     """
 
     device: DeviceKind
@@ -79,6 +81,26 @@ class Plan:
     control: Job | None = None
     kept: frozenset[str] = frozenset()
     harness: Job | None = None
+    order_seed: int = 0
+
+    @property
+    def repeats(self) -> int:
+        """How often the grid is measured; what the control adds is not counted."""
+        return max((job.repeat for job in self.grid), default=1)
+
+    @property
+    def in_order_of_launch(self) -> tuple[Job, ...]:
+        """The grid in the order of the table, or, where it is repeated, one repeat after the other, the jobs of each in
+        a random order of its own: randomised blocks, so that what changes with time falls on all methods alike."""
+        if self.repeats == 1:
+            return self.grid
+        drawn = random.Random(self.order_seed)  # noqa: S311  # an order, not a secret
+        ordered: list[Job] = []
+        for repeat in range(1, self.repeats + 1):
+            block = [job for job in self.grid if job.repeat == repeat]
+            drawn.shuffle(block)
+            ordered += block
+        return tuple(ordered)
 
     @property
     def jobs(self) -> tuple[Job, ...]:
@@ -88,7 +110,7 @@ class Plan:
         """
         control = self._of([self.control]) if self.control is not None else ()
         done = self.kept | {cell.cell for cell in control}
-        left = tuple(job for job in (job.without(done) for job in self.grid) if job.batch_sizes)
+        left = tuple(job for job in (job.without(done) for job in self.in_order_of_launch) if job.batch_sizes)
         new = bool(left) or any(cell.cell not in self.kept and cell.repeat == 1 for cell in control)
         return (self.control, *left) if self.control is not None and new else left
 
@@ -166,7 +188,8 @@ def make_plan(suite: Suite, catalogue: Catalogue, device: DeviceKind) -> Plan:
             jobs.append(_job(image, variant, suite.batch_sizes, suite, device))
     if not jobs:
         raise BadInput("nothing to run", "; ".join(left_out))
-    return Plan(device, tuple(jobs), tuple(left_out), _control(suite, catalogue, device))
+    grid = tuple(replace(job, repeat=repeat) for job in jobs for repeat in range(1, suite.repeats + 1))
+    return Plan(device, grid, tuple(left_out), _control(suite, catalogue, device), order_seed=suite.order_seed)
 
 
 HARNESS_BATCHES = 5  # of each size: seconds in all, and one or two late wakings do not move the median
@@ -193,7 +216,7 @@ def harness_job(plan: Plan, catalogue: Catalogue, visit: int) -> Job | None:
 def plan_of_cells(cells: Iterable[PlannedCell], suite: Suite, catalogue: Catalogue, device: DeviceKind) -> Plan:
     """The plan of exactly these cells, with the options and the control of a suite.
 
-    Repeats of the control are left out: every visit adds one of its own.
+    Repeats of the control beyond those of the grid are left out: every visit adds one of its own.
 
     Raises:
         BadInput: an image or variant that is not there any more, or does not run on this device.
@@ -201,13 +224,17 @@ def plan_of_cells(cells: Iterable[PlannedCell], suite: Suite, catalogue: Catalog
     control = _control(suite, catalogue, device)
     sizes: dict[tuple[str, str, int], list[int]] = {}
     for cell in cells:
-        if control is None or cell.repeat == 1 or (cell.image, cell.variant) != (control.image.name, control.variant):
+        if (
+            control is None
+            or cell.repeat <= suite.repeats
+            or (cell.image, cell.variant) != (control.image.name, control.variant)
+        ):
             sizes.setdefault((cell.image, cell.variant, cell.repeat), []).append(cell.batch_size)
     grid = tuple(
         replace(_job(catalogue.get(image), variant, tuple(batch_sizes), suite, device), repeat=repeat)
         for (image, variant, repeat), batch_sizes in sizes.items()
     )
-    return Plan(device, grid, control=control)
+    return Plan(device, grid, control=control, order_seed=suite.order_seed)
 
 
 def _job(image: Image, variant: str, batch_sizes: tuple[int, ...], suite: Suite, device: DeviceKind) -> Job:

@@ -12,7 +12,8 @@ from bench_core.contract.errors import BadInput
 from bench_core.contract.manifest import Name
 from bench_core.contract.quality import QualityBounds
 from bench_core.contract.record import Record, Scalar
-from bench_core.contract.spec import Length, MeasureProtocol
+from bench_core.contract.spec import MAX_REPEAT, Length, MeasureProtocol
+from bench_core.contract.stopping import DEFAULT_MAX_WARMUP_BATCHES, DEFAULT_MAX_WARMUP_S, DEFAULT_PRECISION
 
 BatchSize = Annotated[int, Field(ge=1, le=65536)]
 
@@ -70,12 +71,29 @@ class Suite(Record):
     harness_check: bool = Field(
         True, description="measure the scripted engine with every visit, for the error of the suite itself"
     )
+    precision: float = Field(
+        DEFAULT_PRECISION, gt=0, lt=1, description="measure until throughput's 95 % interval is within this share of it"
+    )
+    exhaustive: bool = Field(False, description="measure the whole workload, whatever the precision")
+    max_seconds: float | None = Field(None, gt=0, description="of measuring, for each cell")
+    max_warmup_batches: int = Field(
+        DEFAULT_MAX_WARMUP_BATCHES, ge=1, le=1000, description="until latencies show no trend, at most; 1: no test"
+    )
+    max_warmup_seconds: float = Field(DEFAULT_MAX_WARMUP_S, gt=0, description="of warm-up beyond warmup_batches")
+    repeats: int = Field(1, ge=1, le=MAX_REPEAT, description="times that the whole grid is measured, in random order")
+    order_seed: int = Field(0, ge=0, description="of that order")
 
     @property
     def protocol(self) -> MeasureProtocol:
         """How every cell is measured."""
         return MeasureProtocol(
-            warmup_batches=self.warmup_batches, latency_batches=self.latency_batches, max_batches=self.max_batches
+            warmup_batches=self.warmup_batches,
+            latency_batches=self.latency_batches,
+            max_batches=self.max_batches,
+            precision=None if self.exhaustive else self.precision,
+            max_seconds=self.max_seconds,
+            max_warmup_batches=self.max_warmup_batches,
+            max_warmup_seconds=self.max_warmup_seconds,
         )
 
     @property

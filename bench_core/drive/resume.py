@@ -6,15 +6,17 @@ is not, the run is refused before anything is written.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bench_core.contract import layout
 from bench_core.contract.errors import BadInput
 from bench_core.contract.host import host_info
 from bench_core.contract.run import GpuInfo, ImageInfo, PlannedCell, RunRecord, VisitInfo
-from bench_core.contract.spec import CellSpec
+from bench_core.contract.spec import CellSpec, MeasureProtocol
 from bench_core.drive.catalogue import nearest
 from bench_core.drive.execute import Prepared
 from bench_core.drive.launcher import Launcher
@@ -24,7 +26,7 @@ from bench_core.report.load import Row, RunView, load_run
 
 # NVML's total shrinks a little with drivers that reserve more; the next model of a card is further away than that.
 _GPU_MEMORY_SLACK = 0.02
-_SELECTION = ("images", "variants", "batch_sizes")
+_SELECTION = ("images", "variants", "batch_sizes", "repeats", "order_seed")
 # What a cell does when it is measured, and not every cell does: no number of others depends on it.
 _AFTERWARDS = {"direct_batches", "score_texts"}
 
@@ -90,7 +92,9 @@ class Earlier:
         """
         path = self.folder / layout.SUITE_FILE
         if path.is_file():
-            return Suite.read(path)
+            suite = Suite.read(path)
+            # Of before there was a rule to stop by: everything was measured.
+            return suite if "precision" in json.loads(path.read_bytes()) else suite.model_copy(update=_NO_RULES)
         cells, record = self.record.cells, self.record
         protocol = next((spec.protocol for spec in self._specs()), None)
         return Suite(
@@ -103,7 +107,8 @@ class Earlier:
             length=record.length,
             device=record.device,
             launcher="auto" if record.launcher == "standalone" else record.launcher,
-            **(protocol.model_dump() if protocol else {}),
+            repeats=record.repeats,
+            **(_as_asked(protocol) if protocol else _NO_RULES),
             **record.quality.model_dump(),
         )
 
@@ -171,7 +176,7 @@ class Earlier:
             *((f"bound {name}", had, getattr(suite.quality, name)) for name, had in record.quality),
         ]
         for spec in self._specs():
-            had, now = spec.protocol.model_dump(exclude=_AFTERWARDS), suite.protocol.model_dump()
+            had, now = _settings_of(spec.protocol), _settings_of(suite.protocol)
             pairs += [(name, had[name], now[name]) for name in had]
             if suite.threads is not None:
                 pairs.append(("threads", spec.threads, suite.threads))
@@ -236,6 +241,23 @@ class Earlier:
             if had is None or had.given or now.given or had.recipe != now.recipe:
                 digest = str(row.spec.artifact_digest)
                 yield from _differing([(f"artifact {row.spec.artifact}", digest, now.digest)])
+
+
+# What a protocol without rules was asked for by.
+_NO_RULES: dict[str, Any] = {"exhaustive": True, "max_warmup_batches": 1}
+
+
+def _settings_of(protocol: MeasureProtocol) -> dict[str, Any]:
+    """What is compared: limits of a test that is not made are of no matter."""
+    rule = protocol.warmup_rule
+    tested = {} if rule.has_room_for_the_test else {"max_warmup_batches": None, "max_warmup_seconds": None}
+    return {**protocol.model_dump(exclude=_AFTERWARDS), **tested}
+
+
+def _as_asked(protocol: MeasureProtocol) -> dict[str, Any]:
+    """The keys of a suite that give this protocol."""
+    given = {key: value for key, value in protocol.model_dump().items() if value is not None}
+    return {"exhaustive": protocol.precision is None, "max_warmup_batches": 1, **given}
 
 
 def _differing(pairs: Iterable[tuple[str, object, object]]) -> Iterator[str]:

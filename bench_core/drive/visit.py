@@ -49,6 +49,7 @@ def visit_info(
         artifacts={name: _artifact(prepared.model_folder / name) for name in plan.artifacts},
         cells=plan.to_measure,
         harness_check=tuple(plan.harness.planned()) if plan.harness is not None else (),
+        order_seed=plan.order_seed if plan.repeats > 1 else None,
     )
 
 
@@ -76,6 +77,7 @@ def new_record(run_id: str, suite: Suite, plan: Plan, visit: VisitInfo, prepared
         cells=plan.cells,
         visits=(visit,),
         quality=suite.quality,
+        repeats=plan.repeats,
     )
 
 
@@ -91,6 +93,7 @@ def extended_record(record: RunRecord, plan: Plan, visit: VisitInfo) -> RunRecor
             "gpus": tuple(cards[uuid] for uuid in dict.fromkeys(known)),
             "images": {**record.images, **visit.images},
             "visits": (*record.all_visits, visit),
+            "repeats": max(record.repeats, plan.repeats),
         }
     )
 

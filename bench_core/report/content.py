@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from bench_core.contract.equal_work import repeated_prompts
-from bench_core.contract.metrics import CellMetrics, CellResult, MemoryUse
+from bench_core.contract.metrics import VALUES_BEYOND_A_PERCENTILE, CellMetrics, CellResult, MemoryUse
 from bench_core.report.format import ABSENT, count, gib, milliseconds, quantity, rate, seconds, significant
 from bench_core.report.load import DAMAGED, Row, RunView
 from bench_core.report.own_error import HOW, NO_DEVICE_MEMORY, error_rows, own_error, percent, title, written
+from bench_core.report.protocol import mark_notes, measured_sheet, repeats_sheet, throughput_entry
 from bench_core.report.quality_sheet import quality_sheet
 from bench_core.report.roofs import THROTTLED_MARK, THROTTLED_NOTE, is_throttled, roof_sheets
 from bench_core.report.sheet import Entry, Sheet
@@ -65,6 +66,8 @@ def document(view: RunView) -> Document:
         details=(
             *_beside(view),
             _times(view),
+            measured_sheet([row for row, _ in _measured(view)]),
+            *repeats_sheet(view),
             _memory(view),
             *_parity(view),
             *quality_sheet(view),
@@ -203,12 +206,20 @@ def _meanings(view: RunView) -> tuple[tuple[str, str], ...]:
     return (
         ("Latency (s)", "mean time of one batch: one generate call until the device has finished"),
         ("Tokens", "mean output tokens of one batch, all its prompts together, counted from the engine's own ids"),
-        ("Throughput (token/s)", "output tokens of all measured batches / the sum of their latencies"),
+        (
+            "Throughput (token/s)",
+            "output tokens of all measured batches / the sum of their latencies ± half of its 95 % confidence interval",
+        ),
         ("GPU Memory", f"in use {gpu}" if view.on_cuda else "this run used no GPU; see Host memory"),
         ("TTFT (s)", "time to first token: mean over prompts, from the batch's start to the prompt's first token"),
         ("TPOT (ms)", "time per output token after the first: mean over prompts"),
         ("Host memory", "resident memory of the engine's processes, highest over warm-up and measured batches"),
         ("Batches", "measured batches, warm-up excluded"),
+        (
+            "Percentiles",
+            f"given in result.json only where {VALUES_BEYOND_A_PERCENTILE} values or more lie beyond: "
+            "p90 from 50 values, p95 from 100, p99 from 500",
+        ),
     )
 
 
@@ -255,6 +266,9 @@ def result_sheet(view: RunView, batch_size: int) -> Sheet:
         notes.append(f"{NOT_RANKED_MARK} falls past the bounds of quality and is not ranked; see Quality.")
     if any(row.result and is_throttled(row.result.metrics) for row in rows):
         notes.append(THROTTLED_NOTE)
+    notes += mark_notes(rows)
+    if view.record.repeats > 1:
+        notes.append(f"The first of {view.record.repeats} repeats; see Repeats for all of them.")
     return Sheet(
         heading=f"Batch size {batch_size}",
         columns=RESULT_COLUMNS,
@@ -290,11 +304,10 @@ def result_entries(view: RunView, row: Row, best_tok_s: float | None = None) -> 
     return (
         Entry(seconds(metrics.batch_latency_s.mean), metrics.batch_latency_s.mean),
         Entry(count(metrics.output_tokens_per_batch), metrics.output_tokens_per_batch),
-        Entry(
-            rate(throughput),
-            throughput,
+        throughput_entry(
+            metrics,
             strong=view.compares(row) and throughput == best_tok_s,
-            mark=THROTTLED_MARK if is_throttled(metrics) else "",
+            marks=(THROTTLED_MARK,) if is_throttled(metrics) else (),
         ),
         _bytes(metrics.device_memory.peak_bytes if metrics.device_memory else None) if view.on_cuda else Entry(NO_GPU),
         _told(metrics.ttft_s.mean if metrics.ttft_s else None, seconds),
@@ -342,6 +355,8 @@ def _times(view: RunView) -> Sheet:
         ("TPOT median (ms)", True),
         ("Latency stdev (s)", True),
         ("Throughput (token/s)", True),
+        ("Prefill (token/s)", True),
+        ("Decode (token/s)", True),
         ("Batches", True),
         ("Token times", False),
     )
@@ -357,13 +372,18 @@ def _times(view: RunView) -> Sheet:
                 _told(m.tpot_s.median if m.tpot_s else None, milliseconds),
                 _optional(m.batch_latency_s.stdev, seconds),
                 Entry(rate(m.output_throughput_tok_s), m.output_throughput_tok_s),
+                _told(m.phase_rates.prefill_tok_s if m.phase_rates else None, rate),
+                _told(m.phase_rates.decode_tok_s if m.phase_rates else None, rate),
                 Entry(str(m.batches), m.batches),
                 Entry(m.token_times_source or NOT_TOLD),
             )
         )
     notes = (
         "Stdev: of the batches' latencies, absent for one batch. Token times: who stamped them, the worker's clock or "
-        "the engine's own; in separate batches where asking for them costs, so that throughput is measured without.",
+        "the engine's own; in separate batches where asking for them costs, so that throughput is measured without. "
+        "Prefill: prompt tokens / the mean of the rows' times to first token. Decode: output tokens after the first / "
+        "the mean of the rows' times from first to last token. Both are not told where the engine does not say when "
+        "tokens came, or works through a batch one prompt after the other.",
     )
     return Sheet("Times", columns, tuple(rows), notes)
 
@@ -492,10 +512,11 @@ def _beside(view: RunView) -> Iterable[Sheet]:
 
 def _control(view: RunView) -> Iterable[Sheet]:
     """Cells measured more than once: how far apart the same work came out."""
-    if not view.repeated:
+    controls = [rows for rows in view.repeated if rows[-1].planned.repeat > view.record.repeats]
+    if not controls:
         return
     rows = []
-    for repeats in view.repeated:
+    for repeats in controls:
         base: float | None = None
         for row in repeats:
             value = row.result.metrics.output_throughput_tok_s if row.result else None

@@ -45,6 +45,17 @@ def rate(value_per_s: float | None) -> str:
     return ABSENT if value_per_s is None else significant(value_per_s)
 
 
+def rate_within(value_per_s: float, half_width_per_s: float | None) -> str:
+    """A rate and half its interval, to the same decimal: ``165.9 ± 0.6``; a width that would round to 0 keeps one
+    digit, and the rate alone stands where there is no interval."""
+    text = rate(value_per_s)
+    if half_width_per_s is None:
+        return text
+    decimals = len(text.partition(".")[2]) if "e" not in text else None
+    width = significant(half_width_per_s, 1) if decimals is None else f"{half_width_per_s:.{decimals}f}"
+    return f"{text} ± {width if float(width) > 0 or half_width_per_s == 0 else significant(half_width_per_s, 1)}"
+
+
 def count(value: float) -> str:
     """A count or a mean of counts: whole where it is whole, else with one decimal."""
     return f"{value:.0f}" if float(value).is_integer() else f"{value:.1f}"

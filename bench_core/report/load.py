@@ -349,6 +349,16 @@ def _check_spec(spec: CellSpec, record: RunRecord, planned: PlannedCell) -> None
             raise Unreadable(layout.SPEC_FILE, f"{name} is {has}, and {expected} in {layout.RUN_FILE}")
 
 
+def _check_protocol(spec: CellSpec, result: CellResult) -> None:
+    """A log names the rule that it was stopped by: it must be the cell's own."""
+    steadiness = result.metrics.steadiness
+    if steadiness.stop_reason is not None and steadiness.precision != spec.protocol.precision:
+        raise Unreadable(
+            layout.EVENTS_FILE,
+            f"measured to a precision of {steadiness.precision}, and {spec.protocol.precision} in {layout.SPEC_FILE}",
+        )
+
+
 def read_record(run_folder: Path, path: Path, kind: type[R]) -> R | None:
     """A cell's JSON file; ``None`` where there is none.
 
@@ -425,6 +435,7 @@ def _measured_row(
         except BadInput as error:
             raise Unreadable(_log_name(folder), error.cause) from error
     result = _result(_log_name(folder), planned.cell, events)
+    _check_protocol(spec, result)
     batches = [batch for of_phase in events.batches.values() for batch in of_phase]
     work = cell_work(spec, batches, workload.prompts if workload is not None else None)
     found: tuple[Gap, ...] = ()

@@ -109,6 +109,7 @@ def _csv_line(view: RunView, row: Row) -> dict[str, str | float | None]:
         **_csv_memory("host_memory", metrics.host_memory if metrics else None),
         **_csv_quality(view, row),
         **csv_roofs(view, row),
+        **_csv_protocol(metrics),
     }
 
 
@@ -151,6 +152,26 @@ def _csv_quality(view: RunView, row: Row) -> dict[str, str | float | None]:
         "agreement_equal_positions": agreement.equal_positions if agreement else None,
         "agreement_beside": csv_text(found.beside) if found else None,
         "quality_verdict": csv_text(found.verdict) if found else None,
+    }
+
+
+def _csv_protocol(metrics: CellMetrics | None) -> dict[str, str | float | None]:
+    steadiness = metrics.steadiness if metrics else None
+    interval = steadiness.throughput_interval if steadiness else None
+    drift = steadiness.drift if steadiness else None
+    rates = metrics.phase_rates if metrics else None
+    return {
+        "stop_reason": steadiness.stop_reason if steadiness else None,
+        "precision": steadiness.precision if steadiness else None,
+        "throughput_low_tok_s": interval.low_tok_s if interval else None,
+        "throughput_high_tok_s": interval.high_tok_s if interval else None,
+        "throughput_relative_half_width": interval.relative_half_width if interval else None,
+        "warmup": steadiness.warmup if steadiness else None,
+        "drift_relative_change": drift.relative_change if drift else None,
+        "drift_p_value": drift.p_value if drift else None,
+        "unsteady": steadiness.unsteady if steadiness else None,
+        "prefill_tok_s": rates.prefill_tok_s if rates else None,
+        "decode_tok_s": rates.decode_tok_s if rates else None,
     }
 
 

@@ -14,6 +14,7 @@ from bench_core.report.content import RESULT_COLUMNS, SEQUENTIAL_MARK, best_thro
 from bench_core.report.format import one_line
 from bench_core.report.load import RunView, load_run
 from bench_core.report.own_error import own_error
+from bench_core.report.protocol import remarks
 from bench_core.report.table import FIGURES, csv_table, markdown
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ def console_table(view: RunView) -> Table:
         best = best_throughput_tok_s(view, rows)
         for row in rows:
             entries = result_entries(view, row, best)
-            outcome = row.status if row.result else f"{row.status}: {row.problem}"
+            outcome = ", ".join([row.status, *remarks(row)]) if row.result else f"{row.status}: {row.problem}"
             if view.unranked(row):
                 outcome += f", not ranked: {view.unranked(row)}"
             table.add_row(

@@ -19,6 +19,7 @@ from bench_core.contract.errors import BadInput, first_line
 from bench_core.contract.outcome import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, Outcome
 from bench_core.contract.record import Record, Scalar
 from bench_core.contract.spec import MAX_REPEAT, MeasureProtocol
+from bench_core.contract.stopping import DEFAULT_MAX_WARMUP_BATCHES, DEFAULT_MAX_WARMUP_S, DEFAULT_PRECISION
 from bench_core.worker.calibration import device_words, write_calibration
 from bench_core.worker.cell_writer import refuse_if_measured
 from bench_core.worker.convert import convert
@@ -64,6 +65,25 @@ def at_most(limit: int) -> Callable[[str], int]:
         return 0 if text == "0" else up_to(limit)(text)
 
     return read
+
+
+def more_than_0(text: str) -> float:
+    """A finite number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
+
+
+def share(text: str) -> float:
+    """A number above 0 and below 1."""
+    value = more_than_0(text)
+    if value >= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not below 1; 0.01 is 1 %")
+    return value
 
 
 def batch_size_list(text: str) -> list[int]:
@@ -118,9 +138,27 @@ def build_parser() -> argparse.ArgumentParser:
         help="replaces an option of the variant",
     )
     how = parser.add_argument_group("how")
-    how.add_argument("--warmup-batches", type=up_to(1000), default=1, metavar="N")
+    how.add_argument(
+        "--warmup-batches", type=up_to(1000), default=1, metavar="N", help="discarded, at least (default: 1)"
+    )
+    how.add_argument(
+        "--max-warmup-batches", type=up_to(1000), default=DEFAULT_MAX_WARMUP_BATCHES, metavar="N",
+        help="discarded until latencies show no trend, at most (default: %(default)s; 1: no test)",
+    )  # fmt: skip
+    how.add_argument(
+        "--max-warmup-seconds", type=more_than_0, default=DEFAULT_MAX_WARMUP_S, metavar="S",
+        help="of warm-up beyond --warmup-batches (default: %(default)s)",
+    )  # fmt: skip
+    how.add_argument(
+        "--precision", type=share, default=DEFAULT_PRECISION, metavar="P",
+        help="measure until throughput's 95 %% interval is within this share of it (default: %(default)s)",
+    )  # fmt: skip
+    how.add_argument("--exhaustive", action="store_true", help="measure the whole workload, whatever the precision")
+    how.add_argument("--max-seconds", type=more_than_0, metavar="S", help="of measuring (default: no limit)")
     how.add_argument("--latency-batches", type=up_to(1000), default=3, metavar="N", help="where token callbacks cost")
-    how.add_argument("--max-batches", type=positive, metavar="N", help="measured batches (default: whole workload)")
+    how.add_argument(
+        "--max-batches", type=positive, metavar="N", help="measured batches at most (default: whole workload)"
+    )
     how.add_argument(
         "--direct-batches", type=up_to(1000), default=0, metavar="N",
         help="measured batches given once more to the engine directly, for parity (default: none)",
@@ -197,6 +235,10 @@ def _resolver(parsed: argparse.Namespace) -> Resolver:
             max_batches=parsed.max_batches,
             direct_batches=parsed.direct_batches,
             score_texts=parsed.score_texts,
+            precision=None if parsed.exhaustive else parsed.precision,
+            max_seconds=parsed.max_seconds,
+            max_warmup_batches=parsed.max_warmup_batches,
+            max_warmup_seconds=parsed.max_warmup_seconds,
         ),
         direct_batch_sizes=None if parsed.direct_batch_sizes is None else frozenset(parsed.direct_batch_sizes),
         options=dict(parsed.option),

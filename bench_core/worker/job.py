@@ -8,7 +8,16 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
-from bench_core.contract.events import BatchEvent, EndEvent, EngineEvent, PhaseEvent, ScoreEvent, StartEvent
+from bench_core.contract.events import (
+    BatchEvent,
+    EndEvent,
+    EngineEvent,
+    PhaseEvent,
+    ScoreEvent,
+    StartEvent,
+    StopEvent,
+    WarmupEndEvent,
+)
 from bench_core.contract.record import Record
 from bench_core.contract.spec import CellSpec
 
@@ -46,7 +55,17 @@ class CheckEvent(Record):
 
 
 Message = (
-    BeginCell | BeginScore | CheckEvent | StartEvent | PhaseEvent | EngineEvent | BatchEvent | ScoreEvent | EndEvent
+    BeginCell
+    | BeginScore
+    | CheckEvent
+    | StartEvent
+    | PhaseEvent
+    | EngineEvent
+    | BatchEvent
+    | WarmupEndEvent
+    | StopEvent
+    | ScoreEvent
+    | EndEvent
 )
 MESSAGE: TypeAdapter[Message] = TypeAdapter(Message)
 

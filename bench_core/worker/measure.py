@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 
 from bench_core.contract.adapter import Adapter, Completion, Decoding, Describes, Direct, ReportsMemory
 from bench_core.contract.digest import prompts_sha256
-from bench_core.contract.events import BatchEvent, BatchPhase, EngineEvent, PhaseEvent
+from bench_core.contract.events import BatchEvent, BatchPhase, EngineEvent, PhaseEvent, StopEvent, WarmupEndEvent
 from bench_core.contract.record import Record
 from bench_core.contract.spec import CellSpec
+from bench_core.contract.steadiness import sample
+from bench_core.contract.stopping import Sample, stop_reason, warmup_batch, warmup_end
 from bench_core.contract.workload import Workload
 from bench_core.worker.clock import Clock, seconds
 from bench_core.worker.guard import check_arrivals, check_prompts, checked_outputs
@@ -59,17 +61,15 @@ class CellRun:
         """Prepares the shape and runs all batches; any exception is the caller's to classify, with ``phase``."""
         self._prepare()
         batches = self._batches
-        # Warm-up takes batches from the end backwards, so that measuring starts on prompts seen longest ago or never.
         protocol = self._spec.protocol
-        warmups = [batches[-1 - k % len(batches)] for k in range(protocol.warmup_batches)]
         live = self._spec.token_times in ("live", "engine")
-        self._run_phase("warmup", warmups, live)
-        self._run_phase("measure", batches, live)
+        self._warm_up(live)
+        measured = batches[: self._measure(live)]
         if self._spec.token_times == "separate":
             self._run_phase("latency", batches[: protocol.latency_batches], True)
         if self._direct is not None and protocol.direct_batches:
             # Beside the measured batches that were last, so that little time lies between the two of a pair.
-            self._run_phase("direct", batches[-protocol.direct_batches :], False)
+            self._run_phase("direct", measured[-protocol.direct_batches :], False)
         if isinstance(self._adapter, ReportsMemory):
             self._send(EngineEvent(t_s=seconds(self._clock()), memory=dict(self._adapter.memory())))
 
@@ -82,12 +82,42 @@ class CellRun:
             facts = {str(key): str(value) for key, value in self._adapter.describe().items()}
             self._send(EngineEvent(t_s=seconds(self._clock()), facts=facts))
 
+    def _warm_up(self, wanted: bool) -> None:
+        """Runs batches until the protocol's rule says that the engine is warm, or that no more can be done."""
+        self.phase = "warmup"
+        rule = self._spec.protocol.warmup_rule
+        done: list[Sample] = []
+        end = None
+        while end is None:
+            rows = self._batches[warmup_batch(rule, len(done), len(self._batches))]
+            done.append(self._next("warmup", len(done), rows, wanted))
+            end = warmup_end(rule, done)
+        self._send(WarmupEndEvent(t_s=seconds(self._clock()), end=end, rule=rule))
+
+    def _measure(self, wanted: bool) -> int:
+        """Runs batches until the protocol's rule says that it is enough; returns how many."""
+        self.phase = "measure"
+        rule = self._spec.protocol.stopping_rule
+        available = len(self._workload.batches(self._spec.batch_size))
+        done: list[Sample] = []
+        reason = None
+        while reason is None:
+            done.append(self._next("measure", len(done), self._batches[len(done)], wanted))
+            reason = stop_reason(rule, done, available)
+        self._send(StopEvent(t_s=seconds(self._clock()), reason=reason, rule=rule, available_batches=available))
+        return len(done)
+
+    def _next(self, phase: BatchPhase, index: int, rows: range, wanted: bool) -> Sample:
+        if self._stopping():
+            raise StopRequested
+        batch = self._batch(phase, index, rows, wanted)
+        self._send(batch)
+        return sample(batch)
+
     def _run_phase(self, phase: BatchPhase, batches: Sequence[range], wanted: bool) -> None:
         self.phase = phase
         for index, rows in enumerate(batches):
-            if self._stopping():
-                raise StopRequested
-            self._send(self._batch(phase, index, rows, wanted))
+            self._next(phase, index, rows, wanted)
 
     def _batch(self, phase: BatchPhase, index: int, rows: range, wanted: bool) -> BatchEvent:
         prompts = [list(self._workload.prompts[row]) for row in rows]
@@ -120,12 +150,13 @@ class CellRun:
 
 
 def planned_batches(spec: CellSpec, workload: Workload) -> list[range]:
-    """The measured batches of a cell, as indices into the workload; at least one (the request has been checked)."""
+    """The batches that a cell may measure, as indices into the workload; at least one (the request has been checked).
+    The stopping rule decides how many of them it does."""
     return workload.batches(spec.batch_size)[: spec.protocol.max_batches]
 
 
 def progress_total(spec: CellSpec, workload: Workload) -> int:
-    """Batches of all phases that a cell will run."""
+    """Batches of all phases that a cell will run: at most, where rules decide; a warm-up by its floor."""
     measured = len(planned_batches(spec, workload))
     latency = min(measured, spec.protocol.latency_batches) if spec.token_times == "separate" else 0
     return spec.protocol.warmup_batches + measured + latency + min(measured, spec.protocol.direct_batches)

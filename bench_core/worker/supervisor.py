@@ -155,7 +155,7 @@ class Supervisor:
 
     def progress(self, spec: CellSpec, phase: str, done: int) -> None:
         """Tells how far a cell is."""
-        line = {"cell": spec.cell_id, "phase": phase, "done": done, "of": self._totals[spec.cell_id]}
+        line = {"cell": spec.cell_id, "phase": phase, "done": done, "of": max(self._totals[spec.cell_id], done)}
         self._say(Progress.model_validate(line))
 
     def not_scored(self, spec: CellSpec, cause: str) -> ScoreEvent:

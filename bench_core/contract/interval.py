@@ -1,0 +1,146 @@
+"""How well a throughput is known: the 95 % confidence interval of a ratio of sums, from its batches.
+
+Throughput is sum of tokens / sum of latencies. Its error follows by linearisation (the delta method; Cochran,
+"Sampling Techniques", 3rd ed. 1977, chapter 6) from the residuals ``tokens - throughput x latency`` of the batches. The
+interval is Student's, with three corrections, because batches of one process are neither independent nor normal, and
+because a rule that stops when the interval is narrow stops too early by chance:
+
+1. Neighbouring batches are alike. The variance of the mean is that of a first-order autoregression with the correlation
+   of neighbouring residuals, its bias taken out (Marriott and Pope, Biometrika 41, 1954; Kendall, the same volume), and
+   one standard error added, since what few batches show of a correlation is little. Only a positive one counts.
+   Degrees of freedom are those that a correlated series leaves to its variance (Bayley and Hammersley, "The effective
+   number of independent observations in an autocorrelated time series", Supplement to the JRSS 8, 1946).
+2. Latencies are skewed. Student's interval then covers too seldom by a term of skewness squared / n (Hall, "The
+   Bootstrap and Edgeworth Expansion", 1992, chapter 2); the half width grows by such a term. So do intervals for
+   simulations that are stopped by their width: Tafazzoli, Wilson, Lada and Steiger, "Performance of Skart: a skewness-
+   and autoregression-adjusted batch-means procedure", INFORMS Journal on Computing 23 (2011).
+3. Stopping early goes together with a variance that is small by chance (Singham and Schruben, "Finite-sample
+   performance of absolute precision stopping rules", INFORMS Journal on Computing 24, 2012): a term of 1 / n, beside
+   what ``contract.stopping`` does about it.
+
+The constants of 1 to 3 are chosen by simulation; ``tests/contract/test_contract_coverage.py`` holds them to it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from statistics import NormalDist
+
+from pydantic import Field
+
+from bench_core.contract.record import Record
+
+CONFIDENCE = 0.95
+# Fewer say too little of their own spread. The issue's "at least 5 batches".
+FEWEST_BATCHES = 5
+_HIGHEST_CORRELATION = 0.9
+_CORRELATION_ERRORS = 1.0
+_SKEWNESS_TERM = 2.0
+_STOPPING_TERM = 1.0
+
+
+class Interval(Record):
+    """The 95 % confidence interval of a throughput, tokens/s.
+
+    Attributes:
+        low_tok_s, high_tok_s: throughput - and + half width.
+        relative_half_width: half width / throughput; 0.01: within 1 %.
+        correlation: of neighbouring batches as it was reckoned with, 0 where they show none.
+    """
+
+    low_tok_s: float
+    high_tok_s: float
+    relative_half_width: float = Field(ge=0)
+    correlation: float = Field(ge=0, lt=1)
+
+    @property
+    def half_width_tok_s(self) -> float:
+        """Half its width."""
+        return (self.high_tok_s - self.low_tok_s) / 2
+
+
+def throughput_interval(tokens: Sequence[int], latencies_s: Sequence[float]) -> Interval | None:
+    """The interval from output tokens and latency of each batch, in order of time.
+
+    ``None`` for fewer than five batches, and where nothing was generated.
+    """
+    n = len(tokens)
+    if n < FEWEST_BATCHES or sum(tokens) <= 0:
+        return None
+    throughput = sum(tokens) / math.fsum(latencies_s)
+    mean_tokens = sum(tokens) / n
+    residuals = [(count - throughput * s) / mean_tokens for count, s in zip(tokens, latencies_s, strict=True)]
+    half_width, correlation = _relative_half_width(residuals)
+    return Interval(
+        low_tok_s=throughput * (1 - half_width),
+        high_tok_s=throughput * (1 + half_width),
+        relative_half_width=half_width,
+        correlation=correlation,
+    )
+
+
+def _relative_half_width(residuals: Sequence[float]) -> tuple[float, float]:
+    """Half width of the interval of the mean of residuals that sum to 0, and the correlation it was reckoned with."""
+    n = len(residuals)
+    squares = math.fsum(value * value for value in residuals)
+    if squares <= 0.0:
+        return 0.0, 0.0
+    lag = math.fsum(a * b for a, b in itertools.pairwise(residuals)) / squares
+    correlation = _guarded(lag, n)
+    # Variance of the mean of n values / variance of one x n, and what the sample's variance lacks by the same cause.
+    inflation = min(_inflation(correlation, n), n / 2)
+    variance = squares / (n - inflation) * inflation / n
+    freedom = max(n * (1 - correlation**2) / (1 + correlation**2) - 1, 1.0)
+    skewness = math.fsum(value**3 for value in residuals) / n / (squares / n) ** 1.5
+    widening = 1 + (_STOPPING_TERM + _SKEWNESS_TERM * skewness**2) / n
+    return student_quantile(freedom) * math.sqrt(variance) * widening, correlation
+
+
+def _guarded(lag: float, n: int) -> float:
+    """A lag-1 correlation without its bias of -(1 + 4 x it) / n, one standard error higher, 0 to 0.9."""
+    unbiased = min(max((n * lag + 1) / (n - 4), -_HIGHEST_CORRELATION), _HIGHEST_CORRELATION)
+    guarded = unbiased + _CORRELATION_ERRORS * math.sqrt((1 - unbiased**2) / n)
+    return min(max(guarded, 0.0), _HIGHEST_CORRELATION)
+
+
+def _inflation(correlation: float, n: int) -> float:
+    """n x variance of the mean / variance of one value, of a first-order autoregression."""
+    rest = 1 - correlation
+    return (1 + correlation) / rest - 2 * correlation * (1 - correlation**n) / (n * rest * rest)
+
+
+def student_quantile(freedom: float) -> float:
+    """The 0.975 quantile of Student's distribution with 1 degree of freedom or more, also between whole numbers.
+
+    Hill, "Algorithm 396: Student's t-quantiles", Communications of the ACM 13 (1970): six digits.
+    """
+    return _quantile(round(freedom, 2))
+
+
+@lru_cache(maxsize=4096)
+def _quantile(freedom: float) -> float:
+    tails = 1 - CONFIDENCE
+    if freedom <= 1.0:
+        return 1 / math.tan(tails * math.pi / 2)
+    if freedom == 2.0:
+        return math.sqrt(2 / (tails * (2 - tails)) - 2)
+    a = 1 / (freedom - 0.5)
+    b = 48 / (a * a)
+    c = ((20700 * a / b - 98) * a - 16) * a + 96.36
+    d = ((94.5 / (b + c) - 3) / b + 1) * math.sqrt(a * math.pi / 2) * freedom
+    y = (d * tails) ** (2 / freedom)
+    if y > 0.05 + a:
+        x = NormalDist().inv_cdf(tails / 2)
+        y = x * x
+        if freedom < 5:
+            c += 0.3 * (freedom - 4.5) * (x + 0.6)
+        c = (((0.05 * d * x - 5) * x - 7) * x - 2) * x + b + c
+        y = (((((0.4 * y + 6.3) * y + 36) * y + 94.5) / c - y - 3) / b + 1) * x
+        y = math.expm1(a * y * y)
+    else:
+        z = ((freedom + 6) / (freedom * y) - 0.089 * d - 0.822) * (freedom + 2) * 3
+        y = ((1 / z + 0.5 / (freedom + 4)) * y - 1) * (freedom + 1) / (freedom + 2) + 1 / y
+    return math.sqrt(freedom * y)

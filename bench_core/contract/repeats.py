@@ -1,0 +1,48 @@
+"""One cell measured several times, each time in a box of its own: how far the runs are apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import Field
+
+from bench_core.contract.metrics import CellMetrics, Distribution
+from bench_core.contract.record import Record
+
+
+class BetweenRuns(Record):
+    """Throughput over the repeats of a cell, tokens/s.
+
+    Attributes:
+        runs: repeats with numbers.
+        mean_tok_s, low_tok_s, high_tok_s: of the repeats' own throughputs: their mean, the lowest, the highest.
+        stdev_tok_s, relative_stdev: sample standard deviation (n - 1) of them, and that / mean; absent for one repeat.
+        within_relative_half_width: mean of the repeats' own relative half widths (95 %), to set beside it; absent where
+            a repeat has no interval.
+    """
+
+    runs: int = Field(ge=1)
+    mean_tok_s: float
+    low_tok_s: float
+    high_tok_s: float
+    stdev_tok_s: float | None
+    relative_stdev: float | None
+    within_relative_half_width: float | None
+
+
+def between_runs(repeats: Sequence[CellMetrics]) -> BetweenRuns | None:
+    """Sums up the repeats of one cell; ``None`` for none."""
+    spread = Distribution.of([metrics.output_throughput_tok_s for metrics in repeats])
+    if spread is None:
+        return None
+    intervals = [metrics.steadiness.throughput_interval for metrics in repeats]
+    widths = [interval.relative_half_width for interval in intervals if interval is not None]
+    return BetweenRuns(
+        runs=spread.n,
+        mean_tok_s=spread.mean,
+        low_tok_s=spread.min,
+        high_tok_s=spread.max,
+        stdev_tok_s=spread.stdev,
+        relative_stdev=spread.stdev / spread.mean if spread.stdev is not None and spread.mean > 0 else None,
+        within_relative_half_width=sum(widths) / len(widths) if len(widths) == len(intervals) else None,
+    )

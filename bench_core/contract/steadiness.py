@@ -1,0 +1,149 @@
+"""Whether a cell's batches were steady, and how well that makes its throughput known; from its events."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from bench_core.contract.errors import BadInput
+from bench_core.contract.events import BatchEvent, StopEvent, WarmupEndEvent
+from bench_core.contract.interval import FEWEST_BATCHES, Interval, throughput_interval
+from bench_core.contract.record import Record
+from bench_core.contract.stopping import TREND_TOLERANCE, Sample, StopReason, WarmupEnd, stop_reason, warmup_end
+from bench_core.contract.trend import Trend, trend
+
+# Five latencies that all rise have a probability of 1/60: the fewest batches can be told to drift.
+DRIFT_SIGNIFICANCE = 0.02
+# From here on, what prompts and outputs explain of a latency is taken out by a fit; fewer would be fitted too well.
+_FITTED_FROM = 10
+
+
+class Steadiness(Record):
+    """How a cell was measured, and whether its numbers stand still.
+
+    Attributes:
+        stop_reason: why measuring ended; absent in logs of before there was a rule.
+        precision: half width / throughput that was asked for; absent where everything was to be measured.
+        throughput_interval: 95 % confidence; absent for fewer than five batches.
+        warmup: how the warm-up ended; absent in logs of before it was tested.
+        drift: a trend in the latencies of the measured batches, differences of work taken out; absent for fewer than
+            five, and where few batches have a trend in their work itself.
+        drifts: the trend is clear and matters.
+        unsteady: it drifts, or the warm-up reached its limit with a trend. Such a mean is of no lasting state.
+    """
+
+    stop_reason: StopReason | None = None
+    precision: float | None = None
+    throughput_interval: Interval | None = None
+    warmup: WarmupEnd | None = None
+    drift: Trend | None = None
+    drifts: bool = False
+    unsteady: bool = False
+
+    @property
+    def few_batches(self) -> bool:
+        """Whether there are too few batches for an interval."""
+        return self.throughput_interval is None
+
+
+def sample(batch: BatchEvent) -> Sample:
+    """What the rules need of a batch."""
+    return Sample(sum(batch.output_tokens), batch.latency_s, batch.started_s)
+
+
+def steadiness(
+    warmup: Sequence[BatchEvent],
+    measured: Sequence[BatchEvent],
+    warmup_ended: WarmupEndEvent | None,
+    stopped: StopEvent | None,
+) -> Steadiness:
+    """Judges the batches of a cell, in order.
+
+    Raises:
+        BadInput: the log says that warm-up or measuring ended for a reason that its batches do not bear out.
+    """
+    _check_warmup(warmup, warmup_ended)
+    _check_stop(measured, stopped)
+    drift = latency_drift(measured)
+    drifts = drift is not None and drift.is_seen(DRIFT_SIGNIFICANCE, TREND_TOLERANCE)
+    return Steadiness(
+        stop_reason=stopped.reason if stopped else None,
+        precision=stopped.rule.precision if stopped else None,
+        throughput_interval=throughput_interval(
+            [sum(batch.output_tokens) for batch in measured], [batch.latency_s for batch in measured]
+        ),
+        warmup=warmup_ended.end if warmup_ended else None,
+        drift=drift,
+        drifts=drifts,
+        unsteady=drifts or (warmup_ended is not None and warmup_ended.end == "trend"),
+    )
+
+
+def _check_warmup(batches: Sequence[BatchEvent], ended: WarmupEndEvent | None) -> None:
+    if ended is None:
+        return
+    done = [sample(batch) for batch in batches]
+    ends = [warmup_end(ended.rule, done[:n]) for n in range(1, len(done) + 1)]
+    if not ends or ends[-1] != ended.end or any(ends[:-1]):
+        raise BadInput(f"the event log says that the warm-up ended with {ended.end}, and its batches say otherwise")
+
+
+def _check_stop(batches: Sequence[BatchEvent], stopped: StopEvent | None) -> None:
+    if stopped is None:
+        return
+    done = [sample(batch) for batch in batches]
+    reasons = [stop_reason(stopped.rule, done[:n], stopped.available_batches) for n in range(1, len(done) + 1)]
+    if not reasons or reasons[-1] != stopped.reason or any(reasons[:-1]):
+        raise BadInput(
+            f"the event log says that measuring stopped because of {stopped.reason}, and its batches say otherwise"
+        )
+
+
+def latency_drift(batches: Sequence[BatchEvent]) -> Trend | None:
+    """The trend in the latencies of batches in order of time, without what their prompts and outputs explain.
+
+    From ten batches on, latency is fitted to the batch's prompt tokens and output tokens (least squares), and the
+    residuals are tested. With fewer, latencies are tested as they are, unless the work itself rises or falls.
+    ``None``: cannot be told.
+    """
+    if len(batches) < FEWEST_BATCHES:
+        return None
+    latencies = [batch.latency_s for batch in batches]
+    work = [
+        [float(sum(batch.prompt_tokens)) for batch in batches],
+        [float(sum(batch.output_tokens)) for batch in batches],
+    ]
+    if len(batches) >= _FITTED_FROM:
+        return trend(_without(work, latencies))
+    if any(min(column) > 0 and trend(column).is_seen(DRIFT_SIGNIFICANCE, TREND_TOLERANCE) for column in work):
+        return None
+    return trend(latencies)
+
+
+def _without(columns: Sequence[Sequence[float]], values: Sequence[float]) -> list[float]:
+    """Values less their least-squares fit to the columns, around their own mean.
+
+    The columns are made orthogonal one after the other (Gram and Schmidt); one that says nothing new is left out.
+    """
+    mean = math.fsum(values) / len(values)
+    rest = [value - mean for value in values]
+    bases: list[list[float]] = []
+    for column in columns:
+        centre = math.fsum(column) / len(column)
+        centred = [value - centre for value in column]
+        base = centred
+        for earlier in bases:
+            base = _minus(base, earlier)
+        if _dot(base, base) > 1e-9 * max(_dot(centred, centred), 1.0):
+            bases.append(base)
+            rest = _minus(rest, base)
+    return [mean + value for value in rest]
+
+
+def _minus(values: Sequence[float], base: Sequence[float]) -> list[float]:
+    share = _dot(values, base) / _dot(base, base)
+    return [value - share * part for value, part in zip(values, base, strict=True)]
+
+
+def _dot(one: Sequence[float], other: Sequence[float]) -> float:
+    return math.fsum(a * b for a, b in zip(one, other, strict=True))

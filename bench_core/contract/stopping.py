@@ -1,0 +1,166 @@
+"""When a cell has warmed up, and when it is measured well enough. Decided from what was measured; no clock is read.
+
+The worker asks between two batches, and the same functions judge an event log afterwards: given the batches before it,
+each decision can be made again.
+
+**Warm-up.** The study's "first batch discarded" is the floor. Then the prompts of the floor's last batch are repeated
+until the last five latencies of them show no trend (Mann and Kendall, exact; see ``contract.trend``). The same prompts
+each time, because batches of other prompts have other lengths, and a trend must not be one of lengths. Five in a row of
+slow cells would cost more than they show: where the test cannot be had within the limits, it is left out from the
+beginning and nothing but the floor is run; the measured batches are tested for a trend in any case.
+
+**Measuring.** Until the 95 % confidence interval of throughput is within the precision asked for, at two looks in a row.
+Looks are few and grow apart by half (after 5, 8, 12, 18, 27 ... batches): who looks after every batch sooner or
+later sees an interval that is narrow by chance, and one that was narrow by chance seldom is so again with half as many
+batches more (Glynn and Whitt, "The asymptotic validity of sequential stopping rules for stochastic simulations",
+Annals of Applied Probability 2, 1992, on why stopping by width is sound at all; Singham and Schruben 2012, cited in
+``contract.interval``, on what it costs with few values).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import Field
+
+from bench_core.contract.interval import FEWEST_BATCHES, throughput_interval
+from bench_core.contract.record import Record
+from bench_core.contract.trend import trend
+
+StopReason = Literal["precision", "workload", "max_seconds", "max_batches", "exhaustive"]
+WarmupEnd = Literal["flat", "trend", "not_tested"]
+
+# Defaults of whoever asks for a measurement; a spec that does not name a limit has none.
+DEFAULT_PRECISION = 0.01
+DEFAULT_MAX_WARMUP_BATCHES = 20
+DEFAULT_MAX_WARMUP_S = 15.0
+
+FLATNESS_BATCHES = 5
+# A false alarm costs one more warm-up batch, so the test may be strict. With five values: 9 of 10 pairs in one order.
+FLATNESS_SIGNIFICANCE = 0.1
+# A change of less over the whole series is of no matter, however clear.
+TREND_TOLERANCE = 0.01
+
+_GROWTH = 1.5
+
+
+class WarmupRule(Record):
+    """How long to warm up.
+
+    Attributes:
+        at_least: batches, of other prompts each.
+        at_most: batches; nothing is tested where it is ``None`` or leaves no room for the test.
+        max_s: seconds from the first warm-up batch's start that further batches may reach; ``None`` for no limit.
+    """
+
+    at_least: int = Field(1, ge=1)
+    at_most: int | None = None
+    max_s: float | None = None
+
+    @property
+    def has_room_for_the_test(self) -> bool:
+        """Whether the limit on batches allows for as many of equal prompts as the test needs."""
+        return self.at_most is not None and self.at_most >= self.at_least - 1 + FLATNESS_BATCHES
+
+
+class StoppingRule(Record):
+    """How long to measure.
+
+    Attributes:
+        precision: half width of throughput's interval / throughput; ``None`` measures everything.
+        max_s: seconds from the first measured batch's start after which no other is begun.
+        max_batches: measured batches at most.
+    """
+
+    precision: float | None = Field(None, gt=0, lt=1)
+    max_s: float | None = Field(None, gt=0)
+    max_batches: int | None = Field(None, ge=1)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a decision needs of a batch: output tokens of all rows, seconds."""
+
+    tokens: int
+    latency_s: float
+    started_s: float
+
+    @property
+    def ended_s(self) -> float:
+        """When the device had finished."""
+        return self.started_s + self.latency_s
+
+
+def warmup_end(rule: WarmupRule, done: Sequence[Sample]) -> WarmupEnd | None:
+    """What ends the warm-up after these batches: ``None`` to go on.
+
+    ``flat``: the last five show no trend. ``trend``: they do, and the limit is reached. ``not_tested``: too few were
+    run to tell.
+    """
+    if len(done) < rule.at_least:
+        return None
+    same = [batch.latency_s for batch in done[rule.at_least - 1 :]]  # those of equal prompts
+    tested = len(same) >= FLATNESS_BATCHES
+    if tested and not _rises_or_falls(same[-FLATNESS_BATCHES:]):
+        return "flat"
+    further = max(FLATNESS_BATCHES - len(same), 1)  # until the next answer
+    full = rule.at_most is None or len(done) + further > rule.at_most
+    late = rule.max_s is not None and done[-1].ended_s + further * same[-1] - done[0].started_s > rule.max_s
+    if full or late:
+        return "trend" if tested else "not_tested"
+    return None
+
+
+def warmup_batch(rule: WarmupRule, index: int, batches: int) -> int:
+    """Which of the workload's batches the warm-up runs as its ``index``-th: from the end backwards, so that measuring
+    starts on prompts seen longest ago or never; beyond the floor, the floor's last one again."""
+    return batches - 1 - min(index, rule.at_least - 1) % batches
+
+
+def _rises_or_falls(latencies_s: Sequence[float]) -> bool:
+    return trend(latencies_s).is_seen(FLATNESS_SIGNIFICANCE, TREND_TOLERANCE)
+
+
+def stop_reason(rule: StoppingRule, done: Sequence[Sample], available: int) -> StopReason | None:
+    """Why measuring ends after these batches: ``None`` to go on.
+
+    Args:
+        available: full batches of the workload.
+    """
+    n = len(done)
+    if n == 0:
+        return None
+    if rule.precision is not None and _is_precise(rule.precision, done):
+        return "precision"
+    if n >= available:
+        return "workload" if rule.precision is not None else "exhaustive"
+    if rule.max_batches is not None and n >= rule.max_batches:
+        return "max_batches"
+    if rule.max_s is not None and done[-1].ended_s - done[0].started_s >= rule.max_s:
+        return "max_seconds"
+    return None
+
+
+def looks_until(n: int) -> list[int]:
+    """The numbers of batches, up to ``n``, after which the interval is looked at."""
+    looks = []
+    look = FEWEST_BATCHES
+    while look <= n:
+        looks.append(look)
+        look = math.ceil(look * _GROWTH)
+    return looks
+
+
+def _is_precise(precision: float, done: Sequence[Sample]) -> bool:
+    looks = looks_until(len(done))
+    if len(looks) < 2 or looks[-1] != len(done):
+        return False
+    return all(_half_width(done[:look]) <= precision for look in (looks[-1], looks[-2]))
+
+
+def _half_width(done: Sequence[Sample]) -> float:
+    interval = throughput_interval([batch.tokens for batch in done], [batch.latency_s for batch in done])
+    return math.inf if interval is None else interval.relative_half_width

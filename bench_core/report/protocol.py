@@ -1,0 +1,160 @@
+"""What a report says of how cells were measured: intervals, reasons to stop, steadiness, repeats."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from bench_core.contract.metrics import CellMetrics
+from bench_core.contract.repeats import between_runs
+from bench_core.contract.steadiness import Steadiness
+from bench_core.report.format import ABSENT, rate, rate_within, seconds, significant
+from bench_core.report.load import Row, RunView
+from bench_core.report.sheet import Entry, Sheet
+
+UNSTEADY_MARK = "¶"
+FEW_MARK = "‖"
+FEW_BATCHES = "few batches"
+_REASONS = {
+    "precision": "precision",
+    "workload": "end of workload",
+    "max_seconds": "time limit",
+    "max_batches": "batch limit",
+    "exhaustive": "all measured",
+}
+_WARMUPS = {"flat": "flat", "trend": "still a trend", "not_tested": "not tested"}
+
+
+def throughput_entry(metrics: CellMetrics, *, strong: bool, marks: Sequence[str] = ()) -> Entry:
+    """Throughput with half its interval, and behind the given marks those of what is to be known about it."""
+    interval = metrics.steadiness.throughput_interval
+    marks = [*marks, UNSTEADY_MARK] if metrics.steadiness.unsteady else [*marks]
+    marks += [FEW_MARK] if interval is None else []
+    return Entry(
+        rate_within(metrics.output_throughput_tok_s, interval.half_width_tok_s if interval else None),
+        metrics.output_throughput_tok_s,
+        strong=strong,
+        mark=" ".join(marks),
+    )
+
+
+def remarks(row: Row) -> list[str]:
+    """The same in words, for where there are no footnotes."""
+    if row.result is None:
+        return []
+    steadiness = row.result.metrics.steadiness
+    found = ["unsteady"] if steadiness.unsteady else []
+    return [*found, FEW_BATCHES] if steadiness.few_batches else found
+
+
+def mark_notes(rows: Iterable[Row]) -> list[str]:
+    """Footnotes for the marks that stand in a table of these rows."""
+    said = {remark for row in rows for remark in remarks(row)}
+    notes = []
+    if "unsteady" in said:
+        notes.append(
+            f"{UNSTEADY_MARK} unsteady: latencies rose or fell while this was measured, or had not settled when "
+            "warming up was given up; see How it was measured."
+        )
+    if FEW_BATCHES in said:
+        notes.append(f"{FEW_MARK} {FEW_BATCHES}: fewer than five were measured, so there is no interval.")
+    return notes
+
+
+def measured_sheet(rows: Sequence[Row]) -> Sheet:
+    """How each cell was measured; ``rows`` in the order wanted."""
+    lines = []
+    for row in rows:
+        if row.result is None:
+            continue
+        metrics, steadiness = row.result.metrics, row.result.metrics.steadiness
+        interval, drift = steadiness.throughput_interval, steadiness.drift
+        end = f", {_WARMUPS[steadiness.warmup]}" if steadiness.warmup else ""
+        lines.append(
+            (
+                Entry(row.planned.label),
+                Entry(str(row.planned.batch_size), row.planned.batch_size),
+                _share(interval.relative_half_width) if interval else Entry(FEW_BATCHES, mark=FEW_MARK),
+                _share(steadiness.precision),
+                Entry(str(metrics.batches), metrics.batches),
+                Entry(seconds(metrics.measured_s), metrics.measured_s),
+                Entry(_REASONS[steadiness.stop_reason] if steadiness.stop_reason else "not told"),
+                Entry(f"{metrics.warmup_batches}{end}"),
+                Entry(f"{drift.relative_change * 100:+.2f}", drift.relative_change) if drift else Entry(ABSENT),
+                Entry(f"unsteady: {_why(steadiness)}", mark=UNSTEADY_MARK)
+                if steadiness.unsteady
+                else Entry("no trend seen"),
+            )
+        )
+    columns = (
+        ("Method", False),
+        ("Batch size", True),
+        ("Interval (± %)", True),
+        ("Asked for (± %)", True),
+        ("Batches", True),
+        ("Measured (s)", True),
+        ("Stopped by", False),
+        ("Warm-up", False),
+        ("Drift (%)", True),
+        ("Steadiness", False),
+    )
+    notes = (
+        "Interval: half of throughput's 95 % confidence interval / throughput, for the ratio of sums, with what "
+        "correlated and skewed batches take away from its certainty; it tells of this run, not of the next. Measured: "
+        "from the first measured batch to the last. Warm-up: batches, and whether the last five of equal prompts show "
+        "a trend; not tested where that would have cost more than the limits allow. Drift: the slope of the measured "
+        "batches' latencies from first to last (Theil and Sen), differences of prompts and outputs taken out; "
+        "unsteady if it is 1 % or more, and chance would give as clear a trend in 2 % of cases at most (Mann and "
+        "Kendall).",
+    )
+    return Sheet("How it was measured", columns, tuple(lines), notes)
+
+
+def _why(steadiness: Steadiness) -> str:
+    return "drift" if steadiness.drifts else "warm-up"
+
+
+def _share(value: float | None) -> Entry:
+    return Entry(ABSENT if value is None else significant(value * 100, 2), value)
+
+
+def repeats_sheet(view: RunView) -> Iterable[Sheet]:
+    """Cells of a grid that was measured several times: the spread between runs beside the interval within one."""
+    if view.record.repeats == 1:
+        return
+    lines = []
+    for repeats in view.repeated:
+        rows = [row for row in repeats if row.planned.repeat <= view.record.repeats]
+        key = (Entry(rows[0].planned.label), Entry(str(rows[0].planned.batch_size), rows[0].planned.batch_size))
+        found = between_runs([row.result.metrics for row in rows if row.result])
+        planned = len(rows)
+        if found is None:
+            lines.append((*key, Entry(f"0 of {planned}", 0, failed=True), *(Entry(ABSENT, failed=True),) * 5))
+            continue
+        lines.append(
+            (
+                *key,
+                Entry(f"{found.runs} of {planned}", found.runs),
+                Entry(rate(found.mean_tok_s), found.mean_tok_s),
+                Entry(rate(found.stdev_tok_s), found.stdev_tok_s),
+                _share(found.relative_stdev),
+                Entry(f"{rate(found.low_tok_s)} to {rate(found.high_tok_s)}", found.high_tok_s - found.low_tok_s),
+                _share(found.within_relative_half_width),
+            )
+        )
+    columns = (
+        ("Method", False),
+        ("Batch size", True),
+        ("Repeats", True),
+        ("Mean (token/s)", True),
+        ("Stdev (token/s)", True),
+        ("Stdev (%)", True),
+        ("Range (token/s)", True),
+        ("Interval within (± %)", True),
+    )
+    notes = (
+        "The whole grid was measured repeatedly, in a random order each time, every repeat in a process of its own. "
+        "Stdev: of the repeats' throughputs, between runs. Interval within: mean of the repeats' own 95 % intervals. "
+        "Where the first is much larger than the second, an engine differs from start to start. The other tables and "
+        "the figures show the first repeat, whose memory and token times belong together.",
+    )
+    yield Sheet("Repeats", columns, tuple(lines), notes)
