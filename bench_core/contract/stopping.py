@@ -9,7 +9,7 @@ each time, because batches of other prompts have other lengths, and a trend must
 slow cells would cost more than they show: where the test cannot be had within the limits, it is left out from the
 beginning and nothing but the floor is run; the measured batches are tested for a trend in any case.
 
-**Measuring.** Until the 95 % confidence interval of throughput is within the precision asked for, at two looks in a row.
+**Measuring.** Until the 95 % confidence interval of throughput is within the precision asked for, at two looks running.
 Looks are few and grow apart by half (after 5, 8, 12, 18, 27 ... batches): who looks after every batch sooner or
 later sees an interval that is narrow by chance, and one that was narrow by chance seldom is so again with half as many
 batches more (Glynn and Whitt, "The asymptotic validity of sequential stopping rules for stochastic simulations",
@@ -21,8 +21,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from functools import lru_cache
+from typing import Literal, NamedTuple
 
 from pydantic import Field
 
@@ -80,8 +80,7 @@ class StoppingRule(Record):
     max_batches: int | None = Field(None, ge=1)
 
 
-@dataclass(frozen=True)
-class Sample:
+class Sample(NamedTuple):
     """What a decision needs of a batch: output tokens of all rows, seconds."""
 
     tokens: int
@@ -144,14 +143,15 @@ def stop_reason(rule: StoppingRule, done: Sequence[Sample], available: int) -> S
     return None
 
 
-def looks_until(n: int) -> list[int]:
+@lru_cache(maxsize=1024)
+def looks_until(n: int) -> tuple[int, ...]:
     """The numbers of batches, up to ``n``, after which the interval is looked at."""
     looks = []
     look = FEWEST_BATCHES
     while look <= n:
         looks.append(look)
         look = math.ceil(look * _GROWTH)
-    return looks
+    return tuple(looks)
 
 
 def _is_precise(precision: float, done: Sequence[Sample]) -> bool:

@@ -72,7 +72,8 @@ class Plan:
         control: one cell that every visit measures first, as a repeat of its own from the second time on.
         kept: cells of an earlier visit that need no further measurement.
         left_out: what was not planned, and why.
-        order_seed: of the order of the launches, where the grid is measured more than once.
+        repeats: how often the grid is measured; what the control adds is not counted.
+        order_seed: of the order of the launches, where that is more than once.
     """
 
     device: DeviceKind
@@ -81,12 +82,8 @@ class Plan:
     control: Job | None = None
     kept: frozenset[str] = frozenset()
     harness: Job | None = None
+    repeats: int = 1
     order_seed: int = 0
-
-    @property
-    def repeats(self) -> int:
-        """How often the grid is measured; what the control adds is not counted."""
-        return max((job.repeat for job in self.grid), default=1)
 
     @property
     def in_order_of_launch(self) -> tuple[Job, ...]:
@@ -96,7 +93,7 @@ class Plan:
             return self.grid
         drawn = random.Random(self.order_seed)  # noqa: S311  # an order, not a secret
         ordered: list[Job] = []
-        for repeat in range(1, self.repeats + 1):
+        for repeat in sorted({job.repeat for job in self.grid}):
             block = [job for job in self.grid if job.repeat == repeat]
             drawn.shuffle(block)
             ordered += block
@@ -189,7 +186,14 @@ def make_plan(suite: Suite, catalogue: Catalogue, device: DeviceKind) -> Plan:
     if not jobs:
         raise BadInput("nothing to run", "; ".join(left_out))
     grid = tuple(replace(job, repeat=repeat) for job in jobs for repeat in range(1, suite.repeats + 1))
-    return Plan(device, grid, tuple(left_out), _control(suite, catalogue, device), order_seed=suite.order_seed)
+    return Plan(
+        device,
+        grid,
+        tuple(left_out),
+        _control(suite, catalogue, device),
+        repeats=suite.repeats,
+        order_seed=suite.order_seed,
+    )
 
 
 HARNESS_BATCHES = 5  # of each size: seconds in all, and one or two late wakings do not move the median
@@ -234,7 +238,7 @@ def plan_of_cells(cells: Iterable[PlannedCell], suite: Suite, catalogue: Catalog
         replace(_job(catalogue.get(image), variant, tuple(batch_sizes), suite, device), repeat=repeat)
         for (image, variant, repeat), batch_sizes in sizes.items()
     )
-    return Plan(device, grid, control=control, order_seed=suite.order_seed)
+    return Plan(device, grid, control=control, repeats=suite.repeats, order_seed=suite.order_seed)
 
 
 def _job(image: Image, variant: str, batch_sizes: tuple[int, ...], suite: Suite, device: DeviceKind) -> Job:

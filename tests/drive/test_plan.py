@@ -103,6 +103,8 @@ def test_the_study_is_the_study() -> None:
     assert suite.batch_sizes == (1, 4, 16, 64)
     assert (suite.samples, suite.max_new_tokens, suite.length, suite.warmup_batches) == (6000, 200, "natural", 1)
     assert (suite.dataset, suite.split) == ("roneneldan/TinyStories", "validation")
+    assert suite.protocol.precision is None, "all prompts are measured"
+    assert not suite.protocol.warmup_rule.has_room_for_the_test, "the first batch is discarded, and nothing else"
 
 
 def test_the_image_named_null_needs_no_quotes_in_a_suite_file(tmp_path: Path) -> None:
@@ -146,6 +148,35 @@ def test_a_runs_own_cells_are_planned_again_without_repeats_of_the_control(catal
     assert len(again.grid) == 1
     without = plan_of_cells(extended.cells, Suite(), catalogue, "cpu")
     assert _measured(without) == ["alpha.fast.b1", "alpha.fast.b4", "alpha.fast.b1.r2"], "left for whole repeats"
+
+
+def test_a_repeated_grid_is_launched_in_blocks_of_random_order(catalogue: Catalogue) -> None:
+    """Each repeat of a variant is a launch of its own; every repeat is complete before the next begins."""
+    suite = Suite(images=("alpha", "beta"), variants=("all",), batch_sizes=(1, 4), repeats=6)
+    plan = make_plan(suite, catalogue, "cpu")
+    table = [cell.cell for cell in plan.cells]
+    assert sorted(_measured(plan)) == sorted(table)
+    assert len(table) == 2 * 2 * 2 * 6
+    assert table[:3] == ["alpha.fast.b1", "alpha.fast.b4", "alpha.fast.b1.r2"]
+    blocks = [[(job.title, job.repeat) for job in plan.jobs[k : k + 4]] for k in range(0, 24, 4)]
+    assert [{repeat for _, repeat in block} for block in blocks] == [{r} for r in range(1, 7)]
+    assert len({tuple(title for title, _ in block) for block in blocks}) > 1, "not always the same order"
+    assert _measured(make_plan(suite, catalogue, "cpu")) == _measured(plan), "the seed decides"
+    assert _measured(make_plan(suite.model_copy(update={"order_seed": 1}), catalogue, "cpu")) != _measured(plan)
+    once = suite.model_copy(update={"repeats": 1})
+    assert _measured(make_plan(once, catalogue, "cpu")) == [cell for cell in table if ".r" not in cell]
+
+
+def test_a_resumed_grid_of_repeats_keeps_its_order_and_its_control(catalogue: Catalogue) -> None:
+    suite = Suite(images=("alpha", "beta"), batch_sizes=(1,), repeats=3, control="beta.fast.b1")
+    first = make_plan(suite, catalogue, "cpu")
+    assert sorted(_measured(first)) == sorted(cell.cell for cell in first.cells)
+    done = [cell for cell in first.cells if cell.cell not in ("alpha.fast.b1.r2", "alpha.fast.b1.r3")]
+    again = plan_of_cells(first.cells, suite, catalogue, "cpu").resumed(done)
+    assert _measured(again) == ["beta.fast.b1.r4", "alpha.fast.b1.r2", "alpha.fast.b1.r3"]
+    assert (again.repeats, again.order_seed) == (3, 0)
+    third = plan_of_cells((*first.cells, *again.cells), suite, catalogue, "cpu")
+    assert not any(cell.cell.endswith(".r4") for cell in third.resumed([]).cells), "a control of that visit alone"
 
 
 @pytest.mark.parametrize("word", ["gamma.fast.b1", "alpha.other.b1", "alpha.fast", "alpha.fast.b0", "fast.b1", ""])

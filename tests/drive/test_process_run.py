@@ -77,3 +77,66 @@ def test_a_scripted_engine_stands_in_tables_but_is_compared_with_nothing(drive: 
     report = (tmp_path / "results" / "mine" / layout.REPORT_FILE).read_text(encoding="utf-8")
     assert "| null scripted |" in report
     assert "**" not in report.split("## Batch size 1")[1].split("##")[0]
+
+
+def test_a_grid_is_measured_to_its_precision_and_repeated_in_random_order(drive: Drive, tmp_path: Path) -> None:
+    """Two of the issue's rules through the whole suite: batches until it is precise, and every cell twice."""
+    quick = ("--samples", "40", "--option", "null.ttft_s=0.001", "--option", "null.tpot_s=0.002")
+    called = drive(
+        *RUN, *quick, "--batch-sizes", "1,4", "--precision", "0.5", "--repeats", "2", "--order-seed", "3",
+        "--run-id", "mine",
+    )  # fmt: skip
+    assert called.code == 0, called.err
+    run = tmp_path / "results" / "mine"
+    record = RunRecord.read(run / layout.RUN_FILE)
+    assert (record.repeats, record.visits[0].order_seed) == (2, 3)
+    first, second = record.visits[0].cells[:2], record.visits[0].cells[2:]
+    assert first == ("null.scripted.b1", "null.scripted.b4")
+    assert second == ("null.scripted.b1.r2", "null.scripted.b4.r2")
+    for cell in record.cells:
+        metrics = CellResult.read(layout.cell_folder(run, cell.cell) / layout.RESULT_FILE).metrics
+        assert (metrics.batches, metrics.steadiness.stop_reason) == (8, "precision")
+        assert metrics.warmup_batches >= 5
+        assert metrics.steadiness.throughput_interval is not None
+    assert "### Repeats" in (run / layout.REPORT_FILE).read_text(encoding="utf-8")
+    again = drive("--resume", "mine", "--dry-run")
+    assert again.code == 0, again.err
+    assert "resumes mine: 4 of 4 cells asked for are complete and kept" in again.out
+    other = drive("--resume", "mine", "--dry-run", "--batch-sizes", "2", "--precision", "0.02")
+    assert other.code == 2
+    assert "precision is 0.02, was 0.5" in other.err
+
+
+def test_exhaustive_measures_the_whole_workload(drive: Drive, tmp_path: Path) -> None:
+    called = drive(*RUN, "--samples", "12", "--batch-sizes", "1", "--exhaustive", "--run-id", "mine")
+    assert called.code == 0, called.err
+    folder = layout.cell_folder(tmp_path / "results" / "mine", "null.scripted.b1")
+    metrics = CellResult.read(folder / layout.RESULT_FILE).metrics
+    assert (metrics.batches, metrics.steadiness.stop_reason) == (12, "exhaustive")
+
+
+def test_a_suite_file_of_before_the_rules_goes_on_as_it_was_begun(drive: Drive, tmp_path: Path) -> None:
+    """Its cells measured everything: so do those that are added, unless it is refused."""
+    begun = (*RUN, "--batch-sizes", "4", "--exhaustive", "--max-warmup-batches", "1", "--run-id", "mine")
+    assert drive(*begun).code == 0
+    run = tmp_path / "results" / "mine"
+    rules = {
+        "precision",
+        "exhaustive",
+        "max_seconds",
+        "max_warmup_batches",
+        "max_warmup_seconds",
+        "repeats",
+        "order_seed",
+    }
+    suite = json.loads((run / layout.SUITE_FILE).read_text(encoding="utf-8"))
+    kept = {key: value for key, value in suite.items() if key not in rules}
+    (run / layout.SUITE_FILE).write_text(json.dumps(kept), encoding="utf-8")
+    spec_file = layout.cell_folder(run, "null.scripted.b4") / layout.SPEC_FILE
+    spec = json.loads(spec_file.read_text(encoding="utf-8"))
+    spec["protocol"] = {key: value for key, value in spec["protocol"].items() if key not in rules}
+    spec_file.write_text(json.dumps(spec), encoding="utf-8")
+    called = drive("--resume", "mine", "--batch-sizes", "1")
+    assert called.code == 0, called.err
+    added = CellResult.read(layout.cell_folder(run, "null.scripted.b1") / layout.RESULT_FILE).metrics
+    assert (added.batches, added.warmup_batches, added.steadiness.stop_reason) == (8, 1, "exhaustive")

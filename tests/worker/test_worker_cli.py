@@ -124,7 +124,9 @@ class Twisted(NullAdapter):
         return super().generate(*arguments)
 """
     place, image = Place.prepared(tmp_path / "p"), write_image(tmp_path / "image", adapter)
-    ran = place.run("--max-new-tokens", "2", "--max-batches", "1", "--run-id", "r", image=image)
+    ran = place.run(
+        "--max-new-tokens", "2", "--max-batches", "1", "--max-warmup-batches", "1", "--run-id", "r", image=image
+    )
     assert ran.code == 0, ran.err
     assert all(parse_stdout(line) for line in ran.out.splitlines())
     log = place.cell("r", "twisted.only.b1").log
@@ -133,7 +135,9 @@ class Twisted(NullAdapter):
 
 
 def test_ten_thousand_lines_of_chatter_a_batch_are_no_trouble(place: Place) -> None:
-    ran = place.run(*FAST, "--option", "chatter_lines=10000", "--max-batches", "2", "--run-id", "r")
+    ran = place.run(
+        *FAST, "--option", "chatter_lines=10000", "--max-batches", "2", "--max-warmup-batches", "1", "--run-id", "r"
+    )
     assert ran.code == 0
     assert place.cell("r", "null.scripted.b1").log.count("null chatters") == 30_000
 
@@ -187,7 +191,7 @@ def test_a_batch_size_that_fails_takes_no_other_with_it(place: Place, where: str
 
 def test_a_failure_between_measured_batches_keeps_the_events_before_it_and_gives_no_result(place: Place) -> None:
     failing = ("--option", "fail_in=generate", "--option", "fail_how=kill", "--option", "fail_after_batches=3")
-    ran = place.run(*FAST, *failing, "--run-id", "r")
+    ran = place.run(*FAST, *failing, "--max-warmup-batches", "1", "--run-id", "r")
     assert ran.code == Outcome.KILLED.worker_exit_code
     cell = place.cell("r", "null.scripted.b1")
     assert cell.files == WITHOUT_RESULT

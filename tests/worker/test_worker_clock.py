@@ -12,7 +12,7 @@ from worker_material import make_spec, make_workload
 
 from bench_core.contract.adapter import Completion, Decoding, Device, TokenSink, Variant
 from bench_core.contract.digest import prompts_sha256
-from bench_core.contract.events import Arrivals, BatchEvent, EngineEvent, PhaseEvent
+from bench_core.contract.events import Arrivals, BatchEvent, EngineEvent, PhaseEvent, StopEvent, WarmupEndEvent
 from bench_core.contract.record import Record
 from bench_core.contract.spec import MeasureProtocol
 from bench_core.contract.workload import Workload
@@ -352,3 +352,39 @@ def test_a_direct_call_that_does_less_work_fails_the_cell() -> None:
     with pytest.raises(ContractBroken):
         run.run()
     assert run.phase == "direct"
+
+
+def test_measuring_stops_when_the_rule_says_so_and_the_log_says_why() -> None:
+    """Every batch takes as long as the others: two looks are enough, of a workload of 20 batches."""
+    workload = make_workload([[k % 250 + 3] for k in range(40)])
+    protocol = MeasureProtocol(precision=0.01, max_warmup_batches=20, direct_batches=2)
+    sent = run_cell(FakeAdapter(FakeClock()), workload=workload, protocol=protocol)
+    assert [batch.prompts for batch in sent.batches("warmup")] == [(38, 39)] * 5
+    assert [batch.index for batch in sent.batches("measure")] == list(range(8))
+    (warm,) = [event for event in sent.events if isinstance(event, WarmupEndEvent)]
+    (stop,) = [event for event in sent.events if isinstance(event, StopEvent)]
+    assert (warm.end, warm.rule) == ("flat", protocol.warmup_rule)
+    assert (stop.reason, stop.available_batches, stop.rule) == ("precision", 20, protocol.stopping_rule)
+
+
+def test_batches_given_directly_are_the_last_that_were_measured() -> None:
+    """Not the last of the workload, which the rule left alone."""
+    workload = make_workload([[k % 250 + 3] for k in range(40)])
+    spec = make_spec(workload, protocol=MeasureProtocol(precision=0.01, direct_batches=2))
+    adapter = FakeAdapter(FakeClock())
+    sent = Sent(adapter)
+
+    def direct(_adapter: object, prompts: Sequence[Sequence[int]], _decoding: Decoding) -> list[list[int]]:
+        adapter.clock.pass_us(1000)
+        return [[3, 4, 5] for _ in prompts]
+
+    CellRun(adapter, spec, workload, adapter.clock, sent, lambda: False, direct).run()
+    assert [batch.prompts for batch in sent.batches("direct")] == [(12, 13), (14, 15)]
+
+
+def test_limits_of_time_are_kept_between_batches() -> None:
+    workload = make_workload([[k % 250 + 3] for k in range(40)])
+    sent = run_cell(FakeAdapter(FakeClock()), workload=workload, protocol=MeasureProtocol(max_seconds=2.5))
+    assert len(sent.batches("measure")) == 4, "each begins 1.0303 s after the one before"
+    (stop,) = [event for event in sent.events if isinstance(event, StopEvent)]
+    assert stop.reason == "max_seconds"

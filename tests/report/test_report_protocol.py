@@ -1,0 +1,174 @@
+"""What a report says of how cells were measured, from runs whose batches are written by hand."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from report_runs import SEQUENTIAL, VLLM, Script, cell_path, visit_again, write_run
+
+from bench_core.contract import layout
+from bench_core.contract.events import StopEvent, WarmupEndEvent
+from bench_core.contract.run import RunRecord
+from bench_core.contract.stopping import StoppingRule, WarmupRule
+from bench_core.report.content import document
+from bench_core.report.format import rate_within
+from bench_core.report.load import load_run
+from bench_core.report.sheet import Sheet
+from bench_core.report.table import csv_table, markdown
+
+ONE = Script((VLLM,), batch_sizes=(1,), batches=8)
+
+
+def _sheet(run: Path, heading: str) -> Sheet:
+    (found,) = [sheet for sheet in document(load_run(run)).details if sheet.heading == heading]
+    return found
+
+
+def _fields(run: Path, heading: str) -> list[dict[str, str]]:
+    sheet = _sheet(run, heading)
+    titles = [title for title, _ in sheet.columns]
+    return [dict(zip(titles, (entry.text for entry in row), strict=True)) for row in sheet.rows]
+
+
+def _main(run: Path) -> list[str]:
+    """Throughput fields of the first table, with their marks."""
+    sheet = document(load_run(run)).results[0]
+    return [f"{row[3].text} {row[3].mark}".strip() for row in sheet.rows]
+
+
+def _rewrite(folder: Path, change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> None:
+    path = folder / layout.EVENTS_FILE
+    events = change([json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()])
+    path.write_text("".join(json.dumps(event) + "\n" for event in events), encoding="utf-8")
+
+
+def _with_rules(reason: str, precision: float | None, end: str = "not_tested") -> Any:
+    """Adds what a worker tells since there are rules; the scripted warm-up is one batch."""
+    rule = StoppingRule.model_validate({"precision": precision})
+    told = [
+        WarmupEndEvent.model_validate({"t_s": 1.0, "end": end, "rule": WarmupRule()}),
+        StopEvent.model_validate({"t_s": 2.0, "reason": reason, "rule": rule, "available_batches": 8}),
+    ]
+    lines = [json.loads(event.model_dump_json()) for event in told]
+    return lambda events: [*events[:-1], *lines, events[-1]]
+
+
+def _with_latencies(latencies: Sequence[float]) -> Any:
+    def change(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        for event in events:
+            if event["type"] == "batch" and event["phase"] == "measure":
+                event["latency_s"] = latencies[event["index"]]
+        return events
+
+    return change
+
+
+def _allow(folder: Path, precision: float | None) -> None:
+    spec = json.loads((folder / layout.SPEC_FILE).read_text(encoding="utf-8"))
+    spec["protocol"]["precision"] = precision
+    (folder / layout.SPEC_FILE).write_text(json.dumps(spec), encoding="utf-8")
+
+
+def test_a_throughput_stands_with_its_interval_and_its_reason(tmp_path: Path) -> None:
+    run = write_run(tmp_path, ONE)
+    folder = cell_path(run, VLLM, 1)
+    _rewrite(folder, _with_latencies([0.126] * 8))
+    _rewrite(folder, _with_rules("precision", 0.01))
+    _allow(folder, 0.01)
+    assert _main(run) == ["158.7 ± 0.0"]
+    (row,) = _fields(run, "How it was measured")
+    assert (row["Stopped by"], row["Asked for (± %)"], row["Batches"]) == ("precision", "1.0", "8")
+    assert row["Warm-up"] == "1, not tested"
+    assert row["Steadiness"] == "no trend seen"
+    (line,) = csv.DictReader(io.StringIO(csv_table(load_run(run))))
+    assert (line["stop_reason"], line["precision"], line["unsteady"]) == ("precision", "0.01", "False")
+    assert float(line["throughput_low_tok_s"]) == float(line["throughput_high_tok_s"])
+
+
+def test_a_log_that_was_stopped_by_another_rule_than_the_cells_is_damaged(tmp_path: Path) -> None:
+    run = write_run(tmp_path, ONE)
+    folder = cell_path(run, VLLM, 1)
+    _rewrite(folder, _with_latencies([0.126] * 8))
+    _rewrite(folder, _with_rules("precision", 0.01))
+    _allow(folder, 0.002)
+    (row,) = load_run(run).rows
+    assert row.damage is not None
+    assert "0.002 in spec.json" in row.damage.what
+
+
+def test_a_reason_that_does_not_follow_from_the_batches_is_damage(tmp_path: Path) -> None:
+    run = write_run(tmp_path, ONE)
+    _rewrite(cell_path(run, VLLM, 1), _with_rules("max_batches", None))
+    (row,) = load_run(run).rows
+    assert row.damage is not None
+    assert "say otherwise" in row.damage.what
+
+
+def test_a_drifting_cell_is_marked_everywhere(tmp_path: Path) -> None:
+    run = write_run(tmp_path, ONE)
+    _rewrite(cell_path(run, VLLM, 1), _with_latencies([0.126 + 0.003 * k for k in range(8)]))
+    (throughput,) = _main(run)
+    assert throughput.endswith(" ‡")
+    (row,) = _fields(run, "How it was measured")
+    assert row["Steadiness"] == "unsteady: drift"
+    text = markdown(document(load_run(run)))
+    assert "‡ unsteady: latencies rose or fell" in text
+
+
+def test_few_batches_have_no_interval_and_say_so(tmp_path: Path) -> None:
+    run = write_run(tmp_path, replace(ONE, batches=4))
+    assert _main(run) == ["158.7 §"]
+    (row,) = _fields(run, "How it was measured")
+    assert row["Interval (± %)"] == "few batches"
+    assert row["Stopped by"] == "not told", "a log of before there were rules"
+    assert "§ few batches: fewer than five" in markdown(document(load_run(run)))
+
+
+def test_prefill_and_decode_follow_from_token_times(tmp_path: Path) -> None:
+    """50 prompt tokens in 0.012 s, then one token each 0.006 s; an engine without phases is not told."""
+    run = write_run(tmp_path, Script((VLLM, SEQUENTIAL), batch_sizes=(1,)))
+    times = _fields(run, "Times")
+    assert [row["Prefill (token/s)"] for row in times] == ["4167", "not told"]
+    assert [row["Decode (token/s)"] for row in times] == ["166.7", "not told"]
+
+
+def test_repeats_are_summed_up_beside_their_own_intervals(tmp_path: Path) -> None:
+    """158.7 tokens/s three times, 1, 1.1 and 1.2 times as fast, of a grid that was to be measured three times."""
+    run = write_run(tmp_path, ONE)
+    visit_again(run, ONE, VLLM, 1, faster=1.1)
+    visit_again(run, ONE, VLLM, 1, faster=1.2)
+    record = RunRecord.read(run / layout.RUN_FILE).model_copy(update={"repeats": 3})
+    (run / layout.RUN_FILE).write_text(record.to_json(), encoding="utf-8")
+    (row,) = _fields(run, "Repeats")
+    results = [r.result for r in load_run(run).rows]
+    rates = [result.metrics.output_throughput_tok_s for result in results if result]
+    assert row["Repeats"] == "3 of 3"
+    assert float(row["Mean (token/s)"]) == round(sum(rates) / 3, 1)
+    assert row["Range (token/s)"] == f"{min(rates):.1f} to {max(rates):.1f}"
+    assert row["Stdev (%)"] == "9.1"
+    assert float(row["Interval within (± %)"]) > 0
+    text = markdown(document(load_run(run)))
+    assert "The first of 3 repeats" in text
+    assert "### Control cell" not in text, "they are the grid's, not a control's"
+
+
+def test_a_repeat_beyond_the_grids_is_a_control(tmp_path: Path) -> None:
+    run = write_run(tmp_path, ONE)
+    visit_again(run, ONE, VLLM, 1, faster=1.1)
+    text = markdown(document(load_run(run)))
+    assert "### Control cell" in text
+    assert "### Repeats" not in text
+
+
+def test_a_rate_and_its_width_have_the_same_decimals() -> None:
+    assert rate_within(165.93, 0.61) == "165.9 ± 0.6"
+    assert rate_within(5512.4, 11.2) == "5512 ± 11"
+    assert rate_within(191.04, 0.004) == "191.0 ± 0.004"
+    assert rate_within(26.591, 0.0) == "26.59 ± 0.00"
+    assert rate_within(26.591, None) == "26.59"
