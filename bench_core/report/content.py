@@ -380,7 +380,7 @@ def _times(view: RunView) -> Sheet:
         )
     notes = (
         "Stdev: of the batches' latencies, absent for one batch. Token times: who stamped them, the worker's clock or "
-        "the engine's own; in separate batches where asking for them costs, so that throughput is measured without. "
+        "the engine's own; in separate batches where asking for them costs, so that throughput is measured without.",
         "Prefill: prompt tokens / the mean of the rows' times to first token. Decode: output tokens after the first / "
         "the mean of the rows' times from first to last token. Both are not told where the engine does not say when "
         "tokens came, or works through a batch one prompt after the other.",

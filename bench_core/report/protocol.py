@@ -80,9 +80,7 @@ def measured_sheet(rows: Sequence[Row]) -> Sheet:
                 Entry(_REASONS[steadiness.stop_reason] if steadiness.stop_reason else "not told"),
                 Entry(f"{metrics.warmup_batches}{end}"),
                 Entry(f"{drift.relative_change * 100:+.2f}", drift.relative_change) if drift else Entry(ABSENT),
-                Entry(f"unsteady: {_why(steadiness)}", mark=UNSTEADY_MARK)
-                if steadiness.unsteady
-                else Entry("no trend seen"),
+                _steadiness(steadiness),
             )
         )
     columns = (
@@ -100,17 +98,20 @@ def measured_sheet(rows: Sequence[Row]) -> Sheet:
     notes = (
         "Interval: half of throughput's 95 % confidence interval / throughput, for the ratio of sums, with what "
         "correlated and skewed batches take away from its certainty; it tells of this run, not of the next. Measured: "
-        "from the first measured batch to the last. Warm-up: batches, and whether the last five of equal prompts show "
-        "a trend; not tested where that would have cost more than the limits allow. Drift: the slope of the measured "
-        "batches' latencies from first to last (Theil and Sen), differences of prompts and outputs taken out; "
-        "unsteady if it is 1 % or more, and chance would give as clear a trend in 2 % of cases at most (Mann and "
-        "Kendall).",
+        "from the first measured batch to the last.",
+        "Warm-up: batches, and whether the last five of equal prompts show a trend; not tested where that would have "
+        "cost more than the limits allow.",
+        "Drift: the slope of the measured batches' latencies from first to last (Theil and Sen), differences of "
+        "prompts and outputs taken out; unsteady if it is 1 % or more and chance would give as clear a trend in 2 % of "
+        "cases at most (Mann and Kendall). Not tested with fewer than five batches.",
     )
     return Sheet("How it was measured", columns, tuple(lines), notes)
 
 
-def _why(steadiness: Steadiness) -> str:
-    return "drift" if steadiness.drifts else "warm-up"
+def _steadiness(steadiness: Steadiness) -> Entry:
+    if steadiness.unsteady:
+        return Entry(f"unsteady: {'drift' if steadiness.drifts else 'warm-up'}", mark=UNSTEADY_MARK)
+    return Entry("not tested" if steadiness.drift is None else "no trend seen")
 
 
 def _share(value: float | None) -> Entry:
