@@ -135,7 +135,7 @@ def test_where_few_batches_do_the_interval_is_wider_than_it_need_be_never_narrow
 
 
 def test_skew_and_correlation_at_once_with_little_noise_are_the_limit_of_the_method() -> None:
-    """Stated as it is: about 92 % instead of 95 %, at the least favourable noise."""
+    """Stated as it is: 92 to 93 % instead of 95 %, at the least favourable noise."""
     found = simulate(Series(lognormal, 0.015, 0.5))
     assert 0.91 <= found.covered <= 0.95, found
 

