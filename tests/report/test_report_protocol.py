@@ -114,20 +114,20 @@ def test_a_drifting_cell_is_marked_everywhere(tmp_path: Path) -> None:
     run = write_run(tmp_path, ONE)
     _rewrite(cell_path(run, VLLM, 1), _with_latencies([0.126 + 0.003 * k for k in range(8)]))
     (throughput,) = _main(run)
-    assert throughput.endswith(" ‡")
+    assert throughput.endswith(" ¶")
     (row,) = _fields(run, "How it was measured")
     assert row["Steadiness"] == "unsteady: drift"
     text = markdown(document(load_run(run)))
-    assert "‡ unsteady: latencies rose or fell" in text
+    assert "¶ unsteady: latencies rose or fell" in text
 
 
 def test_few_batches_have_no_interval_and_say_so(tmp_path: Path) -> None:
     run = write_run(tmp_path, replace(ONE, batches=4))
-    assert _main(run) == ["158.7 §"]
+    assert _main(run) == ["158.7 ‖"]
     (row,) = _fields(run, "How it was measured")
     assert row["Interval (± %)"] == "few batches"
     assert row["Stopped by"] == "not told", "a log of before there were rules"
-    assert "§ few batches: fewer than five" in markdown(document(load_run(run)))
+    assert "‖ few batches: fewer than five" in markdown(document(load_run(run)))
 
 
 def test_prefill_and_decode_follow_from_token_times(tmp_path: Path) -> None:
