@@ -4,9 +4,11 @@ VENV := .venv
 PY := $(VENV)/bin/python
 DEVICE ?= auto
 IMAGES ?= all
+POINTS ?= 200
+SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format build-all self-check harness quality new-image lock schema clean
+.PHONY: help setup demo test lint format build-all self-check harness quality soak-kill new-image lock schema clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/:.*  ## /\t/' | expand -t 16
@@ -57,6 +59,9 @@ quality: setup  ## MODEL=x DATASET=x RUN=x: publish a run of suites/quality-smol
 	gzip -9n results/published/$(RUN)/cells/*/events.jsonl
 	$(PY) -m bench_core.report results/published/$(RUN) --check
 	$(PY) -m bench_core.report results/published/$(RUN) --embed docs/quality.md
+
+soak-kill: setup  ## kill the driver at 200 seeded random moments and finish each run (POINTS=n, SEED=n)
+	$(PY) tests/faults/kill_points.py --points $(POINTS) --seed $(SEED)
 
 new-image: setup  ## NAME=x: copy the template to images/x
 	docker/new-image.sh $(NAME)

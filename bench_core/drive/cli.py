@@ -12,9 +12,10 @@ from pydantic import ValidationError
 
 from bench_core import __version__
 from bench_core.contract.errors import BadInput
-from bench_core.contract.outcome import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK
+from bench_core.contract.outcome import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
 from bench_core.contract.record import Scalar, describe
 from bench_core.drive.catalogue import Catalogue
+from bench_core.drive.locks import Locks
 from bench_core.drive.request import Request, Suite
 from bench_core.drive.resume import Earlier, find_run
 from bench_core.drive.session import Modes, Session
@@ -26,6 +27,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 @app.command()
 def drive(
+    context: typer.Context,
     images: Annotated[str | None, typer.Option(help="Images, comma-separated, or all.")] = None,
     variants: Annotated[
         str | None, typer.Option(help="image.variant or variant, comma-separated, or all  [default: each image's own]")
@@ -144,7 +146,11 @@ def drive(
     if version:
         typer.echo(__version__)
         return
-    earlier = _earlier(resume, results, refused=run_id is not None or build_only or self_check)
+    locks = Locks()
+    context.call_on_close(locks.close)
+    earlier = _earlier(
+        resume, results, None if dry_run else locks, refused=run_id is not None or build_only or self_check
+    )
     if suite is not None:
         base = Suite.load(suite)
     elif earlier is not None:
@@ -212,15 +218,18 @@ def drive(
     except ValidationError as error:
         raise BadInput(_as_option(describe(error)), "see --help") from error
     modes = Modes(dry_run, yes, as_json, build_only, self_check, calibration, min_memory)
-    raise typer.Exit(Session(request, modes, earlier).run())
+    raise typer.Exit(Session(request, modes, earlier, locks).run())
 
 
-def _earlier(run: str | None, results: Path, *, refused: bool) -> Earlier | None:
+def _earlier(run: str | None, results: Path, locks: Locks | None, *, refused: bool) -> Earlier | None:
     if run is None:
         return None
     if refused:
         raise BadInput("--resume goes on with a run", "leave out --run-id, --build-only and --self-check")
-    return Earlier.load(find_run(run, results))
+    folder = find_run(run, results)
+    if locks is not None:  # before reading: what another driver is writing is not for judging
+        locks.hold_run(folder)
+    return Earlier.load(folder)
 
 
 def _parts(cell: str) -> tuple[str, str, str]:
@@ -306,6 +315,10 @@ def main() -> None:
         refuse(error)
     except typer.TyperException as error:
         refuse(BadInput(error.format_message(), "see --help"))
+    except OSError as error:  # a full disk, a folder that has gone; complete cells are whole
+        where = f"{error.filename}: " if error.filename else ""
+        sys.stderr.write(f"error: {where}{error.strerror or error}\nhint: mend that, then --resume the run\n")
+        sys.exit(EXIT_FAILED)
     except (typer.Abort, KeyboardInterrupt):
         sys.exit(EXIT_INTERRUPTED)
     sys.exit(code or EXIT_OK)

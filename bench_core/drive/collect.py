@@ -58,6 +58,8 @@ def _on_silence(ended: Ended) -> Verdict:
         outcome, cause = Outcome.BAD_SPEC, stated_cause(ended.stderr_tail)
     elif ended.out_of_memory:
         outcome, cause = Outcome.KILLED, "the container was ended at its memory limit"
+    elif ended.exit_code == Outcome.KILLED.worker_exit_code:  # it could not write: nothing that the cell did
+        outcome, cause = Outcome.KILLED, stated_cause(ended.stderr_tail)
     elif ended.exit_code in (137, -9, 143, -15):
         outcome, cause = Outcome.KILLED, f"the box was ended from outside (code {ended.exit_code})"
     else:

@@ -21,6 +21,7 @@ from bench_core.drive.collect import judge, last_line, stated_cause
 from bench_core.drive.estimate import conversion_bytes
 from bench_core.drive.gpus import memory_came_back, used_bytes
 from bench_core.drive.launcher import Folders, Launch, Launcher
+from bench_core.drive.locks import Locks
 from bench_core.drive.plan import Job, Plan
 from bench_core.drive.progress import Display
 from bench_core.drive.request import Request
@@ -69,12 +70,21 @@ class Finished:
 class Execution:
     """One run of one plan."""
 
-    def __init__(self, request: Request, plan: Plan, launcher: Launcher, gpus: list[GpuInfo], display: Display) -> None:
+    def __init__(
+        self,
+        request: Request,
+        plan: Plan,
+        launcher: Launcher,
+        gpus: list[GpuInfo],
+        display: Display,
+        locks: Locks | None = None,
+    ) -> None:
         self._request = request
         self._plan = plan
         self._launcher = launcher
         self._gpus = gpus
         self._display = display
+        self._locks = locks or Locks()
         self._lock = threading.Lock()
         self._stopping = False
 
@@ -121,32 +131,40 @@ class Execution:
             BadInput: not enough disk, or a converter failed.
         """
         for artifact, maker in catalogue_makers.items():
-            target = prepared.model_folder / artifact
-            recipe = recipe_digest(maker.image.folder)
-            if usable_artifact(target, prepared.model.digest, recipe) is not None:
+            if self._has(prepared, artifact, maker):
                 continue
-            needed = conversion_bytes(artifact, prepared.model.weights_bytes)
-            require_free(prepared.model_folder, needed, f"the conversion to {artifact}")
-            self._launcher.ensure(maker.image, "convert", self._plan.device, self._display.detail)
-            self._display.note(f"converting {prepared.model.name} to {artifact} in {maker.image.name}")
-            # The workload goes along for quantisers that calibrate.
-            workload = ("--workload", str(prepared.workload_path.relative_to(self._request.data)))
-            launch = Launch(
-                image=maker.image,
-                target="convert",
-                arguments=("--convert", artifact, "--variant", maker.variant, *workload, *self._device_arguments()),
-                folders=Folders(model=prepared.model_folder, model_writable=True, data=self._request.data),
-                gpu=self._gpus[0] if self._gpus else None,
-                labels={"convert": artifact},
+            with self._locks.converting(prepared.model_folder):
+                if not self._has(prepared, artifact, maker):  # another driver may just have made it
+                    self._convert(prepared, artifact, maker)
+
+    @staticmethod
+    def _has(prepared: Prepared, artifact: str, maker: Job) -> bool:
+        recipe = recipe_digest(maker.image.folder)
+        return usable_artifact(prepared.model_folder / artifact, prepared.model.digest, recipe) is not None
+
+    def _convert(self, prepared: Prepared, artifact: str, maker: Job) -> None:
+        needed = conversion_bytes(artifact, prepared.model.weights_bytes)
+        require_free(prepared.model_folder, needed, f"the conversion to {artifact}")
+        self._launcher.ensure(maker.image, "convert", self._plan.device, self._display.detail)
+        self._display.note(f"converting {prepared.model.name} to {artifact} in {maker.image.name}")
+        # The workload goes along for quantisers that calibrate.
+        workload = ("--workload", str(prepared.workload_path.relative_to(self._request.data)))
+        launch = Launch(
+            image=maker.image,
+            target="convert",
+            arguments=("--convert", artifact, "--variant", maker.variant, *workload, *self._device_arguments()),
+            folders=Folders(model=prepared.model_folder, model_writable=True, data=self._request.data),
+            gpu=self._gpus[0] if self._gpus else None,
+            labels={"convert": artifact},
+        )
+        ended = self._launcher.run(launch, lambda _line: None)
+        if ended.exit_code != 0:
+            self._display.note(ended.stderr_tail)
+            raise BadInput(
+                f"{artifact} could not be made: {stated_cause(ended.stderr_tail)}",
+                "the converter's own words stand above",
             )
-            ended = self._launcher.run(launch, lambda _line: None)
-            if ended.exit_code != 0:
-                self._display.note(ended.stderr_tail)
-                raise BadInput(
-                    f"{artifact} could not be made: {stated_cause(ended.stderr_tail)}",
-                    "the converter's own words stand above",
-                )
-            self._display.note(last_line(ended.stderr_tail))
+        self._display.note(last_line(ended.stderr_tail))
 
     def self_check(self, prepared: Prepared) -> dict[str, list[str]]:
         """Runs every image's contract suite; job title to the lines of its checks. Raises as ``run`` of a launcher."""
@@ -180,7 +198,11 @@ class Execution:
                     if not queue or self._stopping:
                         return
                     job = queue.popleft()
-                self._run_job(job, gpu, prepared, finished)
+                try:
+                    self._run_job(job, gpu, prepared, finished)
+                except BaseException:
+                    self.stop()  # the other GPUs end their batch in hand, and the run ends with this error
+                    raise
 
         with ThreadPoolExecutor(max_workers=len(boxes)) as pool:
             for future in [pool.submit(work, gpu) for gpu in boxes]:
@@ -208,6 +230,7 @@ class Execution:
                 folders=Folders(model=prepared.model_folder, data=self._request.data, run=finished.run_folder),
                 gpu=gpu,
                 labels={"run": finished.run_folder.name, "job": job.title},
+                run_lock=self._locks.run_descriptor(finished.run_folder),
             )
             ended = self._launcher.run(launch, lambda line: self._line(line, finished))
             verdicts = judge(finished.run_folder, [job.cell(size) for size in left], ended)

@@ -32,6 +32,7 @@ class Launch:
     Attributes:
         arguments: for ``python -m bench_core.worker``; paths are added by the launcher, which knows where things are.
         labels: run and cells, for people and for finding leftovers.
+        run_lock: the open file of the run's lock, for a worker process to hold on to as long as it lives.
     """
 
     image: Image
@@ -40,6 +41,7 @@ class Launch:
     folders: Folders
     gpu: GpuInfo | None = None
     labels: dict[str, str] = field(default_factory=dict)
+    run_lock: int | None = None
 
 
 @dataclass(frozen=True)

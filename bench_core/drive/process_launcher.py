@@ -82,6 +82,7 @@ class ProcessLauncher:
                 cwd=home,
                 env=variables,
                 start_new_session=True,
+                pass_fds=() if launch.run_lock is None else (launch.run_lock,),
             )
             self._running.append(process)
             try:
@@ -120,7 +121,7 @@ def _drain(stream: IO[bytes], take: Callable[[bytes], None]) -> None:
 def _places(launch: Launch) -> list[str]:
     folders = launch.folders
     places = ["--image-folder", str(launch.image.folder), "--models", str(folders.model.resolve().parent)]
-    places += ["--model-folder", folders.model.name]
+    places += ["--model-folder", folders.model.name, "--end-with", str(os.getpid())]
     if folders.data is not None:
         places += ["--data", str(folders.data.resolve())]
     if folders.run is not None:

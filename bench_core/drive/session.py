@@ -25,6 +25,7 @@ from bench_core.drive.catalogue import Catalogue, nearest
 from bench_core.drive.execute import Execution, Finished, Prepared
 from bench_core.drive.gpus import choose_gpus, host_gpus
 from bench_core.drive.launcher import Launcher
+from bench_core.drive.locks import Locks
 from bench_core.drive.min_memory import MemorySearch, budget_of
 from bench_core.drive.outlook import Outlook, look_ahead, plan_words
 from bench_core.drive.plan import Job, Plan, cell_job, harness_job, make_plan, plan_of_cells
@@ -58,11 +59,14 @@ class Modes:
 class Session:
     """One call of the command."""
 
-    def __init__(self, request: Request, modes: Modes, earlier: Earlier | None = None) -> None:
+    def __init__(
+        self, request: Request, modes: Modes, earlier: Earlier | None = None, locks: Locks | None = None
+    ) -> None:
         self._request = request
         self._modes = modes
         self._catalogue = Catalogue()
         self._earlier = earlier
+        self._locks = locks or Locks()
         width = None if sys.stdout.isatty() else _PLAIN_WIDTH
         self._console = Console(stderr=modes.as_json, highlight=False, width=width)
 
@@ -97,8 +101,9 @@ class Session:
             finished = Finished(run_folder, kept=self._kept(plan))
             return self._search_and_finish(finished, launcher, gpus, device)
         self._ask(plan, outlook)
+        self._hold(run_folder, gpus)
         with make_display(self._modes.as_json) as display:
-            execution = Execution(request, plan, launcher, gpus, display)
+            execution = Execution(request, plan, launcher, gpus, display, self._locks)
             _pass_on_signals(execution)
             images, prepared = self._make_ready(execution, plan, display)
             if plan.harness is not None and not self._modes.self_check:
@@ -169,8 +174,9 @@ class Session:
         plan = self._plan(device)
         launcher = self._launcher()
         run_folder = self._request.results / (self._request.run_id or run_id_now(""))
+        self._hold(run_folder, gpus)
         with Display() as display:
-            execution = Execution(self._request, plan, launcher, gpus, display)
+            execution = Execution(self._request, plan, launcher, gpus, display, self._locks)
             images, prepared = self._make_ready(execution, plan, display)
             self._begin(run_folder, plan, visit_info(plan, launcher, gpus, images, prepared), prepared)
             finished = execution.measure(prepared, run_folder, {})
@@ -178,6 +184,18 @@ class Session:
             if verdict.outcome is not Outcome.OK:
                 raise BadInput(f"{cell}: {verdict.outcome.value}: {verdict.cause}")
         return finished
+
+    def _hold(self, run_folder: Path, gpus: list[GpuInfo]) -> None:
+        """Keeps other drivers off the run's folder and the GPUs; looks once more whether the name is still free.
+
+        Raises:
+            BadInput: another driver is there.
+        """
+        if not self._modes.self_check:
+            self._locks.hold_run(run_folder)
+            _require_writable(run_folder, resumed=self._earlier is not None)
+        for gpu in gpus:
+            self._locks.hold_gpu(gpu.uuid, run_folder.name)
 
     def _plan(self, device: DeviceKind) -> Plan:
         """What is asked for; of a run that is resumed, without the cells that are complete."""

@@ -105,6 +105,9 @@ def begin(run_folder: Path, record: RunRecord, suite: Suite, workload: Workload)
     one that was not reached; a complete cell is not touched.
     """
     (run_folder / layout.CELLS_FOLDER).mkdir(parents=True, exist_ok=True)
+    for name in (layout.RUN_FILE, layout.SUITE_FILE):  # half-written ones of a driver that was killed
+        for leftover in run_folder.glob(f".{name}.*"):
+            leftover.unlink()
     visit = record.visits[-1]
     for cell in (*visit.cells, *(planned.cell for planned in visit.harness_check or ())):
         _set_aside(run_folder, cell)

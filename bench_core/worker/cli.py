@@ -25,6 +25,7 @@ from bench_core.worker.cell_writer import refuse_if_measured
 from bench_core.worker.convert import convert
 from bench_core.worker.files import write_atomically
 from bench_core.worker.job import Job
+from bench_core.worker.parent import end_with_parent
 from bench_core.worker.request import Options, Places, Resolver, choose_device
 from bench_core.worker.standalone import standalone_record
 from bench_core.worker.supervisor import Supervisor, run_self_check
@@ -196,6 +197,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="measure the device, in the image made for it, into calibrations/NAME.json of the run",
     )  # fmt: skip
     instead.add_argument("--self-check", action="store_true", help="run the contract suite on this image")
+    # Of the process launcher: a container ends with its own first process, a worker process with its driver.
+    parser.add_argument("--end-with", type=positive, metavar="PID", help=argparse.SUPPRESS)
     parser.add_argument("--version", action="version", version=__version__)
     return parser
 
@@ -204,6 +207,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns the exit code (see ``contract.outcome``)."""
     try:
         parsed = build_parser().parse_args(arguments)
+        if parsed.end_with is not None:
+            end_with_parent(parsed.end_with)
         if parsed.calibration:
             return _calibration(parsed)
         resolver = _resolver(parsed)
@@ -280,7 +285,12 @@ def _measure(resolver: Resolver, run_id: str | None) -> int:
         (request.run_folder / layout.WORKLOAD_FILE).write_bytes(workload.packed())
         write_atomically(request.run_folder / layout.RUN_FILE, record.to_json())
         sys.stderr.write(f"run folder: {name}\n")
-    outcome = Supervisor(request, workload, _say).measure()
+    try:
+        outcome = Supervisor(request, workload, _say).measure()
+    except OSError as error:  # a full disk, no process to be had: the machine's failure, not the engine's
+        where = f"{error.filename}: " if error.filename else ""
+        sys.stderr.write(f"error: this machine did not let the worker go on: {where}{error.strerror or error}\n")
+        return Outcome.KILLED.worker_exit_code
     return outcome.worker_exit_code
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
@@ -21,8 +20,7 @@ from bench_core.worker.clock import monotonic_ns, seconds, utc_now
 from bench_core.worker.failure import classify
 from bench_core.worker.job import BeginCell, BeginScore, Channel, Job
 from bench_core.worker.measure import CellRun
-
-_PR_SET_PDEATHSIG = 1
+from bench_core.worker.parent import end_with_parent
 
 
 class StopFlag:
@@ -39,7 +37,7 @@ class StopFlag:
 
 def main(control_fd: int, events_fd: int) -> int:
     """Runs one job; returns the process's exit code, which is 0 whenever the supervisor was told how it ended."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # never outlive the supervisor
+    end_with_parent()  # a supervisor that has gone already shows at the first message
     os.dup2(2, 1)  # what engines print is not an event
     channel = Channel(control_fd, events_fd)
     job = channel.receive_job()
