@@ -61,7 +61,7 @@ quality: setup  ## MODEL=x DATASET=x RUN=x: publish a run of suites/quality-smol
 	$(PY) -m bench_core.report results/published/$(RUN) --embed docs/quality.md
 
 soak-kill: setup  ## kill the driver at 200 seeded random moments and finish each run (POINTS=n, SEED=n)
-	$(PY) tests/faults/kill_points.py --points $(POINTS) --seed $(SEED)
+	PYTHONPATH=. $(PY) tests/faults/kill_points.py --points $(POINTS) --seed $(SEED)
 
 new-image: setup  ## NAME=x: copy the template to images/x
 	docker/new-image.sh $(NAME)

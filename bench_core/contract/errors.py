@@ -18,6 +18,13 @@ class BadInput(Exception):
         return f"{self.cause} ({self.hint})" if self.hint else self.cause
 
 
+class MayPass(BadInput):
+    """A failure of the environment that may pass by itself: a network, a hub, a Docker engine that is restarted.
+
+    Nothing that an engine does under measurement is one.
+    """
+
+
 def first_line(error: BaseException, limit: int = 300) -> str:
     """The cause of an exception in one printable line of at most ``limit`` characters, with its type in front."""
     lines = [" ".join(line.split()) for line in str(error).splitlines()]

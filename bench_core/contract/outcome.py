@@ -11,6 +11,7 @@ EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
+MARKED = "marked"  # key of a verdict's evidence: what disturbed the measurement, whatever its outcome
 
 
 class Outcome(str, Enum):

@@ -81,6 +81,7 @@ class VisitInfo(Record):
     Attributes:
         harness: digest of the suite's own code inside the images.
         images: those of this visit's cells.
+        retries: steps of the preparation that were tried again, and how often.
         cells: planned for this visit, in the order of launches. A cell was measured in the last visit that names it.
         harness_check: cells of the scripted engine, measured before the others for the suite's own error on this
             machine; their repeat is the visit's number. Empty where it was switched off; ``None`` in records of before.
@@ -99,6 +100,7 @@ class VisitInfo(Record):
     cells: tuple[str, ...]
     harness_check: tuple[PlannedCell, ...] | None = None
     order_seed: int | None = None
+    retries: dict[str, int] = {}
 
 
 class RunRecord(Record):

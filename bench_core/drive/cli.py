@@ -124,6 +124,14 @@ def drive(
         str | None,
         typer.Option(help="IMAGE.VARIANT.bN: find the smallest memory budget that sustains it (and measure it)."),
     ] = None,
+    on_busy: Annotated[
+        str | None, typer.Option(help="Where others use the GPU: wait, refuse or ignore  [default: wait]")
+    ] = None,
+    busy_wait_s: Annotated[float | None, typer.Option(min=0, help="Wait so long, then refuse  [default: 600]")] = None,
+    load_timeout_s: Annotated[float | None, typer.Option(min=0, help="Until loaded  [default: 3600]")] = None,
+    prepare_timeout_s: Annotated[float | None, typer.Option(min=0, help="For caches, graphs  [default: 3600]")] = None,
+    batch_timeout_s: Annotated[float | None, typer.Option(min=0, help="For one batch  [default: 3600]")] = None,
+    cell_timeout_s: Annotated[float | None, typer.Option(min=0, help="For one cell  [default: 86400]")] = None,
     results: Annotated[Path, typer.Option(help="Folder of results.")] = Path("results"),
     data: Annotated[Path, typer.Option(help="Folder of workloads.")] = Path("data"),
     models: Annotated[Path, typer.Option(help="Folder of models and artifacts.")] = Path("models"),
@@ -198,6 +206,12 @@ def drive(
         "options": _merged(base.options, option) if option else None,
         "control": control,
         "harness_check": False if no_harness_check else None,
+        "on_busy": on_busy,
+        "busy_wait_s": busy_wait_s,
+        "load_timeout_s": load_timeout_s,
+        "prepare_timeout_s": prepare_timeout_s,
+        "batch_timeout_s": batch_timeout_s,
+        "cell_timeout_s": cell_timeout_s,
         "artifacts": {**base.artifacts, **_sources(artifact)} if artifact else None,
     }
     try:

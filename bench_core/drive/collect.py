@@ -9,7 +9,7 @@ from bench_core.contract.errors import BadInput
 from bench_core.contract.outcome import EXIT_BAD_INPUT, Outcome, Verdict
 from bench_core.contract.record import Record
 from bench_core.drive.launcher import Ended
-from bench_core.prepare.staging import write_file
+from bench_core.prepare.staging import sync_folder, write_file
 
 
 def write_record(path: Path, record: Record) -> None:
@@ -56,6 +56,10 @@ def _on_silence(ended: Ended) -> Verdict:
     evidence = {"last_line": last_line(ended.stderr_tail)}
     if ended.exit_code == EXIT_BAD_INPUT:
         outcome, cause = Outcome.BAD_SPEC, stated_cause(ended.stderr_tail)
+    elif ended.silent:
+        outcome, cause = Outcome.TIMEOUT, "the box said nothing any more, not even its supervisor, and was ended"
+    elif ended.engine_lost:
+        outcome, cause = Outcome.KILLED, "the Docker engine went away, and the container with it"
     elif ended.out_of_memory:
         outcome, cause = Outcome.KILLED, "the container was ended at its memory limit"
     elif ended.exit_code == Outcome.KILLED.worker_exit_code:  # it could not write: nothing that the cell did
@@ -65,6 +69,21 @@ def _on_silence(ended: Ended) -> Verdict:
     else:
         outcome, cause = Outcome.CRASHED, f"the box ended with code {ended.exit_code} and left no verdict"
     return Verdict(outcome=outcome, cause=cause, judged_by="driver", exit_code=ended.exit_code, evidence=evidence)
+
+
+def set_aside(run_folder: Path, cell: str) -> None:
+    """Moves what there is of a cell out of the way, whole, before it is measured again."""
+    folder = layout.cell_folder(run_folder, cell)
+    if not folder.exists() and not folder.is_symlink():
+        return
+    home = run_folder / layout.SET_ASIDE_FOLDER
+    home.mkdir(exist_ok=True)
+    number = 1
+    while (home / f"{cell}.{number}").exists():
+        number += 1
+    folder.rename(home / f"{cell}.{number}")
+    sync_folder(home)
+    sync_folder(folder.parent)
 
 
 def stated_cause(text: str) -> str:

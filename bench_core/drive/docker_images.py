@@ -14,7 +14,7 @@ import docker.errors
 from docker.models.images import Image as DockerImage
 
 from bench_core.contract.digest import files_below
-from bench_core.contract.errors import BadInput
+from bench_core.contract.errors import BadInput, MayPass, first_line
 from bench_core.contract.manifest import DeviceKind
 from bench_core.contract.run import ImageInfo
 from bench_core.drive.catalogue import REPOSITORY, Image
@@ -50,6 +50,12 @@ SYSTEMS: dict[str, dict[DeviceKind, System]] = {
 }
 LOCAL_OPERATING_SYSTEM = "llm-bench/os:cpu"  # Debian 12, made by docker/local-os.sh where no image can be pulled
 _CONTEXT_LABEL = "llm-bench.context"
+# What package managers, pip and the engine itself say when a network fails; a name that is not there is not among it.
+_NETWORK = re.compile(
+    r"temporary failure|timed out|timeout|connection (?:reset|refused|broken|aborted)|network is unreachable"
+    r"|service unavailable|bad gateway|too many requests|unexpected eof",
+    re.IGNORECASE,
+)
 _ARGUMENT = re.compile(r"^ARG\s+(\w+)", re.MULTILINE)
 
 
@@ -229,7 +235,8 @@ class ImageBuilder:
             for message in output:
                 if "error" in message:
                     cause = " ".join(str(message["error"]).split())
-                    raise BadInput(f"{tag} could not be built: {last[:200]} ({cause[:200]})", _build_hint(cause + last))
+                    kind = MayPass if _NETWORK.search(cause + last) else BadInput
+                    raise kind(f"{tag} could not be built: {last[:200]} ({cause[:200]})", _build_hint(cause + last))
                 for line in str(message.get("stream", "")).splitlines():
                     text = line.strip()
                     if text:
@@ -238,6 +245,10 @@ class ImageBuilder:
         except docker.errors.APIError as error:
             raise BadInput(
                 f"{tag} could not be built: {error.explanation or error}", _build_hint(str(error))
+            ) from error
+        except OSError as error:  # the connection to the engine has broken
+            raise MayPass(
+                f"{tag} could not be built: {first_line(error)}", "does the Docker engine still run?"
             ) from error
 
 

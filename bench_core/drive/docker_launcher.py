@@ -15,18 +15,22 @@ from docker.models.containers import Container
 from docker.types import DeviceRequest, LogConfig, Mount
 
 from bench_core.contract import layout
-from bench_core.contract.errors import BadInput
+from bench_core.contract.errors import BadInput, MayPass, first_line
 from bench_core.contract.host import memory_bytes
 from bench_core.contract.manifest import DeviceKind
 from bench_core.contract.run import ImageInfo
 from bench_core.drive.catalogue import Image
 from bench_core.drive.docker_images import ImageBuilder, image_tag
+from bench_core.drive.driver_identity import PREFIX, DriverIdentity, this_driver
 from bench_core.drive.launcher import Ended, Launch, LineTaker, Target
 from bench_core.drive.lines import LineSplitter, Tail
+from bench_core.drive.silence import Silence
 
 _CLIENT_TIMEOUT_S = 24 * 3600  # a build step may be silent for an hour; a stuck daemon is seen at connection
 _MEMORY_SHARE = 0.95  # of the host's: what is left keeps the host answering when an engine asks for everything
 _PIDS = 8192
+_ENGINE_BACK_S = 120.0  # a restart takes seconds; an upgrade of the package a minute
+_KILLED = 137
 
 
 def connect() -> docker.DockerClient:
@@ -59,6 +63,32 @@ class DockerLauncher:
         """Digest of its Dockerfile, its files and those of its bases, and the name of what they are built on."""
         return self._builder.recipe(image, device)
 
+    def clear_orphans(self, tell: Callable[[str], None]) -> int:
+        """Removes containers of drivers that have ended on this machine; returns how many were removed.
+
+        Another living driver's are left alone, and so is whatever cannot be known to be an orphan: other machines',
+        other users', or those without labels, which a person or compose has started.
+        """
+        removed = 0
+        for container in self._client.containers.list(all=True, filters={"label": f"{PREFIX}pid"}, ignore_removed=True):
+            owner = DriverIdentity.of_labels(container.labels)
+            ended = owner.has_ended(this_driver()) if owner is not None else None
+            # Of an earlier boot nothing can run; what runs is another machine's of the same name.
+            elsewhere = owner is not None and owner.boot != this_driver().boot and container.status == "running"
+            if owner is None or not ended or elsewhere:
+                continue
+            what = container.labels.get("llm-bench.run") or container.labels.get("llm-bench.convert") or "no run"
+            try:
+                container.remove(force=True, v=True)
+            except docker.errors.NotFound:
+                continue
+            except docker.errors.APIError as error:
+                tell(f"container {container.name} of {what} could not be removed: {error.explanation or error}")
+                continue
+            tell(f"removed container {container.name}, left by driver {owner.pid} ({what})")
+            removed += 1
+        return removed
+
     def is_ready(self, image: Image, target: Target, device: DeviceKind) -> bool:
         """Whether the image is built from what the repository holds now."""
         return self._builder.is_current(image, target, device)
@@ -80,30 +110,58 @@ class DockerLauncher:
         try:
             stream = container.attach(stdout=True, stderr=True, stream=True, logs=True, demux=True)
             container.start()
+            if self._stops:  # asked while it was being made, when there was nothing to pass it on to
+                self._signal(container)
             lines = LineSplitter(on_stdout)
-            for stdout, stderr in stream:
-                if stdout:
-                    lines.feed(stdout)
-                if stderr:
-                    tail.feed(stderr)
+            silence = Silence(
+                launch.silence_limit_s, lambda: _kill(container, "SIGTERM"), lambda: _kill(container, "SIGKILL")
+            )
+            with silence:
+                for stdout, stderr in stream:
+                    silence.heard()
+                    if stdout:
+                        lines.feed(stdout)
+                    if stderr:
+                        tail.feed(stderr)
             lines.end()
             code = int(container.wait()["StatusCode"])
             container.reload()
             out_of_memory = bool(container.attrs["State"]["OOMKilled"])
         except docker.errors.APIError as error:
             raise BadInput(f"{launch.labels} could not be started: {error.explanation or error}") from error
+        except OSError as error:  # the connection has broken: requests' errors are OSErrors
+            self._await_engine(error)
+            return Ended(_KILLED, False, tail.text(), started, time.monotonic(), engine_lost=True)
         finally:
             self._running.remove(container)
-            with contextlib.suppress(docker.errors.APIError):
+            with contextlib.suppress(docker.errors.APIError, OSError):  # what stays is the next driver's to clear
                 container.remove(force=True, v=True)
-        return Ended(code, out_of_memory, tail.text(), started, time.monotonic())
+        return Ended(code, out_of_memory, tail.text(), started, time.monotonic(), silence.too_long)
 
     def stop(self) -> None:
         """SIGTERM to what runs, then SIGKILL."""
         self._stops += 1
         for container in list(self._running):
-            with contextlib.suppress(docker.errors.APIError):
-                container.kill("SIGTERM" if self._stops == 1 else "SIGKILL")
+            self._signal(container)
+
+    def _signal(self, container: Container) -> None:
+        _kill(container, "SIGTERM" if self._stops == 1 else "SIGKILL")
+
+    def _await_engine(self, error: OSError) -> None:
+        """Waits for a Docker engine that has gone to come back.
+
+        Raises:
+            MayPass: it does not.
+        """
+        deadline = time.monotonic() + _ENGINE_BACK_S
+        while time.monotonic() < deadline and not self._stops:
+            with contextlib.suppress(docker.errors.DockerException, OSError):
+                self._client.ping()
+                return
+            time.sleep(1.0)
+        raise MayPass(
+            f"the Docker engine has gone: {first_line(error)}", "start it, then go on with --resume"
+        ) from error
 
     def _create(self, launch: Launch) -> Container:
         device: DeviceKind = "cuda" if launch.gpu else "cpu"
@@ -112,7 +170,7 @@ class DockerLauncher:
             "image": image_tag(launch.image, launch.target, device),
             "command": [*launch.arguments, *_places(launch)],
             "name": f"llm-bench-{launch.image.name}-{secrets.token_hex(4)}",
-            "labels": {f"llm-bench.{key}": value for key, value in launch.labels.items()},
+            "labels": {f"llm-bench.{key}": value for key, value in launch.labels.items()} | this_driver().labels,
             "mounts": _mounts(launch),
             "user": f"{os.getuid()}:{os.getgid()}",
             "network_mode": "none",
@@ -133,8 +191,16 @@ class DockerLauncher:
             options["device_requests"] = [DeviceRequest(device_ids=[launch.gpu.uuid], capabilities=[["gpu"]])]
         try:
             return self._client.containers.create(**options)
+        except OSError as error:
+            self._await_engine(error)
+            return self._client.containers.create(**{**options, "name": f"{options['name']}-2"})
         except docker.errors.APIError as error:
             raise BadInput(f"no container for {launch.image.name}: {error.explanation or error}") from error
+
+
+def _kill(container: Container, signal: str) -> None:
+    with contextlib.suppress(docker.errors.APIError):  # it has ended, or has not begun
+        container.kill(signal)
 
 
 def _mounts(launch: Launch) -> list[Mount]:

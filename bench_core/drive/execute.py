@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from bench_core.contract.artifact import recipe_digest, usable_artifact
@@ -17,15 +18,21 @@ from bench_core.contract.model import ModelInfo
 from bench_core.contract.outcome import EXIT_FAILED, EXIT_OK, Outcome, Verdict
 from bench_core.contract.run import GpuInfo, ImageInfo
 from bench_core.contract.workload import Workload
-from bench_core.drive.collect import judge, last_line, stated_cause
+from bench_core.drive.catalogue import Image
+from bench_core.drive.collect import judge, last_line, set_aside, stated_cause
 from bench_core.drive.estimate import conversion_bytes
-from bench_core.drive.gpus import memory_came_back, used_bytes
-from bench_core.drive.launcher import Folders, Launch, Launcher
+from bench_core.drive.gpu_gate import GpuGate
+from bench_core.drive.launcher import Folders, Launch, Launcher, Target
 from bench_core.drive.locks import Locks
 from bench_core.drive.plan import Job, Plan
 from bench_core.drive.progress import Display
 from bench_core.drive.request import Request
+from bench_core.drive.retry import Retries
 from bench_core.prepare.disk import require_free
+
+# A worker speaks at the end of every phase and batch, and ends an engine that exceeds a limit; it is given that much
+# more for its own work before the box counts as dead.
+_SILENCE_SLACK_S = 300.0
 
 
 @dataclass
@@ -47,12 +54,14 @@ class Finished:
         kept: of the cells asked for that an earlier visit has measured.
         launch_s: job title to seconds from the box's making to its removal, the engine's own work included; of the
             last launch, where a box died and another one went on.
+        refusal: why the rest was not measured, where this machine did not allow it.
     """
 
     run_folder: Path
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     kept: dict[str, Verdict] = field(default_factory=dict)
     launch_s: dict[str, float] = field(default_factory=dict)
+    refusal: BadInput | None = None
 
     @property
     def all_verdicts(self) -> dict[str, Verdict]:
@@ -85,6 +94,11 @@ class Execution:
         self._gpus = gpus
         self._display = display
         self._locks = locks or Locks()
+        names = ("load_timeout_s", "prepare_timeout_s", "batch_timeout_s", "cell_timeout_s")
+        self._limits: dict[str, float] = {name: getattr(request.suite, name) for name in names}
+        self._gate = GpuGate(request.suite.on_busy, request.suite.busy_wait_s, display.note)
+        self._measuring = False
+        self.retries = Retries(display.note)
         self._lock = threading.Lock()
         self._stopping = False
 
@@ -92,7 +106,7 @@ class Execution:
         """Builds or finds every image that measures; one that converts is built by :meth:`convert`, if it must."""
         found = {}
         for image in self._plan.images:
-            found[image.name] = self._launcher.ensure(image, "measure", self._plan.device, self._display.detail)
+            found[image.name] = self.retries.run(f"image {image.name}", partial(self._ensure, image, "measure"))
             self._display.note(f"image {found[image.name].reference} is ready")
         return found
 
@@ -100,7 +114,7 @@ class Execution:
         """Builds or finds the scripted engine's image; ``None``, and a note, where that cannot be done: a run does not
         fail for want of what nobody has asked for by name."""
         try:
-            return self._launcher.ensure(harness.image, "measure", self._plan.device, self._display.detail)
+            return self._ensure(harness.image, "measure")
         except BadInput as error:
             self._display.note(f"the suite's own error will not be known: {error.cause}")
             return None
@@ -124,6 +138,9 @@ class Execution:
             if verdict.outcome is not Outcome.OK:
                 self._display.note(f"harness check {cell}: {verdict.outcome.value}: {verdict.cause}")
 
+    def _ensure(self, image: Image, target: Target) -> ImageInfo:
+        return self._launcher.ensure(image, target, self._plan.device, self._display.detail)
+
     def convert(self, prepared: Prepared, catalogue_makers: dict[str, Job]) -> None:
         """Makes every artifact that is missing or damaged, in the image that makes it.
 
@@ -145,7 +162,7 @@ class Execution:
     def _convert(self, prepared: Prepared, artifact: str, maker: Job) -> None:
         needed = conversion_bytes(artifact, prepared.model.weights_bytes)
         require_free(prepared.model_folder, needed, f"the conversion to {artifact}")
-        self._launcher.ensure(maker.image, "convert", self._plan.device, self._display.detail)
+        self.retries.run(f"image {maker.image.name}", partial(self._ensure, maker.image, "convert"))
         self._display.note(f"converting {prepared.model.name} to {artifact} in {maker.image.name}")
         # The workload goes along for quantisers that calibrate.
         workload = ("--workload", str(prepared.workload_path.relative_to(self._request.data)))
@@ -201,17 +218,29 @@ class Execution:
                 try:
                     self._run_job(job, gpu, prepared, finished)
                 except BaseException:
-                    self.stop()  # the other GPUs end their batch in hand, and the run ends with this error
+                    self._stopping = True  # the other GPUs end their batch in hand, and the run ends with this error
+                    self._launcher.stop()
                     raise
 
+        self._measuring = True
         with ThreadPoolExecutor(max_workers=len(boxes)) as pool:
-            for future in [pool.submit(work, gpu) for gpu in boxes]:
-                future.result()
+            futures = [pool.submit(work, gpu) for gpu in boxes]
+        self._measuring = False
+        for error in filter(None, (future.exception() for future in futures)):
+            if not isinstance(error, BadInput):
+                raise error
+            finished.refusal = finished.refusal or error
         return finished
 
     def stop(self) -> None:
-        """Ends the run after the batch in hand; a second call ends it at once."""
+        """Ends the run after the batch in hand; a second call ends it at once.
+
+        Raises:
+            KeyboardInterrupt: nothing is being measured, so that there is nothing to finish.
+        """
         self._stopping = True
+        if not self._measuring:
+            raise KeyboardInterrupt
         self._launcher.stop()
 
     @property
@@ -221,19 +250,38 @@ class Execution:
 
     def _run_job(self, job: Job, gpu: GpuInfo | None, prepared: Prepared, finished: Finished) -> None:
         left = list(job.batch_sizes)
+        lost = ""  # why a cell is measured again
         while left and not self._stopping:
-            baseline = used_bytes(gpu.uuid) if gpu else None
+            mark = self._gate.enter(gpu.uuid, lambda: self._stopping) if gpu else ""
+            if self._stopping:
+                return
+            mark = "; ".join(filter(None, (mark, lost)))
             launch = Launch(
                 image=job.image,
                 target="measure",
-                arguments=self._arguments(job, prepared, [str(size) for size in left]),
+                arguments=(
+                    *self._arguments(job, prepared, [str(size) for size in left]),
+                    *(("--marked", mark) if mark else ()),
+                ),
                 folders=Folders(model=prepared.model_folder, data=self._request.data, run=finished.run_folder),
                 gpu=gpu,
-                labels={"run": finished.run_folder.name, "job": job.title},
+                labels={
+                    "run": finished.run_folder.name,
+                    "job": job.title,
+                    "cells": ",".join(job.cell(size) for size in left),
+                },
+                silence_limit_s=_SILENCE_SLACK_S + max(s for name, s in self._limits.items() if "cell" not in name),
                 run_lock=self._locks.run_descriptor(finished.run_folder),
             )
             ended = self._launcher.run(launch, lambda line: self._line(line, finished))
             verdicts = judge(finished.run_folder, [job.cell(size) for size in left], ended)
+            again = [cell for cell, verdict in verdicts.items() if verdict.judged_by == "driver" and ended.engine_lost]
+            if again and not lost:  # once: what was done of the cell in hand says nothing of it
+                lost = "measured again: the Docker engine went away during the first attempt"
+                for cell in again:
+                    set_aside(finished.run_folder, cell)
+                    del verdicts[cell]
+                self._display.note(f"the Docker engine went away; measuring again: {', '.join(again)}")
             with self._lock:
                 for cell, verdict in verdicts.items():
                     told = cell in finished.verdicts
@@ -242,8 +290,8 @@ class Execution:
                         self._tell_end(cell, verdict, finished)
                 finished.launch_s[job.title] = ended.ended_s - ended.started_s
             left = [size for size in left if job.cell(size) not in verdicts]
-            if gpu and not memory_came_back(gpu.uuid, baseline):
-                self._display.note(f"the memory of {gpu.uuid} has not come back after {job.title}")
+            if gpu:
+                self._gate.leave(gpu.uuid, job.title)
 
     def _line(self, line: bytes, finished: Finished) -> None:
         news = parse_stdout(line)
@@ -283,6 +331,8 @@ class Execution:
         arguments += ["--score-texts", str(suite.score_texts)]
         if job.repeat > 1:
             arguments += ["--repeat", str(job.repeat)]
+        for name, limit_s in self._limits.items():
+            arguments += ["--" + name.replace("_", "-"), f"{limit_s:g}"]
         arguments += ["--workload", str(prepared.workload_path.relative_to(self._request.data))]
         for key, value in job.options.items():
             text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -32,6 +32,7 @@ class Launch:
     Attributes:
         arguments: for ``python -m bench_core.worker``; paths are added by the launcher, which knows where things are.
         labels: run and cells, for people and for finding leftovers.
+        silence_limit_s: a box that says nothing for so long is ended; ``None`` for one that need not speak.
         run_lock: the open file of the run's lock, for a worker process to hold on to as long as it lives.
     """
 
@@ -42,6 +43,7 @@ class Launch:
     gpu: GpuInfo | None = None
     labels: dict[str, str] = field(default_factory=dict)
     run_lock: int | None = None
+    silence_limit_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,10 @@ class Ended:
 
     Attributes:
         exit_code: of the worker (negative: a signal, for a process).
+        silent: it was ended because it had said nothing for its launch's ``silence_limit_s``.
         out_of_memory: the kernel ended it at its memory limit.
         stderr_tail: the last of what it said.
+        engine_lost: the Docker engine went away while the box ran, and the box with it.
         started_s, ended_s: CLOCK_MONOTONIC around create and removal; for the driver's own overhead.
     """
 
@@ -60,6 +64,8 @@ class Ended:
     stderr_tail: str
     started_s: float
     ended_s: float
+    silent: bool = False
+    engine_lost: bool = False
 
 
 class Launcher(Protocol):
@@ -70,6 +76,9 @@ class Launcher(Protocol):
 
     def recipe(self, image: Image, device: DeviceKind) -> str:
         """Digest of the files that decide what an image is, without building it; the same on every machine."""
+
+    def clear_orphans(self, tell: Callable[[str], None]) -> int:
+        """Removes boxes that ended drivers have left on this machine, never a living one's; how many."""
 
     def is_ready(self, image: Image, target: Target, device: DeviceKind) -> bool:
         """Whether nothing has to be built or installed for it."""

@@ -20,6 +20,7 @@ from bench_core.drive.environments import Environments
 from bench_core.drive.launcher import Ended, Launch, LineTaker, Target
 from bench_core.drive.lines import LineSplitter, Tail
 from bench_core.drive.recipe import recipe_of
+from bench_core.drive.silence import Silence
 
 # What a worker may see of the host's environment: where the loader and the certificates are, nothing of the user's.
 _PASSED_ON = ("LD_LIBRARY_PATH", "LANG", "TZ")
@@ -40,6 +41,10 @@ class ProcessLauncher:
         """Digest of its files and pins, and Python's version."""
         files = [image.folder, *self._environments.pins(image, "measure", device)]
         return recipe_of(files, {"device": device, "python": platform.python_version()})
+
+    def clear_orphans(self, tell: Callable[[str], None]) -> int:  # noqa: ARG002
+        """None: the kernel ends a worker with its driver."""
+        return 0
 
     def is_ready(self, image: Image, target: Target, device: DeviceKind) -> bool:
         """Whether the environment is installed."""
@@ -85,29 +90,41 @@ class ProcessLauncher:
                 pass_fds=() if launch.run_lock is None else (launch.run_lock,),
             )
             self._running.append(process)
+            if self._stops:  # asked while it was being started, when there was nothing to pass it on to
+                self._signal(process)
             try:
-                tail = self._follow(process, on_stdout)
+                silence = Silence(launch.silence_limit_s, process.terminate, process.kill)
+                with silence:
+                    tail = self._follow(process, on_stdout, silence)
                 code = process.wait()
             finally:
                 self._running.remove(process)
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(process.pid, signal.SIGKILL)
-        return Ended(code, False, tail.text(), started, time.monotonic())
+        return Ended(code, False, tail.text(), started, time.monotonic(), silence.too_long)
 
     def stop(self) -> None:
         """SIGTERM to what runs, then SIGKILL."""
         self._stops += 1
         for process in list(self._running):
-            process.send_signal(signal.SIGTERM if self._stops == 1 else signal.SIGKILL)
+            self._signal(process)
 
-    def _follow(self, process: subprocess.Popen[bytes], on_stdout: LineTaker) -> Tail:
+    def _signal(self, process: subprocess.Popen[bytes]) -> None:
+        process.send_signal(signal.SIGTERM if self._stops == 1 else signal.SIGKILL)
+
+    def _follow(self, process: subprocess.Popen[bytes], on_stdout: LineTaker, silence: Silence) -> Tail:
         tail = Tail()
+
+        def take(piece: bytes) -> None:
+            silence.heard()
+            lines.feed(piece)
+
         lines = LineSplitter(on_stdout)
         assert process.stdout is not None  # noqa: S101  # both are pipes, see run
         assert process.stderr is not None  # noqa: S101
         errors = threading.Thread(target=_drain, args=(process.stderr, tail.feed), daemon=True)
         errors.start()
-        _drain(process.stdout, lines.feed)
+        _drain(process.stdout, take)
         lines.end()
         errors.join(timeout=5.0)
         return tail

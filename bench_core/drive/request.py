@@ -82,6 +82,15 @@ class Suite(Record):
     max_warmup_seconds: float = Field(DEFAULT_MAX_WARMUP_S, gt=0, description="of warm-up beyond warmup_batches")
     repeats: int = Field(1, ge=1, le=MAX_REPEAT, description="times that the whole grid is measured, in random order")
     order_seed: int = Field(0, ge=0, description="of that order")
+    on_busy: Literal["wait", "refuse", "ignore"] = Field(
+        "wait", description="what to do where others use the GPU; ignored, the cells are marked"
+    )
+    busy_wait_s: float = Field(600.0, ge=0, description="how long to wait for a busy GPU before refusing, seconds")
+
+    load_timeout_s: float = Field(3600.0, gt=0, description="for an engine's start and the loading of its model")
+    prepare_timeout_s: float = Field(3600.0, gt=0, description="for the caches and graphs of one batch size")
+    batch_timeout_s: float = Field(3600.0, gt=0, description="for one batch")
+    cell_timeout_s: float = Field(86400.0, gt=0, description="for one cell")
 
     @property
     def protocol(self) -> MeasureProtocol:

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -78,12 +79,11 @@ class Session:
         """
         request, suite = self._request, self._request.suite
         device, gpus = self._device()
-        if suite.beside is not None:
-            read_published(suite.beside)
-        plan = self._with_harness(self._plan(device))
-        if self._modes.min_memory is not None:
-            self._search_job(device)  # refused before anything is written
+        self._refuse_early(device)
         launcher = self._launcher()
+        if not self._modes.dry_run and launcher.clear_orphans(self._say) and self._earlier is not None:
+            self._earlier = Earlier.load(self._earlier.folder)  # one of them may just have ended a cell
+        plan = self._with_harness(self._plan(device))
         if self._modes.build_only:
             return self._build_only(plan, launcher, gpus)
         if self._earlier is not None:
@@ -114,12 +114,25 @@ class Session:
                 return self._report_checks(execution.self_check(prepared))
             if execution.stopped:  # a visit that measures nothing is none
                 return EXIT_INTERRUPTED
-            self._begin(run_folder, plan, visit_info(plan, launcher, gpus, images, prepared), prepared)
+            visit = visit_info(plan, launcher, gpus, images, prepared)
+            visit = visit.model_copy(update={"retries": dict(execution.retries.counted)})
+            self._begin(run_folder, plan, visit, prepared)
             self._measure_devices(plan, launcher, gpus, display, run_folder, prepared)
             if plan.harness is not None:
                 execution.measure_harness(plan.harness, prepared, run_folder)
             finished = execution.measure(prepared, run_folder, self._kept(plan))
         return self._search_and_finish(finished, launcher, gpus, device, stopped=execution.stopped)
+
+    def _refuse_early(self, device: DeviceKind) -> None:
+        """What is asked for beside the cells, before anything is built or written.
+
+        Raises:
+            BadInput: it cannot be had.
+        """
+        if self._request.suite.beside is not None:
+            read_published(self._request.suite.beside)
+        if self._modes.min_memory is not None:
+            self._search_job(device)
 
     def _measure_devices(
         self,
@@ -157,6 +170,8 @@ class Session:
             if found.smallest is None:
                 code = EXIT_INTERRUPTED if search.stopped else EXIT_FAILED
         self._finish(finished)
+        if finished.refusal is not None:
+            raise finished.refusal
         return code
 
     def _search_job(self, device: DeviceKind) -> Job:
@@ -180,10 +195,19 @@ class Session:
             images, prepared = self._make_ready(execution, plan, display)
             self._begin(run_folder, plan, visit_info(plan, launcher, gpus, images, prepared), prepared)
             finished = execution.measure(prepared, run_folder, {})
+        if finished.refusal is not None:
+            raise finished.refusal
         for cell, verdict in finished.verdicts.items():
             if verdict.outcome is not Outcome.OK:
                 raise BadInput(f"{cell}: {verdict.outcome.value}: {verdict.cause}")
         return finished
+
+    def _say(self, text: str) -> None:
+        """A line of news before there is a display."""
+        if self._modes.as_json:
+            sys.stdout.write(json.dumps({"type": "note", "text": text}) + "\n")
+        else:
+            self._console.print(text, markup=False, soft_wrap=True)
 
     def _hold(self, run_folder: Path, gpus: list[GpuInfo]) -> None:
         """Keeps other drivers off the run's folder and the GPUs; looks once more whether the name is still free.
@@ -228,10 +252,11 @@ class Session:
     def _make_ready(self, execution: Execution, plan: Plan, display: Display) -> tuple[dict[str, ImageInfo], Prepared]:
         """Everything that must exist before the first measurement: images, model, workload, artifacts."""
         images = execution.build()
-        prepared = self._prepare(plan, display)
+        prepared = execution.retries.run("model and workload", partial(self._prepare, plan, display))
         for artifact, source in self._request.suite.artifacts.items():
             if artifact in plan.artifacts:
-                prepare_given(artifact, source, prepared.model, self._request.models, display.note)
+                step = partial(prepare_given, artifact, source, prepared.model, self._request.models, display.note)
+                execution.retries.run(f"artifact {artifact}", step)
         execution.convert(prepared, self._makers(plan))
         return images, prepared
 

@@ -13,13 +13,13 @@ from bench_core.contract.digest import harness_sha256
 from bench_core.contract.host import host_info
 from bench_core.contract.run import ArtifactInfo, GpuInfo, ImageInfo, RunRecord, VisitInfo
 from bench_core.contract.workload import Workload
-from bench_core.drive.collect import write_record
+from bench_core.drive.collect import set_aside, write_record
 from bench_core.drive.commit import git_commit
 from bench_core.drive.execute import Prepared
 from bench_core.drive.launcher import Launcher
 from bench_core.drive.plan import Plan
 from bench_core.drive.request import Suite
-from bench_core.prepare.staging import sync_folder, write_file
+from bench_core.prepare.staging import write_file
 
 
 def run_id_now(title: str) -> str:
@@ -110,23 +110,9 @@ def begin(run_folder: Path, record: RunRecord, suite: Suite, workload: Workload)
             leftover.unlink()
     visit = record.visits[-1]
     for cell in (*visit.cells, *(planned.cell for planned in visit.harness_check or ())):
-        _set_aside(run_folder, cell)
+        set_aside(run_folder, cell)
     if suite.beside is not None:
         write_file(run_folder / layout.BESIDE_FILE, suite.beside.read_bytes())
     write_file(run_folder / layout.WORKLOAD_FILE, workload.packed())
     write_record(run_folder / layout.SUITE_FILE, suite)
     write_record(run_folder / layout.RUN_FILE, record)
-
-
-def _set_aside(run_folder: Path, cell: str) -> None:
-    folder = layout.cell_folder(run_folder, cell)
-    if not folder.exists() and not folder.is_symlink():
-        return
-    home = run_folder / layout.SET_ASIDE_FOLDER
-    home.mkdir(exist_ok=True)
-    number = 1
-    while (home / f"{cell}.{number}").exists():
-        number += 1
-    folder.rename(home / f"{cell}.{number}")
-    sync_folder(home)
-    sync_folder(folder.parent)

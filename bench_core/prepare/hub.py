@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from bench_core.contract.errors import BadInput, first_line
+from bench_core.contract.errors import BadInput, MayPass, first_line
 
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]{0,95}(?:/[A-Za-z0-9][\w.-]{0,95})?$")
+
+# No network's fault, and no better in a minute.
+_OF_THIS_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.EFBIG)
 
 
 def is_hub_id(text: str) -> bool:
@@ -45,6 +49,15 @@ def hub_errors(what: str) -> Iterator[None]:
         ) from error
     # HTTPError is the base of the HTTP client's errors, whichever client this version of the library uses.
     except (errors.HTTPError, OSError, ValueError) as error:  # type: ignore[attr-defined]
-        raise BadInput(
+        kind = MayPass if _may_pass(error) else BadInput
+        raise kind(
             f"{what}: cannot be fetched from the hub: {first_line(error)}", "check the network, or give a local path"
         ) from error
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether it was the network or the hub itself: no answer, or one that says `later`."""
+    if isinstance(error, ValueError) or (isinstance(error, OSError) and error.errno in _OF_THIS_MACHINE):
+        return False
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return status is None or status in (408, 429) or status >= 500

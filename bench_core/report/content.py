@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from bench_core.contract.equal_work import repeated_prompts
 from bench_core.contract.metrics import VALUES_BEYOND_A_PERCENTILE, CellMetrics, CellResult, MemoryUse
+from bench_core.contract.outcome import MARKED
 from bench_core.report.format import ABSENT, count, gib, milliseconds, quantity, rate, seconds, significant
 from bench_core.report.load import DAMAGED, Row, RunView
 from bench_core.report.own_error import HOW, NO_DEVICE_MEMORY, error_rows, own_error, percent, title, written
@@ -75,6 +76,7 @@ def document(view: RunView) -> Document:
             _engines(view),
             *_control(view),
             *_visits(view),
+            *_marked(view),
             *_own_error(view),
         ),
         failures=tuple(_failure(row) for row in view.rows if row.result is None),
@@ -124,6 +126,9 @@ def _facts(view: RunView) -> Iterable[tuple[str, str]]:
     again = f", {len(visits)} visits until {visits[-1].started_utc}; see Visits" if len(visits) > 1 else ""
     yield "Date", record.created_utc + again
     yield "Launcher", record.launcher
+    retried = [f"{what} ({quantity(n, 'time')})" for visit in visits for what, n in visit.retries.items()]
+    if retried:
+        yield "Tried again", "for failures of the network, the hub or the Docker engine: " + ", ".join(retried)
     commit = f"commit {record.git_commit}" if record.git_commit else "commit not known"
     yield "Made by", f"llm-bench {record.bench_version}, {commit}, Python {host.python}"
     warmup = [row.result.metrics.warmup_batches for row in view.rows if row.result]
@@ -646,3 +651,11 @@ def _failure(row: Row) -> Failure:
         evidence += [f"{name} {value}" for name, value in sorted(row.verdict.evidence.items())]
         evidence.append(f"judged by the {row.verdict.judged_by}")
     return Failure(row.planned.label, row.planned.batch_size, row.status, row.problem, ", ".join(evidence))
+
+
+def _marked(view: RunView) -> Iterable[Sheet]:
+    """Cells whose circumstances were not as they should be, whatever came of them."""
+    found = [(row, row.verdict.evidence[MARKED]) for row in view.rows if row.verdict and MARKED in row.verdict.evidence]
+    if found:
+        rows = tuple((Entry(row.planned.cell), Entry(mark)) for row, mark in found)
+        yield Sheet("Marked", (("Cell", False), ("What disturbed it", False)), rows)

@@ -25,6 +25,7 @@ from bench_core.worker.cell_writer import refuse_if_measured
 from bench_core.worker.convert import convert
 from bench_core.worker.files import write_atomically
 from bench_core.worker.job import Job
+from bench_core.worker.limits import Limits
 from bench_core.worker.parent import end_with_parent
 from bench_core.worker.request import Options, Places, Resolver, choose_device
 from bench_core.worker.standalone import standalone_record
@@ -44,6 +45,17 @@ def positive(text: str) -> int:
         value = 0
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return value
+
+
+def positive_number(text: str) -> float:
+    """A finite number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return value
 
 
@@ -174,6 +186,13 @@ def build_parser() -> argparse.ArgumentParser:
     how.add_argument(
         "--repeat", type=up_to(MAX_REPEAT), default=1, metavar="N", help="which measurement of the same cell it is"
     )
+    limits = parser.add_argument_group("time limits, seconds; an engine that exceeds one is stopped")
+    for name, value in vars(Limits()).items():
+        limits.add_argument(
+            f"--{name.removesuffix('_s')}-timeout-s", type=positive_number, default=value, metavar="S",
+            help="(default: %(default)s)",
+        )  # fmt: skip
+    how.add_argument("--marked", default="", metavar="TEXT", help="what disturbs the measurement, kept with each cell")
     where = parser.add_argument_group("where")
     where.add_argument("--model-folder", metavar="NAME", help="under the models folder (default: prepared last)")
     where.add_argument("--workload", metavar="FILE", help="under the data folder (default: prepared last)")
@@ -216,7 +235,8 @@ def main(arguments: list[str] | None = None) -> int:
             return _convert(resolver, parsed.convert)
         if parsed.self_check:
             return _self_check(resolver)
-        return _measure(resolver, parsed.run_id)
+        limits = Limits(*(getattr(parsed, f"{name.removesuffix('_s')}_timeout_s") for name in vars(Limits())))
+        return _measure(resolver, parsed.run_id, parsed.marked, limits)
     except BadInput as error:
         sys.stderr.write(f"error: {error.cause}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
         return EXIT_BAD_INPUT
@@ -266,7 +286,7 @@ def _say(line: Record) -> None:
     sys.stdout.flush()
 
 
-def _measure(resolver: Resolver, run_id: str | None) -> int:
+def _measure(resolver: Resolver, run_id: str | None, marked: str, limits: Limits) -> int:
     if run_id is not None and not layout.is_name(run_id):
         raise BadInput(f"--run-id {run_id!r} is not a name", "lower case letters, digits, '.', '_' and '-'")
     standalone = run_id is None
@@ -286,7 +306,7 @@ def _measure(resolver: Resolver, run_id: str | None) -> int:
         write_atomically(request.run_folder / layout.RUN_FILE, record.to_json())
         sys.stderr.write(f"run folder: {name}\n")
     try:
-        outcome = Supervisor(request, workload, _say).measure()
+        outcome = Supervisor(request, workload, _say, marked, limits).measure()
     except OSError as error:  # a full disk, no process to be had: the machine's failure, not the engine's
         where = f"{error.filename}: " if error.filename else ""
         sys.stderr.write(f"error: this machine did not let the worker go on: {where}{error.strerror or error}\n")

@@ -18,7 +18,7 @@ from typing import BinaryIO, Literal
 from pydantic import ValidationError
 
 from bench_core.contract.events import BatchEvent, CellEnded, EndEvent, PhaseEvent, Progress, ScoreEvent, StartEvent
-from bench_core.contract.outcome import Outcome, Verdict
+from bench_core.contract.outcome import MARKED, Outcome, Verdict
 from bench_core.contract.record import Record
 from bench_core.contract.spec import CellSpec
 from bench_core.contract.workload import Workload
@@ -26,6 +26,7 @@ from bench_core.worker.cell_writer import CellWriter
 from bench_core.worker.cgroup import oom_kills
 from bench_core.worker.clock import monotonic_ns, seconds
 from bench_core.worker.job import BeginCell, BeginScore, CheckEvent, Job, parse_message
+from bench_core.worker.limits import Limits, Watchdog
 from bench_core.worker.log import EngineLog
 from bench_core.worker.measure import progress_total
 from bench_core.worker.nvml import GpuReader
@@ -70,6 +71,11 @@ class EngineHandle:
         except BrokenPipeError:
             pass  # it has ended; the end of its events says so
 
+    def end(self) -> None:
+        """Kills it and whatever it has forked."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+
     def finish(self) -> int:
         """Waits for the exit and returns its code; a process that closed its events but stays is ended."""
         try:
@@ -88,9 +94,18 @@ class EngineHandle:
 class Supervisor:
     """Measures the cells of one request; each ends with a verdict."""
 
-    def __init__(self, request: MeasureRequest, workload: Workload, say: Callable[[Record], None]) -> None:
+    def __init__(
+        self,
+        request: MeasureRequest,
+        workload: Workload,
+        say: Callable[[Record], None],
+        marked: str = "",
+        limits: Limits | None = None,
+    ) -> None:
         self._request = request
         self._workload = workload
+        self._marked = marked
+        self._limits = limits or Limits()
         self._totals = {spec.cell_id: progress_total(spec, workload) for spec in request.cells}
         self._say = say
         self._engine: EngineHandle | None = None
@@ -134,12 +149,14 @@ class Supervisor:
         gpu = GpuReader(cells[0].gpu_uuid) if cells[0].gpu_uuid else None
         sampler = Sampler(engine.process.pid, gpu)
         sampler.start()
-        session = _Session(self, engine, sampler, cells)
+        watchdog = Watchdog(engine.process.pid, self._limits)
+        session = _Session(self, engine, sampler, cells, watchdog)
         try:
             session.follow()
         finally:
             self._engine = None
             sampler.stop()
+        watchdog.end()
         code = engine.finish()
         return session.judge(code)
 
@@ -149,6 +166,8 @@ class Supervisor:
 
     def close(self, writer: CellWriter, verdict: Verdict, log: str) -> Verdict:
         """A cell's folder, ended, and the news of it."""
+        if self._marked:
+            verdict = verdict.model_copy(update={"evidence": {**verdict.evidence, MARKED: self._marked}})
         final = writer.end(verdict, log)
         self._say(CellEnded(cell=writer.spec.cell_id, outcome=final.outcome, cause=final.cause))
         return final
@@ -171,7 +190,15 @@ class Supervisor:
 class _Session:
     """One engine process's life, told by its messages."""
 
-    def __init__(self, supervisor: Supervisor, engine: EngineHandle, sampler: Sampler, cells: list[CellSpec]) -> None:
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        engine: EngineHandle,
+        sampler: Sampler,
+        cells: list[CellSpec],
+        watchdog: Watchdog,
+    ) -> None:
+        self._watchdog = watchdog
         self._supervisor = supervisor
         self._engine = engine
         self._sampler = sampler
@@ -190,7 +217,9 @@ class _Session:
         """Takes messages until the engine's end of the pipe is closed."""
         supervisor = self._supervisor
         supervisor.progress(self._left[0], "load", 0)
+        self._watchdog.arm(self._phase)
         for line in self._engine.events:
+            self._watchdog.disarm()
             self._sampler.sample()
             try:
                 message = parse_message(line)
@@ -200,6 +229,11 @@ class _Session:
                 self._engine.process.kill()
                 return
             self._take(message)
+            if self._watchdog.expired is not None and isinstance(message, EndEvent):
+                # Late, but told: the next cell is not this process's, which has been asked to stop.
+                self._engine.end()
+                return
+            self._watchdog.arm(self._phase if self._left else "close")
             self._engine.acknowledge()
 
     def _take(self, message: Record) -> None:
@@ -224,6 +258,7 @@ class _Session:
         for event in self._shared:
             self._writer.event(event)
         self._engine.log.begin_cell()
+        self._watchdog.begin_cell()
         self._phase, self._batches, self._scoring = "prepare", 0, "no"
         self._supervisor.progress(spec, "prepare", 0)
 
@@ -246,6 +281,8 @@ class _Session:
 
     def _end(self, message: EndEvent) -> None:
         verdict = Verdict(outcome=message.outcome, cause=message.cause, phase=message.phase, judged_by="worker")
+        if message.outcome is not Outcome.OK:
+            verdict = self._timeout() or verdict
         if self._writer is None:  # it could not be loaded
             self._load_verdict = verdict
             self._shared.append(message)
@@ -257,6 +294,7 @@ class _Session:
         self._verdicts.append(self._supervisor.close(writer, verdict, self._engine.log.cell_text()))
         self._left.pop(0)
         self._writer = None
+        self._watchdog.end_cell()
 
     def _close_measured(self, writer: CellWriter, died: Verdict) -> None:
         """A cell whose engine ended after its last batch, over its score: measured, and without a score."""
@@ -284,7 +322,26 @@ class _Session:
                 self._close(writer, verdict)
         return self._verdicts
 
+    def _timeout(self, exit_code: int | None = None) -> Verdict | None:
+        """The verdict where a limit was exceeded; what the engine did when it was stopped for it does not count."""
+        expired = self._watchdog.expired
+        if expired is None:
+            return None
+        evidence = {"limit": f"{expired.name} {expired.limit_s:g} s", "batches_done": str(self._batches)}
+        evidence["stopped_by"] = "SIGKILL" if self._watchdog.killed else "SIGTERM"
+        return Verdict(
+            outcome=Outcome.TIMEOUT,
+            cause=expired.cause,
+            phase=expired.phase,
+            judged_by="worker",
+            exit_code=exit_code,
+            evidence=evidence,
+        )
+
     def _verdict_on_death(self, exit_code: int) -> Verdict:
+        timeout = self._timeout(exit_code)
+        if timeout is not None:
+            return timeout
         out_of_memory = oom_kills() > self._engine.oom_kills_before
         loading = self._phase in ("start", "load")
         evidence = {"oom_kills": str(oom_kills())} if out_of_memory else {}

@@ -29,7 +29,7 @@ _DEFAULTS: Mapping[str, Scalar] = {
     "vocabulary": 256,  # ids come from 3 up to this
     "eos_token_id": 2,
     "eos_after_tokens": 0,  # the row's n-th token is eos_token_id; 0: never
-    "fail_in": "",  # load, prepare or generate
+    "fail_in": "",  # load, prepare, generate or close
     "fail_how": "error",  # error, oom, unsupported, abort, kill, exit, hang
     "fail_from_batch_size": 1,  # only for batches of at least this size (prepare and generate)
     "fail_after_batches": 0,  # generate fails only after this many good batches
@@ -97,6 +97,7 @@ class NullAdapter:
 
     def close(self) -> None:
         """Lets go of all memory."""
+        self._fail("close")
         self._weights = bytearray()
         self._cache = bytearray()
 
