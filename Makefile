@@ -5,10 +5,11 @@ PY := $(VENV)/bin/python
 DEVICE ?= auto
 IMAGES ?= all
 POINTS ?= 200
+INPUTS ?= 100000
 SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format build-all self-check harness quality soak-kill new-image lock schema clean
+.PHONY: help setup demo test lint format build-all self-check harness quality soak-kill fuzz new-image lock schema clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/:.*  ## /\t/' | expand -t 16
@@ -62,6 +63,9 @@ quality: setup  ## MODEL=x DATASET=x RUN=x: publish a run of suites/quality-smol
 
 soak-kill: setup  ## kill the driver at 200 seeded random moments and finish each run (POINTS=n, SEED=n)
 	PYTHONPATH=. $(PY) tests/faults/kill_points.py --points $(POINTS) --seed $(SEED)
+
+fuzz: setup  ## give 100,000 damaged inputs to every reader of files (INPUTS=n, SEED=n)
+	PYTHONPATH=. $(PY) tests/faults/fuzz_readers.py --inputs $(INPUTS) --seed $(SEED)
 
 new-image: setup  ## NAME=x: copy the template to images/x
 	docker/new-image.sh $(NAME)

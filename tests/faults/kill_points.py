@@ -38,6 +38,8 @@ DETERMINISTIC = (
     "warmup_batches", "rows", "prompt_tokens", "output_tokens", "output_tokens_per_batch", "token_times_source",
 )  # fmt: skip
 MAX_KILLS = 3
+MAX_DRAWS = 20
+_MISSED = "ended before"
 _DRIVER_LIMIT_S = 180.0
 _SURVIVORS_LIMIT_S = 10.0
 
@@ -55,6 +57,11 @@ class Point:
     number: int
     struck: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
+
+    @property
+    def was_killed(self) -> bool:
+        """Whether at least one moment came before the driver had ended."""
+        return any(where != _MISSED for where in self.struck)
 
 
 def command(root: Path, *arguments: str) -> list[str]:
@@ -116,10 +123,10 @@ def reference(root: Path) -> tuple[Table, float]:
     return table(root / "results" / RUN), time.monotonic() - started
 
 
-def strike(number: int, seed: int, root: Path, expected: Table, whole_s: float) -> Point:
-    """One run, killed once to three times at moments that follow from ``seed`` and ``number``, and finished."""
+def strike(number: int, draw: str, root: Path, expected: Table, whole_s: float) -> Point:
+    """One run, killed once to three times at moments that follow from ``draw``, and finished."""
     point = Point(number)
-    chance = random.Random(f"{seed}:{number}")  # noqa: S311  # moments, not secrets
+    chance = random.Random(draw)  # noqa: S311  # moments, not secrets
     run = root / "results" / RUN
     kept: dict[str, str] = {}
     for attempt in range(MAX_KILLS + 1):
@@ -141,7 +148,7 @@ def strike(number: int, seed: int, root: Path, expected: Table, whole_s: float) 
             kept = _still(point, kept, now)
             continue
         if to_be_killed:
-            point.struck.append("ended before")
+            point.struck.append(_MISSED)
         if code != 0:
             point.faults.append(f"attempt {attempt} ended with code {code}: {_tail(root / 'log')}")
         break
@@ -213,9 +220,15 @@ def soak(points: int, seed: int, place: Path) -> list[Point]:
     done = []
     for number in range(points):
         root = place / f"point-{number}"
-        root.mkdir()
-        point = strike(number, seed, root, expected, whole_s)
+        for draw in range(MAX_DRAWS):
+            root.mkdir()
+            point = strike(number, f"{seed}:{number}:{draw}", root, expected, whole_s)
+            if point.faults or point.was_killed:
+                break
+            shutil.rmtree(root)  # it had ended before the moment came: no kill, so it is not counted
         done.append(point)
+        if not point.was_killed:
+            point.faults.append(f"it was never killed, in {MAX_DRAWS} draws")
         if not point.faults:
             shutil.rmtree(root)
         words = "; ".join(point.faults) or "good"

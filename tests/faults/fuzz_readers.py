@@ -1,0 +1,290 @@
+"""Readers of files that people and engines write, given damaged ones: each takes it or raises ``BadInput``.
+
+``python tests/faults/fuzz_readers.py --inputs 100000`` (``make fuzz``) is the long run; tests take a few hundred.
+Inputs are files of a real run and of this repository with bytes or values changed, and text that grammars make.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench_core.contract import layout, strict_yaml
+from bench_core.contract.artifact import ArtifactRecord
+from bench_core.contract.errors import BadInput
+from bench_core.contract.events import parse_events, parse_stdout
+from bench_core.contract.manifest import Manifest
+from bench_core.contract.metrics import CellEvents, CellResult, summarise
+from bench_core.contract.outcome import Verdict
+from bench_core.contract.run import RunRecord
+from bench_core.contract.spec import CellSpec
+from bench_core.drive.request import Suite
+from bench_core.report.load import load_run
+
+ROOT = Path(__file__).resolve().parents[2]
+PUBLISHED = ROOT / "results" / "published" / "2026-11-23-cpu-smollm2-b"
+SLOW_S = 5.0  # an input of a few kilobytes that takes longer has found something as well
+
+_STRANGE: tuple[Any, ...] = (
+    None, True, -1, 0, 2**63, -(2**70), 1e308, -0.0, "", "\x00", "../..", "/etc/passwd", "a" * 300, "\ud800", [], {},
+    [[]], [None], {"": None}, [0] * 50, "1e999", "null", "ok",
+)  # fmt: skip
+_YAML_PIECES = (
+    "a: b\n", "- x\n", "? ", ": ", "&a [1]\n", "*a", "!!python/object/apply:os.system ['true']\n", "!!bool perhaps",
+    "!!timestamp 2026-13-45", "!!binary '='", "<<: *a\n", "{", "}", "[", "]", '"', "'", "|\n", ">-\n", "\t", "\x00",
+    "\ufeff", "name: x\n", "images: [null]\n", "batch_sizes: [1, 4]\n", "---\n", "...\n", "%YAML 9.9\n", "0x", ".inf",
+    ".nan", "1:2:3", "\u2028", "#", "  ", "variants:\n", "options: {a: {b: 1}}\n", "é", "\udcff",
+)  # fmt: skip
+
+
+def _suite(data: bytes) -> None:
+    strict_yaml.parse_as(Suite, _text(data), "suite.yaml")
+
+
+def _manifest(data: bytes) -> None:
+    manifest = strict_yaml.parse_as(Manifest, _text(data), "image.yaml")
+    for device in manifest.devices:
+        manifest.variant(manifest.default_variant(device))
+
+
+def _events(data: bytes) -> None:
+    events = CellEvents()
+    for event in parse_events(data.splitlines(keepends=True), "events.jsonl"):
+        events.add(event)
+    summarise("a cell", events)
+
+
+def _stdout(data: bytes) -> None:
+    parse_stdout(data)
+
+
+def _text(data: bytes) -> str:
+    """As ``Suite.load`` and ``Manifest.load`` read a file; what is not UTF-8 they refuse."""
+    try:
+        return data.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError as error:
+        raise BadInput("not UTF-8") from error
+
+
+class RunFolder:
+    """A real run of which one file is replaced by the input; ``load_run`` must show it or refuse it as a whole."""
+
+    def __init__(self, place: Path) -> None:
+        self.folder = place / "run"
+        shutil.copytree(PUBLISHED, self.folder)
+        self.cell = sorted((self.folder / "cells").iterdir())[0]
+
+    def reader(self, path: Path) -> Callable[[bytes], None]:
+        """Reads the run with this content in the place of one file, and then puts back what was there."""
+        whole = path.read_bytes()
+
+        def read(data: bytes) -> None:
+            path.write_bytes(data)
+            try:
+                view = load_run(self.folder)
+            finally:
+                path.write_bytes(whole)
+            for row in view.rows:
+                if row.result is not None and row.damage is not None:
+                    raise AssertionError("a damaged row shows a number")
+
+        return read
+
+
+@dataclass(frozen=True)
+class Target:
+    """A reader and whole inputs to start from."""
+
+    read: Callable[[bytes], None]
+    seeds: tuple[bytes, ...]
+    yaml: bool = False
+
+
+def targets(place: Path) -> dict[str, Target]:
+    """Every reader under test."""
+    run = RunFolder(place)
+    suites = tuple(path.read_bytes() for path in sorted((ROOT / "suites").glob("*.yaml")))
+    manifests = tuple(path.read_bytes() for path in sorted((ROOT / "images").glob("*/image.yaml")))
+    record = (run.folder / layout.RUN_FILE).read_bytes()
+    files = {name: run.cell / name for name in (layout.SPEC_FILE, layout.RESULT_FILE, layout.OUTCOME_FILE)}
+    whole = {name: path.read_bytes() for name, path in files.items() if path.is_file()}
+    log = _some_events(run.cell)
+    artifact = ArtifactRecord(
+        artifact="x", source_digest="0", recipe="r", made_by="m", seconds=1.0, digest="d", files=()
+    ).to_json()
+    found = {
+        "suite.yaml": Target(_suite, suites, yaml=True),
+        "image.yaml": Target(_manifest, manifests, yaml=True),
+        "events.jsonl": Target(_events, (log,)),
+        "a worker's line": Target(_stdout, (b'{"type":"cell_ended","cell":"c","outcome":"ok","cause":""}',)),
+        "artifact.json": Target(lambda data: _parsed(ArtifactRecord, data), (artifact.encode(),)),
+        "suite.json": Target(lambda data: _parsed(Suite, data), (Suite().to_json().encode(),)),
+        "run.json": Target(lambda data: _parsed(RunRecord, data), (record,)),
+        "run.json of a folder": Target(run.reader(run.folder / layout.RUN_FILE), (record,)),
+    }
+    kinds = {layout.SPEC_FILE: CellSpec, layout.RESULT_FILE: CellResult, layout.OUTCOME_FILE: Verdict}
+    for name, content in whole.items():
+        kind = kinds[name]
+        found[name] = Target(lambda data, kind=kind: _parsed(kind, data), (content,))  # type: ignore[misc]
+        found[f"{name} of a folder"] = Target(run.reader(files[name]), (content,))
+    return found
+
+
+def _parsed(kind: Any, data: bytes) -> None:
+    kind.parse(data, "file")
+
+
+def _some_events(cell: Path) -> bytes:
+    """The beginning and the end of a real log, so that one input is a few kilobytes."""
+    import gzip
+
+    path = cell / layout.EVENTS_FILE
+    content = (
+        path.read_bytes() if path.exists() else gzip.decompress((cell / layout.COMPRESSED_EVENTS_FILE).read_bytes())
+    )
+    lines = [line for line in content.splitlines(keepends=True) if len(line) < 8000]
+    return b"".join([*lines[:8], lines[-1]])
+
+
+def spoiled(target: Target, chance: random.Random) -> bytes:  # noqa: PLR0911  # one for each way
+    """One input."""
+    seed = chance.choice(target.seeds)
+    way = chance.randrange(6)
+    if way == 0:
+        return seed[: chance.randrange(len(seed) + 1)]
+    if way == 1:
+        return _bytes_changed(seed, chance)
+    if way == 2 and target.yaml:
+        return "".join(chance.choice(_YAML_PIECES) for _ in range(chance.randrange(1, 30))).encode(
+            "utf-8", "surrogatepass"
+        )
+    if way == 3:
+        return _nested(chance)
+    if way == 4:
+        return bytes(chance.randrange(256) for _ in range(chance.randrange(64)))
+    if target.yaml:
+        lines = seed.splitlines(keepends=True)
+        lines.insert(chance.randrange(len(lines) + 1), chance.choice(_YAML_PIECES).encode("utf-8", "surrogatepass"))
+        return b"".join(lines)
+    return _values_changed(seed, chance)
+
+
+def _bytes_changed(seed: bytes, chance: random.Random) -> bytes:
+    data = bytearray(seed)
+    for _ in range(chance.randrange(1, 8)):
+        at = chance.randrange(len(data) + 1)
+        if chance.random() < 0.5:
+            data[at : at + chance.randrange(4)] = bytes([chance.randrange(256)])
+        else:
+            data[at:at] = chance.choice((b"\x00", b"\xff", b"\n", b"{", b'"', b"9" * 400, b"-", b"NaN", b"\\ud800"))
+    return bytes(data)
+
+
+def _nested(chance: random.Random) -> bytes:
+    depth = chance.choice((10, 19, 21, 200, 5000))
+    opening, closing = chance.choice(((b"[", b"]"), (b'{"a":', b"}"), (b"{a: ", b"}"), (b"- ", b"")))
+    return opening * depth + b"1" + closing * depth * chance.randrange(2)
+
+
+def _values_changed(seed: bytes, chance: random.Random) -> bytes:
+    """A JSON document, or one line of several, with a value replaced, removed or added."""
+    lines = seed.splitlines(keepends=True) if b"\n{" in seed.strip() else [seed]
+    at = chance.randrange(len(lines))
+    document = json.loads(lines[at])
+    _change(document, chance)
+    lines[at] = json.dumps(document).encode("utf-8", "surrogatepass") + b"\n"
+    if len(lines) > 1 and chance.random() < 0.2:
+        chance.shuffle(lines)
+    return b"".join(lines)
+
+
+def _change(document: Any, chance: random.Random) -> None:
+    here = document
+    while True:
+        keys: list[Any] = list(here) if isinstance(here, dict) else list(range(len(here)))
+        if not keys:
+            return
+        key = chance.choice(keys)
+        if isinstance(here[key], (dict, list)) and here[key] and chance.random() < 0.7:
+            here = here[key]
+            continue
+        what = chance.randrange(3)
+        if what == 0:
+            here[key] = copy.deepcopy(chance.choice(_STRANGE))
+        elif what == 1:
+            del here[key]
+        elif isinstance(here, dict):
+            here[chance.choice(("x", "", key + "_", "type"))] = copy.deepcopy(chance.choice(_STRANGE))
+        else:
+            here.append(copy.deepcopy(chance.choice(_STRANGE)))
+        return
+
+
+@dataclass
+class Found:
+    """What a reader did that it must not."""
+
+    target: str
+    data: bytes
+    what: str
+
+
+def fuzz(inputs: int, seed: int, place: Path) -> tuple[Counter[str], list[Found]]:
+    """Reads ``inputs`` inputs; how many each target took or refused, and what went wrong."""
+    chance = random.Random(seed)  # noqa: S311  # inputs, not secrets
+    every = targets(place)
+    # Reading a whole run takes long; most inputs go to the readers themselves.
+    names = [name for name in every for _ in range(1 if name.endswith("of a folder") else 12)]
+    counts: Counter[str] = Counter()
+    found: list[Found] = []
+    for _ in range(inputs):
+        name = chance.choice(names)
+        data = spoiled(every[name], chance)
+        counts.update(_read(name, every[name], data, found))
+    return counts, found
+
+
+def _read(name: str, target: Target, data: bytes, found: list[Found]) -> Iterable[str]:
+    started = time.monotonic()
+    try:
+        target.read(data)
+        yield f"{name}: taken"
+    except BadInput as error:
+        yield f"{name}: refused"
+        if "\n" in str(error):
+            found.append(Found(name, data, f"a cause of several lines: {error!s:.200}"))
+    except BaseException as error:  # noqa: BLE001  # anything else is what this looks for
+        found.append(Found(name, data, f"{type(error).__name__}: {error!s:.200}"))
+    if time.monotonic() - started > SLOW_S:
+        found.append(Found(name, data, f"took {time.monotonic() - started:.1f} s"))
+
+
+def main() -> int:
+    """The command line; exits with 1 if any input did something else than being taken or refused."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--inputs", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=1)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="llm-bench-fuzz-") as place:
+        counts, found = fuzz(given.inputs, given.seed, Path(place))
+    for line, count in sorted(counts.items()):
+        sys.stdout.write(f"{count:8} {line}\n")
+    for one in found[:50]:
+        sys.stdout.write(f"{one.target}: {one.what}\n    {one.data[:300]!r}\n")
+    sys.stdout.write(f"{given.inputs} inputs, {len(found)} faults\n")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
