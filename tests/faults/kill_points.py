@@ -173,8 +173,6 @@ def _judge(point: Point, run: Path, kept: dict[str, str], expected: Table) -> No
             point.faults.append(f"the plan's cells are {found}")
         point.faults += [f"{row.planned.cell}: {row.status}: {row.problem}" for row in view.rows if row.result is None]
         _still(point, kept, complete_cells(run))
-        if table(run) != expected:
-            point.faults.append("the table differs from that of the uninterrupted run")
         measured = [cell for visit in view.record.visits for cell in visit.cells]
         point.faults += [f"{cell} belongs to no visit" for cell in CELLS if cell not in measured]
         folders = sorted(path.name for path in (run / "cells").iterdir())
@@ -182,6 +180,8 @@ def _judge(point: Point, run: Path, kept: dict[str, str], expected: Table) -> No
             point.faults.append(f"cells/ holds {folders}")
         point.faults += [f"left over: {path.name}" for path in run.glob(".*")]
         point.faults += [f"left over: {path}" for cell in CELLS for path in (run / "cells" / cell).glob(".*")]
+        if table(run) != expected:  # last: a damaged log has no table
+            point.faults.append("the table differs from that of the uninterrupted run")
     except Exception as error:  # noqa: BLE001  # whatever a reader raises is what this is looking for
         point.faults.append(f"{type(error).__name__}: {error}")
 
