@@ -32,6 +32,7 @@ _UNSUPPORTED = (
     "does not recognize this architecture",
     "unrecognized configuration class",
     "configured cuda binary not found",
+    "must be divisible by block_n",
     "the installed version of bitsandbytes was compiled without gpu support",
 )
 

@@ -34,27 +34,43 @@ def _real(material: Path) -> tuple[str, ...]:
     return ("--model", str(material / "stories260k-hf"), "--dataset", str(stories))
 
 
+# stories260k's heads are 8 wide and its layers 64: too narrow for kernels of these. They run on random weights.
+TOO_NARROW_FOR = {"bitsandbytes", "vllm"}
+ON_CPU = {job.image.name for job in make_plan(Suite(), Catalogue(), "cpu").jobs}
+
+
+def _models(material: Path) -> tuple[tuple[str, set[str], tuple[str, ...]], ...]:
+    """(name of the run, images, arguments): which images are tried on which model."""
+    return (
+        ("real", ON_CPU - TOO_NARROW_FOR, _real(material)),
+        ("wide", ON_CPU & TOO_NARROW_FOR, ("--model", "synthetic/tiny", "--dataset", "embedded")),
+    )
+
+
 def test_every_engine_measures_every_batch_size(
     run: Run, tmp_path: Path, material: Path, kept: dict[str, Path]
 ) -> None:
-    """All images at their defaults on stories260k: every cell ends `ok`, the report has every row, and an engine called
-    directly writes the same tokens as through its adapter."""
-    size = ("--samples", "32", "--batch-sizes", "1,4,16", "--max-new-tokens", str(NEW_TOKENS), "--direct-batches", "1")
-    done = run("--images", "all", *_real(material), *size, "--run-id", "mine", **kept)
-    assert done.returncode == 0, done.stdout + done.stderr
-    cells = make_plan(Suite(batch_sizes=(1, 4, 16)), Catalogue(), "cpu").cells
-    assert len({cell.image for cell in cells}) >= 4
-    for cell in cells:
-        folder = layout.cell_folder(tmp_path / "results" / "mine", cell.cell)
-        assert Verdict.read(folder / layout.OUTCOME_FILE).outcome.value == "ok", cell.cell
-        parity = CellResult.read(folder / layout.RESULT_FILE).metrics.parity
-        if Catalogue().get(cell.image).manifest.direct is None:
-            assert parity is None, cell.cell
-            continue
-        assert parity is not None, cell.cell
-        assert parity.rows_with_equal_tokens == parity.rows == cell.batch_size, cell.cell
-    report = (tmp_path / "results" / "mine" / layout.REPORT_FILE).read_text(encoding="utf-8")
-    assert all(cell.label in report for cell in cells)
+    """All images at their defaults: every cell ends `ok`, the report has every row, and an engine called directly
+    writes the same tokens as through its adapter."""
+    sizes = (1, 4, 16)
+    size = ("--samples", "32", "--batch-sizes", "1,4,16", "--max-new-tokens", str(NEW_TOKENS))
+    protocol = ("--max-batches", "2", "--max-warmup-batches", "1", "--direct-batches", "1")
+    for name, images, model in _models(material):
+        done = run("--images", ",".join(sorted(images)), *model, *size, *protocol, "--run-id", name, **kept)
+        assert done.returncode == 0, done.stdout + done.stderr
+        cells = make_plan(Suite(images=tuple(images), batch_sizes=sizes), Catalogue(), "cpu").cells
+        for cell in cells:
+            folder = layout.cell_folder(tmp_path / "results" / name, cell.cell)
+            assert Verdict.read(folder / layout.OUTCOME_FILE).outcome.value == "ok", cell.cell
+            parity = CellResult.read(folder / layout.RESULT_FILE).metrics.parity
+            if Catalogue().get(cell.image).manifest.direct is None:
+                assert parity is None, cell.cell
+                continue
+            assert parity is not None, cell.cell
+            assert parity.rows_with_equal_tokens == parity.rows == cell.batch_size, cell.cell
+        report = (tmp_path / "results" / name / layout.REPORT_FILE).read_text(encoding="utf-8")
+        assert all(cell.label in report for cell in cells)
+    assert len(ON_CPU) >= 7
 
 
 def test_engines_agree_on_the_text(run: Run, tmp_path: Path, material: Path, kept: dict[str, Path]) -> None:
@@ -107,8 +123,8 @@ def _outputs(folder: Path) -> dict[int, tuple[int, ...]]:
 def test_the_contract_suite_passes_for_every_variant(run: Run, material: Path, kept: dict[str, Path]) -> None:
     """Every variant of every image that runs on a CPU; a failure is either declared in image.yaml or a defect."""
     size = ("--samples", "8", "--batch-sizes", "1", "--max-new-tokens", "16")
-    done = run("--images", "all", "--variants", "all", *_real(material), *size, "--self-check", **kept)
-    assert done.returncode == 0, done.stdout + done.stderr
-    titles = {job.title for job in make_plan(Suite(variants=("all",)), Catalogue(), "cpu").jobs}
-    for title in titles:
-        assert f"{title}  forced_length: passed" in done.stdout
+    for _, images, model in _models(material):
+        done = run("--images", ",".join(sorted(images)), "--variants", "all", *model, *size, "--self-check", **kept)
+        assert done.returncode == 0, done.stdout + done.stderr
+        for job in make_plan(Suite(images=tuple(images), variants=("all",)), Catalogue(), "cpu").jobs:
+            assert f"{job.title}  forced_length: passed" in done.stdout

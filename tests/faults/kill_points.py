@@ -74,6 +74,8 @@ def first_call(root: Path) -> list[str]:
     """Twelve cells, a few milliseconds each."""
     script = [f"--option=null.{key}" for key in ("load_s=0", "ttft_s=0.01", "tpot_s=0.001")]
     asked = ["--images=null", "--device=cpu", "--launcher=process", "--samples=24", "--max-new-tokens=4", *script]
+    # The same batches each time: nothing that depends on how fast the machine was.
+    asked += ["--no-harness-check", "--exhaustive", "--max-warmup-batches=1"]
     return command(root, *asked, f"--batch-sizes={','.join(map(str, SIZES))}", f"--run-id={RUN}")
 
 

@@ -23,6 +23,7 @@ from bench_core.worker import limits
 from bench_core.worker.limits import Limits, Watchdog
 
 RUN = ("--images", "null", "--device", "cpu", "--launcher", "process", "--samples", "4", "--max-new-tokens", "4")
+RUN += ("--no-harness-check", "--exhaustive", "--max-warmup-batches", "1")  # batches as the test counts them
 FAST = ("--option", "null.ttft_s=0.001", "--option", "null.tpot_s=0.001", "--run-id", "mine")
 HANG = ("--option", "null.fail_how=hang")
 

@@ -27,6 +27,7 @@ from bench_core.drive.retry import Retries
 from bench_core.prepare.hub import hub_errors
 
 RUN = ("--images", "null", "--device", "cpu", "--launcher", "process", "--samples", "4", "--max-new-tokens", "4")
+RUN += ("--no-harness-check", "--exhaustive", "--max-warmup-batches", "1")  # batches as the test counts them
 FAST = ("--option", "null.ttft_s=0.001", "--run-id", "mine")
 
 

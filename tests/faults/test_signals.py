@@ -19,6 +19,7 @@ from bench_core.contract.outcome import Outcome, Verdict
 from bench_core.report.load import load_run
 
 RUN = ("--images", "null", "--device", "cpu", "--launcher", "process", "--samples", "8", "--max-new-tokens", "4")
+RUN += ("--no-harness-check", "--exhaustive", "--max-warmup-batches", "1")  # batches as the test counts them
 
 
 def _started(root: Path, *arguments: str) -> subprocess.Popen[str]:
