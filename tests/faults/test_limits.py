@@ -22,8 +22,20 @@ from bench_core.drive.silence import Silence
 from bench_core.worker import limits
 from bench_core.worker.limits import Limits, Watchdog
 
-RUN = ("--images", "null", "--device", "cpu", "--launcher", "process", "--samples", "4", "--max-new-tokens", "4")
-RUN += ("--no-harness-check", "--exhaustive", "--max-warmup-batches", "1")  # batches as the test counts them
+FIXED = ("--no-harness-check", "--exhaustive", "--max-warmup-batches", "1")  # batches as the tests count them
+RUN = (
+    "--images",
+    "null",
+    "--device",
+    "cpu",
+    "--launcher",
+    "process",
+    "--samples",
+    "4",
+    "--max-new-tokens",
+    "4",
+    *FIXED,
+)
 FAST = ("--option", "null.ttft_s=0.001", "--option", "null.tpot_s=0.001", "--run-id", "mine")
 HANG = ("--option", "null.fail_how=hang")
 

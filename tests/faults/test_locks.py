@@ -21,8 +21,20 @@ from bench_core.contract.errors import BadInput
 from bench_core.drive import locks
 from bench_core.drive.locks import Holder, Locks, alive, system_lock_folder
 
-RUN = ("--images", "null", "--device", "cpu", "--launcher", "process", "--samples", "4", "--max-new-tokens", "4")
-RUN += ("--no-harness-check", "--exhaustive", "--max-warmup-batches", "1")  # batches as the test counts them
+FIXED = ("--no-harness-check", "--exhaustive", "--max-warmup-batches", "1")  # batches as the tests count them
+RUN = (
+    "--images",
+    "null",
+    "--device",
+    "cpu",
+    "--launcher",
+    "process",
+    "--samples",
+    "4",
+    "--max-new-tokens",
+    "4",
+    *FIXED,
+)
 HOLD = """
 import sys, time
 from pathlib import Path

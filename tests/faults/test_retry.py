@@ -26,8 +26,20 @@ from bench_core.drive.process_launcher import ProcessLauncher
 from bench_core.drive.retry import Retries
 from bench_core.prepare.hub import hub_errors
 
-RUN = ("--images", "null", "--device", "cpu", "--launcher", "process", "--samples", "4", "--max-new-tokens", "4")
-RUN += ("--no-harness-check", "--exhaustive", "--max-warmup-batches", "1")  # batches as the test counts them
+FIXED = ("--no-harness-check", "--exhaustive", "--max-warmup-batches", "1")  # batches as the tests count them
+RUN = (
+    "--images",
+    "null",
+    "--device",
+    "cpu",
+    "--launcher",
+    "process",
+    "--samples",
+    "4",
+    "--max-new-tokens",
+    "4",
+    *FIXED,
+)
 FAST = ("--option", "null.ttft_s=0.001", "--run-id", "mine")
 
 

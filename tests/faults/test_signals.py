@@ -18,8 +18,20 @@ from bench_core.contract import layout
 from bench_core.contract.outcome import Outcome, Verdict
 from bench_core.report.load import load_run
 
-RUN = ("--images", "null", "--device", "cpu", "--launcher", "process", "--samples", "8", "--max-new-tokens", "4")
-RUN += ("--no-harness-check", "--exhaustive", "--max-warmup-batches", "1")  # batches as the test counts them
+FIXED = ("--no-harness-check", "--exhaustive", "--max-warmup-batches", "1")  # batches as the tests count them
+RUN = (
+    "--images",
+    "null",
+    "--device",
+    "cpu",
+    "--launcher",
+    "process",
+    "--samples",
+    "8",
+    "--max-new-tokens",
+    "4",
+    *FIXED,
+)
 
 
 def _started(root: Path, *arguments: str) -> subprocess.Popen[str]:
