@@ -291,7 +291,9 @@ def test_compose_leaves_the_cell_that_the_driver_leaves(clone: Path, tmp_path: P
     assert sorted(path.name for path in cell.iterdir()) == sorted(layout.CELL_FILES)
     assert _shapes(cell) == _shapes(layout.cell_folder(theirs, "null.scripted.b4"))
     records = [json.loads((folder / layout.RUN_FILE).read_text(encoding="utf-8")) for folder in (run_folder, theirs)]
+    visits = [record.pop("visits") for record in records]
     assert _shape(records[0]) == _shape(records[1])
+    assert (visits[0], len(visits[1])) == ([], 1), "a container knows neither commit nor images of a visit"
 
 
 @pytest.mark.docker
