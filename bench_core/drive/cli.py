@@ -20,8 +20,6 @@ from bench_core.drive.request import Request, Suite
 from bench_core.drive.resume import Earlier, find_run
 from bench_core.drive.session import Modes, Session
 
-DEFAULT_MAX_PROMPT_TOKENS = 1024
-
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 

@@ -13,11 +13,11 @@ import torch
 from auto_gptq import AutoGPTQForCausalLM
 from checkpoint import Unsupported, checked_settings, folder_as_the_engine_reads_it
 from transformers import GenerationConfig
-from transformers.generation.streamers import BaseStreamer
 
 from bench_core.contract.adapter import Completion, Decoding, Device, TokenSink, Variant
 from bench_core.contract.errors import BadInput
 from bench_core.contract.outcome import Outcome
+from bench_core.contract.rectangle import ArrivalStreamer, Rectangle, until_end
 
 _GPU = "cuda:0"
 
@@ -36,28 +36,6 @@ _UNSUPPORTED = (
     "driver version is insufficient",
     "isn't supported yet",
 )
-
-
-class _ArrivalStreamer(BaseStreamer):  # type: ignore[misc]  # transformers ships no types
-    """Tells the sink of each step's tokens: ``put`` gets the prompts first, then one token of every row a step."""
-
-    def __init__(self, sink: TokenSink, rows: int, eos_token_ids: Sequence[int]) -> None:
-        self._sink = sink
-        self._rows = list(range(rows))
-        self._eos = frozenset(eos_token_ids)
-        self._prompts_seen = False
-
-    def put(self, value: Any) -> None:
-        if not self._prompts_seen:
-            self._prompts_seen = True
-            return
-        self._sink.step(self._rows)
-        if self._eos:
-            tokens = value.tolist()
-            self._rows = [row for row in self._rows if tokens[row] not in self._eos]
-
-    def end(self) -> None:
-        pass
 
 
 class AutoGPTQAdapter:
@@ -105,10 +83,7 @@ class AutoGPTQAdapter:
         self, prompts: Sequence[Sequence[int]], decoding: Decoding, on_tokens: TokenSink
     ) -> Sequence[Completion]:
         """One call of ``generate`` on a left-padded rectangle; rows are cut after their first end-of-sequence id."""
-        width = max(len(prompt) for prompt in prompts)
-        gaps = [width - len(prompt) for prompt in prompts]
-        ids = [[decoding.pad_token_id] * gap + list(prompt) for gap, prompt in zip(gaps, prompts, strict=True)]
-        mask = [[0] * gap + [1] * (width - gap) for gap in gaps]
+        rectangle = Rectangle.of(prompts, decoding.pad_token_id)
         config = GenerationConfig(
             do_sample=False,
             max_new_tokens=decoding.max_new_tokens,
@@ -118,13 +93,13 @@ class AutoGPTQAdapter:
         )
         # The engine's own entry: Transformers' generate in inference mode and under autocast.
         output = self._model.generate(
-            input_ids=torch.tensor(ids, device=_GPU),
-            attention_mask=torch.tensor(mask, device=_GPU),
+            input_ids=torch.tensor(rectangle.ids, device=_GPU),
+            attention_mask=torch.tensor(rectangle.mask, device=_GPU),
             generation_config=config,
-            streamer=_ArrivalStreamer(on_tokens, len(prompts), decoding.eos_token_ids) if on_tokens.wanted else None,
+            streamer=ArrivalStreamer(on_tokens, len(prompts), decoding.eos_token_ids) if on_tokens.wanted else None,
         )
-        rows: list[list[int]] = output[:, width:].tolist()  # waits for the device
-        return [Completion(_until(row, decoding.eos_token_ids)) for row in rows]
+        rows: list[list[int]] = output[:, rectangle.width :].tolist()  # waits for the device
+        return [Completion(until_end(row, decoding.eos_token_ids)) for row in rows]
 
     def describe(self) -> Mapping[str, str]:
         """The kernel that the quantised layers run on with their number, attention, dtype and size of groups."""
@@ -173,9 +148,3 @@ def _kernels(model: Any) -> Counter[str]:
 
 def _listed(kernels: Counter[str]) -> str:
     return ", ".join(f"{name} {count}" for name, count in sorted(kernels.items()))
-
-
-def _until(tokens: list[int], eos_token_ids: Sequence[int]) -> list[int]:
-    """The tokens up to and with the first end-of-sequence id."""
-    ends = [tokens.index(eos) for eos in eos_token_ids if eos in tokens]
-    return tokens[: min(ends) + 1] if ends else tokens

@@ -11,12 +11,12 @@ from typing import Any
 import bitsandbytes
 import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
-from transformers.generation.streamers import BaseStreamer
 from transformers.utils import logging as transformers_logging
 
 from bench_core.contract.adapter import Completion, Decoding, Device, TokenSink, Variant
 from bench_core.contract.errors import BadInput
 from bench_core.contract.outcome import Outcome
+from bench_core.contract.rectangle import ArrivalStreamer, Rectangle, until_end
 
 _QUANTIZATIONS = ("int8", "nf4")
 
@@ -35,28 +35,6 @@ _UNSUPPORTED = (
     "must be divisible by block_n",
     "the installed version of bitsandbytes was compiled without gpu support",
 )
-
-
-class _ArrivalStreamer(BaseStreamer):  # type: ignore[misc]  # transformers ships no types
-    """Tells the sink of each step's tokens: ``generate`` calls ``put`` with the prompts, then once a step."""
-
-    def __init__(self, sink: TokenSink, rows: int, eos_token_ids: Sequence[int]) -> None:
-        self._sink = sink
-        self._rows = list(range(rows))
-        self._eos = frozenset(eos_token_ids)
-        self._prompts_seen = False
-
-    def put(self, value: Any) -> None:
-        if not self._prompts_seen:
-            self._prompts_seen = True
-            return
-        self._sink.step(self._rows)
-        if self._eos:
-            tokens = value.tolist()
-            self._rows = [row for row in self._rows if tokens[row] not in self._eos]
-
-    def end(self) -> None:
-        pass
 
 
 class BitsAndBytesAdapter:
@@ -115,10 +93,7 @@ class BitsAndBytesAdapter:
         self, prompts: Sequence[Sequence[int]], decoding: Decoding, on_tokens: TokenSink
     ) -> Sequence[Completion]:
         """One call of ``generate``, padded on the left; rows are cut after their first end-of-sequence id."""
-        width = max(len(prompt) for prompt in prompts)
-        gaps = [width - len(prompt) for prompt in prompts]
-        ids = [[decoding.pad_token_id] * gap + list(prompt) for gap, prompt in zip(gaps, prompts, strict=True)]
-        mask = [[0] * gap + [1] * (width - gap) for gap in gaps]
+        rectangle = Rectangle.of(prompts, decoding.pad_token_id)
         config = GenerationConfig(
             do_sample=False,
             max_new_tokens=decoding.max_new_tokens,
@@ -128,13 +103,13 @@ class BitsAndBytesAdapter:
             disable_compile=True,
         )
         output = self._model.generate(
-            input_ids=torch.tensor(ids, device=self._device),
-            attention_mask=torch.tensor(mask, device=self._device),
+            input_ids=torch.tensor(rectangle.ids, device=self._device),
+            attention_mask=torch.tensor(rectangle.mask, device=self._device),
             generation_config=config,
-            streamer=_ArrivalStreamer(on_tokens, len(prompts), decoding.eos_token_ids) if on_tokens.wanted else None,
+            streamer=ArrivalStreamer(on_tokens, len(prompts), decoding.eos_token_ids) if on_tokens.wanted else None,
         )
-        rows: list[list[int]] = output[:, width:].tolist()  # waits for the device
-        return [Completion(_until(row, decoding.eos_token_ids)) for row in rows]
+        rows: list[list[int]] = output[:, rectangle.width :].tolist()  # waits for the device
+        return [Completion(until_end(row, decoding.eos_token_ids)) for row in rows]
 
     def describe(self) -> Mapping[str, str]:
         """Attention, quantised layers by type, and the dtype of everything else."""
@@ -183,12 +158,6 @@ class BitsAndBytesAdapter:
         if self._device is not None and self._device.type == "cuda":
             torch.cuda.synchronize()
             torch.cuda.empty_cache()
-
-
-def _until(tokens: list[int], eos_token_ids: Sequence[int]) -> list[int]:
-    """The tokens up to and with the first end-of-sequence id."""
-    ends = [tokens.index(eos) for eos in eos_token_ids if eos in tokens]
-    return tokens[: min(ends) + 1] if ends else tokens
 
 
 def _stored_bytes(weight: Any) -> int:

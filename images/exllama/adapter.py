@@ -19,6 +19,7 @@ from torch.utils import cpp_extension
 from bench_core.contract.adapter import Completion, Decoding, Device, TokenSink, Variant
 from bench_core.contract.errors import BadInput
 from bench_core.contract.outcome import Outcome
+from bench_core.contract.rectangle import Rectangle
 
 _compile_extension = cpp_extension.load
 
@@ -104,9 +105,8 @@ class ExLlamaAdapter:
     ) -> Sequence[Completion]:
         """Prompts are padded on the left, and padding is masked: attention sees distances alone, so a row's result
         does not depend on where it starts."""
-        width = max(len(prompt) for prompt in prompts)
-        gaps = [width - len(prompt) for prompt in prompts]
-        rows = [[decoding.pad_token_id] * gap + list(prompt) for gap, prompt in zip(gaps, prompts, strict=True)]
+        rectangle = Rectangle.of(prompts, decoding.pad_token_id)
+        gaps, width = rectangle.gaps, rectangle.width
         mask = None
         if any(gaps):
             columns = torch.arange(width + decoding.max_new_tokens, device=_GPU)
@@ -116,7 +116,7 @@ class ExLlamaAdapter:
         ends = frozenset(decoding.eos_token_ids)
         with torch.inference_mode():
             self._cache.current_seq_len = 0
-            given = torch.tensor(rows, device=_GPU)
+            given = torch.tensor(rectangle.ids, device=_GPU)
             for _ in range(decoding.max_new_tokens):
                 logits = self._model.forward(given, self._cache, last_id_only=True, input_mask=mask)
                 given = logits[:, -1].argmax(dim=-1, keepdim=True)

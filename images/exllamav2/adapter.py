@@ -17,6 +17,7 @@ from torch.nn.attention.bias import causal_lower_right
 from bench_core.contract.adapter import Completion, Decoding, Device, TokenSink, Variant
 from bench_core.contract.errors import BadInput
 from bench_core.contract.outcome import Outcome
+from bench_core.contract.rectangle import Rectangle
 
 _GPU = "cuda:0"
 _MASKED = -65504.0  # the lowest float16, which is what the engine masks with
@@ -85,12 +86,11 @@ class ExLlamaV2Adapter:
         self, prompts: Sequence[Sequence[int]], decoding: Decoding, on_tokens: TokenSink
     ) -> Sequence[Completion]:
         """Prompts are padded on the left; padding is masked, and each row counts its positions without it."""
-        width = max(len(prompt) for prompt in prompts)
-        gaps = [width - len(prompt) for prompt in prompts]
-        rows = [[decoding.pad_token_id] * gap + list(prompt) for gap, prompt in zip(gaps, prompts, strict=True)]
+        rectangle = Rectangle.of(prompts, decoding.pad_token_id)
+        gaps, width = rectangle.gaps, rectangle.width
         mask = offsets = None
         if any(gaps):
-            mask = torch.zeros((len(rows), width), dtype=torch.float16)
+            mask = torch.zeros((len(prompts), width), dtype=torch.float16)
             for row, gap in enumerate(gaps):
                 mask[row, :gap] = _MASKED
             mask = mask.to(_GPU)
@@ -100,7 +100,7 @@ class ExLlamaV2Adapter:
         ends = frozenset(decoding.eos_token_ids)
         with torch.inference_mode():
             self._cache.current_seq_len = 0
-            given = torch.tensor(rows)
+            given = torch.tensor(rectangle.ids)
             for _ in range(decoding.max_new_tokens):
                 logits = self._forward(given, self._cache, mask, offsets, last_id_only=True)
                 given = logits[:, -1].argmax(dim=-1, keepdim=True).cpu()  # waits for the device

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from gptqmodel import BACKEND, GPTQModel
 from transformers import GenerationConfig
-from transformers.generation.streamers import BaseStreamer
 
 from bench_core.contract.adapter import Completion, Decoding, Device, TokenSink, Variant
 from bench_core.contract.errors import BadInput
 from bench_core.contract.outcome import Outcome
+from bench_core.contract.rectangle import ArrivalStreamer, Rectangle, until_end
 
 # The kernel compiled when the image was built (see build_wheel.py); without it the engine compiles at first use.
 _PREBUILT = {"GPTQ_MARLIN": "gptqmodel_marlin_fp16_ops.so"}
@@ -37,28 +37,6 @@ _UNSUPPORTED = (
     "not supported on rocm",
     "does not recognize this architecture",
 )
-
-
-class _ArrivalStreamer(BaseStreamer):  # type: ignore[misc]  # transformers ships no types
-    """Tells the sink of each step's tokens: ``put`` gets the prompts first, then one token of every row a step."""
-
-    def __init__(self, sink: TokenSink, rows: int, eos_token_ids: Sequence[int]) -> None:
-        self._sink = sink
-        self._rows = list(range(rows))
-        self._eos = frozenset(eos_token_ids)
-        self._prompts_seen = False
-
-    def put(self, value: Any) -> None:
-        if not self._prompts_seen:
-            self._prompts_seen = True
-            return
-        self._sink.step(self._rows)
-        if self._eos:
-            tokens = value.tolist()
-            self._rows = [row for row in self._rows if tokens[row] not in self._eos]
-
-    def end(self) -> None:
-        pass
 
 
 class GPTQModelAdapter:
@@ -105,10 +83,7 @@ class GPTQModelAdapter:
         self, prompts: Sequence[Sequence[int]], decoding: Decoding, on_tokens: TokenSink
     ) -> Sequence[Completion]:
         """One call of ``generate`` on a left-padded rectangle; rows are cut after their first end-of-sequence id."""
-        width = max(len(prompt) for prompt in prompts)
-        gaps = [width - len(prompt) for prompt in prompts]
-        ids = [[decoding.pad_token_id] * gap + list(prompt) for gap, prompt in zip(gaps, prompts, strict=True)]
-        mask = [[0] * gap + [1] * (width - gap) for gap in gaps]
+        rectangle = Rectangle.of(prompts, decoding.pad_token_id)
         config = GenerationConfig(
             do_sample=False,
             max_new_tokens=decoding.max_new_tokens,
@@ -117,13 +92,13 @@ class GPTQModelAdapter:
             pad_token_id=decoding.pad_token_id,
         )
         output = self._model.generate(
-            input_ids=torch.tensor(ids, device=self._device),
-            attention_mask=torch.tensor(mask, device=self._device),
+            input_ids=torch.tensor(rectangle.ids, device=self._device),
+            attention_mask=torch.tensor(rectangle.mask, device=self._device),
             generation_config=config,
-            streamer=_ArrivalStreamer(on_tokens, len(prompts), decoding.eos_token_ids) if on_tokens.wanted else None,
+            streamer=ArrivalStreamer(on_tokens, len(prompts), decoding.eos_token_ids) if on_tokens.wanted else None,
         )
-        rows: list[list[int]] = output[:, width:].tolist()  # waits for the device
-        return [Completion(_until(row, decoding.eos_token_ids)) for row in rows]
+        rows: list[list[int]] = output[:, rectangle.width :].tolist()  # waits for the device
+        return [Completion(until_end(row, decoding.eos_token_ids)) for row in rows]
 
     def describe(self) -> Mapping[str, str]:
         """The kernels that the quantised layers really run on, as class names with their number."""
@@ -182,9 +157,3 @@ def _load_prebuilt(kernel: str) -> None:
     path = next((file.locate() for file in files if file.name == library), None)
     if path is not None:
         torch.ops.load_library(str(path))
-
-
-def _until(tokens: list[int], eos_token_ids: Sequence[int]) -> list[int]:
-    """The tokens up to and with the first end-of-sequence id."""
-    ends = [tokens.index(eos) for eos in eos_token_ids if eos in tokens]
-    return tokens[: min(ends) + 1] if ends else tokens

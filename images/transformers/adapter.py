@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch._dynamo.utils import counters
 from transformers import AutoModelForCausalLM, CompileConfig, GenerationConfig, StaticCache
-from transformers.generation.streamers import BaseStreamer
 from transformers.utils import logging as transformers_logging
 
 from bench_core.contract.adapter import Completion, Decoding, Device, TokenSink, Variant
 from bench_core.contract.errors import BadInput
 from bench_core.contract.outcome import Outcome
+from bench_core.contract.rectangle import ArrivalStreamer, Rectangle, until_end
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -39,32 +39,6 @@ _CACHE_GRAIN_TOKENS = 64
 
 class CompilationUnavailable(RuntimeError):
     """The compiled variant was asked for, but nothing could be compiled."""
-
-
-class _ArrivalStreamer(BaseStreamer):  # type: ignore[misc]  # transformers ships no types
-    """Tells the sink of each step's tokens.
-
-    ``generate`` calls ``put`` once with the prompts and then once a step with the tokens of all rows, copied to the
-    host. It waits for the device at that place anyway, in order to see whether all rows have ended.
-    """
-
-    def __init__(self, sink: TokenSink, rows: int, eos_token_ids: Sequence[int]) -> None:
-        self._sink = sink
-        self._rows = list(range(rows))
-        self._eos = frozenset(eos_token_ids)
-        self._prompts_seen = False
-
-    def put(self, value: Any) -> None:
-        if not self._prompts_seen:
-            self._prompts_seen = True
-            return
-        self._sink.step(self._rows)
-        if self._eos:
-            tokens = value.tolist()
-            self._rows = [row for row in self._rows if tokens[row] not in self._eos]
-
-    def end(self) -> None:
-        pass
 
 
 class TransformersAdapter:
@@ -136,9 +110,9 @@ class TransformersAdapter:
         self, prompts: Sequence[Sequence[int]], decoding: Decoding, on_tokens: TokenSink
     ) -> Sequence[Completion]:
         """One call of ``generate``; rows are cut after their first end-of-sequence id, so padding is never counted."""
-        streamer = _ArrivalStreamer(on_tokens, len(prompts), decoding.eos_token_ids) if on_tokens.wanted else None
+        streamer = ArrivalStreamer(on_tokens, len(prompts), decoding.eos_token_ids) if on_tokens.wanted else None
         rows = self._generate(prompts, decoding, streamer)
-        return [Completion(_until(row, decoding.eos_token_ids)) for row in rows]
+        return [Completion(until_end(row, decoding.eos_token_ids)) for row in rows]
 
     def describe(self) -> Mapping[str, str]:
         """Attention, dtype, kind of cache, and what was compiled."""
@@ -197,13 +171,10 @@ class TransformersAdapter:
             torch.cuda.empty_cache()
 
     def _generate(
-        self, prompts: Sequence[Sequence[int]], decoding: Decoding, streamer: _ArrivalStreamer | None
+        self, prompts: Sequence[Sequence[int]], decoding: Decoding, streamer: ArrivalStreamer | None
     ) -> list[list[int]]:
         """New tokens of each row, padding behind an early end included."""
-        width = max(len(prompt) for prompt in prompts)
-        gaps = [width - len(prompt) for prompt in prompts]
-        ids = [[decoding.pad_token_id] * gap + list(prompt) for gap, prompt in zip(gaps, prompts, strict=True)]
-        mask = [[0] * gap + [1] * (width - gap) for gap in gaps]
+        rectangle = Rectangle.of(prompts, decoding.pad_token_id)
         config = GenerationConfig(
             do_sample=False,
             max_new_tokens=decoding.max_new_tokens,
@@ -216,21 +187,21 @@ class TransformersAdapter:
         extra = {}
         if self._compile:
             batch_size, tokens = self._cache_shape
-            if len(prompts) != batch_size or width + decoding.max_new_tokens > tokens:
+            if len(prompts) != batch_size or rectangle.width + decoding.max_new_tokens > tokens:
                 raise ValueError(
                     f"prepared for {batch_size} rows of {tokens} tokens, "
-                    f"given {len(prompts)} rows of {width + decoding.max_new_tokens}"
+                    f"given {len(prompts)} rows of {rectangle.width + decoding.max_new_tokens}"
                 )
             self._cache.reset()
             extra["past_key_values"] = self._cache
         output = self._model.generate(
-            input_ids=torch.tensor(ids, device=self._device),
-            attention_mask=torch.tensor(mask, device=self._device),
+            input_ids=torch.tensor(rectangle.ids, device=self._device),
+            attention_mask=torch.tensor(rectangle.mask, device=self._device),
             generation_config=config,
             streamer=streamer,
             **extra,
         )
-        new_tokens: list[list[int]] = output[:, width:].tolist()  # waits for the device
+        new_tokens: list[list[int]] = output[:, rectangle.width :].tolist()  # waits for the device
         return new_tokens
 
 
@@ -240,9 +211,3 @@ def _compile_config(device_type: str) -> Any:
     if device_type == "cpu":
         config._compile_all_devices = True  # noqa: SLF001 - the engine's only switch for it
     return config
-
-
-def _until(tokens: list[int], eos_token_ids: Sequence[int]) -> list[int]:
-    """The tokens up to and with the first end-of-sequence id."""
-    ends = [tokens.index(eos) for eos in eos_token_ids if eos in tokens]
-    return tokens[: min(ends) + 1] if ends else tokens
