@@ -63,8 +63,8 @@ class MemorySearch:
         self._watch = watch
         self.stopped = False
         # One batch of the full shape after one warm-up: what is asked is whether it fits, not how fast it is.
-        short = request.suite.model_copy(update={"max_batches": 1, "warmup_batches": 1, "direct_batches": 0})
-        self._request = request.model_copy(update={"suite": short})
+        short = {"warmup_batches": 1, "max_warmup_batches": 1, "max_batches": 1, "direct_batches": 0, "score_texts": 0}
+        self._request = request.model_copy(update={"suite": request.suite.model_copy(update=short)})
 
     @property
     def cell(self) -> str:

@@ -17,8 +17,10 @@ from bench_core.contract import layout
 from bench_core.contract.calibration import Calibration
 from bench_core.contract.errors import BadInput
 from bench_core.contract.manifest import Manifest
+from bench_core.contract.metrics import CellResult
 from bench_core.contract.min_memory import RELATIVE_INTERVAL, MinMemory
 from bench_core.contract.run import GpuInfo
+from bench_core.contract.spec import CellSpec
 from bench_core.drive import calibration
 from bench_core.drive.calibration import is_at_hand, measure_devices, name_of
 from bench_core.drive.catalogue import Catalogue, Image
@@ -220,6 +222,10 @@ def test_the_smallest_budget_is_that_of_the_script(drive: Drive, tmp_path: Path)
     assert found.smallest - found.largest_failing <= RELATIVE_INTERVAL * found.smallest
     assert {trial.outcome.value for trial in found.trials} == {"ok", "oom_kv"}
     assert all(trial.host_peak_bytes for trial in found.trials if trial.sustained)
+    results = [CellResult.read(path) for path in (run / layout.MIN_MEMORY_FOLDER).rglob(layout.RESULT_FILE)]
+    assert {(result.metrics.warmup_batches, result.metrics.batches) for result in results} == {(1, 1)}
+    specs = [CellSpec.read(path) for path in (run / layout.MIN_MEMORY_FOLDER).rglob(layout.SPEC_FILE)]
+    assert {spec.protocol.score_texts for spec in specs} == {0}, "a trial is asked whether it fits, nothing else"
     cells = [path.name for path in (run / "cells").iterdir() if not path.name.startswith("null.harness.")]
     assert cells == ["null.scripted.b4"], "a trial is no cell of the run"
     report = (run / layout.REPORT_FILE).read_text(encoding="utf-8")
