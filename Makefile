@@ -55,10 +55,8 @@ harness: setup  ## measure the suite's own error and overhead on this machine, w
 quality: setup  ## MODEL=x DATASET=x RUN=x: publish a run of suites/quality-smollm2.yaml and docs/quality.md from it
 	docker/local-os.sh
 	$(PY) -m bench_core.drive --suite suites/quality-smollm2.yaml --model $(MODEL) --dataset $(DATASET) \
-		--results results/published --run-id $(RUN) --yes
-	rm -f results/published/$(RUN)/suite.json
-	gzip -9n results/published/$(RUN)/cells/*/events.jsonl
-	$(PY) -m bench_core.report results/published/$(RUN) --check
+		--run-id $(RUN) --yes
+	$(PY) -m bench_core.report results/$(RUN) --publish results/published/$(RUN)
 	$(PY) -m bench_core.report results/published/$(RUN) --embed docs/quality.md
 
 soak-kill: setup  ## kill the driver at 200 seeded random moments and finish each run (POINTS=n, SEED=n)
