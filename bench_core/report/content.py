@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from bench_core.contract.equal_work import repeated_prompts
 from bench_core.contract.metrics import VALUES_BEYOND_A_PERCENTILE, CellMetrics, CellResult, MemoryUse
 from bench_core.contract.outcome import MARKED
+from bench_core.report.device_time import device_time, device_time_sheet
 from bench_core.report.format import ABSENT, count, gib, milliseconds, quantity, rate, seconds, significant
 from bench_core.report.load import DAMAGED, Row, RunView
 from bench_core.report.own_error import HOW, NO_DEVICE_MEMORY, error_rows, own_error, percent, title, written
@@ -69,6 +70,7 @@ def document(view: RunView) -> Document:
             _times(view),
             measured_sheet([row for row, _ in _measured(view)]),
             *repeats_sheet(view),
+            *device_time_sheet(view),
             _memory(view),
             *_parity(view),
             *quality_sheet(view),
@@ -135,6 +137,9 @@ def _facts(view: RunView) -> Iterable[tuple[str, str]]:
     batches = "batch" if warmup and max(warmup) == 1 else "batches"
     yield "Warm-up", f"{_spread(warmup, 'no')} {batches} run before each cell's measurement and discarded"
     yield from _equal_work(view)
+    spent = device_time(view)
+    if spent is not None:
+        yield "Device time", spent
     error = own_error(view)
     if error is not None:
         yield "The suite's own error", error

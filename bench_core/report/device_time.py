@@ -1,0 +1,124 @@
+"""What a run cost in time on its device, beside what the study's own protocol would have cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from bench_core.contract.metrics import CellMetrics
+from bench_core.report.format import quantity, seconds, significant
+from bench_core.report.load import RunView
+from bench_core.report.sheet import Entry, Sheet
+
+# DESIGN.md, "fixed points": the study gives every row the first 6000 stories, and discards its first batch.
+STUDY_PROMPTS = 6000
+STUDY_WARMUP_BATCHES = 1
+_MINUTE_S, _HOUR_S = 60.0, 3600.0
+
+
+@dataclass
+class _Spent:
+    """Of one method: seconds, over all its measured cells."""
+
+    cells: int = 0
+    loads_s: float = 0.0
+    cells_s: float = 0.0
+    study_s: float = 0.0
+
+    @property
+    def all_s(self) -> float:
+        return self.loads_s + self.cells_s
+
+
+def study_protocol_s(metrics: CellMetrics, batch_size: int) -> float:
+    """What the study's protocol would take for this cell on this device, at the batch latency measured: a load of its
+    own, a discarded batch, and 6000 prompts. Seconds."""
+    batches = STUDY_WARMUP_BATCHES + math.ceil(STUDY_PROMPTS / batch_size)
+    own = (metrics.start_s or 0.0) + (metrics.load_s or 0.0) + (metrics.prepare_s or 0.0)
+    return own + batches * metrics.batch_latency_s.mean
+
+
+def _by_method(view: RunView) -> dict[str, _Spent]:
+    found: dict[str, _Spent] = {}
+    loads: set[tuple[str, float, float]] = set()
+    for row in view.rows:
+        if row.result is None:
+            continue
+        metrics = row.result.metrics
+        spent = found.setdefault(row.planned.label, _Spent())
+        load = (row.planned.label, metrics.start_s or 0.0, metrics.load_s or 0.0)
+        if load not in loads:  # cells of one engine process carry the same reading of its one load
+            loads.add(load)
+            spent.loads_s += load[1] + load[2]
+        spent.cells += 1
+        spent.cells_s += (metrics.prepare_s or 0.0) + metrics.batches_s
+        spent.study_s += study_protocol_s(metrics, row.planned.batch_size)
+    return found
+
+
+def device_time(view: RunView) -> str | None:
+    """One line for the head of a report; ``None`` where nothing was measured."""
+    methods = _by_method(view).values()
+    spent_s, study_s = sum(spent.all_s for spent in methods), sum(spent.study_s for spent in methods)
+    cells = sum(spent.cells for spent in methods)
+    if not spent_s:
+        return None
+    return (
+        f"{_duration(spent_s)} for {quantity(cells, 'cell')}; the study's protocol ({STUDY_PROMPTS} prompts a cell) "
+        f"would have taken {_duration(study_s)} at the latencies measured here: {_ratio(study_s / spent_s)}"
+    )
+
+
+def device_time_sheet(view: RunView) -> Iterator[Sheet]:
+    """The same method by method."""
+    found = _by_method(view)
+    if not found:
+        return
+    total = _Spent()
+    for spent in found.values():
+        total.cells += spent.cells
+        total.loads_s += spent.loads_s
+        total.cells_s += spent.cells_s
+        total.study_s += spent.study_s
+    lines: Iterable[tuple[str, _Spent]] = [*found.items(), ("All", total)]
+    columns = (
+        ("Method", False),
+        ("Cells", True),
+        ("Loading (s)", True),
+        ("Preparing and batches (s)", True),
+        ("In all (s)", True),
+        ("Study's protocol (h)", True),
+        ("Times as long", True),
+    )
+    rows = tuple(
+        (
+            Entry(label),
+            Entry(str(spent.cells), spent.cells),
+            Entry(seconds(spent.loads_s), spent.loads_s),
+            Entry(seconds(spent.cells_s), spent.cells_s),
+            Entry(seconds(spent.all_s), spent.all_s),
+            Entry(significant(spent.study_s / _HOUR_S, 3), spent.study_s),
+            Entry(significant(spent.study_s / spent.all_s, 3), spent.study_s / spent.all_s),
+        )
+        for label, spent in lines
+        if spent.all_s
+    )
+    notes = (
+        "Spent by the engines: starting, loading, caches, and every batch, those for warm-up, token times and parity "
+        f"included. Study's protocol: for each cell a load of its own, {STUDY_WARMUP_BATCHES} discarded batch and "
+        f"{STUDY_PROMPTS} prompts, at the mean batch latency measured here; computed, not run.",
+    )
+    yield Sheet("Device time", columns, rows, notes)
+
+
+def _duration(value_s: float) -> str:
+    if value_s < _MINUTE_S:
+        return f"{significant(value_s, 2)} s"
+    if value_s < _HOUR_S:
+        return f"{significant(value_s / _MINUTE_S, 2)} min"
+    return f"{significant(value_s / _HOUR_S, 3)} h"
+
+
+def _ratio(times: float) -> str:
+    return f"1/{times:.0f} of that" if times >= 2.0 else f"{1.0 / times:.0%} of that"
