@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from bench_core.contract.equal_work import repeated_prompts
@@ -15,6 +15,7 @@ from bench_core.report.own_error import HOW, NO_DEVICE_MEMORY, error_rows, own_e
 from bench_core.report.protocol import mark_notes, measured_sheet, repeats_sheet, throughput_entry
 from bench_core.report.quality_sheet import quality_sheet
 from bench_core.report.roofs import THROTTLED_MARK, THROTTLED_NOTE, is_throttled, roof_sheets
+from bench_core.report.same_batches import fastest, shared_note, shared_sheet
 from bench_core.report.sheet import Entry, Sheet
 
 SEQUENTIAL_MARK = "†"
@@ -69,6 +70,7 @@ def document(view: RunView) -> Document:
             *_beside(view),
             _times(view),
             measured_sheet([row for row, _ in _measured(view)]),
+            *shared_sheet(view),
             *repeats_sheet(view),
             *device_time_sheet(view),
             _memory(view),
@@ -252,10 +254,11 @@ _STUDY_COLUMNS = 4  # of numbers, those that the study has
 def result_sheet(view: RunView, batch_size: int) -> Sheet:
     """The study's table for one batch size, rows in the order of the plan, the highest throughput marked."""
     rows = view.of_batch_size(batch_size)
-    best = best_throughput_tok_s(view, rows)
+    best = fastest(view, rows) if len(rows) > 1 else frozenset()
     notes = []
-    if best is not None and len(rows) > 1:
+    if best:
         notes.append("Bold: the highest throughput of this batch size.")
+        notes += shared_note(view, rows)
     notes += [
         f"{NOT_RANKED_MARK} not ranked: {row.planned.label} did not do equal work: {row.breaches[0]}"
         + (f" (and {len(row.breaches) - 1} more)" if len(row.breaches) > 1 else "")
@@ -282,10 +285,7 @@ def result_sheet(view: RunView, batch_size: int) -> Sheet:
     return Sheet(
         heading=f"Batch size {batch_size}",
         columns=RESULT_COLUMNS,
-        rows=tuple(
-            (_method(view, row, sequential), *result_entries(view, row, best if len(rows) > 1 else None))
-            for row in rows
-        ),
+        rows=tuple((_method(view, row, sequential), *result_entries(view, row, best)) for row in rows),
         notes=tuple(notes),
     )
 
@@ -296,27 +296,24 @@ def _method(view: RunView, row: Row, marked: bool = False) -> Entry:
     return Entry(row.planned.label, mark=" ".join(marks))
 
 
-def best_throughput_tok_s(view: RunView, rows: Iterable[Row]) -> float | None:
-    """The highest throughput among the rows that are compared; ``None`` where there is none."""
-    ranked = (row.result.metrics.output_throughput_tok_s for row in rows if row.result and view.compares(row))
-    return max(ranked, default=None)
+def result_entries(view: RunView, row: Row, best: Collection[str] = ()) -> tuple[Entry, ...]:
+    """The numbers of one row, in the order of ``RESULT_COLUMNS`` without the method; or its outcome instead.
 
-
-def result_entries(view: RunView, row: Row, best_tok_s: float | None = None) -> tuple[Entry, ...]:
-    """The numbers of one row, in the order of ``RESULT_COLUMNS`` without the method; or its outcome instead."""
+    Args:
+        best: cells whose throughput is marked.
+    """
     if row.result is None:
         where = f"{DAMAGED}: {row.damage.where}" if row.damage else row.status
         first = Entry(where, failed=True)
         study = (Entry(row.status, failed=True),) * (_STUDY_COLUMNS - 1)
         return (first, *study, *(Entry(ABSENT, failed=True),) * (len(RESULT_COLUMNS) - 1 - _STUDY_COLUMNS))
     metrics = row.result.metrics
-    throughput = metrics.output_throughput_tok_s
     return (
         Entry(seconds(metrics.batch_latency_s.mean), metrics.batch_latency_s.mean),
         Entry(count(metrics.output_tokens_per_batch), metrics.output_tokens_per_batch),
         throughput_entry(
             metrics,
-            strong=view.compares(row) and throughput == best_tok_s,
+            strong=row.planned.cell in best,
             marks=(THROTTLED_MARK,) if is_throttled(metrics) else (),
         ),
         _bytes(metrics.device_memory.peak_bytes if metrics.device_memory else None) if view.on_cuda else Entry(NO_GPU),

@@ -48,6 +48,15 @@ class Damage:
 
 
 @dataclass(frozen=True)
+class Paced:
+    """One measured batch: its place and the digest of its prompts, and how fast it was."""
+
+    prompts: tuple[int, str]
+    output_tokens: int
+    latency_s: float
+
+
+@dataclass(frozen=True)
 class Row:
     """A planned cell and what became of it.
 
@@ -59,6 +68,7 @@ class Row:
         work: what its measured batches were given, and which rule of equal work they broke; with ``result``.
         gaps: of a scripted cell: its numbers beside its script.
         outputs: of the measured batches; present exactly if ``result`` is.
+        pace: of the measured batches, in order; empty without ``result``.
     """
 
     planned: PlannedCell
@@ -69,6 +79,7 @@ class Row:
     work: CellWork | None = None
     gaps: tuple[Gap, ...] = ()
     outputs: Outputs | None = None
+    pace: tuple[Paced, ...] = ()
 
     @property
     def breaches(self) -> tuple[str, ...]:
@@ -444,8 +455,12 @@ def _measured_row(
             found = gaps(Script.of(spec.options), result.metrics, events.batches["measure"])
         except BadInput as error:
             raise Unreadable(layout.SPEC_FILE, error.cause) from error
-    outputs = Outputs.of(events.batches["measure"])
-    return Row(planned, spec, verdict, result, work=work, gaps=found, outputs=outputs)
+    measured = events.batches["measure"]
+    return Row(
+        planned, spec, verdict, result,
+        work=work, gaps=found, outputs=Outputs.of(measured),
+        pace=tuple(Paced((b.index, b.prompts_digest), sum(b.output_tokens), b.latency_s) for b in measured),
+    )  # fmt: skip
 
 
 def _log_name(folder: Path) -> str:

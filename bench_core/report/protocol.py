@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from bench_core.contract.interval import Interval
 from bench_core.contract.metrics import CellMetrics
 from bench_core.contract.repeats import between_runs
 from bench_core.contract.steadiness import Steadiness
@@ -14,6 +15,8 @@ from bench_core.report.sheet import Entry, Sheet
 UNSTEADY_MARK = "¶"
 FEW_MARK = "‖"
 FEW_BATCHES = "few batches"
+# A wider one says nothing but that there is nothing to say: few batches, and unlike each other.
+WIDEST_TOLD = 0.5
 _REASONS = {
     "precision": "precision",
     "workload": "end of workload",
@@ -26,7 +29,7 @@ _WARMUPS = {"flat": "flat", "trend": "still a trend", "not_tested": "not tested"
 
 def throughput_entry(metrics: CellMetrics, *, strong: bool, marks: Sequence[str] = ()) -> Entry:
     """Throughput with half its interval, and behind the given marks those of what is to be known about it."""
-    interval = metrics.steadiness.throughput_interval
+    interval = _told(metrics.steadiness)
     marks = [*marks, UNSTEADY_MARK] if metrics.steadiness.unsteady else [*marks]
     marks += [FEW_MARK] if interval is None else []
     return Entry(
@@ -37,13 +40,19 @@ def throughput_entry(metrics: CellMetrics, *, strong: bool, marks: Sequence[str]
     )
 
 
+def _told(steadiness: Steadiness) -> Interval | None:
+    """The interval that stands beside a throughput, unless it is too wide to say anything."""
+    interval = steadiness.throughput_interval
+    return interval if interval is not None and interval.relative_half_width <= WIDEST_TOLD else None
+
+
 def remarks(row: Row) -> list[str]:
     """The same in words, for where there are no footnotes."""
     if row.result is None:
         return []
     steadiness = row.result.metrics.steadiness
     found = ["unsteady"] if steadiness.unsteady else []
-    return [*found, FEW_BATCHES] if steadiness.few_batches else found
+    return [*found, FEW_BATCHES] if _told(steadiness) is None else found
 
 
 def mark_notes(rows: Iterable[Row]) -> list[str]:
@@ -56,7 +65,10 @@ def mark_notes(rows: Iterable[Row]) -> list[str]:
             "warming up was given up; see How it was measured."
         )
     if FEW_BATCHES in said:
-        notes.append(f"{FEW_MARK} {FEW_BATCHES}: fewer than five were measured, so there is no interval.")
+        notes.append(
+            f"{FEW_MARK} {FEW_BATCHES}: fewer than five were measured, or so few and so unlike that their interval is "
+            f"wider than ± {WIDEST_TOLD:.0%}; see How it was measured."
+        )
     return notes
 
 

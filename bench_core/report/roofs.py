@@ -17,7 +17,7 @@ from bench_core.report.sheet import Entry, Sheet
 THROTTLED_MARK = "§"
 THROTTLED_NOTE = (
     f"{THROTTLED_MARK} throttled: for {MARKED_FROM_SHARE:.0%} of the measured time or more the GPU's clocks were held "
-    "back by power, heat or the board; see Device."
+    "back by heat or the board; see Device."
 )
 TELLING_GAP_S = 1.0  # a cell that was not sampled for so long is listed even without a device's numbers
 _MATRIX_DTYPES = ("float16", "bfloat16", "tf32", "float32")
@@ -122,6 +122,7 @@ def _device(cells: list[tuple[Row, CellResult]]) -> Iterable[Sheet]:
                 _percent(t.energy_difference),
                 _number(t.joules_per_output_token),
                 _number(t.package_joules, digits=4),
+                Entry(ABSENT if t.power_limited is None else _percentage(t.power_limited), t.power_limited),
                 Entry(throttling or ("none" if t.throttled is not None else ABSENT), failed=t.is_throttled),
                 Entry(significant(t.longest_gap_s, 2), t.longest_gap_s),
             )
@@ -141,19 +142,23 @@ def _device(cells: list[tuple[Row, CellResult]]) -> Iterable[Sheet]:
         ("Difference (%)", True),
         ("Energy (J/token)", True),
         ("CPU packages (J)", True),
+        ("At the power limit", True),
         ("Throttling", False),
         ("Longest sampling gap (s)", True),
     )
     notes = (
         "Means over the measured time, pauses between batches included. Utilisation: share of the driver's sampling "
         "period in which a kernel ran. Energy: NVML's counter, and its power reading integrated over the same samples; "
-        "per output token from the counter. Throttling: reasons for lower clocks than those set, with the share of the "
-        "time; an idle GPU and clocks that somebody has set are no throttling.",
+        "per output token from the counter. At the power limit: share of the time in which the card lowered its clocks "
+        "to stay within its own power limit, as heavy work makes it do. Throttling: other reasons for lower clocks "
+        "than those set, with the share of the time; an idle GPU and clocks that somebody has set are no throttling.",
     )
     yield Sheet("Device", columns, tuple(rows), notes)
 
 
 def _percentage(share: float) -> str:
+    if share <= 0:
+        return "0 %"
     return "below 1 %" if share < MARKED_FROM_SHARE else f"{share * 100:.0f} %"
 
 

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 from bench_core.contract import layout
 from bench_core.contract.errors import BadInput
-from bench_core.report.content import RESULT_COLUMNS, SEQUENTIAL_MARK, best_throughput_tok_s, document, result_entries
+from bench_core.report.content import RESULT_COLUMNS, SEQUENTIAL_MARK, document, result_entries
 from bench_core.report.format import one_line
 from bench_core.report.load import RunView, load_run
 from bench_core.report.own_error import own_error
 from bench_core.report.protocol import remarks
+from bench_core.report.same_batches import fastest
 from bench_core.report.table import FIGURES, csv_table, markdown
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ def console_table(view: RunView) -> Table:
     table.add_column("Outcome", overflow="fold")
     for size in view.batch_sizes:
         rows = view.of_batch_size(size)
-        best = best_throughput_tok_s(view, rows)
+        best = fastest(view, rows)
         for row in rows:
             entries = result_entries(view, row, best)
             outcome = ", ".join([row.status, *remarks(row)]) if row.result else f"{row.status}: {row.problem}"

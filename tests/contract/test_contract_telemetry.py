@@ -14,6 +14,7 @@ from bench_core.contract.min_memory import RELATIVE_INTERVAL, Trial, search_smal
 from bench_core.contract.outcome import Outcome
 from bench_core.contract.telemetry import (
     CLOCK_EVENT_REASONS,
+    POWER_CAP_BIT,
     THROTTLING_BITS,
     UNKNOWN_REASON,
     TelemetrySummary,
@@ -85,22 +86,34 @@ def test_throttling_is_weighted_by_time_and_worded() -> None:
     """Dense samples at the end of a batch weigh no more than the time that they stand for."""
     event = samples(
         [10.0, 11.0, 12.0, 13.0, 13.9, 13.95, 14.0],
-        throttle_reasons=[0x1, 0x4, 0x4 | 0x2, 0x0, 0x0, 0x0, 0x0],
+        throttle_reasons=[0x1, 0x40, 0x40 | 0x2, 0x0, 0x0, 0x0, 0x0],
     )
     found = summary(event, 10.0, 14.0)
     assert found.throttled == pytest.approx(2 / 4)
-    assert found.throttling == ("software power cap",)
-    assert found.reasons["software power cap"] == pytest.approx(0.5)
+    assert found.throttling == ("hardware thermal slowdown",)
+    assert found.reasons["hardware thermal slowdown"] == pytest.approx(0.5)
     assert found.reasons["application clocks"] == pytest.approx(0.25)
     assert found.reasons["idle"] == pytest.approx(0.125)
+    assert found.power_limited == 0
     assert found.is_throttled
+
+
+def test_a_card_at_its_own_power_limit_is_told_and_not_marked() -> None:
+    found = summary(samples([10.0, 11.0, 12.0], throttle_reasons=[0x4, 0x4, 0x0]), 10.0, 12.0)
+    assert found.power_limited == pytest.approx(0.75)
+    assert (found.throttled, found.throttling, found.is_throttled) == (0, (), False)
+
+
+def test_where_no_reason_is_told_nothing_is_said_of_the_power_limit() -> None:
+    assert summary(samples([10.0, 11.0, 12.0], power_w=[1, 1, 1]), 10.0, 12.0).power_limited is None
 
 
 @pytest.mark.parametrize(
     ("mask", "throttling"),
     [
-        (0x0, False), (0x1, False), (0x2, False), (0x100, False), (0x103, False), (0x4, True), (0x8, True),
-        (0x10, True), (0x20, True), (0x40, True), (0x80, True), (0x41, True), (0x4000, True),
+        (0x0, False), (0x1, False), (0x2, False), (0x100, False), (0x103, False), (0x4, False), (0x8, True),
+        (0x10, True), (0x20, True), (0x40, True), (0x80, True), (0x41, True), (0x44, True),
+        (0x4000, True),
     ],
 )  # fmt: skip
 def test_what_counts_as_throttling(mask: int, throttling: bool) -> None:
@@ -117,7 +130,8 @@ def test_every_reason_that_the_library_names_has_a_word() -> None:
     single = {value for value in named if value and value & (value - 1) == 0}
     assert len(single) >= 9
     assert single <= set(CLOCK_EVENT_REASONS)
-    assert pynvml.nvmlClocksEventReasonSwPowerCap & THROTTLING_BITS
+    assert pynvml.nvmlClocksEventReasonSwPowerCap == POWER_CAP_BIT
+    assert pynvml.nvmlClocksEventReasonSwThermalSlowdown & THROTTLING_BITS
     assert not pynvml.nvmlClocksEventReasonGpuIdle & THROTTLING_BITS
     assert reason_words(0x44) == ("software power cap", "hardware thermal slowdown")
     assert reason_words(0x4001) == ("idle", UNKNOWN_REASON)

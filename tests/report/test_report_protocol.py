@@ -114,7 +114,7 @@ def test_a_drifting_cell_is_marked_everywhere(tmp_path: Path) -> None:
     run = write_run(tmp_path, ONE)
     _rewrite(cell_path(run, VLLM, 1), _with_latencies([0.126 + 0.003 * k for k in range(8)]))
     (throughput,) = _main(run)
-    assert throughput.endswith(" ¶")
+    assert throughput.endswith(" ¶ ‖"), "and its interval says nothing"
     (row,) = _fields(run, "How it was measured")
     assert row["Steadiness"] == "unsteady: drift"
     text = markdown(document(load_run(run)))
@@ -128,6 +128,16 @@ def test_few_batches_have_no_interval_and_say_so(tmp_path: Path) -> None:
     assert row["Interval (± %)"] == "few batches"
     assert row["Stopped by"] == "not told", "a log of before there were rules"
     assert "‖ few batches: fewer than five" in markdown(document(load_run(run)))
+
+
+def test_an_interval_that_is_too_wide_to_say_anything_is_not_shown(tmp_path: Path) -> None:
+    run = write_run(tmp_path, replace(ONE, batches=5))
+    _rewrite(cell_path(run, VLLM, 1), _with_latencies([0.126, 0.126, 0.127, 0.2, 0.13]))
+    (throughput,) = _main(run)
+    assert "±" not in throughput
+    assert throughput.endswith("‖")
+    assert float(_fields(run, "How it was measured")[0]["Interval (± %)"]) > 50
+    assert "wider than ± 50%" in markdown(document(load_run(run)))
 
 
 def test_prefill_and_decode_follow_from_token_times(tmp_path: Path) -> None:

@@ -180,14 +180,15 @@ def test_energy_and_clocks_of_a_cell_are_told(tmp_path: Path) -> None:
 
 def test_a_cell_measured_under_throttling_is_marked_where_its_number_stands(tmp_path: Path) -> None:
     run = write_run(tmp_path, SCRIPT)
-    telemetry(cell_path(run, ENGINE, 1), throttle_reasons=0x4)
-    telemetry(cell_path(run, ENGINE, 4), throttle_reasons=0x1)  # idle: nothing was held back
+    telemetry(cell_path(run, ENGINE, 1), throttle_reasons=0x40)
+    telemetry(cell_path(run, ENGINE, 4), throttle_reasons=0x4)  # at the card's own power limit
     text = markdown(document(load_run(run)))
     first, second = text.split("## Batch size 1\n")[1].split("## Batch size 4\n")
     assert re.search(r"95\.24 ± [\d.]+\*\* § \|", first)
     assert "§ throttled" in first
     assert "§" not in second.split("\n## ")[0]
-    assert sheet(run, "Device")[0]["Throttling"] == "software power cap 100 %"
+    told = [(row["At the power limit"], row["Throttling"]) for row in sheet(run, "Device")]
+    assert told == [("0 %", "hardware thermal slowdown 100 %"), ("100 %", "none")]
     assert "§" in write_report(run).page.read_text(encoding="utf-8")
 
 

@@ -1,0 +1,92 @@
+"""The fastest method is found on the batches that all measured, whatever else each had time for."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from report_runs import VLLM, Script, cell_path, write_run
+
+from bench_core.contract import layout
+from bench_core.report.content import document
+from bench_core.report.load import load_run
+from bench_core.report.same_batches import fastest, shared_batches
+from bench_core.report.sheet import Sheet
+
+# Batches 2 and 3 of the slower engine cost it ten times as much: without them it would be the faster one.
+STEADY = replace(VLLM, image="steady", variant="fp16", label="Steady", tpot_s=0.0052)
+UNEVEN = replace(VLLM, image="uneven", variant="fp16", label="Uneven", tpot_s=0.005)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    folder = write_run(tmp_path, Script((STEADY, UNEVEN), batch_sizes=(4,), batches=4))
+    cut(folder, 2)
+    return folder
+
+
+def cut(folder: Path, batches: int) -> None:
+    """Leaves the steady engine's first measured batches only, and makes the later ones of the other slow."""
+    path = cell_path(folder, STEADY, 4) / layout.EVENTS_FILE
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = [e for e in lines if not (e.get("phase") == "measure" and e.get("index", 0) >= batches)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    path = cell_path(folder, UNEVEN, 4) / layout.EVENTS_FILE
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    for event in lines:
+        if event.get("phase") == "measure" and event.get("index", 0) >= 2:
+            event["latency_s"] *= 10
+            event["arrivals"] = None
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+
+
+def sheets(run: Path) -> list[Sheet]:
+    return [sheet for sheet in document(load_run(run)).details if sheet.heading == "On the same batches"]
+
+
+def test_the_fastest_is_the_one_that_is_fastest_on_the_same_prompts(run: Path) -> None:
+    view = load_run(run)
+    rows = view.of_batch_size(4)
+    steady, uneven = (row.result.metrics.output_throughput_tok_s for row in rows if row.result)
+    assert steady > uneven, "over all that each has measured, the other one is"
+    assert fastest(view, rows) == {rows[1].planned.cell}
+    shared = shared_batches(view, rows)
+    assert shared is not None
+    assert (shared.batches, shared.fewest, shared.most) == (2, 2, 4)
+    for row, engine in zip(rows, (STEADY, UNEVEN), strict=True):
+        latencies = [batch.latency_s for batch in row.pace[:2]]
+        assert shared.throughput_tok_s[row.planned.cell] == pytest.approx(2 * 4 * 20 / sum(latencies))
+        assert sum(latencies) / 2 == pytest.approx(engine.latency_s(4, 20), abs=0.002)
+
+
+def test_tables_say_so(run: Path) -> None:
+    (sheet,) = sheets(run)
+    assert [(row[0].text, row[2].text, row[3].strong, row[4].text) for row in sheet.rows] == [
+        ("Steady", "2", False, "2"),
+        ("Uneven", "2", True, "4"),
+    ]
+    assert sheet.rows[0][6].number == pytest.approx(0)
+    assert (sheet.rows[1][6].number or 0) > 100
+    (result,) = document(load_run(run)).results
+    assert [row[3].strong for row in result.rows] == [False, True]
+    assert any("Batches measured: 2 to 4" in note and "Bold goes by the 2" in note for note in result.notes)
+
+
+def test_nothing_is_said_where_all_measured_the_same(tmp_path: Path) -> None:
+    run = write_run(tmp_path, Script((STEADY, UNEVEN), batch_sizes=(4,), batches=4))
+    assert not sheets(run)
+    (result,) = document(load_run(run)).results
+    assert not any("Batches measured" in note for note in result.notes)
+    assert [row[3].strong for row in result.rows] == [False, True]
+
+
+def test_a_method_that_is_not_ranked_does_not_narrow_the_comparison(tmp_path: Path) -> None:
+    """One unranked cell with a single batch must not take the others' batches away."""
+    run = write_run(tmp_path, Script((replace(STEADY, ranked=False), UNEVEN, VLLM), batch_sizes=(4,), batches=4))
+    cut(run, 1)
+    view = load_run(run)
+    shared = shared_batches(view, view.of_batch_size(4))
+    assert shared is not None
+    assert (shared.batches, shared.differs) == (4, False)
