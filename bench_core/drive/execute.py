@@ -87,6 +87,7 @@ class Execution:
         gpus: list[GpuInfo],
         display: Display,
         locks: Locks | None = None,
+        gate: GpuGate | None = None,
     ) -> None:
         self._request = request
         self._plan = plan
@@ -96,7 +97,10 @@ class Execution:
         self._locks = locks or Locks()
         names = ("load_timeout_s", "prepare_timeout_s", "batch_timeout_s", "cell_timeout_s")
         self._limits: dict[str, float] = {name: getattr(request.suite, name) for name in names}
-        self._gate = GpuGate(request.suite.on_busy, request.suite.busy_wait_s, display.note)
+        self._gate = gate or GpuGate(request.suite.on_busy, request.suite.busy_wait_s, display.note)
+        for gpu in gpus:
+            self._gate.begin(gpu.uuid)
+        self._cells = len(plan.to_measure)  # once: asked for at the end of each cell, beside an engine that is measured
         self._measuring = False
         self.retries = Retries(display.note)
         self._lock = threading.Lock()
@@ -133,6 +137,7 @@ class Execution:
             labels={"run": run_folder.name, "job": harness.title},
         )
         ended = self._launcher.run(launch, lambda _line: None)
+        self.settle(harness.title)
         cells = [harness.cell(size) for size in harness.batch_sizes]
         for cell, verdict in judge(run_folder, cells, ended).items():
             if verdict.outcome is not Outcome.OK:
@@ -175,6 +180,7 @@ class Execution:
             labels={"convert": artifact},
         )
         ended = self._launcher.run(launch, lambda _line: None)
+        self.settle(f"the conversion to {artifact}")
         if ended.exit_code != 0:
             self._display.note(ended.stderr_tail)
             raise BadInput(
@@ -231,6 +237,12 @@ class Execution:
                 raise error
             finished.refusal = finished.refusal or error
         return finished
+
+    def settle(self, what: str) -> None:
+        """After a box that is no cell's: the memory of the GPUs must have come back before the next one, or marks its
+        cells."""
+        for gpu in self._gpus:
+            self._gate.leave(gpu.uuid, what)
 
     def stop(self) -> None:
         """Ends the run after the batch in hand; a second call ends it at once.
@@ -301,11 +313,11 @@ class Execution:
         elif isinstance(news, CellEnded):
             with self._lock:
                 finished.verdicts[news.cell] = Verdict(outcome=news.outcome, cause=news.cause, judged_by="worker")
-                self._display.ended(news, len(finished.verdicts), len(self._plan.to_measure))
+                self._display.ended(news, len(finished.verdicts), self._cells)
 
     def _tell_end(self, cell: str, verdict: Verdict, finished: Finished) -> None:
         news = CellEnded(cell=cell, outcome=verdict.outcome, cause=verdict.cause)
-        self._display.ended(news, len(finished.verdicts), len(self._plan.to_measure))
+        self._display.ended(news, len(finished.verdicts), self._cells)
 
     def _device_arguments(self) -> tuple[str, ...]:
         threads = self._request.suite.threads
