@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+LIMIT_FILES = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 _NO_LIMIT_BYTES = 1 << 62
 
 
@@ -23,7 +24,7 @@ def oom_kills() -> int:
 
 def memory_limit_bytes() -> int | None:
     """The memory limit of this container (cgroup v2 or v1), ``None`` where it has none or it is not told."""
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+    for path in LIMIT_FILES:
         try:
             text = Path(path).read_text(encoding="utf-8").strip()
         except OSError:
