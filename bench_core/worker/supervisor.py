@@ -338,6 +338,7 @@ class _Session:
             return None
         evidence = {"limit": f"{expired.name} {expired.limit_s:g} s", "batches_done": str(self._batches)}
         evidence["stopped_by"] = "SIGKILL" if self._watchdog.killed else "SIGTERM"
+        evidence |= self._last_line()
         return Verdict(
             outcome=Outcome.TIMEOUT,
             cause=expired.cause,
@@ -347,6 +348,10 @@ class _Session:
             evidence=evidence,
         )
 
+    def _last_line(self) -> dict[str, str]:
+        said = last_line(self._engine.log.tail())
+        return {"last_line": said} if said else {}
+
     def _verdict_on_death(self, exit_code: int) -> Verdict:
         timeout = self._timeout(exit_code)
         if timeout is not None:
@@ -355,8 +360,7 @@ class _Session:
         printed = self._engine.log.tail()
         sign = next((sign for sign in self._supervisor.out_of_memory_signs if sign in printed.lower()), None)
         evidence = {"oom_kills": str(oom_kills())} if killed_for_memory else {}
-        if last := last_line(printed):
-            evidence["last_line"] = last
+        evidence |= self._last_line()
         memory = Outcome.OOM_LOAD if self._phase in ("start", "load") else Outcome.OOM_KV
         if killed_for_memory:
             outcome, cause = memory, "the kernel ended the engine: the container's memory limit was reached"
