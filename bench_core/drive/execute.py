@@ -88,7 +88,11 @@ class Execution:
         display: Display,
         locks: Locks | None = None,
         gate: GpuGate | None = None,
+        run: Path | None = None,
     ) -> None:
+        """``run`` is the folder of the run that cells belong to, where they are not measured into it: those of a trial.
+        Its gate and locks are then that run's as well."""
+        self._run = run
         self._request = request
         self._plan = plan
         self._launcher = launcher
@@ -278,12 +282,12 @@ class Execution:
                 folders=Folders(model=prepared.model_folder, data=self._request.data, run=finished.run_folder),
                 gpu=gpu,
                 labels={
-                    "run": finished.run_folder.name,
+                    "run": (self._run or finished.run_folder).name,
                     "job": job.title,
                     "cells": ",".join(job.cell(size) for size in left),
                 },
                 silence_limit_s=_SILENCE_SLACK_S + max(s for name, s in self._limits.items() if "cell" not in name),
-                run_lock=self._locks.run_descriptor(finished.run_folder),
+                run_lock=self._locks.run_descriptor(self._run or finished.run_folder),
             )
             ended = self._launcher.run(launch, lambda line: self._line(line, finished))
             verdicts = judge(finished.run_folder, [job.cell(size) for size in left], ended)

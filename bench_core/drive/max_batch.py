@@ -16,6 +16,7 @@ from bench_core.contract.run import GpuInfo
 from bench_core.drive.collect import write_record
 from bench_core.drive.execute import Execution, Prepared
 from bench_core.drive.launcher import Launcher
+from bench_core.drive.locks import Locks
 from bench_core.drive.plan import Job
 from bench_core.drive.progress import Display
 from bench_core.drive.request import Request
@@ -38,8 +39,9 @@ class BatchSizeSearch:
         display: Display,
         device: DeviceKind,
         watch: Callable[[Execution], None],
+        locks: Locks,
     ) -> None:
-        """``watch`` is told of each trial's execution, so that a signal reaches it."""
+        """``watch`` is told of each trial's execution, so that a signal reaches it; ``locks`` has that of the run."""
         self._job = job
         self._suite = request.suite
         self._launcher = launcher
@@ -49,7 +51,7 @@ class BatchSizeSearch:
             "warmup_batches": 1, "max_warmup_batches": 1, "max_batches": None, "max_seconds": _ONE_BATCH_S,
             "latency_batches": 1, "direct_batches": 0, "score_texts": 0,
         }  # fmt: skip
-        self._trials = Trials(request, short, launcher, gpus, display, device, watch)
+        self._trials = Trials(request, short, launcher, gpus, display, device, watch, locks)
 
     @property
     def stopped(self) -> bool:
@@ -73,7 +75,7 @@ class BatchSizeSearch:
 
         def attempt(size: int) -> BatchTrial:
             nonlocal record
-            trial = self._trial(size, prepared, home / record.home)
+            trial = self._trial(size, prepared, run_folder, record.home)
             told = {True: "fits", False: "does not fit", None: "tells nothing"}[trial.fits]
             cause = f": {trial.outcome.value}: {trial.cause}".rstrip(": ") if trial.fits is not True else ""
             self._display.note(f"{self._job.title} at batch size {size}: {told}{cause}")
@@ -131,12 +133,14 @@ class BatchSizeSearch:
             "options": json.dumps(manifest.variant(self._job.variant, self._job.options).options, sort_keys=True),
         }
 
-    def _trial(self, size: int, prepared: Prepared, home: Path) -> BatchTrial:
+    def _trial(self, size: int, prepared: Prepared, run_folder: Path, search: str) -> BatchTrial:
+        home = run_folder / layout.MAX_BATCH_FOLDER / search
         # Of a trial that was cut off with its driver there is a folder and no record.
         number = 1
         while (home / layout.trial_folder(number)).exists():
             number += 1
-        tried = self._trials.run(replace(self._job, batch_sizes=(size,)), prepared, home / layout.trial_folder(number))
+        job = replace(self._job, batch_sizes=(size,))
+        tried = self._trials.run(job, prepared, home / layout.trial_folder(number), run_folder)
         verdict, metrics, gpu = tried.verdict, tried.metrics, self._trials.gpu
         device = metrics.device_memory if metrics else None
         host = metrics.host_memory if metrics else None

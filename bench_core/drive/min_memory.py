@@ -15,6 +15,7 @@ from bench_core.contract.run import GpuInfo
 from bench_core.drive.collect import write_record
 from bench_core.drive.execute import Execution, Prepared
 from bench_core.drive.launcher import Launcher
+from bench_core.drive.locks import Locks
 from bench_core.drive.plan import Job
 from bench_core.drive.progress import Display
 from bench_core.drive.request import Request
@@ -52,14 +53,15 @@ class MemorySearch:
         display: Display,
         device: DeviceKind,
         watch: Callable[[Execution], None],
+        locks: Locks,
     ) -> None:
-        """``watch`` is told of each trial's execution, so that a signal reaches it."""
+        """``watch`` is told of each trial's execution, so that a signal reaches it; ``locks`` has that of the run."""
         self._job = job
         self._budget = budget_of(job, device)
         self._display = display
         # One batch of the full shape after one warm-up: what is asked is whether it fits, not how fast it is.
         short = {"warmup_batches": 1, "max_warmup_batches": 1, "max_batches": 1, "direct_batches": 0, "score_texts": 0}
-        self._trials = Trials(request, short, launcher, gpus, display, device, watch)
+        self._trials = Trials(request, short, launcher, gpus, display, device, watch, locks)
 
     @property
     def stopped(self) -> bool:
@@ -86,7 +88,8 @@ class MemorySearch:
             nonlocal number
             for _ in range(LAUNCHES_OF_A_SLOW_TRIAL):
                 number += 1
-                trial = self._trial(value, reference_tok_s, prepared, trials / layout.trial_folder(number))
+                folder = trials / layout.trial_folder(number)
+                trial = self._trial(value, reference_tok_s, prepared, folder, run_folder)
                 if trial.sustained or trial.outcome is not Outcome.OK:
                     break
             words = "sustained" if trial.sustained else trial.cause or trial.outcome.value
@@ -111,9 +114,11 @@ class MemorySearch:
     def _option(self, value: float) -> int | float:
         return round(value) if self._budget.unit == "bytes" else value
 
-    def _trial(self, value: float, reference_tok_s: float | None, prepared: Prepared, folder: Path) -> Trial:
+    def _trial(
+        self, value: float, reference_tok_s: float | None, prepared: Prepared, folder: Path, run_folder: Path
+    ) -> Trial:
         job = replace(self._job, options={**self._job.options, self._budget.option: self._option(value)})
-        tried = self._trials.run(job, prepared, folder)
+        tried = self._trials.run(job, prepared, folder, run_folder)
         verdict, metrics = tried.verdict, tried.metrics
         if metrics is None:
             return Trial(value=value, outcome=verdict.outcome, cause=verdict.cause, sustained=False)

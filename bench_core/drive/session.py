@@ -183,7 +183,7 @@ class Session:
         with make_display(self._modes.as_json) as display:
             execution = Execution(self._request, plan, launcher, gpus, display, self._locks)
             _, prepared = self._make_ready(execution, plan, display)
-            common = (launcher, gpus, display, device, _pass_on_signals)
+            common = (launcher, gpus, display, device, _pass_on_signals, self._locks)
             if least is not None:
                 memory = MemorySearch(self._request, least, *common)
                 smallest = memory.run(prepared, finished.run_folder).smallest

@@ -18,6 +18,7 @@ from bench_core.contract.run import GpuInfo
 from bench_core.drive.execute import Execution, Prepared
 from bench_core.drive.gpu_gate import GpuGate
 from bench_core.drive.launcher import Launcher
+from bench_core.drive.locks import Locks
 from bench_core.drive.plan import Job, Plan
 from bench_core.drive.progress import Display
 from bench_core.drive.request import Request
@@ -47,15 +48,17 @@ class Trials:
         display: Display,
         device: DeviceKind,
         watch: Callable[[Execution], None],
+        locks: Locks,
     ) -> None:
         """``short`` is what makes a trial's cell short: keys of the suite. ``watch`` is told of each trial's execution,
-        so that a signal reaches it."""
+        so that a signal reaches it; ``locks`` has that of the run."""
         self._request = request.model_copy(update={"suite": request.suite.model_copy(update=dict(short))})
         self._launcher = launcher
         self._gpus = gpus[:1]
         self._display = display
         self._device: DeviceKind = device
         self._watch = watch
+        self._locks = locks
         suite = request.suite
         # One for all: memory that a trial has not given back is the mark of the next one.
         self._gate = GpuGate(suite.on_busy, suite.busy_wait_s, display.note)
@@ -66,8 +69,8 @@ class Trials:
         """The card that trials run on; ``None`` on a CPU."""
         return self._gpus[0] if self._gpus else None
 
-    def run(self, job: Job, prepared: Prepared, folder: Path) -> Tried:
-        """Measures the one cell of a job into a new folder.
+    def run(self, job: Job, prepared: Prepared, folder: Path, run_folder: Path) -> Tried:
+        """Measures the one cell of a job into a new folder below the run's.
 
         Raises:
             BadInput: the folder cannot be written, the trial cannot be launched, or the GPU is busy.
@@ -75,7 +78,9 @@ class Trials:
         cell = job.cell(job.batch_sizes[0])
         (folder / layout.CELLS_FOLDER).mkdir(parents=True)
         plan = Plan(self._device, (job,))
-        execution = Execution(self._request, plan, self._launcher, self._gpus, self._display, gate=self._gate)
+        execution = Execution(
+            self._request, plan, self._launcher, self._gpus, self._display, self._locks, self._gate, run_folder
+        )
         self._watch(execution)
         finished = execution.measure(prepared, folder, {})
         self.stopped = self.stopped or execution.stopped

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
+from typing import Any, cast
 
 import docker
 import pytest
@@ -23,6 +25,7 @@ def test_the_largest_batch_size_is_found_in_containers(
     script = ("--option", "null.needs_bytes_per_row=1000", "--option", "null.budget_bytes=3999")
     held = ("--option", "null.load_bytes=67108864", "--option", "null.load_s=0")
     quick = ("--samples", "8", "--max-new-tokens", "4", "--no-harness-check", "--max-batches", "2")
+    since = int(time.time())
     done = run("--find-max-batch", "null.scripted", *quick, *script, *held, "--run-id", "mine")
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "results" / "mine"
@@ -36,5 +39,8 @@ def test_the_largest_batch_size_is_found_in_containers(
     assert memory.host_limit is not None, "the container's own limit"
     assert memory.host_limit > memory.host_at_death
     assert verify_run(folder).differences == ()
-    names = [name for c in docker_client.containers.list(all=True) for name in [c.labels.get("llm-bench.run", "")]]
-    assert [name for name in names if name == "mine" or name.startswith("trial-")] == []
+    wanted = {"type": "container", "event": ["create", "destroy"], "label": "llm-bench.run=mine"}
+    events = list(docker_client.events(since=since, until=int(time.time()) + 1, filters=cast(Any, wanted), decode=True))
+    made = [event["id"] for event in events if event["Action"] == "create"]
+    assert len(made) == len(set(made)) == 1 + len(found.trials), "the cell's container, and one for each trial"
+    assert sorted(made) == sorted(event["id"] for event in events if event["Action"] == "destroy")
