@@ -85,7 +85,9 @@ class MemoryEvidence:
     def of(cls, evidence: Mapping[str, str]) -> MemoryEvidence:
         """Read back; what is no whole number of bytes counts as not read."""
         found = {name: evidence.get(key, "") for name, key in _MEMORY_KEYS.items()}
-        return cls(**{name: int(text) for name, text in found.items() if text.isascii() and text.isdigit()})
+        # 18 digits: what fits into 64 bits, and what Python reads without complaint.
+        told = {name: text for name, text in found.items() if text.isascii() and text.isdigit() and len(text) <= 18}
+        return cls(**{name: int(text) for name, text in told.items()})
 
     def at_death(self, *, on_cuda: bool) -> int | None:
         """Of the device that the cell ran on."""

@@ -93,5 +93,6 @@ def test_evidence_of_memory_is_read_back_and_nonsense_is_nothing() -> None:
     assert evidence.words == {"host_bytes_at_death": "5", "host_peak_bytes": "7", "device_peak_bytes": "0"}
     assert MemoryEvidence.of({**evidence.words, "limit": "x"}) == evidence
     assert MemoryEvidence.of({"host_bytes_at_death": "-1", "host_peak_bytes": "\u0663"}) == MemoryEvidence()
+    assert MemoryEvidence.of({"host_peak_bytes": "9" * 5000}) == MemoryEvidence()
     assert (evidence.at_death(on_cuda=False), evidence.at_death(on_cuda=True)) == (5, None)
     assert (evidence.peak(on_cuda=False), evidence.peak(on_cuda=True)) == (7, 0)
