@@ -83,9 +83,9 @@ class Trials:
         )
         self._watch(execution)
         finished = execution.measure(prepared, folder, {})
-        self.stopped = self.stopped or execution.stopped
-        if finished.refusal is not None and not self.stopped:
+        if finished.refusal is not None:  # it stops the execution as well, but nobody asked for that
             raise finished.refusal
+        self.stopped = self.stopped or execution.stopped
         verdict = finished.verdicts.get(cell)
         if verdict is None or self.stopped:
             verdict = Verdict(outcome=Outcome.KILLED, cause="stopped on request", judged_by="driver")

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from conftest import Drive
 
 from bench_core.contract import layout
+from bench_core.contract.errors import BadInput
 from bench_core.contract.max_batch import MaxBatch
 from bench_core.contract.metrics import CellResult
 from bench_core.contract.outcome import MemoryEvidence, Outcome, Verdict
+from bench_core.contract.run import GpuInfo
 from bench_core.contract.spec import CellSpec
-from bench_core.drive.request import Suite
+from bench_core.drive import gpu_gate
+from bench_core.drive.catalogue import Catalogue
+from bench_core.drive.execute import Prepared
+from bench_core.drive.gpu_gate import Occupancy, Occupant
+from bench_core.drive.locks import Locks
+from bench_core.drive.plan import method_job
+from bench_core.drive.process_launcher import ProcessLauncher
+from bench_core.drive.progress import Display
+from bench_core.drive.request import Request, Suite
+from bench_core.drive.trials import Trials
 from bench_core.report.verify import verify_run
 
 SEARCH = ("--find-max-batch", "null.scripted")
@@ -28,6 +41,7 @@ THREE = (
     *("--option", "null.load_bytes=4194304"),
 )
 RESULTS = Path("results") / "mine"
+NOTHING = cast(Prepared, SimpleNamespace(workload_path=Path("data/w.json"), model_folder=Path("models/m")))
 
 
 def found(root: Path, method: str = "null.scripted") -> MaxBatch:
@@ -149,6 +163,13 @@ def test_an_engine_that_dies_of_memory_counts_as_one_that_says_so(drive: Drive, 
     assert MemoryEvidence.of(dead.evidence).host_at_death
 
 
+def test_the_plan_tells_of_it_and_writes_nothing(drive: Drive, tmp_path: Path) -> None:
+    called = drive(*RUN, *SEARCH, "--dry-run")
+    assert called.code == 0, called.err
+    assert "then the largest batch size that fits, at most the number of prompts: null.scripted" in called.out
+    assert not (tmp_path / "results").exists()
+
+
 def test_another_failure_ends_the_search_and_says_so(drive: Drive, tmp_path: Path) -> None:
     abort = ("--option", "null.fail_in=generate", "--option", "null.fail_how=abort")
     called = drive(*RUN, *abort, "--option", "null.fail_from_batch_size=3", *SEARCH)
@@ -177,3 +198,22 @@ def test_a_search_that_cannot_be_is_refused_before_anything_is_written(
     assert called.code == 2
     assert cause in called.err.splitlines()[0]
     assert not (tmp_path / "results").exists()
+
+
+def test_a_gpu_that_is_busy_ends_a_trial_as_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not as "stopped on request", and not as a batch size that does not fit. One gate serves all trials, so that
+    memory which one has not given back marks the next."""
+    busy = Occupancy((Occupant(4711, "python", 12_000_000_000),), 12_400_000_000, 97)
+    monkeypatch.setattr(gpu_gate.GpuGate.__init__, "__kwdefaults__", {
+        **(gpu_gate.GpuGate.__init__.__kwdefaults__ or {}), "look_at": lambda _uuid: busy, "sleep": lambda _s: None,
+    })  # fmt: skip
+    card = GpuInfo(uuid="GPU-1", name="N", memory_bytes=1 << 34, driver_version="1")
+    request = Request(suite=Suite(on_busy="refuse", busy_wait_s=0))
+    gates: list[object] = []
+    trials = Trials(request, {}, ProcessLauncher(), [card], Display(), "cuda", lambda e: gates.append(e._gate), Locks())
+    job = method_job("null.scripted", "--find-max-batch", request.suite, Catalogue(), "cuda")
+    for number in (1, 2):
+        with pytest.raises(BadInput, match=r"GPU-1 is busy: process 4711 \(python\), 12.0 GB"):
+            trials.run(job, NOTHING, tmp_path / f"trial-{number}", tmp_path)
+    assert not trials.stopped
+    assert gates[0] is gates[1]

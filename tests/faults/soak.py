@@ -34,6 +34,7 @@ CELLS_OF_A_CONTAINER = 2
 # What a driver of hundreds of cells may grow by: verdicts of all cells, and what Python's allocator does not give back.
 RSS_SLACK_BYTES = 4 * 1024 * 1024
 RSS_BYTES_OF_A_CELL = 8 * 1024
+PACE_CELLS = 100  # of fewer, a quarter takes seconds, and says more of the machine than of the driver
 SLOWER = 1.25  # seconds from container to container, last quarter to first; a shared machine is not steady
 
 
@@ -177,7 +178,7 @@ def faults(seen: Watched) -> list[str]:
     allowed = RSS_SLACK_BYTES + RSS_BYTES_OF_A_CELL * (late[-1].cells - early[0].cells)
     if after - before > allowed:
         found.append(f"resident memory: {before} bytes in the second quarter of the run, {after} in the last")
-    if pace_s(late) > SLOWER * pace_s(early):
+    if len(seen.samples) >= PACE_CELLS and pace_s(late) > SLOWER * pace_s(early):
         found.append(
             f"a cell took {pace_s(early):.2f} s in the second quarter of the run, {pace_s(late):.2f} in the last"
         )
