@@ -5,11 +5,13 @@ PY := $(VENV)/bin/python
 DEVICE ?= auto
 IMAGES ?= all
 POINTS ?= 200
+CELLS ?= 500
+LAUNCHER ?= process
 INPUTS ?= 100000
 SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format build-all self-check harness quality soak-kill fuzz new-image lock schema clean
+.PHONY: help setup demo test lint format build-all self-check harness quality soak soak-kill fuzz new-image lock schema clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/:.*  ## /\t/' | expand -t 16
@@ -59,8 +61,12 @@ quality: setup  ## MODEL=x DATASET=x RUN=x: publish a run of suites/quality-smol
 	$(PY) -m bench_core.report results/$(RUN) --publish results/published/$(RUN)
 	$(PY) -m bench_core.report results/published/$(RUN) --embed docs/quality.md
 
-soak-kill: setup  ## kill the driver at 200 seeded random moments and finish each run (POINTS=n, SEED=n)
-	PYTHONPATH=. $(PY) tests/faults/kill_points.py --points $(POINTS) --seed $(SEED)
+soak: setup  ## 500 cells in containers in one run, and what they cost the driver (CELLS=n)
+	docker/local-os.sh
+	PYTHONPATH=. $(PY) tests/faults/soak.py --cells $(CELLS)
+
+soak-kill: setup  ## kill the driver at 200 seeded random moments and finish each run (POINTS=n, SEED=n, LAUNCHER=x)
+	PYTHONPATH=. $(PY) tests/faults/kill_points.py --points $(POINTS) --seed $(SEED) --launcher $(LAUNCHER)
 
 fuzz: setup  ## give 100,000 damaged inputs to every reader of files (INPUTS=n, SEED=n)
 	PYTHONPATH=. $(PY) tests/faults/fuzz_readers.py --inputs $(INPUTS) --seed $(SEED)

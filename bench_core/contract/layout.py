@@ -24,6 +24,7 @@ SET_ASIDE_FOLDER = "set-aside"  # cells that a later visit measured again, as th
 BESIDE_FILE = "beside.yaml"  # published figures that the report shows beside the run's own
 CALIBRATIONS_FOLDER = "calibrations"  # what each device could do at each visit: v<visit>.<device>.json
 MIN_MEMORY_FOLDER = "min-memory"  # <cell>.json, and what its trials left in <cell>/trial-<n>/
+MAX_BATCH_FOLDER = "max-batch"  # <image>.<variant>.json, and what its trials left in <image>.<variant>/trial-<n>/
 REPORT_FILE = "report.md"
 PAGE_FILE = "report.html"
 TABLE_FILE = "table.csv"
@@ -77,3 +78,13 @@ def cell_id(image: str, variant: str, batch_size: int, repeat: int = 1) -> str:
 def cell_folder(run_folder: Path, cell: str) -> Path:
     """The folder of a cell in a run folder."""
     return run_folder / CELLS_FOLDER / cell
+
+
+def trial_folder(number: int) -> str:
+    """The folder of a search's trial: ``trial-<number>``."""
+    return f"trial-{number:02d}"
+
+
+def numbered(name: str, number: int) -> str:
+    """``name`` for the first of its kind, ``name.<number>`` for the others."""
+    return name if number == 1 else f"{name}.{number}"

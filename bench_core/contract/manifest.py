@@ -99,6 +99,11 @@ class Manifest(Record):
     memory_budget: MemoryBudget | None = Field(
         None, description="how the engine is told what memory it may reserve, for an engine that reserves"
     )
+    out_of_memory_signs: tuple[Annotated[str, StringConstraints(min_length=8, to_lower=True)], ...] = Field(
+        (),
+        description="what the engine prints before it ends its own process for want of memory, in lower case: its "
+        "adapter, which classifies all other failures, has ended with it",
+    )
     variants: dict[Name, VariantEntry] = Field({}, description="at least one, unless the image is no engine")
     ranked: bool = Field(True, description="false for an engine that is no engine: in tables, not in the comparison")
     harness_variant: Name | None = Field(

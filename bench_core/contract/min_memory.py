@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from bench_core.contract.bisection import Unanswered, narrow
 from bench_core.contract.outcome import Outcome
 from bench_core.contract.record import Record
 
@@ -99,27 +100,32 @@ def search_smallest(low: float, high: float, attempt: Callable[[float, float | N
         trials.append(attempt(value, trials[0].output_throughput_tok_s if trials else None))
         return trials[-1]
 
+    def sustains(value: float) -> bool:
+        if len(trials) >= MOST_TRIALS:
+            raise Unanswered(f"not found in {MOST_TRIALS} trials")
+        trial = tried(value)
+        if trial.outcome is not Outcome.OK and trial.outcome not in _OUT_OF_MEMORY:
+            cause = f"{trial.outcome.value}: {trial.cause}".rstrip(": ")
+            raise Unanswered(f"a trial failed for another reason: {cause}")
+        return trial.sustained
+
+    def middle(enough: float, too_little: float) -> float | None:
+        if enough - too_little <= RELATIVE_INTERVAL * enough or (whole and enough - too_little <= 1):
+            return None
+        value = (too_little + enough) / 2
+        value = float(round(value)) if whole else round(value, 6)
+        return value if too_little < value < enough else None
+
     def ended(problem: str = "", smallest: float | None = None, failing: float | None = None) -> Search:
         return Search(trials=tuple(trials), smallest=smallest, largest_failing=failing, problem=problem)
 
     first = tried(high)
     if not first.sustained:
         return ended(f"not even the largest budget sustains it: {first.outcome.value}: {first.cause}".rstrip(": "))
-    failing: float | None = None
-    value = low
-    while True:
-        trial = tried(value)
-        if trial.outcome is not Outcome.OK and trial.outcome not in _OUT_OF_MEMORY:
-            return ended(f"a trial failed for another reason: {trial.outcome.value}: {trial.cause}".rstrip(": "))
-        if trial.sustained:
-            high = value
-        else:
-            failing = value
-        if failing is None or high - failing <= RELATIVE_INTERVAL * high or (whole and high - failing <= 1):
-            return ended(smallest=high, failing=failing)
-        if len(trials) >= MOST_TRIALS:
-            return ended(f"not found in {MOST_TRIALS} trials")
-        value = (failing + high) / 2
-        value = float(round(value)) if whole else round(value, 6)
-        if not failing < value < high:
-            return ended(smallest=high, failing=failing)
+    try:
+        if sustains(low):
+            return ended(smallest=low)
+        smallest, failing = narrow(high, low, middle, sustains)
+    except Unanswered as why:
+        return ended(str(why))
+    return ended(smallest=smallest, failing=failing)

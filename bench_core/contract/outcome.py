@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
 
@@ -25,7 +27,7 @@ class Outcome(str, Enum):
     GENERATE_FAILED = "generate_failed"
     BAD_SPEC = "bad_spec"
     TIMEOUT = "timeout"
-    KILLED = "killed"  # stopped from outside: a signal, the out-of-memory killer
+    KILLED = "killed"  # stopped from outside: a signal
     CRASHED = "crashed"  # the engine's process ended by itself without a result
     QUALITY_FAILED = "quality_failed"
     SKIPPED = "skipped"
@@ -57,6 +59,54 @@ _EXIT_CODES = {
 }
 
 
+@dataclass(frozen=True)
+class MemoryEvidence:
+    """What a verdict that is not ``ok`` says of memory, bytes, in its ``evidence``: the last readings while the engine
+    lived and the highest of its cell (of its load, where no cell was begun). ``None`` where nothing was read.
+
+    Attributes:
+        host_at_death, host_peak: resident memory of the engine's processes.
+        device_at_death, device_peak: GPU memory in use by all processes.
+        host_limit: of the container.
+    """
+
+    host_at_death: int | None = None
+    host_peak: int | None = None
+    device_at_death: int | None = None
+    device_peak: int | None = None
+    host_limit: int | None = None
+
+    @property
+    def words(self) -> dict[str, str]:
+        """As entries of ``evidence``."""
+        return {key: str(value) for name, key in _MEMORY_KEYS.items() if (value := getattr(self, name)) is not None}
+
+    @classmethod
+    def of(cls, evidence: Mapping[str, str]) -> MemoryEvidence:
+        """Read back; what is no whole number of bytes counts as not read."""
+        found = {name: evidence.get(key, "") for name, key in _MEMORY_KEYS.items()}
+        # 18 digits: what fits into 64 bits, and what Python reads without complaint.
+        told = {name: text for name, text in found.items() if text.isascii() and text.isdigit() and len(text) <= 18}
+        return cls(**{name: int(text) for name, text in told.items()})
+
+    def at_death(self, *, on_cuda: bool) -> int | None:
+        """Of the device that the cell ran on."""
+        return self.device_at_death if on_cuda else self.host_at_death
+
+    def peak(self, *, on_cuda: bool) -> int | None:
+        """Of the device that the cell ran on."""
+        return self.device_peak if on_cuda else self.host_peak
+
+
+_MEMORY_KEYS = {
+    "host_at_death": "host_bytes_at_death",
+    "host_peak": "host_peak_bytes",
+    "device_at_death": "device_bytes_at_death",
+    "device_peak": "device_peak_bytes",
+    "host_limit": "host_limit_bytes",
+}
+
+
 class Verdict(Record):
     """``outcome.json``: how a cell ended and who says so.
 
@@ -66,7 +116,8 @@ class Verdict(Record):
         phase: the phase in which it ended, where known (``load``, ``prepare``, ``warmup``, ``measure``, ``close``).
         judged_by: the worker's supervisor, or the driver where the supervisor could not speak any more.
         exit_code: of the engine's process (negative: the signal that ended it), where one is known.
-        evidence: further facts, as text, such as the memory in use at death.
+        evidence: further facts, as text: memory at death (see :class:`MemoryEvidence`), the limit that was exceeded,
+            what the engine said last, what disturbed the measurement.
         events_sha256: of the event log as the worker left it, not compressed; ``None`` where the driver judged, and in
             records of before it was kept.
     """

@@ -16,6 +16,7 @@ from bench_core.contract.outcome import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERR
 from bench_core.contract.record import Scalar, describe
 from bench_core.drive.catalogue import Catalogue
 from bench_core.drive.locks import Locks
+from bench_core.drive.plan import image_of
 from bench_core.drive.request import Request, Suite
 from bench_core.drive.resume import Earlier, find_run
 from bench_core.drive.session import Modes, Session
@@ -122,6 +123,13 @@ def drive(
         str | None,
         typer.Option(help="IMAGE.VARIANT.bN: find the smallest memory budget that sustains it (and measure it)."),
     ] = None,
+    find_max_batch: Annotated[
+        str | None,
+        typer.Option(help="IMAGE.VARIANT, comma-separated: find the largest batch size of each that fits into memory."),
+    ] = None,
+    max_batch_limit: Annotated[
+        int | None, typer.Option(min=1, help="Of that search: try no larger one  [default: the number of prompts]")
+    ] = None,
     on_busy: Annotated[
         str | None, typer.Option(help="Where others use the GPU: wait, refuse or ignore  [default: wait]")
     ] = None,
@@ -167,6 +175,10 @@ def drive(
         base = Suite()
     if min_memory is not None and all(word is None for word in (suite, resume, images, variants, batch_sizes)):
         images, variants, batch_sizes = _parts(min_memory)
+    if find_max_batch is not None and all(word is None for word in (suite, resume, images, variants, batch_sizes)):
+        methods = _words(find_max_batch) or ("",)
+        images = ",".join(image_of(method, "--find-max-batch", Catalogue()).name for method in methods)
+        variants, batch_sizes = find_max_batch, "1"
     given: dict[str, Any] = {
         "images": _words(images),
         "variants": _words(variants),
@@ -204,6 +216,8 @@ def drive(
         "options": _merged(base.options, option) if option else None,
         "control": control,
         "harness_check": False if no_harness_check else None,
+        "find_max_batch": _words(find_max_batch),
+        "max_batch_limit": max_batch_limit,
         "on_busy": on_busy,
         "busy_wait_s": busy_wait_s,
         "load_timeout_s": load_timeout_s,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from bench_core.contract import layout
 from bench_core.contract.errors import BadInput
-from bench_core.contract.outcome import EXIT_BAD_INPUT, Outcome, Verdict
+from bench_core.contract.events import TelemetryEvent, parse_events
+from bench_core.contract.outcome import EXIT_BAD_INPUT, MemoryEvidence, Outcome, Verdict
 from bench_core.contract.record import Record
 from bench_core.drive.launcher import Ended
 from bench_core.prepare.staging import sync_folder, write_file
@@ -39,8 +41,9 @@ def judge(run_folder: Path, cells: list[str], ended: Ended) -> dict[str, Verdict
     silent = [cell for cell in cells if cell not in verdicts]
     if not silent:
         return verdicts
-    verdict = _on_silence(ended)
-    begun = layout.cell_folder(run_folder, silent[0]).is_dir()
+    folder = layout.cell_folder(run_folder, silent[0])
+    begun = folder.is_dir()
+    verdict = _on_silence(ended, folder if begun else None)
     for cell in silent[:1] if begun or verdicts else silent:
         folder = layout.cell_folder(run_folder, cell)
         folder.mkdir(parents=True, exist_ok=True)
@@ -52,8 +55,9 @@ def judge(run_folder: Path, cells: list[str], ended: Ended) -> dict[str, Verdict
     return verdicts
 
 
-def _on_silence(ended: Ended) -> Verdict:
-    evidence = {"last_line": last_line(ended.stderr_tail)}
+def _on_silence(ended: Ended, begun: Path | None) -> Verdict:
+    """The verdict on a box that left none; ``begun`` is the folder of the cell in hand."""
+    evidence = {"last_line": last_line(ended.stderr_tail), **(_memory_told(begun).words if begun else {})}
     if ended.exit_code == EXIT_BAD_INPUT:
         outcome, cause = Outcome.BAD_SPEC, stated_cause(ended.stderr_tail)
     elif ended.silent:
@@ -61,7 +65,9 @@ def _on_silence(ended: Ended) -> Verdict:
     elif ended.engine_lost:
         outcome, cause = Outcome.KILLED, "the Docker engine went away, and the container with it"
     elif ended.out_of_memory:
-        outcome, cause = Outcome.KILLED, "the container was ended at its memory limit"
+        # The supervisor itself was ended, else it would have told. A cell is begun once the model is loaded.
+        outcome = Outcome.OOM_KV if begun else Outcome.OOM_LOAD
+        cause = "the kernel ended the container at its memory limit"
     elif ended.exit_code == Outcome.KILLED.worker_exit_code:  # it could not write: nothing that the cell did
         outcome, cause = Outcome.KILLED, stated_cause(ended.stderr_tail)
     elif ended.exit_code in (137, -9, 143, -15):
@@ -69,6 +75,23 @@ def _on_silence(ended: Ended) -> Verdict:
     else:
         outcome, cause = Outcome.CRASHED, f"the box ended with code {ended.exit_code} and left no verdict"
     return Verdict(outcome=outcome, cause=cause, judged_by="driver", exit_code=ended.exit_code, evidence=evidence)
+
+
+def _memory_told(folder: Path) -> MemoryEvidence:
+    """The last and the highest samples in the log of a cell whose box has died, as far as it can be read."""
+    host: list[int] = []
+    device: list[int] = []
+    # The line in hand may be cut, and samples of the last moments were not written any more.
+    with contextlib.suppress(OSError, BadInput), (folder / layout.EVENTS_FILE).open("rb") as stream:
+        for event in parse_events(stream, layout.EVENTS_FILE):
+            if isinstance(event, TelemetryEvent):
+                host += [value for value in event.rss_bytes if value]
+                device += [value for value in event.device_used_bytes or () if value is not None]
+    return MemoryEvidence(*_last_and_highest(host), *_last_and_highest(device))
+
+
+def _last_and_highest(values: list[int]) -> tuple[int | None, int | None]:
+    return (values[-1], max(values)) if values else (None, None)
 
 
 def set_aside(run_folder: Path, cell: str) -> None:

@@ -107,6 +107,7 @@ class DockerLauncher:
         container = self._create(launch)
         self._running.append(container)
         tail = Tail()
+        stream: Any = None
         try:
             stream = container.attach(stdout=True, stderr=True, stream=True, logs=True, demux=True)
             container.start()
@@ -134,6 +135,7 @@ class DockerLauncher:
             return Ended(_KILLED, False, tail.text(), started, time.monotonic(), engine_lost=True)
         finally:
             self._running.remove(container)
+            _let_go(stream)
             with contextlib.suppress(docker.errors.APIError, OSError):  # what stays is the next driver's to clear
                 container.remove(force=True, v=True)
         return Ended(code, out_of_memory, tail.text(), started, time.monotonic(), silence.too_long)
@@ -196,6 +198,15 @@ class DockerLauncher:
             return self._client.containers.create(**{**options, "name": f"{options['name']}-2"})
         except docker.errors.APIError as error:
             raise BadInput(f"no container for {launch.image.name}: {error.explanation or error}") from error
+
+
+def _let_go(stream: Any) -> None:
+    """Closes an attached stream's connection. The SDK makes its socket and its response hold each other, so that it
+    would stay open until the garbage collector comes by: one more for each container."""
+    response = getattr(stream, "_response", None)  # of CancellableStream, whose own close() leaves the descriptor open
+    if response is not None:
+        with contextlib.suppress(OSError):
+            response.close()
 
 
 def _kill(container: Container, signal: str) -> None:

@@ -87,7 +87,12 @@ class Execution:
         gpus: list[GpuInfo],
         display: Display,
         locks: Locks | None = None,
+        gate: GpuGate | None = None,
+        run: Path | None = None,
     ) -> None:
+        """``run`` is the folder of the run that cells belong to, where they are not measured into it: those of a trial.
+        Its gate and locks are then that run's as well."""
+        self._run = run
         self._request = request
         self._plan = plan
         self._launcher = launcher
@@ -96,7 +101,10 @@ class Execution:
         self._locks = locks or Locks()
         names = ("load_timeout_s", "prepare_timeout_s", "batch_timeout_s", "cell_timeout_s")
         self._limits: dict[str, float] = {name: getattr(request.suite, name) for name in names}
-        self._gate = GpuGate(request.suite.on_busy, request.suite.busy_wait_s, display.note)
+        self._gate = gate or GpuGate(request.suite.on_busy, request.suite.busy_wait_s, display.note)
+        for gpu in gpus:
+            self._gate.begin(gpu.uuid)
+        self._cells = len(plan.to_measure)  # once: asked for at the end of each cell, beside an engine that is measured
         self._measuring = False
         self.retries = Retries(display.note)
         self._lock = threading.Lock()
@@ -133,6 +141,7 @@ class Execution:
             labels={"run": run_folder.name, "job": harness.title},
         )
         ended = self._launcher.run(launch, lambda _line: None)
+        self.settle(harness.title)
         cells = [harness.cell(size) for size in harness.batch_sizes]
         for cell, verdict in judge(run_folder, cells, ended).items():
             if verdict.outcome is not Outcome.OK:
@@ -175,6 +184,7 @@ class Execution:
             labels={"convert": artifact},
         )
         ended = self._launcher.run(launch, lambda _line: None)
+        self.settle(f"the conversion to {artifact}")
         if ended.exit_code != 0:
             self._display.note(ended.stderr_tail)
             raise BadInput(
@@ -232,6 +242,12 @@ class Execution:
             finished.refusal = finished.refusal or error
         return finished
 
+    def settle(self, what: str) -> None:
+        """After a box that is no cell's: the memory of the GPUs must have come back before the next one, or marks its
+        cells."""
+        for gpu in self._gpus:
+            self._gate.leave(gpu.uuid, what)
+
     def stop(self) -> None:
         """Ends the run after the batch in hand; a second call ends it at once.
 
@@ -266,12 +282,12 @@ class Execution:
                 folders=Folders(model=prepared.model_folder, data=self._request.data, run=finished.run_folder),
                 gpu=gpu,
                 labels={
-                    "run": finished.run_folder.name,
+                    "run": (self._run or finished.run_folder).name,
                     "job": job.title,
                     "cells": ",".join(job.cell(size) for size in left),
                 },
                 silence_limit_s=_SILENCE_SLACK_S + max(s for name, s in self._limits.items() if "cell" not in name),
-                run_lock=self._locks.run_descriptor(finished.run_folder),
+                run_lock=self._locks.run_descriptor(self._run or finished.run_folder),
             )
             ended = self._launcher.run(launch, lambda line: self._line(line, finished))
             verdicts = judge(finished.run_folder, [job.cell(size) for size in left], ended)
@@ -301,11 +317,11 @@ class Execution:
         elif isinstance(news, CellEnded):
             with self._lock:
                 finished.verdicts[news.cell] = Verdict(outcome=news.outcome, cause=news.cause, judged_by="worker")
-                self._display.ended(news, len(finished.verdicts), len(self._plan.to_measure))
+                self._display.ended(news, len(finished.verdicts), self._cells)
 
     def _tell_end(self, cell: str, verdict: Verdict, finished: Finished) -> None:
         news = CellEnded(cell=cell, outcome=verdict.outcome, cause=verdict.cause)
-        self._display.ended(news, len(finished.verdicts), len(self._plan.to_measure))
+        self._display.ended(news, len(finished.verdicts), self._cells)
 
     def _device_arguments(self) -> tuple[str, ...]:
         threads = self._request.suite.threads

@@ -127,6 +127,14 @@ class GpuGate:
         self._not_back: dict[str, str] = {}
         self._lock = threading.Lock()
 
+    def begin(self, uuid: str) -> None:
+        """Before anything of this call runs on a GPU: what is in use now is what must come back, unless a later box
+        finds less."""
+        now = self._look(uuid)
+        if now is not None:
+            with self._lock:
+                self._baseline.setdefault(uuid, now.used_bytes)
+
     def enter(self, uuid: str, stopping: Callable[[], bool] = lambda: False) -> str:
         """Waits until a GPU is free; returns a mark for the cells that follow, in one line, empty where all is well.
 
@@ -154,7 +162,7 @@ class GpuGate:
                 )
             mark = "; ".join(filter(None, (mark, f"the GPU was busy: {now.trouble}")))
         with self._lock:
-            self._baseline.setdefault(uuid, now.used_bytes)
+            self._baseline[uuid] = min(now.used_bytes, self._baseline.get(uuid, now.used_bytes))
         return mark
 
     def leave(self, uuid: str, what: str) -> None:

@@ -9,16 +9,17 @@ from pathlib import Path
 from bench_core.contract import layout
 from bench_core.contract.errors import BadInput
 from bench_core.contract.manifest import DeviceKind, MemoryBudget
-from bench_core.contract.metrics import CellResult
 from bench_core.contract.min_memory import SUSTAINED_SHARE, MinMemory, Trial, search_smallest
-from bench_core.contract.outcome import Outcome, Verdict
+from bench_core.contract.outcome import Outcome
 from bench_core.contract.run import GpuInfo
 from bench_core.drive.collect import write_record
 from bench_core.drive.execute import Execution, Prepared
 from bench_core.drive.launcher import Launcher
-from bench_core.drive.plan import Job, Plan
+from bench_core.drive.locks import Locks
+from bench_core.drive.plan import Job
 from bench_core.drive.progress import Display
 from bench_core.drive.request import Request
+from bench_core.drive.trials import Trials, unused_home
 
 
 def budget_of(job: Job, device: DeviceKind) -> MemoryBudget:
@@ -52,19 +53,20 @@ class MemorySearch:
         display: Display,
         device: DeviceKind,
         watch: Callable[[Execution], None],
+        locks: Locks,
     ) -> None:
-        """``watch`` is told of each trial's execution, so that a signal reaches it."""
+        """``watch`` is told of each trial's execution, so that a signal reaches it; ``locks`` has that of the run."""
         self._job = job
         self._budget = budget_of(job, device)
-        self._launcher = launcher
-        self._gpus = gpus[:1]
         self._display = display
-        self._device: DeviceKind = device
-        self._watch = watch
-        self.stopped = False
         # One batch of the full shape after one warm-up: what is asked is whether it fits, not how fast it is.
         short = {"warmup_batches": 1, "max_warmup_batches": 1, "max_batches": 1, "direct_batches": 0, "score_texts": 0}
-        self._request = request.model_copy(update={"suite": request.suite.model_copy(update=short)})
+        self._trials = Trials(request, short, launcher, gpus, display, device, watch, locks)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether somebody asked for a stop."""
+        return self._trials.stopped
 
     @property
     def cell(self) -> str:
@@ -78,15 +80,16 @@ class MemorySearch:
             BadInput: the folder cannot be written, or a trial cannot be launched.
         """
         home = run_folder / layout.MIN_MEMORY_FOLDER
-        trials = _unused(home, self.cell)
-        budget, gpu = self._budget, self._gpus[0] if self._gpus else None
+        trials = unused_home(home, self.cell)
+        budget, gpu = self._budget, self._trials.gpu
         number = 0
 
         def attempt(value: float, reference_tok_s: float | None) -> Trial:
             nonlocal number
             for _ in range(LAUNCHES_OF_A_SLOW_TRIAL):
                 number += 1
-                trial = self._trial(value, reference_tok_s, prepared, trials / f"trial-{number:02d}")
+                folder = trials / layout.trial_folder(number)
+                trial = self._trial(value, reference_tok_s, prepared, folder, run_folder)
                 if trial.sustained or trial.outcome is not Outcome.OK:
                     break
             words = "sustained" if trial.sustained else trial.cause or trial.outcome.value
@@ -111,19 +114,14 @@ class MemorySearch:
     def _option(self, value: float) -> int | float:
         return round(value) if self._budget.unit == "bytes" else value
 
-    def _trial(self, value: float, reference_tok_s: float | None, prepared: Prepared, folder: Path) -> Trial:
+    def _trial(
+        self, value: float, reference_tok_s: float | None, prepared: Prepared, folder: Path, run_folder: Path
+    ) -> Trial:
         job = replace(self._job, options={**self._job.options, self._budget.option: self._option(value)})
-        (folder / layout.CELLS_FOLDER).mkdir(parents=True)
-        plan = Plan(self._device, (job,))
-        execution = Execution(self._request, plan, self._launcher, self._gpus, self._display)
-        self._watch(execution)
-        verdict = execution.measure(prepared, folder, {}).verdicts.get(self.cell)
-        self.stopped = self.stopped or execution.stopped
-        if verdict is None or self.stopped:
-            verdict = Verdict(outcome=Outcome.KILLED, cause="stopped on request", judged_by="driver")
-        if verdict.outcome is not Outcome.OK:
+        tried = self._trials.run(job, prepared, folder, run_folder)
+        verdict, metrics = tried.verdict, tried.metrics
+        if metrics is None:
             return Trial(value=value, outcome=verdict.outcome, cause=verdict.cause, sustained=False)
-        metrics = CellResult.read(layout.cell_folder(folder, self.cell) / layout.RESULT_FILE).metrics
         throughput = metrics.output_throughput_tok_s
         kept_up = reference_tok_s is None or throughput >= SUSTAINED_SHARE * reference_tok_s
         return Trial(
@@ -135,13 +133,3 @@ class MemorySearch:
             device_peak_bytes=metrics.device_memory.peak_bytes if metrics.device_memory else None,
             host_peak_bytes=metrics.host_memory.peak_bytes if metrics.host_memory else None,
         )
-
-
-def _unused(home: Path, cell: str) -> Path:
-    """A folder for the trials of a search that no earlier one has used."""
-    number = 1
-    while (home / (cell if number == 1 else f"{cell}.{number}")).exists():
-        number += 1
-    folder = home / (cell if number == 1 else f"{cell}.{number}")
-    folder.mkdir(parents=True)
-    return folder

@@ -122,6 +122,9 @@ def plan_words(
         lines.append(f"control: {plan.control.cell(size)}, measured first")
     if plan.harness is not None:
         lines.append(f"the suite's own error: {plan.harness.title} x {_sizes(plan.harness)}, measured before the cells")
+    if suite.find_max_batch:
+        limit = f"{suite.max_batch_limit}" if suite.max_batch_limit else "the number of prompts"
+        lines.append(f"then the largest batch size that fits, at most {limit}: {', '.join(suite.find_max_batch)}")
     lines += [f"artifact {given.artifact} from {given.source}: {_brought(given)}" for given in outlook.given]
     return lines + [f"left out: {reason}" for reason in plan.left_out]
 

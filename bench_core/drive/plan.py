@@ -284,6 +284,31 @@ def cell_job(cell: str, option: str, suite: Suite, catalogue: Catalogue, device:
     return _job(image, method.removeprefix(f"{image.name}."), (int(size),), suite, device)
 
 
+def method_job(method: str, option: str, suite: Suite, catalogue: Catalogue, device: DeviceKind) -> Job:
+    """One variant of one image at batch size 1, written ``image.variant``; either name may hold dots.
+
+    Raises:
+        BadInput: not such a name, or it does not run here; ``option`` is where it was given.
+    """
+    image = image_of(method, option, catalogue)
+    return _job(image, method.removeprefix(f"{image.name}."), (1,), suite, device)
+
+
+def image_of(method: str, option: str, catalogue: Catalogue) -> Image:
+    """The image of ``image.variant``.
+
+    Raises:
+        BadInput: not such a name.
+    """
+    owners = [name for name in catalogue.names if method.startswith(f"{name}.")]
+    if not owners:
+        raise BadInput(
+            f"{option} {method!r} is no method: IMAGE.VARIANT",
+            f"for example null.scripted; images: {', '.join(catalogue.names)}",
+        )
+    return catalogue.get(max(owners, key=len))
+
+
 def _chosen_variants(words: tuple[str, ...], images: list[Image], catalogue: Catalogue) -> dict[str, tuple[str, ...]]:
     """Image name to its named variants. A word is ``image.variant`` or a variant's bare name."""
     chosen: dict[str, list[str]] = {}

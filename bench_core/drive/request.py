@@ -82,6 +82,12 @@ class Suite(Record):
     max_warmup_seconds: float = Field(DEFAULT_MAX_WARMUP_S, gt=0, description="of warm-up beyond warmup_batches")
     repeats: int = Field(1, ge=1, le=MAX_REPEAT, description="times that the whole grid is measured, in random order")
     order_seed: int = Field(0, ge=0, description="of that order")
+    find_max_batch: tuple[str, ...] = Field(
+        (), description="image.variant: find the largest batch size of each that fits into memory"
+    )
+    max_batch_limit: BatchSize | None = Field(
+        None, description="of that search: no larger one is tried; as many as there are prompts where empty"
+    )
     on_busy: Literal["wait", "refuse", "ignore"] = Field(
         "wait", description="what to do where others use the GPU; ignored, the cells are marked"
     )
@@ -110,7 +116,7 @@ class Suite(Record):
         """What a method must keep of the reference's quality to be ranked."""
         return QualityBounds(max_nll_increase=self.max_nll_increase, min_agreement=self.min_agreement)
 
-    @field_validator("images", "variants", mode="before")
+    @field_validator("images", "variants", "find_max_batch", mode="before")
     @classmethod
     def _one_or_many(cls, value: object) -> object:
         """A single word is a list of one; the image named null may be written without quotes, which YAML reads as

@@ -27,9 +27,10 @@ from bench_core.drive.execute import Execution, Finished, Prepared
 from bench_core.drive.gpus import choose_gpus, host_gpus
 from bench_core.drive.launcher import Launcher
 from bench_core.drive.locks import Locks
+from bench_core.drive.max_batch import BatchSizeSearch
 from bench_core.drive.min_memory import MemorySearch, budget_of
 from bench_core.drive.outlook import Outlook, look_ahead, plan_words
-from bench_core.drive.plan import Job, Plan, cell_job, harness_job, make_plan, plan_of_cells
+from bench_core.drive.plan import Job, Plan, cell_job, harness_job, make_plan, method_job, plan_of_cells
 from bench_core.drive.progress import Display, make_display
 from bench_core.drive.request import Request
 from bench_core.drive.resume import Earlier
@@ -118,6 +119,7 @@ class Session:
             visit = visit.model_copy(update={"retries": dict(execution.retries.counted)})
             self._begin(run_folder, plan, visit, prepared)
             self._measure_devices(plan, launcher, gpus, display, run_folder, prepared)
+            execution.settle("the device was measured")
             if plan.harness is not None:
                 execution.measure_harness(plan.harness, prepared, run_folder)
             finished = execution.measure(prepared, run_folder, self._kept(plan))
@@ -133,6 +135,7 @@ class Session:
             read_published(self._request.suite.beside)
         if self._modes.min_memory is not None:
             self._search_job(device)
+        self._max_batch_jobs(device)
 
     def _measure_devices(
         self,
@@ -157,27 +160,51 @@ class Session:
     def _search_and_finish(
         self, finished: Finished, launcher: Launcher, gpus: list[GpuInfo], device: DeviceKind, *, stopped: bool = False
     ) -> int:
-        """The search for the smallest memory budget where one is asked for, then the report."""
+        """The searches that are asked for, each with short cells of its own, then the report."""
         code = EXIT_INTERRUPTED if stopped else finished.exit_code
-        if self._modes.min_memory is not None and not stopped:
-            job = self._search_job(device)
-            plan = Plan(device, (job,))
-            with make_display(self._modes.as_json) as display:
-                execution = Execution(self._request, plan, launcher, gpus, display)
-                _, prepared = self._make_ready(execution, plan, display)
-                search = MemorySearch(self._request, job, launcher, gpus, display, device, _pass_on_signals)
-                found = search.run(prepared, finished.run_folder)
-            if found.smallest is None:
-                code = EXIT_INTERRUPTED if search.stopped else EXIT_FAILED
+        asked = self._modes.min_memory is not None or self._request.suite.find_max_batch
+        if asked and not stopped and finished.refusal is None:
+            self._lock(finished.run_folder, gpus)  # where nothing was to be measured, the GPU is not held yet
+            try:
+                code = self._search(finished, launcher, gpus, device) or code
+            except BadInput as error:  # what was measured and tried until then is reported
+                finished.refusal = error
         self._finish(finished)
         if finished.refusal is not None:
             raise finished.refusal
         return code
 
+    def _search(self, finished: Finished, launcher: Launcher, gpus: list[GpuInfo], device: DeviceKind) -> int:
+        """Returns the exit code; 0 if every search has found what it was to find."""
+        jobs = self._max_batch_jobs(device)
+        least = self._search_job(device) if self._modes.min_memory is not None else None
+        plan = Plan(device, (*jobs, *([least] if least else [])))
+        codes: list[int] = []
+        with make_display(self._modes.as_json) as display:
+            execution = Execution(self._request, plan, launcher, gpus, display, self._locks)
+            _, prepared = self._make_ready(execution, plan, display)
+            common = (launcher, gpus, display, device, _pass_on_signals, self._locks)
+            if least is not None:
+                memory = MemorySearch(self._request, least, *common)
+                smallest = memory.run(prepared, finished.run_folder).smallest
+                codes.append(_code_of(memory.stopped, found=smallest is not None))
+            for job in jobs:
+                if EXIT_INTERRUPTED in codes:
+                    break
+                sizes = BatchSizeSearch(self._request, job, *common)
+                largest = sizes.run(prepared, finished.run_folder).largest
+                codes.append(_code_of(sizes.stopped, found=largest is not None))
+        return max(codes, default=EXIT_OK)
+
     def _search_job(self, device: DeviceKind) -> Job:
         job = cell_job(str(self._modes.min_memory), "--min-memory", self._request.suite, self._catalogue, device)
         budget_of(job, device)
         return job
+
+    def _max_batch_jobs(self, device: DeviceKind) -> list[Job]:
+        suite = self._request.suite
+        methods = dict.fromkeys(suite.find_max_batch)
+        return [method_job(method, "--find-max-batch", suite, self._catalogue, device) for method in methods]
 
     def measure_quietly(self) -> Finished:
         """Measures without showing a plan or writing a report.
@@ -215,9 +242,14 @@ class Session:
         Raises:
             BadInput: another driver is there.
         """
+        self._lock(run_folder, gpus)
+        if not self._modes.self_check:
+            _require_writable(run_folder, resumed=self._earlier is not None)
+
+    def _lock(self, run_folder: Path, gpus: list[GpuInfo]) -> None:
+        """What is held already stays held."""
         if not self._modes.self_check:
             self._locks.hold_run(run_folder)
-            _require_writable(run_folder, resumed=self._earlier is not None)
         for gpu in gpus:
             self._locks.hold_gpu(gpu.uuid, run_folder.name)
 
@@ -389,6 +421,7 @@ class Session:
 
     def _finish(self, finished: Finished) -> None:
         """Writes the report and shows the table."""
+        from bench_core.report.largest import console_searches  # noqa: PLC0415
         from bench_core.report.load import load_run  # noqa: PLC0415  # drawing is not needed before
         from bench_core.report.write import console_table, write_report  # noqa: PLC0415
 
@@ -396,9 +429,15 @@ class Session:
         if self._modes.as_json:
             verdicts = {cell: verdict.model_dump(mode="json") for cell, verdict in finished.all_verdicts.items()}
             news = {"type": "run_ended", "run": str(finished.run_folder), "verdicts": verdicts}
+            if self._request.suite.find_max_batch:
+                found = load_run(finished.run_folder).max_batches
+                news["max_batch"] = {one.method: {"largest": one.largest, "problem": one.problem} for one in found}
             sys.stdout.write(json.dumps({**news, "report": str(paths.markdown)}) + "\n")
             return
-        self._console.print(console_table(load_run(finished.run_folder)))
+        view = load_run(finished.run_folder)
+        self._console.print(console_table(view))
+        for shown in console_searches(view):
+            self._console.print(shown)
         for path in (paths.markdown, paths.page, *paths.figures):
             self._console.print(str(path), markup=False, soft_wrap=True)
 
@@ -416,6 +455,10 @@ class Session:
                 else:
                     self._console.print(text, markup=False, soft_wrap=True)
         return EXIT_FAILED if failed else EXIT_OK
+
+
+def _code_of(stopped: bool, *, found: bool) -> int:
+    return EXIT_INTERRUPTED if stopped else EXIT_OK if found else EXIT_FAILED
 
 
 def _pass_on_signals(execution: Execution) -> None:

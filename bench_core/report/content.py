@@ -10,6 +10,7 @@ from bench_core.contract.metrics import VALUES_BEYOND_A_PERCENTILE, CellMetrics,
 from bench_core.contract.outcome import MARKED
 from bench_core.report.device_time import device_time, device_time_sheet
 from bench_core.report.format import ABSENT, count, gib, milliseconds, quantity, rate, seconds, significant
+from bench_core.report.largest import largest_sheets
 from bench_core.report.load import DAMAGED, Row, RunView
 from bench_core.report.own_error import HOW, NO_DEVICE_MEMORY, error_rows, own_error, percent, title, written
 from bench_core.report.protocol import mark_notes, measured_sheet, repeats_sheet, throughput_entry
@@ -77,6 +78,7 @@ def document(view: RunView) -> Document:
             *_parity(view),
             *quality_sheet(view),
             *roof_sheets(view, _measured(view)),
+            *largest_sheets(view),
             _engines(view),
             *_control(view),
             *_visits(view),

@@ -17,6 +17,7 @@ from bench_core.contract.equal_work import CellWork, breaches_between, cell_work
 from bench_core.contract.errors import BadInput, first_line
 from bench_core.contract.events import Event, parse_events
 from bench_core.contract.harness_error import Gap, Script, gaps
+from bench_core.contract.max_batch import MaxBatch
 from bench_core.contract.metrics import CellEvents, CellResult, summarise
 from bench_core.contract.min_memory import MinMemory
 from bench_core.contract.outcome import Outcome, Verdict
@@ -141,6 +142,7 @@ class RunView:
     beside: Published | None = None
     calibrations: tuple[Calibration, ...] = ()
     searches: tuple[MinMemory, ...] = ()
+    max_batches: tuple[MaxBatch, ...] = ()
 
     def calibration_of(self, row: Row) -> Calibration | None:
         """What was measured of a row's device at the visit that measured the row; of a GPU, else at the last visit
@@ -267,6 +269,7 @@ def load_run(folder: Path) -> RunView:
         published,
         tuple(_records(folder, layout.CALIBRATIONS_FOLDER, Calibration)),
         tuple(_records(folder, layout.MIN_MEMORY_FOLDER, MinMemory)),
+        tuple(_records(folder, layout.MAX_BATCH_FOLDER, MaxBatch)),
     )
 
 

@@ -15,6 +15,7 @@ from bench_core.report.differences import Difference, of_run, present
 from bench_core.report.load import RunView, Unreadable, check_inside, check_plan, load_run
 from bench_core.report.verify_cells import CellChecks, plan_differences, raw_files, unplanned_digests
 from bench_core.report.verify_report import report_differences
+from bench_core.report.verify_searches import search_differences
 
 _DIGEST_LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
 
@@ -58,7 +59,7 @@ def verify_run(folder: Path, *, published: bool = True) -> Verification:
     found = [*_digests(folder), *plan_differences(folder, view), *_workload(view)]
     checks = CellChecks(folder, view)
     checks.run()
-    found += checks.found
+    found += [*checks.found, *search_differences(folder, view)]
     notes = [f"{what} ({count} x)" for what, count in checks.not_checked.items()]
     if view.workload is None and view.workload_damage is None:
         notes.append("ids given to the engines: the run does not keep its prompts; cells were compared with each other")

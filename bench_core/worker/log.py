@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 MAX_BYTES = 4 * 1024 * 1024
 _PIECE_BYTES = 1 << 16
+_TAIL_BYTES = 1 << 16
 _SETTLING_S = 2.0
 
 
@@ -30,6 +31,7 @@ class EngineLog:
         self._shared = bytearray()
         self._current = bytearray()
         self._in_cell = False
+        self._tail = bytearray()
         self._lost_bytes = 0
         self._closed = False
         self._thread = threading.Thread(target=self._drain, name="engine log", daemon=True)
@@ -41,6 +43,7 @@ class EngineLog:
         with self._lock:
             self._in_cell = True
             self._current.clear()
+            self._tail.clear()
             self._lost_bytes = 0
 
     def cell_text(self) -> str:
@@ -51,6 +54,13 @@ class EngineLog:
             lost = self._lost_bytes
         text = raw.decode("utf-8", "backslashreplace")
         return text + (f"\n[{lost} more bytes were printed and not kept]\n" if lost else "")
+
+    def tail(self) -> str:
+        """The last of what the engine has printed since the cell began (or ever, where none has), 64 KiB at most; also
+        where the log is full."""
+        self._settle()
+        with self._lock:
+            return bytes(self._tail[-_TAIL_BYTES:]).decode("utf-8", "backslashreplace")
 
     def join(self) -> None:
         """Waits until the engine's end of the pipe is closed (by its exit), at most two seconds; closes this end."""
@@ -82,6 +92,9 @@ class EngineLog:
                 buffer = self._current if self._in_cell else self._shared
                 room = max(0, MAX_BYTES - len(buffer))
                 buffer.extend(piece[:room])
+                self._tail += piece
+                if len(self._tail) > 2 * _TAIL_BYTES:
+                    del self._tail[:-_TAIL_BYTES]
                 self._lost_bytes += len(piece) - len(piece[:room])
                 kept = piece[:room]
             if kept:
@@ -89,3 +102,9 @@ class EngineLog:
                 with contextlib.suppress(OSError, ValueError):
                     self._echo.write(kept)
                     self._echo.flush()
+
+
+def last_line(text: str) -> str:
+    """The last line that says anything, at most 300 characters, printable; empty where there is none."""
+    line = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
+    return "".join(char if char.isprintable() else "?" for char in line)[:300]

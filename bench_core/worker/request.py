@@ -58,6 +58,7 @@ class MeasureRequest:
     artifact: Path
     workload: Path
     run_folder: Path
+    out_of_memory_signs: tuple[str, ...] = ()
 
 
 def choose_device(wanted: Literal["auto", "cuda", "cpu"], threads: int | None) -> Device:
@@ -210,4 +211,5 @@ class Resolver:
             for batch_size in self.options.batch_sizes
         )
         run_folder = self.places.results / run_id
-        return MeasureRequest(cells, self.places.image_folder, artifact, workload_path, run_folder), workload
+        signs = self.manifest.out_of_memory_signs
+        return MeasureRequest(cells, self.places.image_folder, artifact, workload_path, run_folder, signs), workload

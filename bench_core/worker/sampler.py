@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from bench_core.contract.events import TelemetryEvent
+from bench_core.contract.outcome import MemoryEvidence
+from bench_core.worker.cgroup import memory_limit_bytes
 from bench_core.worker.clock import monotonic_ns, seconds
+from bench_core.worker.last_memory import LastMemory
 from bench_core.worker.nvml import GpuReader
 from bench_core.worker.rapl import PackageEnergy
 
@@ -56,6 +59,7 @@ class Sampler:
         self._packages = PackageEnergy()
         self._lock = threading.Lock()
         self._rows: list[tuple[float, dict[str, Any]]] = []
+        self._memory = LastMemory()
         self._family: list[int] = [pid]
         self._family_until = 0.0
         self._stop = threading.Event()
@@ -91,6 +95,7 @@ class Sampler:
                     "throttle_reasons": self._gpu.throttle_reasons(),
                 }
             self._rows.append((now, row))
+            self._memory.add(row["rss_bytes"], row.get("device_used_bytes"))
 
     def take(self) -> TelemetryEvent | None:
         """The samples since the last call, and forgets them; ``None`` if there are none."""
@@ -102,6 +107,16 @@ class Sampler:
         if all(value is None for value in columns["package_energy_uj"]):
             columns["package_energy_uj"] = None  # the usual case: no column of nothing
         return TelemetryEvent(t_s=tuple(t for t, _ in rows), **columns)
+
+    def begin_cell(self) -> None:
+        """The highest readings begin anew."""
+        with self._lock:
+            self._memory.begin_cell()
+
+    def memory(self) -> MemoryEvidence:
+        """The last readings while the engine lived and the highest since the cell began."""
+        with self._lock:
+            return self._memory.evidence(memory_limit_bytes())
 
     def _loop(self) -> None:
         with contextlib.suppress(OSError):

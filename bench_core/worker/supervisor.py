@@ -27,7 +27,7 @@ from bench_core.worker.cgroup import oom_kills
 from bench_core.worker.clock import monotonic_ns, seconds
 from bench_core.worker.job import BeginCell, BeginScore, CheckEvent, Job, parse_message
 from bench_core.worker.limits import Limits, Watchdog
-from bench_core.worker.log import EngineLog
+from bench_core.worker.log import EngineLog, last_line
 from bench_core.worker.measure import progress_total
 from bench_core.worker.nvml import GpuReader
 from bench_core.worker.request import MeasureRequest
@@ -182,6 +182,11 @@ class Supervisor:
         return not_scored(self._workload, spec.protocol.score_texts, seconds(monotonic_ns()), cause)
 
     @property
+    def out_of_memory_signs(self) -> tuple[str, ...]:
+        """What this image's engine prints before it ends itself for want of memory."""
+        return self._request.out_of_memory_signs
+
+    @property
     def stopped(self) -> bool:
         """Whether a stop was asked for."""
         return self._stops > 0
@@ -259,6 +264,7 @@ class _Session:
             self._writer.event(event)
         self._engine.log.begin_cell()
         self._watchdog.begin_cell()
+        self._sampler.begin_cell()
         self._phase, self._batches, self._scoring = "prepare", 0, "no"
         self._supervisor.progress(spec, "prepare", 0)
 
@@ -291,6 +297,9 @@ class _Session:
         self._close(self._writer, verdict)
 
     def _close(self, writer: CellWriter, verdict: Verdict) -> None:
+        if verdict.outcome is not Outcome.OK:
+            memory = self._sampler.memory().words
+            verdict = verdict.model_copy(update={"evidence": {**memory, **verdict.evidence}})
         self._verdicts.append(self._supervisor.close(writer, verdict, self._engine.log.cell_text()))
         self._left.pop(0)
         self._writer = None
@@ -329,6 +338,7 @@ class _Session:
             return None
         evidence = {"limit": f"{expired.name} {expired.limit_s:g} s", "batches_done": str(self._batches)}
         evidence["stopped_by"] = "SIGKILL" if self._watchdog.killed else "SIGTERM"
+        evidence |= self._last_line()
         return Verdict(
             outcome=Outcome.TIMEOUT,
             cause=expired.cause,
@@ -338,29 +348,41 @@ class _Session:
             evidence=evidence,
         )
 
+    def _last_line(self) -> dict[str, str]:
+        said = last_line(self._engine.log.tail())
+        return {"last_line": said} if said else {}
+
     def _verdict_on_death(self, exit_code: int) -> Verdict:
         timeout = self._timeout(exit_code)
         if timeout is not None:
             return timeout
-        out_of_memory = oom_kills() > self._engine.oom_kills_before
-        loading = self._phase in ("start", "load")
-        evidence = {"oom_kills": str(oom_kills())} if out_of_memory else {}
-        if out_of_memory:
-            outcome = Outcome.OOM_LOAD if loading else Outcome.OOM_KV
-            cause = "the kernel ended the engine: the container's memory limit was reached"
+        killed_for_memory = oom_kills() > self._engine.oom_kills_before
+        printed = self._engine.log.tail()
+        sign = next((sign for sign in self._supervisor.out_of_memory_signs if sign in printed.lower()), None)
+        evidence = {"oom_kills": str(oom_kills())} if killed_for_memory else {}
+        evidence |= self._last_line()
+        memory = Outcome.OOM_LOAD if self._phase in ("start", "load") else Outcome.OOM_KV
+        if killed_for_memory:
+            outcome, cause = memory, "the kernel ended the engine: the container's memory limit was reached"
         elif self._garbled:
             outcome, cause = Outcome.CRASHED, "the engine's process wrote something else than events to their pipe"
         elif self._supervisor.stopped:
             return _stopped(self._phase, exit_code)
         elif exit_code in (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT):
             outcome, cause = Outcome.KILLED, f"the engine was ended from outside by {signal.Signals(-exit_code).name}"
+        elif sign is not None:
+            outcome, cause = memory, f"the engine ended itself ({_words(exit_code)}), having said {sign!r}"
         elif exit_code < 0:
-            outcome, cause = Outcome.CRASHED, f"the engine died of {signal.Signals(-exit_code).name}"
+            outcome, cause = Outcome.CRASHED, f"the engine died of {_words(exit_code)}"
         else:
-            outcome, cause = Outcome.CRASHED, f"the engine ended with code {exit_code} before its work was done"
+            outcome, cause = Outcome.CRASHED, f"the engine ended with {_words(exit_code)} before its work was done"
         return Verdict(
             outcome=outcome, cause=cause, phase=self._phase, judged_by="worker", exit_code=exit_code, evidence=evidence
         )
+
+
+def _words(exit_code: int) -> str:
+    return signal.Signals(-exit_code).name if exit_code < 0 else f"code {exit_code}"
 
 
 def _stopped(phase: str | None = None, exit_code: int | None = None) -> Verdict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import deque
 
@@ -25,7 +26,7 @@ class EngineError(RuntimeError):
 
 
 class EngineLog:
-    """The engine's last lines, in place of its chatter on stderr.
+    """The engine's last lines, in place of its chatter on stderr; errors alone are printed as well.
 
     One for the whole process: the library keeps the callback's address as long as it lives.
     """
@@ -36,6 +37,9 @@ class EngineLog:
         lib.llama_log_set(self._callback, None)
 
     def _take(self, level: int, text: bytes, _data: int | None) -> None:
+        if level == _ERROR:
+            # ggml aborts the process after some errors (a CUDA call that failed): nobody can ask for them any more.
+            os.write(2, text)
         if level != _DEBUG:
             self._lines.append((level, text.decode("utf-8", "replace")))
 

@@ -30,7 +30,7 @@ _DEFAULTS: Mapping[str, Scalar] = {
     "eos_token_id": 2,
     "eos_after_tokens": 0,  # the row's n-th token is eos_token_id; 0: never
     "fail_in": "",  # load, prepare, generate or close
-    "fail_how": "error",  # error, oom, unsupported, abort, kill, exit, hang
+    "fail_how": "error",  # error, oom, oom_abort, unsupported, abort, kill, exit, hang
     "fail_from_batch_size": 1,  # only for batches of at least this size (prepare and generate)
     "fail_after_batches": 0,  # generate fails only after this many good batches
     "chatter_lines": 0,  # lines printed to standard error in every batch
@@ -134,7 +134,9 @@ class NullAdapter:
         if batch_size is not None and batch_size < self._number("fail_from_batch_size"):
             return
         how = str(self._script["fail_how"])
-        if how == "abort":
+        if how == "oom_abort":
+            os.write(2, b"scripted: out of memory\n")
+        if how in ("abort", "oom_abort"):
             os.abort()
         if how == "kill":
             os.kill(os.getpid(), signal.SIGKILL)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from bench_core.contract import layout
-from bench_core.contract.outcome import Outcome, Verdict
+from bench_core.contract.events import TelemetryEvent
+from bench_core.contract.outcome import MemoryEvidence, Outcome, Verdict
 from bench_core.drive.collect import judge, read_verdict, write_record
 from bench_core.drive.launcher import Ended
 
@@ -47,7 +48,7 @@ def test_a_truncated_verdict_is_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("ended", "outcome", "cause"),
     [
-        (_ended(137, oom=True), Outcome.KILLED, "memory limit"),
+        (_ended(137, oom=True), Outcome.OOM_KV, "memory limit"),
         (_ended(137), Outcome.KILLED, "from outside"),
         (_ended(-9), Outcome.KILLED, "from outside"),
         (_ended(139), Outcome.CRASHED, "139"),
@@ -66,6 +67,27 @@ def test_a_box_that_died_is_judged_from_outside(tmp_path: Path, ended: Ended, ou
     assert verdicts[CELLS[1]].judged_by == "driver"
     assert read_verdict(tmp_path, CELLS[1]) == verdicts[CELLS[1]]
     assert (layout.cell_folder(tmp_path, CELLS[1]) / layout.LOG_FILE).is_file()
+
+
+def test_a_box_at_its_memory_limit_tells_what_was_sampled_last(tmp_path: Path) -> None:
+    """The supervisor was ended as well: samples up to the last whole line are what is known of memory at death."""
+    folder = layout.cell_folder(tmp_path, CELLS[0])
+    folder.mkdir(parents=True)
+    lines = [
+        TelemetryEvent(t_s=(1.0, 2.0), rss_bytes=(10, 70), device_used_bytes=(5, 6)),
+        TelemetryEvent(t_s=(3.0, 4.0), rss_bytes=(50, None), device_used_bytes=(9, 8)),
+    ]
+    text = "".join(line.model_dump_json() + "\n" for line in lines)
+    (folder / layout.EVENTS_FILE).write_text(text + '{"type": "telem', encoding="utf-8")
+    verdict = judge(tmp_path, CELLS, _ended(137, oom=True, said="a\nlast words\n"))[CELLS[0]]
+    assert (verdict.outcome, verdict.exit_code) == (Outcome.OOM_KV, 137)
+    assert MemoryEvidence.of(verdict.evidence) == MemoryEvidence(50, 70, 8, 9)
+    assert verdict.evidence["last_line"] == "last words"
+
+
+def test_a_box_at_its_memory_limit_before_any_cell_was_loading(tmp_path: Path) -> None:
+    verdicts = judge(tmp_path, CELLS, _ended(137, oom=True))
+    assert {(v.outcome, v.exit_code) for v in verdicts.values()} == {(Outcome.OOM_LOAD, 137)}
 
 
 def test_a_box_that_never_began_is_the_end_of_all_its_cells(tmp_path: Path) -> None:

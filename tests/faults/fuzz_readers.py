@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,15 @@ from bench_core.contract.artifact import ArtifactRecord
 from bench_core.contract.errors import BadInput
 from bench_core.contract.events import parse_events, parse_stdout
 from bench_core.contract.manifest import Manifest
+from bench_core.contract.max_batch import BatchTrial, MaxBatch, search_largest
 from bench_core.contract.metrics import CellEvents, CellResult, summarise
-from bench_core.contract.outcome import Verdict
+from bench_core.contract.outcome import MemoryEvidence, Outcome, Verdict
 from bench_core.contract.run import RunRecord
 from bench_core.contract.spec import CellSpec
 from bench_core.drive.request import Suite
-from bench_core.report.load import load_run
+from bench_core.report.largest import largest_sheets
+from bench_core.report.load import Unreadable, load_run, read_record
+from bench_core.report.verify_searches import search_differences
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED = ROOT / "results" / "published" / "2026-11-23-cpu-smollm2-b"
@@ -101,6 +104,25 @@ class RunFolder:
 
         return read
 
+    def search_reader(self) -> Callable[[bytes], None]:
+        """Reads a search for the largest batch size, words it and verifies it; none that can be read may be too odd."""
+        path = self.folder / layout.MAX_BATCH_FOLDER / "null.scripted.json"
+        path.parent.mkdir()
+        view = load_run(self.folder)
+
+        def read(data: bytes) -> None:
+            path.write_bytes(data)
+            try:
+                found = read_record(self.folder, path, MaxBatch)
+            except Unreadable as refused:
+                raise BadInput(refused.damage.what) from refused
+            if found is not None:
+                with_it = replace(view, max_batches=(found,))
+                list(largest_sheets(with_it))
+                list(search_differences(self.folder, with_it))
+
+        return read
+
 
 @dataclass(frozen=True)
 class Target:
@@ -131,6 +153,7 @@ def targets(place: Path) -> dict[str, Target]:
         "artifact.json": Target(lambda data: _parsed(ArtifactRecord, data), (artifact.encode(),)),
         "suite.json": Target(lambda data: _parsed(Suite, data), (Suite().to_json().encode(),)),
         "run.json": Target(lambda data: _parsed(RunRecord, data), (record,)),
+        "max-batch": Target(run.search_reader(), (_search().encode(),)),
         "run.json of a folder": Target(run.reader(run.folder / layout.RUN_FILE), (record,)),
     }
     kinds = {layout.SPEC_FILE: CellSpec, layout.RESULT_FILE: CellResult, layout.OUTCOME_FILE: Verdict}
@@ -139,6 +162,20 @@ def targets(place: Path) -> dict[str, Target]:
         found[name] = Target(lambda data, kind=kind: _parsed(kind, data), (content,))  # type: ignore[misc]
         found[f"{name} of a folder"] = Target(run.reader(files[name]), (content,))
     return found
+
+
+def _search() -> str:
+    """A whole search, as its driver writes it."""
+
+    def attempt(size: int) -> BatchTrial:
+        outcome, held = (Outcome.OK if size <= 3 else Outcome.OOM_KV), MemoryEvidence(host_at_death=1 << 30).words
+        return BatchTrial(batch_size=size, number=size, outcome=outcome, cause="no memory", evidence=held)
+
+    found = search_largest(8, attempt)
+    record = MaxBatch(
+        image="null", variant="scripted", conditions={"model": "x"}, limit=8, limited_by="prompts", **dict(found)
+    )
+    return record.to_json()
 
 
 def _parsed(kind: Any, data: bytes) -> None:

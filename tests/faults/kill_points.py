@@ -2,7 +2,7 @@
 
 ``python tests/faults/kill_points.py --points 200`` is the soak (``make soak-kill``); a test takes a few points of it.
 A kill is SIGKILL to the driver alone, as a crash would end it: its worker may live on for a moment, and the next driver
-starts at once.
+starts at once. With ``--launcher docker`` its container goes on measuring until the next driver has cleared it away.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
+
+import docker
 
 from bench_core.contract import layout
 from bench_core.contract.events import BatchEvent, parse_events
@@ -44,6 +47,7 @@ _DRIVER_LIMIT_S = 180.0
 _SURVIVORS_LIMIT_S = 10.0
 
 Table = list[tuple[str, ...]]
+Launcher = Literal["process", "docker"]
 
 
 @dataclass
@@ -70,10 +74,10 @@ def command(root: Path, *arguments: str) -> list[str]:
     return [sys.executable, "-m", "bench_core.drive", *arguments, *folders]
 
 
-def first_call(root: Path) -> list[str]:
-    """Twelve cells, a few milliseconds each."""
+def first_call(root: Path, launcher: Launcher = "process") -> list[str]:
+    """Twelve cells, a few milliseconds each, in one box."""
     script = [f"--option=null.{key}" for key in ("load_s=0", "ttft_s=0.01", "tpot_s=0.001")]
-    asked = ["--images=null", "--device=cpu", "--launcher=process", "--samples=24", "--max-new-tokens=4", *script]
+    asked = ["--images=null", "--device=cpu", f"--launcher={launcher}", "--samples=24", "--max-new-tokens=4", *script]
     # The same batches each time: nothing that depends on how fast the machine was.
     asked += ["--no-harness-check", "--exhaustive", "--max-warmup-batches=1"]
     return command(root, *asked, f"--batch-sizes={','.join(map(str, SIZES))}", f"--run-id={RUN}")
@@ -115,17 +119,19 @@ def _work(folder: Path) -> str:
     return hashlib.sha256(json.dumps(did).encode()).hexdigest()
 
 
-def reference(root: Path) -> tuple[Table, float]:
+def reference(root: Path, launcher: Launcher = "process") -> tuple[Table, float]:
     """The table of a run that nobody interrupts, and how long it took, seconds."""
     started = time.monotonic()
-    driver = start(first_call(root), root / "log")
+    driver = start(first_call(root, launcher), root / "log")
     code = driver.wait(_DRIVER_LIMIT_S)
     if code != 0:
         raise RuntimeError(f"the uninterrupted run ended with {code}: {(root / 'log').read_text()[-2000:]}")
     return table(root / "results" / RUN), time.monotonic() - started
 
 
-def strike(number: int, draw: str, root: Path, expected: Table, whole_s: float) -> Point:
+def strike(
+    number: int, draw: str, root: Path, expected: Table, whole_s: float, launcher: Launcher = "process"
+) -> Point:
     """One run, killed once to three times at moments that follow from ``draw``, and finished."""
     point = Point(number)
     chance = random.Random(draw)  # noqa: S311  # moments, not secrets
@@ -133,7 +139,7 @@ def strike(number: int, draw: str, root: Path, expected: Table, whole_s: float) 
     kept: dict[str, str] = {}
     for attempt in range(MAX_KILLS + 1):
         resumed = (run / layout.RUN_FILE).exists()
-        driver = start(command(root, f"--resume={RUN}") if resumed else first_call(root), root / "log")
+        driver = start(command(root, f"--resume={RUN}") if resumed else first_call(root, launcher), root / "log")
         to_be_killed = attempt == 0 or (attempt < MAX_KILLS and chance.random() < 0.4)
         moment_s = chance.uniform(0.0, 1.05 * whole_s) * (0.7 if resumed else 1.0)
         try:
@@ -156,6 +162,8 @@ def strike(number: int, draw: str, root: Path, expected: Table, whole_s: float) 
         break
     _judge(point, run, kept, expected)
     _survivors(point, root)
+    if launcher == "docker":
+        _containers(point)
     return point
 
 
@@ -198,6 +206,13 @@ def _survivors(point: Point, root: Path) -> None:
         time.sleep(0.05)
 
 
+def _containers(point: Point) -> None:
+    """No container of this run is left: those of killed drivers were cleared by the driver that came after them."""
+    client = docker.from_env(timeout=60)
+    left = client.containers.list(all=True, filters={"label": f"llm-bench.run={RUN}"}, ignore_removed=True)
+    point.faults += [f"left over: container {container.name}" for container in left]
+
+
 def _processes_of(root: Path) -> list[int]:
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
@@ -214,17 +229,17 @@ def _tail(log: Path) -> str:
     return " / ".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-3:])
 
 
-def soak(points: int, seed: int, place: Path) -> list[Point]:
+def soak(points: int, seed: int, place: Path, launcher: Launcher = "process") -> list[Point]:
     """``points`` runs, one after the other; the folder of one without faults is removed."""
     first = place / "reference"
     first.mkdir(parents=True)
-    expected, whole_s = reference(first)
+    expected, whole_s = reference(first, launcher)
     done = []
     for number in range(points):
         root = place / f"point-{number}"
         for draw in range(MAX_DRAWS):
             root.mkdir()
-            point = strike(number, f"{seed}:{number}:{draw}", root, expected, whole_s)
+            point = strike(number, f"{seed}:{number}:{draw}", root, expected, whole_s, launcher)
             if point.faults or point.was_killed:
                 break
             shutil.rmtree(root)  # it had ended before the moment came: no kill, so it is not counted
@@ -244,13 +259,17 @@ def main() -> int:
     parser.add_argument("--points", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--place", type=Path, help="folder for the runs  [default: a temporary one]")
+    parser.add_argument("--launcher", choices=("process", "docker"), default="process")
     given = parser.parse_args()
     place = given.place or Path(tempfile.mkdtemp(prefix="llm-bench-kill-"))
-    done = soak(given.points, given.seed, place)
+    done = soak(given.points, given.seed, place, given.launcher)
     bad = [point for point in done if point.faults]
     struck = Counter(where for point in done for where in point.struck)
-    lines = [f"{len(done) - len(bad)} of {len(done)} runs ended with all {len(CELLS)} cells once and the same table"]
-    lines += [f"  killed {count} times with: {where}" for where, count in sorted(struck.items())]
+    killed = sum(point.was_killed for point in done)
+    kills = sum(count for where, count in struck.items() if where != _MISSED)
+    lines = [f"{killed} of {len(done)} runs were killed, {kills} times in all ({given.launcher} launcher)"]
+    lines += [f"{len(done) - len(bad)} of {len(done)} runs ended with all {len(CELLS)} cells once and the same table"]
+    lines += [f"  {count} times with: {where}" for where, count in sorted(struck.items())]
     lines += [f"  run {point.number}: {fault}" for point in bad for fault in point.faults]
     sys.stdout.write("\n".join(lines) + "\n")
     if not bad and given.place is None:

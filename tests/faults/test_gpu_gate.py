@@ -5,14 +5,20 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pynvml
 import pytest
 
 from bench_core.contract.errors import BadInput
+from bench_core.contract.run import GpuInfo
 from bench_core.drive import gpu_gate, gpus
+from bench_core.drive.execute import Execution
 from bench_core.drive.gpu_gate import GpuGate, Occupancy, Occupant, OnBusy, look
+from bench_core.drive.plan import Plan
+from bench_core.drive.process_launcher import ProcessLauncher
+from bench_core.drive.progress import Display
+from bench_core.drive.request import Request, Suite
 
 UUID = "GPU-1"
 FREE = Occupancy((), 400 << 20, 0)
@@ -108,6 +114,55 @@ def test_memory_that_has_not_come_back_marks_the_next_cells_and_only_those(monke
     gate.leave(UUID, "null.c")
     assert gate.enter(UUID) == ""
     assert asked == [(UUID, FREE.used_bytes)] * 3, "the baseline is that of the beginning, not of what leaked"
+
+
+def test_what_is_no_cell_must_give_memory_back_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A conversion, the measuring of the device, the scripted engine: what they leave is not the cells' baseline."""
+    baselines: list[int | None] = []
+    monkeypatch.setattr(gpu_gate, "memory_came_back", lambda _, baseline: baselines.append(baseline))
+    card = Card(FREE)
+    gate = card.gate("wait")
+    gate.begin(UUID)
+    card.states = [OURS_LEFT]
+    gate.leave(UUID, "the conversion to x")
+    assert gate.enter(UUID) == "1.0 GB of GPU memory had not come back after the conversion to x"
+    assert baselines == [FREE.used_bytes]
+
+
+def test_less_than_at_the_beginning_is_the_new_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody else's memory that was there at first and went is not ours to leave."""
+    baselines: list[int | None] = []
+
+    def came_back(uuid: str, baseline: int | None) -> bool:
+        baselines.append(baseline)
+        return True
+
+    monkeypatch.setattr(gpu_gate, "memory_came_back", came_back)
+    card = Card(BUSY, BUSY, FREE)
+    gate = card.gate("wait")
+    gate.begin(UUID)
+    assert gate.enter(UUID) == ""
+    gate.leave(UUID, "null.a")
+    assert baselines == [FREE.used_bytes]
+
+
+def test_an_execution_settles_every_card_of_a_call() -> None:
+    """What the session calls after boxes that are no cell's reaches the gate of each GPU."""
+    left: list[tuple[str, str]] = []
+
+    class Gate:
+        def begin(self, uuid: str) -> None:
+            left.append((uuid, "begin"))
+
+        def leave(self, uuid: str, what: str) -> None:
+            left.append((uuid, what))
+
+    cards = [GpuInfo(uuid=f"GPU-{n}", name="N", memory_bytes=1 << 30, driver_version="1") for n in (1, 2)]
+    request, nothing = Request(suite=Suite()), Plan("cuda", ())
+    execution = Execution(request, nothing, ProcessLauncher(), cards, Display(), gate=cast(GpuGate, Gate()))
+    execution.settle("the conversion to x")
+    what = ("begin", "the conversion to x")
+    assert left == [(f"GPU-{n}", word) for word in what for n in (1, 2)]
 
 
 @dataclass

@@ -1,0 +1,104 @@
+"""Trials of a search: short cells, each in a box of its own, which are evidence of the search and no cells of the run.
+
+A box of its own: an engine that has run out of memory may be left broken, and what an allocator keeps of one trial
+would decide the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench_core.contract import layout
+from bench_core.contract.manifest import DeviceKind
+from bench_core.contract.metrics import CellMetrics, CellResult
+from bench_core.contract.outcome import Outcome, Verdict
+from bench_core.contract.run import GpuInfo
+from bench_core.drive.execute import Execution, Prepared
+from bench_core.drive.gpu_gate import GpuGate
+from bench_core.drive.launcher import Launcher
+from bench_core.drive.locks import Locks
+from bench_core.drive.plan import Job, Plan
+from bench_core.drive.progress import Display
+from bench_core.drive.request import Request
+
+
+@dataclass(frozen=True)
+class Tried:
+    """How a trial's cell ended; ``metrics`` exactly if that was well."""
+
+    verdict: Verdict
+    metrics: CellMetrics | None = None
+
+
+class Trials:
+    """Makes the trials of one search, on one device.
+
+    Attributes:
+        stopped: somebody asked for a stop; the trial in hand then tells nothing.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        short: Mapping[str, object],
+        launcher: Launcher,
+        gpus: list[GpuInfo],
+        display: Display,
+        device: DeviceKind,
+        watch: Callable[[Execution], None],
+        locks: Locks,
+    ) -> None:
+        """``short`` is what makes a trial's cell short: keys of the suite. ``watch`` is told of each trial's execution,
+        so that a signal reaches it; ``locks`` has that of the run."""
+        self._request = request.model_copy(update={"suite": request.suite.model_copy(update=dict(short))})
+        self._launcher = launcher
+        self._gpus = gpus[:1]
+        self._display = display
+        self._device: DeviceKind = device
+        self._watch = watch
+        self._locks = locks
+        suite = request.suite
+        # One for all: memory that a trial has not given back is the mark of the next one.
+        self._gate = GpuGate(suite.on_busy, suite.busy_wait_s, display.note)
+        self.stopped = False
+
+    @property
+    def gpu(self) -> GpuInfo | None:
+        """The card that trials run on; ``None`` on a CPU."""
+        return self._gpus[0] if self._gpus else None
+
+    def run(self, job: Job, prepared: Prepared, folder: Path, run_folder: Path) -> Tried:
+        """Measures the one cell of a job into a new folder below the run's.
+
+        Raises:
+            BadInput: the folder cannot be written, the trial cannot be launched, or the GPU is busy.
+        """
+        cell = job.cell(job.batch_sizes[0])
+        (folder / layout.CELLS_FOLDER).mkdir(parents=True)
+        plan = Plan(self._device, (job,))
+        execution = Execution(
+            self._request, plan, self._launcher, self._gpus, self._display, self._locks, self._gate, run_folder
+        )
+        self._watch(execution)
+        finished = execution.measure(prepared, folder, {})
+        if finished.refusal is not None:  # it stops the execution as well, but nobody asked for that
+            raise finished.refusal
+        self.stopped = self.stopped or execution.stopped
+        verdict = finished.verdicts.get(cell)
+        if verdict is None or self.stopped:
+            verdict = Verdict(outcome=Outcome.KILLED, cause="stopped on request", judged_by="driver")
+        if verdict.outcome is not Outcome.OK:
+            return Tried(verdict)
+        return Tried(verdict, CellResult.read(layout.cell_folder(folder, cell) / layout.RESULT_FILE).metrics)
+
+
+def unused_home(home: Path, name: str) -> Path:
+    """Makes a folder for the trials of a search that no earlier one has used: ``name``, ``name.2``, ``name.3`` …"""
+    number = 1
+    while (home / layout.numbered(name, number)).exists():
+        number += 1
+    folder = home / layout.numbered(name, number)
+    folder.mkdir(parents=True)
+    return folder
