@@ -13,6 +13,7 @@ from pathlib import Path
 import docker
 import docker.errors
 import pytest
+from private_engine import driver, engine, engine_home, fault_repository, shared_material  # noqa: F401  # fixtures
 
 from bench_core.drive import cli
 

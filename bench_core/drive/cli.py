@@ -17,6 +17,7 @@ from bench_core.contract.record import Scalar, describe
 from bench_core.drive.catalogue import Catalogue
 from bench_core.drive.locks import Locks
 from bench_core.drive.plan import image_of
+from bench_core.drive.progress import printable
 from bench_core.drive.request import Request, Suite
 from bench_core.drive.resume import Earlier, find_run
 from bench_core.drive.session import Modes, Session
@@ -329,7 +330,8 @@ def _as_option(problem: str) -> str:
 
 def refuse(error: BadInput) -> NoReturn:
     """Ends the process with one line of cause and one of what to do."""
-    sys.stderr.write(f"error: {error.cause}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
+    hint = f"hint: {printable(error.hint)}\n" if error.hint else ""
+    sys.stderr.write(f"error: {printable(error.cause)}\n{hint}")
     sys.exit(EXIT_BAD_INPUT)
 
 
@@ -343,7 +345,8 @@ def main() -> None:
         refuse(BadInput(error.format_message(), "see --help"))
     except OSError as error:  # a full disk, a folder that has gone; complete cells are whole
         where = f"{error.filename}: " if error.filename else ""
-        sys.stderr.write(f"error: {where}{error.strerror or error}\nhint: mend that, then --resume the run\n")
+        cause = printable(f"{where}{error.strerror or error}")
+        sys.stderr.write(f"error: {cause}\nhint: mend that, then --resume the run\n")
         sys.exit(EXIT_FAILED)
     except (typer.Abort, KeyboardInterrupt):
         sys.exit(EXIT_INTERRUPTED)

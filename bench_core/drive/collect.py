@@ -12,6 +12,7 @@ from bench_core.contract.outcome import EXIT_BAD_INPUT, MemoryEvidence, Outcome,
 from bench_core.contract.record import Record
 from bench_core.drive.launcher import Ended
 from bench_core.prepare.staging import sync_folder, write_file
+from bench_core.report.load import Unreadable, read_record
 
 
 def write_record(path: Path, record: Record) -> None:
@@ -23,10 +24,10 @@ def read_verdict(run_folder: Path, cell: str) -> Verdict | None:
     """A cell's verdict, if it has one that can be read; ``ok`` counts only together with a result."""
     folder = layout.cell_folder(run_folder, cell)
     try:
-        verdict = Verdict.read(folder / layout.OUTCOME_FILE)
-    except BadInput:
+        verdict = read_record(run_folder, folder / layout.OUTCOME_FILE, Verdict)
+    except (Unreadable, OSError):
         return None
-    if verdict.outcome is Outcome.OK and not (folder / layout.RESULT_FILE).is_file():
+    if verdict is None or (verdict.outcome is Outcome.OK and not (folder / layout.RESULT_FILE).is_file()):
         return None
     return verdict
 
@@ -48,8 +49,8 @@ def judge(run_folder: Path, cells: list[str], ended: Ended) -> dict[str, Verdict
         folder = layout.cell_folder(run_folder, cell)
         folder.mkdir(parents=True, exist_ok=True)
         log = folder / layout.LOG_FILE
-        if not log.exists():
-            log.write_text(ended.stderr_tail, encoding="utf-8")
+        if not log.exists():  # renamed into place: a link of that name is replaced, not followed
+            write_file(log, ended.stderr_tail.encode("utf-8", "backslashreplace"))
         write_record(folder / layout.OUTCOME_FILE, verdict)
         verdicts[cell] = verdict
     return verdicts
@@ -58,7 +59,11 @@ def judge(run_folder: Path, cells: list[str], ended: Ended) -> dict[str, Verdict
 def _on_silence(ended: Ended, begun: Path | None) -> Verdict:
     """The verdict on a box that left none; ``begun`` is the folder of the cell in hand."""
     evidence = {"last_line": last_line(ended.stderr_tail), **(_memory_told(begun).words if begun else {})}
-    if ended.exit_code == EXIT_BAD_INPUT:
+    if ended.removed:
+        evidence["removed"] = ", ".join(ended.removed)[:300]
+    if ended.never_ran:  # nothing that the cell did
+        outcome, cause = Outcome.KILLED, stated_cause(ended.stderr_tail)
+    elif ended.exit_code == EXIT_BAD_INPUT:
         outcome, cause = Outcome.BAD_SPEC, stated_cause(ended.stderr_tail)
     elif ended.silent:
         outcome, cause = Outcome.TIMEOUT, "the box said nothing any more, not even its supervisor, and was ended"

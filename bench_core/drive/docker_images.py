@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import docker
@@ -18,6 +19,7 @@ from bench_core.contract.errors import BadInput, MayPass, first_line
 from bench_core.contract.manifest import DeviceKind
 from bench_core.contract.run import ImageInfo
 from bench_core.drive.catalogue import REPOSITORY, Image
+from bench_core.drive.docker_pulse import Pulse, followed, patience_s
 from bench_core.drive.launcher import Target
 from bench_core.drive.recipe import recipe_of
 from bench_core.drive.wheels import package_source
@@ -211,7 +213,8 @@ class ImageBuilder:
         declared = set(_ARGUMENT.findall((REPOSITORY / dockerfile).read_text(encoding="utf-8")))
         with package_source() as packages:
             given = {"FLAVOUR": flavour, **arguments, **packages.build_arguments}
-            output = self._client.api.build(
+            build = partial(
+                self._client.api.build,
                 path=str(REPOSITORY),
                 dockerfile=dockerfile,
                 tag=tag,
@@ -223,7 +226,9 @@ class ImageBuilder:
                 forcerm=True,
                 decode=True,
             )
-            self._watch(tag, output, tell)
+            # A step may say nothing for an hour; an engine that does not answer beside it hangs.
+            with Pulse(self._client.ping, patience_s()) as pulse:
+                self._watch(tag, followed(build, pulse.check), tell)
         built = self._find(tag)
         if built is None:
             raise BadInput(f"{tag} was built but is not there", "is another build of it running?")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
+import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal
 
 import docker
@@ -16,21 +17,24 @@ from docker.types import DeviceRequest, LogConfig, Mount
 
 from bench_core.contract import layout
 from bench_core.contract.errors import BadInput, MayPass, first_line
-from bench_core.contract.host import memory_bytes
 from bench_core.contract.manifest import DeviceKind
 from bench_core.contract.run import ImageInfo
+from bench_core.drive.box import Doors, box_user, limits, require_readable
 from bench_core.drive.catalogue import Image
 from bench_core.drive.docker_images import ImageBuilder, image_tag
+from bench_core.drive.docker_pulse import EngineSilent, Pulse, followed, patience_s
 from bench_core.drive.driver_identity import PREFIX, DriverIdentity, this_driver
 from bench_core.drive.launcher import Ended, Launch, LineTaker, Target
 from bench_core.drive.lines import LineSplitter, Tail
 from bench_core.drive.silence import Silence
 
-_CLIENT_TIMEOUT_S = 24 * 3600  # a build step may be silent for an hour; a stuck daemon is seen at connection
-_MEMORY_SHARE = 0.95  # of the host's: what is left keeps the host answering when an engine asks for everything
-_PIDS = 8192
-_ENGINE_BACK_S = 120.0  # a restart takes seconds; an upgrade of the package a minute
+_CONNECT_S = 10.0
 _KILLED = 137
+_NOT_STARTED = 125  # as `docker run` has it
+_IMPATIENT_S = 5.0  # how long the engine may not answer somebody who has asked twice to stop
+_ATTEMPTS = 3  # at making a container, while the engine comes and goes
+_LONGEST_CAUSE = 250
+_SIGNAL_S = 2.0  # to pass on a signal; an engine that hangs may not hold up the next one
 
 
 def connect() -> docker.DockerClient:
@@ -39,9 +43,10 @@ def connect() -> docker.DockerClient:
     Raises:
         BadInput: none answers.
     """
+    call_limit_s = patience_s()
     try:
-        docker.from_env(timeout=10).ping()
-        return docker.from_env(timeout=_CLIENT_TIMEOUT_S)
+        docker.from_env(timeout=min(_CONNECT_S, call_limit_s)).ping()  # type: ignore[arg-type]  # seconds, also in parts
+        return docker.from_env(timeout=call_limit_s)  # type: ignore[arg-type]
     except (docker.errors.DockerException, OSError) as error:
         raise BadInput(
             "no Docker daemon answers here", "start it, or use --launcher process, which needs none"
@@ -55,7 +60,9 @@ class DockerLauncher:
 
     def __init__(self, client: docker.DockerClient) -> None:
         self._client = client
+        self._patience_s = patience_s()
         self._builder = ImageBuilder(client)
+        self._doors = Doors()
         self._running: list[Container] = []
         self._stops = 0
 
@@ -102,42 +109,73 @@ class DockerLauncher:
         return [self._builder.ensure_service("prepare", device, tell)]
 
     def run(self, launch: Launch, on_stdout: LineTaker) -> Ended:
-        """One container's life."""
+        """One container's life, and what it has left.
+
+        Raises:
+            MayPass: the Docker engine has gone, or hangs.
+        """
+        removed: list[str] = []
+        folders = launch.folders
+        for folder in filter(None, (folders.model, folders.data)):
+            require_readable(folder)
+        written = [folders.run] if folders.run is not None else []
+        written += [folders.model] if folders.model_writable else []
+        with contextlib.ExitStack() as doors:
+            for folder in written:
+                doors.enter_context(self._doors.opened(folder.resolve(), removed))
+            ended = self._run(launch, on_stdout)
+        return replace(ended, removed=tuple(removed))
+
+    def _run(self, launch: Launch, on_stdout: LineTaker) -> Ended:
         started = time.monotonic()
-        container = self._create(launch)
+        try:
+            container = self._create(launch)
+        except docker.errors.APIError as error:  # no such image, no such runtime
+            return _never_ran(error, started)
         self._running.append(container)
         tail = Tail()
         stream: Any = None
+        silent = False
+        running = False
         try:
             stream = container.attach(stdout=True, stderr=True, stream=True, logs=True, demux=True)
             container.start()
+            running = True
             if self._stops:  # asked while it was being made, when there was nothing to pass it on to
                 self._signal(container)
             lines = LineSplitter(on_stdout)
             silence = Silence(
                 launch.silence_limit_s, lambda: _kill(container, "SIGTERM"), lambda: _kill(container, "SIGKILL")
             )
-            with silence:
-                for stdout, stderr in stream:
+            with silence, Pulse(self._client.ping, self._patience_s) as pulse:
+                for stdout, stderr in followed(lambda: stream, lambda: self._check(pulse)):
                     silence.heard()
                     if stdout:
                         lines.feed(stdout)
                     if stderr:
                         tail.feed(stderr)
             lines.end()
-            code = int(container.wait()["StatusCode"])
+            code = int(container.wait(timeout=self._patience_s)["StatusCode"])
             container.reload()
             out_of_memory = bool(container.attrs["State"]["OOMKilled"])
         except docker.errors.APIError as error:
-            raise BadInput(f"{launch.labels} could not be started: {error.explanation or error}") from error
+            if not running:
+                return _never_ran(error, started)
+            # It ran, and is not there any more: somebody has removed it.
+            return Ended(_KILLED, False, tail.text(), started, time.monotonic())
+        except EngineSilent as error:
+            silent = True
+            raise self._gone(error) from error
         except OSError as error:  # the connection has broken: requests' errors are OSErrors
             self._await_engine(error)
             return Ended(_KILLED, False, tail.text(), started, time.monotonic(), engine_lost=True)
         finally:
             self._running.remove(container)
-            _let_go(stream)
-            with contextlib.suppress(docker.errors.APIError, OSError):  # what stays is the next driver's to clear
-                container.remove(force=True, v=True)
+            if not silent:
+                _let_go(stream)
+                # What stays is the next driver's to clear.
+                with contextlib.suppress(docker.errors.APIError, OSError):
+                    container.remove(force=True, v=True)
         return Ended(code, out_of_memory, tail.text(), started, time.monotonic(), silence.too_long)
 
     def stop(self) -> None:
@@ -147,7 +185,13 @@ class DockerLauncher:
             self._signal(container)
 
     def _signal(self, container: Container) -> None:
-        _kill(container, "SIGTERM" if self._stops == 1 else "SIGKILL")
+        signal = "SIGTERM" if self._stops == 1 else "SIGKILL"
+        call = threading.Thread(target=_kill, args=(container, signal), name="signal", daemon=True)
+        call.start()
+        call.join(_SIGNAL_S)
+
+    def _check(self, pulse: Pulse) -> None:
+        pulse.check(_IMPATIENT_S if self._stops > 1 else None)
 
     def _await_engine(self, error: OSError) -> None:
         """Waits for a Docker engine that has gone to come back.
@@ -155,35 +199,38 @@ class DockerLauncher:
         Raises:
             MayPass: it does not.
         """
-        deadline = time.monotonic() + _ENGINE_BACK_S
+        deadline = time.monotonic() + self._patience_s
         while time.monotonic() < deadline and not self._stops:
+            time.sleep(1.0)  # first: one that is being shut down still answers for a moment
             with contextlib.suppress(docker.errors.DockerException, OSError):
                 self._client.ping()
                 return
-            time.sleep(1.0)
-        raise MayPass(
-            f"the Docker engine has gone: {first_line(error)}", "start it, then go on with --resume"
-        ) from error
+        raise self._gone(error) from error
+
+    @staticmethod
+    def _gone(error: OSError) -> MayPass:
+        return MayPass(f"the Docker engine has gone: {first_line(error)}", "start it, then go on with --resume")
 
     def _create(self, launch: Launch) -> Container:
         device: DeviceKind = "cuda" if launch.gpu else "cpu"
-        memory = int(memory_bytes() * _MEMORY_SHARE)
+        limit = limits()
+        user, group = box_user()
         options: dict[str, Any] = {
             "image": image_tag(launch.image, launch.target, device),
             "command": [*launch.arguments, *_places(launch)],
             "name": f"llm-bench-{launch.image.name}-{secrets.token_hex(4)}",
             "labels": {f"llm-bench.{key}": value for key, value in launch.labels.items()} | this_driver().labels,
             "mounts": _mounts(launch),
-            "user": f"{os.getuid()}:{os.getgid()}",
+            "user": f"{user}:{group}",
             "network_mode": "none",
             "read_only": True,
             "tmpfs": {"/tmp": "rw,exec,nosuid,nodev,mode=1777,size=50%"},  # noqa: S108  # inside the container
             "cap_drop": ["ALL"],
             "security_opt": ["no-new-privileges"],
-            "pids_limit": _PIDS,
-            "mem_limit": memory,
-            "memswap_limit": memory,
-            "shm_size": min(memory // 4, 16 << 30),
+            "pids_limit": limit.pids,
+            "mem_limit": limit.memory_bytes,
+            "memswap_limit": limit.memory_bytes,
+            "shm_size": limit.shm_bytes,
             "init": True,
             "working_dir": "/tmp",  # noqa: S108
             "log_config": LogConfig(type=LogConfig.types.JSON, config={"max-size": "16m", "max-file": "2"}),
@@ -191,13 +238,17 @@ class DockerLauncher:
         }
         if launch.gpu:
             options["device_requests"] = [DeviceRequest(device_ids=[launch.gpu.uuid], capabilities=[["gpu"]])]
-        try:
-            return self._client.containers.create(**options)
-        except OSError as error:
-            self._await_engine(error)
-            return self._client.containers.create(**{**options, "name": f"{options['name']}-2"})
-        except docker.errors.APIError as error:
-            raise BadInput(f"no container for {launch.image.name}: {error.explanation or error}") from error
+        name = options["name"]
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                return self._client.containers.create(**options)
+            except docker.errors.APIError:  # an OSError too, by way of requests; but the engine has answered
+                raise
+            except OSError as error:  # it may have been made all the same: under another name, then
+                lost = error
+                options["name"] = f"{name}-{attempt + 1}"
+                self._await_engine(error)
+        raise self._gone(lost)
 
 
 def _let_go(stream: Any) -> None:
@@ -210,8 +261,16 @@ def _let_go(stream: Any) -> None:
 
 
 def _kill(container: Container, signal: str) -> None:
-    with contextlib.suppress(docker.errors.APIError):  # it has ended, or has not begun
+    with contextlib.suppress(docker.errors.APIError, OSError):  # it has ended or not begun, or nobody answers
         container.kill(signal)
+
+
+def _never_ran(error: docker.errors.APIError, started_s: float) -> Ended:
+    cause = " ".join(str(error.explanation or error).split())
+    if len(cause) > _LONGEST_CAUSE:  # what went wrong stands last, behind the names of those who passed it on
+        cause = f"{cause[:60]} ... {cause[-_LONGEST_CAUSE + 65 :]}"
+    text = f"error: the container could not be started: {cause}\n"
+    return Ended(_NOT_STARTED, False, text, started_s, time.monotonic(), never_ran=True)
 
 
 def _mounts(launch: Launch) -> list[Mount]:

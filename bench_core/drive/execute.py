@@ -289,9 +289,14 @@ class Execution:
                 silence_limit_s=_SILENCE_SLACK_S + max(s for name, s in self._limits.items() if "cell" not in name),
                 run_lock=self._locks.run_descriptor(self._run or finished.run_folder),
             )
-            ended = self._launcher.run(launch, lambda line: self._line(line, finished))
-            verdicts = judge(finished.run_folder, [job.cell(size) for size in left], ended)
-            again = [cell for cell, verdict in verdicts.items() if verdict.judged_by == "driver" and ended.engine_lost]
+            cells = [job.cell(size) for size in left]
+            ended = self._launcher.run(launch, partial(self._line, cells, finished))
+            if ended.removed:
+                self._display.note(f"{job.title} left what is no file in the run's folder: {', '.join(ended.removed)}")
+            verdicts = judge(finished.run_folder, cells, ended)
+            # An engine that is shut down asks its containers to stop: the worker then says so itself.
+            again = [cell for cell, verdict in verdicts.items() if verdict.outcome is Outcome.KILLED]
+            again = again if ended.engine_lost and not self._stopping else []
             if again and not lost:  # once: what was done of the cell in hand says nothing of it
                 lost = "measured again: the Docker engine went away during the first attempt"
                 for cell in again:
@@ -309,8 +314,11 @@ class Execution:
             if gpu:
                 self._gate.leave(gpu.uuid, job.title)
 
-    def _line(self, line: bytes, finished: Finished) -> None:
+    def _line(self, cells: list[str], finished: Finished, line: bytes) -> None:
+        """News of the cells of one box; an engine may write into its supervisor's pipe, so others' are no news."""
         news = parse_stdout(line)
+        if news is None or news.cell not in cells:
+            return
         if isinstance(news, Progress):
             with self._lock:
                 self._display.progress(news)

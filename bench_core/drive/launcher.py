@@ -56,6 +56,8 @@ class Ended:
         out_of_memory: the kernel ended it at its memory limit.
         stderr_tail: the last of what it said.
         engine_lost: the Docker engine went away while the box ran, and the box with it.
+        never_ran: it could not be made or started; ``stderr_tail`` says why.
+        removed: links, pipes and the like that it left in the run's folder, and that were removed.
         started_s, ended_s: CLOCK_MONOTONIC around create and removal; for the driver's own overhead.
     """
 
@@ -66,6 +68,8 @@ class Ended:
     ended_s: float
     silent: bool = False
     engine_lost: bool = False
+    never_ran: bool = False
+    removed: tuple[str, ...] = ()
 
 
 class Launcher(Protocol):

@@ -110,7 +110,7 @@ class PlainDisplay(Display):
 
     def _write(self, text: str) -> None:
         self._silent_until = time.monotonic() + _PLAIN_INTERVAL_S
-        sys.stderr.write(text + "\n")
+        sys.stderr.write(printable(text) + "\n")
         sys.stderr.flush()
 
 
@@ -139,7 +139,7 @@ class LiveDisplay(Display):
 
     def note(self, text: str) -> None:
         """Above the bar."""
-        self._console.print(text, markup=False)
+        self._console.print(printable(text), markup=False)
         self._bar.reset(self._task, description=_escaped(text), total=None)
 
     def detail(self, text: str) -> None:
@@ -152,12 +152,17 @@ class LiveDisplay(Display):
 
     def ended(self, news: CellEnded, done: int, of: int) -> None:
         """Above the bar."""
-        self._console.print(_verdict_line(news, done, of), markup=False)
+        self._console.print(printable(_verdict_line(news, done, of)), markup=False)
         self._bar.reset(self._task, description="", total=None)
 
 
+def printable(text: str) -> str:
+    """Foreign text for a terminal: lines stay lines, and nothing in it moves the cursor or colours what follows."""
+    return "".join(char if char.isprintable() or char in "\n\t" else "?" for char in text)
+
+
 def _escaped(text: str) -> str:
-    return text.replace("[", "\\[")
+    return printable(text).replace("[", "\\[")
 
 
 def _verdict_line(news: CellEnded, done: int, of: int) -> str:

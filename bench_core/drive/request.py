@@ -138,7 +138,7 @@ class Suite(Record):
         """
         try:
             text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:  # no UTF-8, or a name that no path can have
             raise BadInput(f"suite file {path} cannot be read: {error}") from error
         return strict_yaml.parse_as(cls, text, str(path))
 

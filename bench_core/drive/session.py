@@ -31,7 +31,7 @@ from bench_core.drive.max_batch import BatchSizeSearch
 from bench_core.drive.min_memory import MemorySearch, budget_of
 from bench_core.drive.outlook import Outlook, look_ahead, plan_words
 from bench_core.drive.plan import Job, Plan, cell_job, harness_job, make_plan, method_job, plan_of_cells
-from bench_core.drive.progress import Display, make_display
+from bench_core.drive.progress import Display, make_display, printable
 from bench_core.drive.request import Request
 from bench_core.drive.resume import Earlier
 from bench_core.drive.visit import begin, extended_record, new_record, run_id_now, visit_info
@@ -234,7 +234,7 @@ class Session:
         if self._modes.as_json:
             sys.stdout.write(json.dumps({"type": "note", "text": text}) + "\n")
         else:
-            self._console.print(text, markup=False, soft_wrap=True)
+            self._console.print(printable(text), markup=False, soft_wrap=True)
 
     def _hold(self, run_folder: Path, gpus: list[GpuInfo]) -> None:
         """Keeps other drivers off the run's folder and the GPUs; looks once more whether the name is still free.
@@ -409,7 +409,7 @@ class Session:
             sys.stdout.write(json.dumps(news) + "\n")
         else:
             for line in lines:
-                self._console.print(line, markup=False, soft_wrap=True)
+                self._console.print(printable(line), markup=False, soft_wrap=True)
 
     def _ask(self, plan: Plan, outlook: Outlook) -> None:
         """Asks a person at a terminal before a download; anything else goes ahead."""
@@ -453,7 +453,7 @@ class Session:
                 if self._modes.as_json:
                     sys.stdout.write(json.dumps({**check, "job": title}) + "\n")
                 else:
-                    self._console.print(text, markup=False, soft_wrap=True)
+                    self._console.print(printable(text), markup=False, soft_wrap=True)
         return EXIT_FAILED if failed else EXIT_OK
 
 

@@ -47,7 +47,7 @@ def read_published(path: Path) -> Published:
     """
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # no UTF-8, or a name that no path can have
         raise BadInput(
             f"{path} cannot be read: {error}", "published figures are a YAML file, see docs/study.yaml"
         ) from error

@@ -30,6 +30,7 @@ from bench_core.worker.limits import Limits, Watchdog
 from bench_core.worker.log import EngineLog, last_line
 from bench_core.worker.measure import progress_total
 from bench_core.worker.nvml import GpuReader
+from bench_core.worker.reaper import Reaper
 from bench_core.worker.request import MeasureRequest
 from bench_core.worker.sampler import Sampler
 from bench_core.worker.scoring import not_scored
@@ -55,6 +56,7 @@ class EngineHandle:
         )
         for descriptor in (control_read, events_write, log_write):
             os.close(descriptor)
+        self._reaper = Reaper(self.process.pid)
         self.events = os.fdopen(events_read, "rb")
         self.log = EngineLog(log_read, echo)
         self.oom_kills_before = oom_kills()
@@ -85,6 +87,7 @@ class EngineHandle:
             code = self.process.wait()
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)  # whatever the engine left running in its session
+        self._reaper.join()
         self.log.join()
         self.events.close()
         os.close(self._control)

@@ -20,6 +20,7 @@ from bench_core.contract import layout
 from bench_core.contract.metrics import CellResult
 from bench_core.contract.outcome import Verdict
 from bench_core.contract.run import RunRecord
+from bench_core.drive.box import box_user
 from bench_core.report.verify import verify_run
 
 pytestmark = pytest.mark.docker
@@ -66,7 +67,8 @@ def test_measuring_containers_are_hardened(run: Run, docker_client: docker.Docke
     assert host["Memory"] > 0
     assert host["MemorySwap"] == host["Memory"]
     assert host["Init"] is True
-    assert config["User"] == f"{os.getuid()}:{os.getgid()}"
+    assert config["User"] == "{}:{}".format(*box_user())
+    assert not config["User"].startswith("0:")
     writable = [mount["Destination"] for mount in container["Mounts"] if mount["RW"]]
     assert writable == ["/results/mine"]
     assert not any("docker.sock" in mount["Source"] for mount in container["Mounts"])

@@ -34,6 +34,7 @@ class Engine:
         self.built: list[dict[str, Any]] = []
         self.images = SimpleNamespace(get=self._get)
         self.api = SimpleNamespace(build=self._build)
+        self.ping = lambda: True
 
     def _get(self, tag: str) -> SimpleNamespace:
         if tag not in self.known:

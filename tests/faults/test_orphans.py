@@ -45,7 +45,7 @@ class FakeContainer:
     def kill(self, signal: str) -> None:
         self.signals.append(signal)
 
-    def wait(self) -> dict[str, int]:
+    def wait(self, timeout: float | None = None) -> dict[str, int]:
         return {"StatusCode": 18}
 
     def reload(self) -> None:
@@ -65,6 +65,9 @@ class FakeClient:
         assert all
         assert ignore_removed
         return [container for container in self.there if filters["label"] in container.labels]
+
+    def ping(self) -> bool:
+        return True
 
     def create(self, **options: Any) -> FakeContainer:
         self.made = options

@@ -16,7 +16,6 @@ from bench_core.contract import layout
 from bench_core.contract.errors import BadInput, MayPass
 from bench_core.contract.outcome import MARKED, Outcome, Verdict
 from bench_core.contract.run import RunRecord
-from bench_core.drive import docker_launcher
 from bench_core.drive.catalogue import Catalogue
 from bench_core.drive.docker_images import ImageBuilder
 from bench_core.drive.docker_launcher import DockerLauncher
@@ -166,7 +165,7 @@ def test_an_engine_that_comes_back_has_lost_the_box_and_the_box_is_cleared(launc
 
 
 def test_an_engine_that_stays_away_ends_the_run_with_a_hint(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(docker_launcher, "_ENGINE_BACK_S", 0.05)
+    monkeypatch.setenv("BENCH_DOCKER_PATIENCE_S", "1")
     with pytest.raises(MayPass, match="the Docker engine has gone"):
         DockerLauncher(RestartedClient(back_after=10**9)).run(launch, lambda _line: None)  # type: ignore[arg-type]
 
