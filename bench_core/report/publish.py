@@ -13,10 +13,11 @@ from bench_core.contract.errors import BadInput
 from bench_core.report.differences import Difference
 from bench_core.report.load import RunView, check_inside, load_run, log_path
 from bench_core.report.verify import verify_run
-from bench_core.report.verify_cells import raw_files
+from bench_core.report.verify_cells import RAW_FOLDERS, raw_files
 from bench_core.report.write import write_report
 
 _RECORDS = (layout.SPEC_FILE, layout.OUTCOME_FILE, layout.RESULT_FILE)
+_PRIVATE = (layout.SUITE_FILE, layout.LOG_FILE)
 
 
 class NotVerified(Exception):
@@ -73,7 +74,7 @@ def publish(run_folder: Path, target: Path, *, prompts: bool = True) -> list[Pat
 
 
 def _copy(run_folder: Path, view: RunView, target: Path, prompts: bool) -> None:
-    names = [layout.RUN_FILE, *([layout.WORKLOAD_FILE] if prompts else [])]
+    names = [layout.RUN_FILE, layout.BESIDE_FILE, *([layout.WORKLOAD_FILE] if prompts else [])]
     for name in names:
         if (run_folder / name).exists():
             check_inside(run_folder, run_folder / name)
@@ -90,8 +91,24 @@ def _copy(run_folder: Path, view: RunView, target: Path, prompts: bool) -> None:
         if log is not None:
             check_inside(run_folder, log)
             _pack(log, folder / layout.COMPRESSED_EVENTS_FILE)
+    for name in RAW_FOLDERS:
+        _copy_records(run_folder, run_folder / name, target)
     lines = [f"{file_sha256(path)}  {path.relative_to(target).as_posix()}\n" for path in raw_files(target)]
     (target / layout.DIGESTS_FILE).write_text("".join(lines), encoding="utf-8")
+
+
+def _copy_records(run_folder: Path, source: Path, target: Path) -> None:
+    """Records and event logs below a folder of the run, to the same places of the copy."""
+    for path in sorted(source.rglob("*")):
+        if path.is_dir() or path.name in _PRIVATE or path.suffix not in (".json", ".jsonl", ".gz"):
+            continue
+        check_inside(run_folder, path)
+        place = target / path.relative_to(run_folder)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if path.name == layout.EVENTS_FILE:
+            _pack(path, place.with_name(layout.COMPRESSED_EVENTS_FILE))
+        else:
+            shutil.copyfile(path, place)
 
 
 def _pack(log: Path, target: Path) -> None:

@@ -282,8 +282,14 @@ def unplanned_digests(folder: Path, listed: Iterable[str]) -> Iterator[str]:
             yield name
 
 
+# Beside the cells: what the devices could do, and searches with their trials.
+RAW_FOLDERS = (layout.CALIBRATIONS_FOLDER, layout.MIN_MEMORY_FOLDER, layout.MAX_BATCH_FOLDER)
+
+
 def raw_files(folder: Path) -> list[Path]:
-    """What a run was measured as: its record, its prompts, its cells; sorted. Reports are made from these."""
-    roots = [folder / layout.RUN_FILE, folder / layout.WORKLOAD_FILE]
-    cells = sorted(path for path in (folder / layout.CELLS_FOLDER).rglob("*") if path.is_file())
-    return [path for path in roots if path.is_file()] + cells
+    """What a run was measured as: its record, its prompts, its cells and what stands beside them, figures of others;
+    sorted. Reports are made from these."""
+    roots = [folder / name for name in (layout.RUN_FILE, layout.BESIDE_FILE, layout.WORKLOAD_FILE)]
+    homes = [folder / name for name in (layout.CELLS_FOLDER, *RAW_FOLDERS)]
+    below = [path for home in homes for path in sorted(home.rglob("*")) if path.is_file()]
+    return [path for path in roots if path.is_file()] + below

@@ -27,6 +27,7 @@ from bench_core.drive.process_launcher import ProcessLauncher
 from bench_core.drive.progress import Display
 from bench_core.drive.request import Request, Suite
 from bench_core.drive.trials import Trials
+from bench_core.report.publish import publish
 from bench_core.report.verify import verify_run
 
 SEARCH = ("--find-max-batch", "null.scripted")
@@ -82,6 +83,10 @@ def test_it_stands_in_report_and_console_and_is_verified(drive: Drive, tmp_path:
     assert "Largest batch size" in called.out
     assert "null.scripted at batch size 4: does not fit: oom_kv: ScriptedOutOfMemory" in called.err
     assert verify_run(run).differences == ()
+    copy = tmp_path / "published"
+    publish(run, copy)
+    assert "### Trials of the largest batch size" in (copy / layout.REPORT_FILE).read_text(encoding="utf-8")
+    assert not [path for path in copy.rglob("*") if path.name in (layout.LOG_FILE, layout.SUITE_FILE)]
     path = run / layout.MAX_BATCH_FOLDER / "null.scripted.json"
     record = MaxBatch.read(path)
     path.write_text(record.model_copy(update={"largest": 2}).to_json())

@@ -25,8 +25,10 @@ from bench_core.contract.workload import Workload
 from bench_core.report.differences import Difference
 from bench_core.report.publish import NotVerified, publish
 from bench_core.report.verify import verify_run
+from bench_core.report.write import write_report
 
 ROOT = Path(__file__).resolve().parents[2]
+PUBLISHED_WITH_ROOFS = ROOT / "results" / "published" / "2026-11-23-cpu-quality"
 ONE, TWO, FAILED, HARNESS = "null.scripted.b1", "null.scripted.b2", "null.scripted.b4", "null.harness.b1"
 EVENTS, RESULT, OUTCOME, SPEC = layout.EVENTS_FILE, layout.RESULT_FILE, layout.OUTCOME_FILE, layout.SPEC_FILE
 Change = Callable[[Path], None]
@@ -560,6 +562,20 @@ def test_publishing_twice_gives_the_same_bytes(mine: Path, tmp_path: Path) -> No
     ]
     assert trees[0] == trees[1]
     assert trees[0][f"cells/{ONE}/{layout.COMPRESSED_EVENTS_FILE}"][4:8] == bytes(4), "no time of making in it"
+
+
+def test_what_stands_beside_the_cells_is_published_and_its_change_is_found(mine: Path, tmp_path: Path) -> None:
+    """Roofs and figures of others are part of a report; without them a copy's report would be another one."""
+    (mine / layout.CALIBRATIONS_FOLDER).mkdir()
+    roofs = Path(layout.CALIBRATIONS_FOLDER) / "v1.cpu.json"
+    shutil.copyfile(PUBLISHED_WITH_ROOFS / roofs, mine / roofs)
+    shutil.copyfile(ROOT / "docs" / "study.yaml", mine / layout.BESIDE_FILE)
+    write_report(mine)
+    folder = tmp_path / "published"
+    publish(mine, folder)
+    assert (folder / layout.REPORT_FILE).read_bytes() == (mine / layout.REPORT_FILE).read_bytes()
+    edit(folder / roofs, lambda record: record.update(threads=3))
+    assert named(differences(folder), roofs.as_posix(), None, f"sha256 is .*, {layout.DIGESTS_FILE} has")
 
 
 def test_a_published_copy_without_prompts_says_what_cannot_be_checked(mine: Path, tmp_path: Path) -> None:
