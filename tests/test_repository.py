@@ -138,9 +138,8 @@ def test_published_runs_verify(record: Path) -> None:
 def test_tables_in_the_documentation_follow_from_published_runs() -> None:
     """A marked block holds what the run that it names gives now; until a run is published it says so, without one
     number."""
-    found = [
-        block for page in sorted((ROOT / "docs").glob("*.md")) for block in blocks(page.read_text(encoding="utf-8"))
-    ]
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    found = [block for page in pages for block in blocks(page.read_text(encoding="utf-8"))]
     assert found
     for block in found:
         if block.run == "none":
@@ -150,13 +149,17 @@ def test_tables_in_the_documentation_follow_from_published_runs() -> None:
             assert block.body == sheet_of(ROOT / block.run, block.heading) + "\n"
 
 
-def test_the_table_of_the_readme_is_that_of_a_published_run() -> None:
+def test_the_readme_shows_a_published_run_and_its_figures() -> None:
     """Not one number of the README's result was typed by hand."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    block = re.search(r"<!-- result: (\S+) -->\n(.*?)<!-- /result -->", readme, re.DOTALL)
-    assert block is not None
-    report = (ROOT / block[1] / "report.md").read_text(encoding="utf-8")
-    rows = [line for line in block[2].splitlines() if line.startswith("|")]
-    assert len(rows) > 4
-    for row in rows:
-        assert row in report, row
+    found = list(blocks(readme))
+    assert {block.heading for block in found} >= {"Batch size 1", "Beside the study"}
+    (run,) = {block.run for block in found}
+    for figure in ("throughput", "memory"):
+        assert f"({run}/figures/{figure}.svg)" in readme
+        assert (ROOT / run / "figures" / f"{figure}.svg").is_file()
+    report = (ROOT / run / "report.md").read_text(encoding="utf-8")
+    for block in found:
+        rows = [line for line in block.body.splitlines() if line.startswith("|")]
+        assert len(rows) > 4
+        assert all(row in report for row in rows), "what the page shows is not what the run's report says"

@@ -27,12 +27,13 @@ CLOCK_EVENT_REASONS: dict[int, str] = {
     0x200: "board limit",
     0x400: "reliability",
 }
+# Bits that say that clocks were held below what was set: by power, by heat, by the board, by another card of a
+# sync-boost group. Not among them: idle (nothing ran), application and display clocks (a person's or a display's
+# setting, the same for all cells). NVML's reference calls 0x4 and 0x20 reductions of clocks below those requested.
+THROTTLING_BITS = 0x4 | 0x8 | 0x10 | 0x20 | 0x40 | 0x80 | 0x200 | 0x400
 # A card at its own power limit, which is its build (or a person's setting for all cells) and comes with heavy work: on
-# an H100 six methods of seven were there at batch size 64, at clocks up to 4 % below the highest. Told, and no fault.
+# an H100 six methods of seven were there at batch size 64, at clocks up to 4 % below the highest. It marks no cell.
 POWER_CAP_BIT = 0x4
-# Bits that say that clocks were held below that: by heat, the board, another card of a sync-boost group. Not among
-# them: idle (nothing ran), application and display clocks (a person's or a display's setting, the same for all cells).
-THROTTLING_BITS = 0x8 | 0x10 | 0x20 | 0x40 | 0x80 | 0x200 | 0x400
 # A cell is marked where throttling is seen in at least this share of its time: one sample in a long cell is no news.
 MARKED_FROM_SHARE = 0.01
 # The counter and the power reading are averages of the driver over tens of milliseconds up to a second.
@@ -83,13 +84,14 @@ class TelemetrySummary(Record):
 
     @property
     def is_throttled(self) -> bool:
-        """Whether the cell is marked."""
-        return self.throttled is not None and self.throttled >= MARKED_FROM_SHARE
+        """Whether the cell is marked: for more than the card's own power limit."""
+        return any(self.reasons[word] >= MARKED_FROM_SHARE for word in self.throttling)
 
     @property
     def throttling(self) -> tuple[str, ...]:
-        """The reasons that are throttling and were seen, the longest first."""
-        words = {word for bit, word in CLOCK_EVENT_REASONS.items() if bit & THROTTLING_BITS} | {UNKNOWN_REASON}
+        """The reasons that are throttling, beside the card's own power limit, and were seen; the longest first."""
+        bits = THROTTLING_BITS & ~POWER_CAP_BIT
+        words = {word for bit, word in CLOCK_EVENT_REASONS.items() if bit & bits} | {UNKNOWN_REASON}
         return tuple(sorted((w for w, share in self.reasons.items() if w in words and share > 0), key=self._rank))
 
     def _rank(self, word: str) -> tuple[float, str]:
@@ -109,7 +111,7 @@ _KNOWN_BITS = sum(CLOCK_EVENT_REASONS)
 
 
 def is_throttling(mask: int) -> bool:
-    """Whether a bit mask says that clocks were held back by more than the card's power limit."""
+    """Whether a bit mask says that clocks were held back."""
     return bool(mask & (THROTTLING_BITS | ~_KNOWN_BITS))
 
 

@@ -42,16 +42,19 @@ def report(
     without_prompts: Annotated[
         bool, typer.Option("--without-prompts", help="With --publish: leave the prompts' token ids out.")
     ] = False,
+    unfinished: Annotated[
+        bool, typer.Option("--unfinished", help="With --publish: though planned cells have not been reached yet.")
+    ] = False,
 ) -> None:
     """Recompute a run's tables and figures from its raw events."""
     try:
         if publish_to is not None:
             if check or out is not None:
                 raise BadInput("--publish makes a folder of its own", "leave out --check and --out")
-            _publish(run, publish_to, prompts=not without_prompts)
+            _publish(run, publish_to, prompts=not without_prompts, unfinished=unfinished)
             return
-        if without_prompts:
-            raise BadInput("--without-prompts goes with --publish")
+        if without_prompts or unfinished:
+            raise BadInput(f"--{'without-prompts' if without_prompts else 'unfinished'} goes with --publish")
         if check:
             _check(run, out)
             return
@@ -80,9 +83,9 @@ def _check(run: Path, out: Path | None) -> None:
     typer.echo("the report follows from the raw events")
 
 
-def _publish(run: Path, target: Path, *, prompts: bool) -> None:
+def _publish(run: Path, target: Path, *, prompts: bool, unfinished: bool) -> None:
     try:
-        files = publish(run, target, prompts=prompts)
+        files = publish(run, target, prompts=prompts, unfinished=unfinished)
     except NotVerified as error:
         for difference in error.differences:
             typer.echo(f"differs: {difference.line}", err=True)

@@ -13,7 +13,7 @@ from bench_core.contract.errors import BadInput, first_line
 from bench_core.contract.run import RunRecord
 from bench_core.report.differences import Difference, of_run, present
 from bench_core.report.load import RunView, Unreadable, check_inside, check_plan, load_run
-from bench_core.report.verify_cells import CellChecks, plan_differences, raw_files, unplanned_digests
+from bench_core.report.verify_cells import CellChecks, plan_differences, raw_files, unplanned_digests, unreached
 from bench_core.report.verify_report import report_differences
 from bench_core.report.verify_searches import search_differences
 
@@ -63,6 +63,8 @@ def verify_run(folder: Path, *, published: bool = True) -> Verification:
     notes = [f"{what} ({count} x)" for what, count in checks.not_checked.items()]
     if view.workload is None and view.workload_damage is None:
         notes.append("ids given to the engines: the run does not keep its prompts; cells were compared with each other")
+    if present(folder / layout.DIGESTS_FILE) and (count := unreached(folder, view)):
+        notes.append(f"planned cells that were not reached when this was published ({count} x)")
     if not record.visits:
         notes.append(f"visits: {layout.RUN_FILE} is of before they were recorded")
     if published:

@@ -237,19 +237,32 @@ def _gives_a_result(run_folder: Path, folder: Path, cell: str) -> bool:
     return True
 
 
+NEVER_REACHED = "is planned and has no folder: never reached, or taken away"
+
+
 def plan_differences(folder: Path, view: RunView) -> Iterator[Difference]:
-    """The plan against the folders, and the run's record against its visits."""
+    """The plan against the folders, and the run's record against its visits.
+
+    A run may be published before all of it is measured: then its list of digests tells what was there, and
+    :func:`unreached` the cells that were not.
+    """
     record = view.record
     planned = {row.planned.cell for row in (*view.rows, *view.harness)}
     cells = folder / layout.CELLS_FOLDER
     there = {path.name for path in cells.iterdir()} if cells.is_dir() else set()
     for name in sorted(there - planned):
         yield Difference(f"{layout.CELLS_FOLDER}/{name}", name, "is not in the plan")
+    listed = present(folder / layout.DIGESTS_FILE)
     for name in sorted(planned - there):
-        yield Difference(
-            f"{layout.CELLS_FOLDER}/{name}", name, "is planned and has no folder: never reached, or taken away"
-        )
+        if not listed:  # else a file of it that was taken away is missed there
+            yield Difference(f"{layout.CELLS_FOLDER}/{name}", name, NEVER_REACHED)
     yield from _visits(record)
+
+
+def unreached(folder: Path, view: RunView) -> int:
+    """Planned cells without a folder."""
+    rows = (*view.rows, *view.harness)
+    return sum(not present(layout.cell_folder(folder, row.planned.cell)) for row in rows)
 
 
 def _visits(record: RunRecord) -> Iterator[Difference]:

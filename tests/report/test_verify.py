@@ -586,6 +586,22 @@ def test_a_published_copy_without_prompts_says_what_cannot_be_checked(mine: Path
     assert any(line.startswith("ids given to the engines") for line in done.not_checked)
 
 
+def test_a_run_is_published_unfinished_only_if_asked_and_says_so(mine: Path, tmp_path: Path) -> None:
+    """What was never reached is told from what was taken away afterwards."""
+    shutil.rmtree(layout.cell_folder(mine, ONE))
+    with pytest.raises(NotVerified) as refused:
+        publish(mine, tmp_path / "whole")
+    assert [d.cell for d in refused.value.differences] == [ONE]
+    folder = tmp_path / "part"
+    publish(mine, folder, unfinished=True)
+    done = verify_run(folder)
+    assert done.differences == ()
+    assert any(line.startswith("planned cells that were not reached") for line in done.not_checked)
+    assert "not run" in (folder / layout.REPORT_FILE).read_text(encoding="utf-8")
+    shutil.rmtree(layout.cell_folder(folder, TWO))
+    assert any(d.cell == TWO and "is missing" in d.what for d in verify_run(folder).differences)
+
+
 def test_a_change_of_a_published_copy_is_found_by_its_digests(mine: Path, tmp_path: Path) -> None:
     """Even one that is made alike at every place that says it, such as an image's id."""
     folder = tmp_path / "published"
