@@ -17,8 +17,8 @@ from bench_core.contract.outcome import Outcome
 from bench_core.contract.record import Record, describe
 from bench_core.contract.stopping import StoppingRule, StopReason, WarmupEnd, WarmupRule
 
-BatchPhase = Literal["warmup", "measure", "latency", "direct"]
-Phase = Literal["start", "load", "prepare", "warmup", "measure", "latency", "direct", "score", "close"]
+BatchPhase = Literal["warmup", "measure", "latency", "paired", "direct"]
+Phase = Literal["start", "load", "prepare", "warmup", "measure", "latency", "paired", "direct", "score", "close"]
 
 
 class StartEvent(Record):

@@ -117,6 +117,8 @@ class Parity(Record):
         batches: pairs.
         output_throughput_tok_s, direct_output_throughput_tok_s: over the batches of the pairs.
         ratio: suite / direct; 1 where the suite costs nothing.
+        median_ratio: of the pairs' own; one batch that the host held up moves it less. Absent in logs of before the
+            two of a pair were run one right after the other; there the suite's is the measured batch.
         rows_with_equal_tokens: prompts of the pairs that got the same ids from both, of ``rows``.
     """
 
@@ -126,6 +128,7 @@ class Parity(Record):
     output_throughput_tok_s: float
     direct_output_throughput_tok_s: float
     ratio: float
+    median_ratio: float | None = None
 
 
 class PhaseRates(Record):
@@ -334,7 +337,7 @@ def _metrics(events: CellEvents, measured: list[BatchEvent]) -> CellMetrics:
         reserved_bytes=pool.get("reserved_bytes"),
         used_bytes=pool.get("used_bytes"),
         device_energy_joules=_energy_joules(events, measured),
-        parity=_parity(events.batches["direct"], measured),
+        parity=_parity(events.batches["direct"], events.batches["paired"], measured),
         likelihood=likelihood(events.score) if events.score else None,
         decode=decode_steps(stamped),
         prompts=prompt_reading(stamped),
@@ -366,22 +369,20 @@ def _rectangle_tokens(batch: BatchEvent) -> int:
     return len(batch.prompts) * (max(batch.prompt_tokens) + max(batch.output_tokens))
 
 
-def _parity(direct: list[BatchEvent], measured: list[BatchEvent]) -> Parity | None:
+def _parity(direct: list[BatchEvent], paired: list[BatchEvent], measured: list[BatchEvent]) -> Parity | None:
     """
     Raises:
-        BadInput: a batch was given to the engine directly that was never measured.
+        BadInput: a batch was given to the engine directly that was not measured, or whose pair is another one.
     """
     if not direct:
         return None
     of_prompts = {batch.prompts_digest: batch for batch in measured}
-    try:
-        pairs = [(of_prompts[batch.prompts_digest], batch) for batch in direct]
-    except KeyError as error:
-        raise BadInput("a batch was given to the engine directly that was not measured") from error
-    rates = [
-        sum(sum(batch.output_tokens) for batch in side) / math.fsum(batch.latency_s for batch in side)
-        for side in zip(*pairs, strict=True)
-    ]
+    if any(batch.prompts_digest not in of_prompts for batch in direct):
+        raise BadInput("a batch was given to the engine directly that was not measured")
+    if paired and [batch.prompts_digest for batch in paired] != [batch.prompts_digest for batch in direct]:
+        raise BadInput("a batch was given to the engine directly whose pair is another one")
+    pairs = list(zip(paired or [of_prompts[batch.prompts_digest] for batch in direct], direct, strict=True))
+    rates = [_throughput(side) for side in zip(*pairs, strict=True)]
     return Parity(
         batches=len(pairs),
         rows=sum(len(batch.outputs) for _, batch in pairs),
@@ -391,7 +392,12 @@ def _parity(direct: list[BatchEvent], measured: list[BatchEvent]) -> Parity | No
         output_throughput_tok_s=rates[0],
         direct_output_throughput_tok_s=rates[1],
         ratio=rates[0] / rates[1],
+        median_ratio=statistics.median(_throughput([a]) / _throughput([b]) for a, b in pairs) if paired else None,
     )
+
+
+def _throughput(batches: Sequence[BatchEvent]) -> float:
+    return sum(sum(batch.output_tokens) for batch in batches) / math.fsum(batch.latency_s for batch in batches)
 
 
 def row_ttft_s(batch: BatchEvent) -> list[float]:

@@ -430,20 +430,24 @@ def _memory(view: RunView) -> Sheet:
 
 def _parity(view: RunView) -> Iterable[Sheet]:
     """The suite beside the engine called directly, where that was asked for."""
+    found = [(row, result.metrics.parity) for row, result in _measured(view)]
+    medians = any(parity is not None and parity.median_ratio is not None for _, parity in found)
     rows = []
-    for row, result in _measured(view):
-        parity = result.metrics.parity
-        if parity is not None:
-            rows.append(
-                (
-                    *_key(row),
-                    Entry(rate(parity.output_throughput_tok_s), parity.output_throughput_tok_s),
-                    Entry(rate(parity.direct_output_throughput_tok_s), parity.direct_output_throughput_tok_s),
-                    Entry(f"{parity.ratio:.3f}", parity.ratio),
-                    Entry(str(parity.batches), parity.batches),
-                    Entry(f"{parity.rows_with_equal_tokens} of {parity.rows}", parity.rows_with_equal_tokens),
-                )
+    for row, parity in found:
+        if parity is None:
+            continue
+        median = parity.median_ratio
+        rows.append(
+            (
+                *_key(row),
+                Entry(rate(parity.output_throughput_tok_s), parity.output_throughput_tok_s),
+                Entry(rate(parity.direct_output_throughput_tok_s), parity.direct_output_throughput_tok_s),
+                Entry(f"{parity.ratio:.3f}", parity.ratio),
+                *((Entry(ABSENT if median is None else f"{median:.3f}", median),) if medians else ()),
+                Entry(str(parity.batches), parity.batches),
+                Entry(f"{parity.rows_with_equal_tokens} of {parity.rows}", parity.rows_with_equal_tokens),
             )
+        )
     if not rows:
         return
     columns = (
@@ -452,14 +456,20 @@ def _parity(view: RunView) -> Iterable[Sheet]:
         ("Suite (token/s)", True),
         ("Direct (token/s)", True),
         ("Suite / direct", True),
+        *((("Median of pairs", True),) if medians else ()),
         ("Batches", True),
         ("Rows with equal tokens", True),
     )
-    notes = (
+    notes = [
         "Direct: the last measured batches given once more to the same loaded engine in the way of its own "
-        "documentation, without the suite's code in between, right after the measurement. 1: the suite costs nothing.",
-    )
-    yield Sheet("Parity", columns, tuple(rows), notes)
+        "documentation, without the suite's code in between, right after the measurement. 1: the suite costs nothing."
+    ]
+    if medians:
+        notes.append(
+            "Suite: each of these batches by the suite once more, right beside the direct one and in turns before and "
+            "after it, so that a host that is quicker now than then is so for both; without a median, the measured batch."
+        )
+    yield Sheet("Parity", columns, tuple(rows), tuple(notes))
 
 
 def _engines(view: RunView) -> Sheet:

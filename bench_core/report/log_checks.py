@@ -17,6 +17,7 @@ from bench_core.contract.outcome import Outcome
 SLACK_S = 1e-6
 ENGINE_STAMP_SLACK_S = 0.01
 _ORDER = ("start", "load", "prepare", "warmup", "measure", "latency", "direct", "close")
+_BESIDE = {"paired": "direct"}  # in turns
 
 
 @dataclass
@@ -87,6 +88,7 @@ class _Reader:
             self._found.append("the log ends well, without a measured batch")
 
     def _stands(self, number: int, phase: str) -> None:
+        phase = _BESIDE.get(phase, phase)
         if phase not in _ORDER:
             return
         stage = _ORDER.index(phase)

@@ -68,8 +68,7 @@ class CellRun:
         if self._spec.token_times == "separate":
             self._run_phase("latency", batches[: protocol.latency_batches], True)
         if self._direct is not None and protocol.direct_batches:
-            # Beside the measured batches that were last, so that little time lies between the two of a pair.
-            self._run_phase("direct", measured[-protocol.direct_batches :], False)
+            self._run_pairs(measured[-protocol.direct_batches :], live)
         if isinstance(self._adapter, ReportsMemory):
             self._send(EngineEvent(t_s=seconds(self._clock()), memory=dict(self._adapter.memory())))
 
@@ -119,6 +118,15 @@ class CellRun:
         for index, rows in enumerate(batches):
             self._next(phase, index, rows, wanted)
 
+    def _run_pairs(self, batches: Sequence[range], wanted: bool) -> None:
+        """Each batch once more by the suite and once by the engine directly, one right after the other and in turns the
+        first: a host that is quicker now than then is so for both."""
+        sides: tuple[BatchPhase, BatchPhase] = ("paired", "direct")
+        for index, rows in enumerate(batches):
+            for phase in sides if index % 2 == 0 else reversed(sides):
+                self.phase = phase
+                self._next(phase, index, rows, wanted and phase == "paired")
+
     def _batch(self, phase: BatchPhase, index: int, rows: range, wanted: bool) -> BatchEvent:
         prompts = [list(self._workload.prompts[row]) for row in rows]
         check_prompts(prompts, self._spec.batch_size, self._longest, self._spec.model.vocab_size)
@@ -159,4 +167,4 @@ def progress_total(spec: CellSpec, workload: Workload) -> int:
     """Batches of all phases that a cell will run: at most, where rules decide; a warm-up by its floor."""
     measured = len(planned_batches(spec, workload))
     latency = min(measured, spec.protocol.latency_batches) if spec.token_times == "separate" else 0
-    return spec.protocol.warmup_batches + measured + latency + min(measured, spec.protocol.direct_batches)
+    return spec.protocol.warmup_batches + measured + latency + 2 * min(measured, spec.protocol.direct_batches)

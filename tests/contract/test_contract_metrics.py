@@ -378,6 +378,37 @@ def test_parity_compares_the_same_batches_and_nothing_else_changes() -> None:
     assert with_direct.model_copy(update=changed) == without
 
 
+def test_parity_takes_the_suite_s_batch_right_beside_the_direct_one_where_there_is_one() -> None:
+    """Beside the engine's own 3 s, 2 s and 3 s the suite takes 3 s, 8 s (the host was held up) and 3 s."""
+    first, second = (b.model_copy(update={"prompts_digest": n}) for b, n in ((FIRST, "first"), (SECOND, "second")))
+    began = (START, LOAD, PREPARE, WARM, first, second)
+
+    def given(phase: str, index: int, at_s: float, latency_s: float, name: str) -> BatchEvent:
+        return batch("direct", index, at_s, latency_s, (2, 2)).model_copy(
+            update={"phase": phase, "prompts_digest": name}
+        )
+
+    pairs = (
+        given("paired", 0, 20.0, 3.0, "first"),
+        given("direct", 0, 24.0, 3.0, "first"),
+        given("direct", 1, 28.0, 2.0, "second"),
+        given("paired", 1, 31.0, 8.0, "second"),
+        given("paired", 2, 40.0, 3.0, "first"),
+        given("direct", 2, 44.0, 3.0, "first"),
+    )
+    end = END.model_copy(update={"t_s": 60.0})
+    metrics = summarise("c", filed((*began, *pairs, end))).metrics
+    assert metrics.parity is not None
+    assert metrics.parity.batches == 3
+    assert metrics.parity.output_throughput_tok_s == pytest.approx(12 / 14)
+    assert metrics.parity.ratio == pytest.approx(8 / 14)
+    assert metrics.parity.median_ratio == pytest.approx(1.0), "one batch that was held up does not decide"
+    assert metrics.batches == 2, "they are not measured ones"
+    other = filed((*began, pairs[0], given("direct", 0, 24.0, 3.0, "second"), end))
+    with pytest.raises(BadInput, match="whose pair is another one"):
+        summarise("c", other)
+
+
 def test_a_direct_batch_that_was_never_measured_is_damage() -> None:
     stray = batch("direct", 0, 18.0, 1.0, (2, 2)).model_copy(update={"prompts_digest": "stray"})
     with pytest.raises(BadInput, match="was not measured"):

@@ -334,7 +334,12 @@ def test_the_engine_called_directly_gets_the_last_measured_batches_and_the_same_
     assert batches[0].outputs == ((40, 41, 99), (40, 41, 99))
     assert [engine for engine, _, _ in given] == [adapter, adapter]
     assert given[0][1] == [list(WORKLOAD.prompts[2]), list(WORKLOAD.prompts[3])]
-    assert progress_total(spec, WORKLOAD) == 1 + 3 + 2
+    order = [(b.phase, b.index) for b in sent.events if isinstance(b, BatchEvent) and b.phase in ("paired", "direct")]
+    assert order == [("paired", 0), ("direct", 0), ("direct", 1), ("paired", 1)], "in turns the first"
+    paired = sent.batches("paired")
+    assert [batch.prompts_digest for batch in paired] == [batch.prompts_digest for batch in batches]
+    assert all(batch.arrivals is not None for batch in paired), "with all that the suite does in a measured batch"
+    assert progress_total(spec, WORKLOAD) == 1 + 3 + 2 * 2
 
 
 def test_a_direct_call_that_does_less_work_fails_the_cell() -> None:
