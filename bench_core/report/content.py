@@ -467,7 +467,8 @@ def _parity(view: RunView) -> Iterable[Sheet]:
     if medians:
         notes.append(
             "Suite: each of these batches by the suite once more, right beside the direct one and in turns before and "
-            "after it, so that a host that is quicker now than then is so for both; without a median, the measured batch."
+            "after it, so that a host that is quicker now than then is so for both; without a median, the batch as it "
+            "was measured."
         )
     yield Sheet("Parity", columns, tuple(rows), tuple(notes))
 
