@@ -63,6 +63,11 @@ class ExLlamaV2Adapter:
         """The loaded model and the prepared cache."""
         return self._model, self._cache
 
+    @staticmethod
+    def attention(ids: Any, cache: Any, mask: Any, offsets: Any) -> Any:
+        """``attn_params`` of the engine's ``forward`` for these rows and positions, with the mask that it means."""
+        return _Params(*ids.shape, cache.current_seq_len, mask, offsets)
+
     def load(self, artifact: Path, variant: Variant, device: Device) -> None:  # noqa: ARG002  # cuda is all it knows
         """Reads the folder onto the GPU; the embeddings stay in host memory, as is the engine's default."""
         self._format = str(variant.options.get("format"))
@@ -181,8 +186,7 @@ class ExLlamaV2Adapter:
         return ExLlamaV2Cache(self._model, batch_size=batch_size, max_seq_len=tokens)
 
     def _forward(self, ids: Any, cache: Any, mask: Any, offsets: Any, last_id_only: bool) -> Any:
-        batch_size, tokens = ids.shape
-        params = _Params(batch_size, tokens, cache.current_seq_len, mask, offsets)
+        params = self.attention(ids, cache, mask, offsets)
         return self._model.forward(ids, cache, last_id_only=last_id_only, attn_params=params)
 
     def _make_matrix(self, tensors: dict[str, Any], *arguments: Any, **options: Any) -> Any:
