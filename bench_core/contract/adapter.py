@@ -92,7 +92,8 @@ class Adapter(Protocol):
 
     - ``describe() -> Mapping[str, str]``: after ``prepare``; facts such as the attention kernel really used. The
       roofline reads ``dtype`` (that it multiplies in), ``kv_dtype`` (of the key-value cache, where it is another), and
-      ``weights_bytes`` with ``embedding_bytes`` (as they lie in memory, where that is not as stored).
+      ``weights_bytes`` with ``embedding_bytes`` (as they lie in memory, where that is not as stored); ``cuda_graphs``
+      or ``compiled: yes`` keep it from taking a step for launched kernel by kernel.
     - ``memory() -> Mapping[str, int]``: ``reserved_bytes`` and ``used_bytes`` of an engine with a pool of its own.
     - ``score(token_ids) -> Sequence[float]``: log-probability (nats) of every token but the first, for quality.
     - ``classify(error) -> Outcome | None``: what an exception of this engine means; ``None`` for "as it looks".

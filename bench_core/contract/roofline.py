@@ -187,8 +187,8 @@ class Roofline(Record):
         mbu: step_bytes / (step_s x measured bandwidth). ``mfu``: step_flop / (step_s x measured matrix rate of the
             dtype that the engine computes in). ``prompt_mfu``: the same while prompts are read.
         least_step_s: the longer of step_bytes / bandwidth and step_flop / matrix rate.
-        launching: time of ``LAUNCHES_PER_LAYER`` x layers launches one by one / step_s. Engines that replay graphs
-            launch for less.
+        launching: time of ``LAUNCHES_PER_LAYER`` x layers launches one by one / step_s; ``None`` for an engine that
+            says that it replays graphs or compiles, which launches for less.
         evidence: what the verdict follows from, in a few words.
     """
 
@@ -216,6 +216,12 @@ class _Roofs:
     launch_s: float | None = None
 
 
+def launches_less(facts: Mapping[str, str]) -> bool:
+    """Whether an engine says that its steps are not launched kernel by kernel (facts ``cuda_graphs``, ``compiled``)."""
+    graphs = facts.get("cuda_graphs", "none").lower()
+    return graphs not in ("none", "off", "no", "false") or facts.get("compiled") == "yes"
+
+
 def roofline(
     spec: CellSpec, facts: Mapping[str, str], metrics: CellMetrics, calibration: Calibration | None
 ) -> Roofline | None:
@@ -239,7 +245,7 @@ def roofline(
     reading = metrics.prompts
     prompt_mfu = _used(prompt_flop(model, reading), roofs.matrix, reading.seconds) if real and reading else None
     launching = None
-    if real and spec.device == "cuda" and roofs.launch_s is not None:
+    if real and spec.device == "cuda" and roofs.launch_s is not None and not launches_less(facts):
         launching = LAUNCHES_PER_LAYER * model.layers * roofs.launch_s / steps.step_s
     utilisation = metrics.telemetry.utilisation if metrics.telemetry else None
     bound, evidence = verdict(mbu, mfu, utilisation, launching)

@@ -324,6 +324,14 @@ def test_a_slow_eager_step_is_the_hosts_only_where_launches_or_an_idle_gpu_say_s
     assert placed is not None
     assert placed.bound == "host-bound"
     assert placed.launching == pytest.approx(30 * 12 * 4e-6 / 0.0028)
+    for said in ({"cuda_graphs": "FULL_AND_PIECEWISE"}, {"compiled": "yes"}):  # one launch for many kernels
+        placed = roofline(tiny, {**FP16, **said}, metrics(decode=quick), calibration())
+        assert placed is not None
+        assert (placed.bound, placed.launching) == ("mixed", None)
+    for said in ({"cuda_graphs": "NONE"}, {"compiled": "no"}):
+        placed = roofline(tiny, {**FP16, **said}, metrics(decode=quick), calibration())
+        assert placed is not None
+        assert placed.bound == "host-bound"
     idle = TelemetrySummary(samples=9, longest_gap_s=0.1, gaps=0, utilisation=0.5)
     placed = roofline(tiny, FP16, metrics(decode=slow, telemetry=idle), calibration())
     assert placed is not None
