@@ -171,6 +171,8 @@ class ImageBuilder:
         return self.operating_system(flavour, name) if name in SYSTEMS else tag_of("base", flavour)
 
     def _image_context(self, image: Image, target: Target, flavour: DeviceKind) -> str:
+        if not image.manifest.convert_target:  # one image for both, under one tag
+            target = "measure"
         files = ["bench_core/__init__.py", "bench_core/contract", "bench_core/worker", f"images/{image.name}"]
         parents = [tag_of(image.manifest.base, flavour)]
         if target == "convert":

@@ -10,7 +10,7 @@ import docker.errors
 import pytest
 
 from bench_core.contract.manifest import Manifest
-from bench_core.drive.catalogue import Image
+from bench_core.drive.catalogue import Catalogue, Image
 from bench_core.drive.docker_images import LOCAL_OPERATING_SYSTEM, SYSTEMS, ImageBuilder, tag_of
 
 MANIFEST = """\
@@ -105,3 +105,28 @@ def test_the_local_debian_stands_in_for_debian_alone(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("BENCH_CPU_BASE_IMAGE", "elsewhere/os:1")
     assert images.operating_system("cpu") == "elsewhere/os:1"
     assert images.operating_system("cpu", "python311") == LOCAL_OPERATING_SYSTEM
+
+
+def test_an_image_that_measures_and_converts_is_one_and_built_once() -> None:
+    """Two labels for one tag would have each use of the image rebuild it for the other one, under a new id."""
+    engine = Engine(LOCAL_OPERATING_SYSTEM)
+    image = Catalogue().get("gptqmodel")
+    assert image.manifest.converts
+    assert not image.manifest.convert_target
+    first = builder(engine).ensure(image, "measure", "cpu", lambda _line: None)
+    built = len(engine.built)
+    assert builder(engine).is_current(image, "convert", "cpu")
+    assert builder(engine).ensure(image, "convert", "cpu", lambda _line: None).id == first.id
+    assert builder(engine).is_current(image, "measure", "cpu")
+    assert len(engine.built) == built
+
+
+def test_a_converter_of_its_own_has_a_tag_and_a_label_of_its_own() -> None:
+    engine = Engine(LOCAL_OPERATING_SYSTEM)
+    image = Catalogue().get("ctranslate2")
+    assert image.manifest.convert_target
+    builder(engine).ensure(image, "measure", "cpu", lambda _line: None)
+    assert not builder(engine).is_current(image, "convert", "cpu")
+    builder(engine).ensure(image, "convert", "cpu", lambda _line: None)
+    assert builder(engine).is_current(image, "convert", "cpu")
+    assert builder(engine).is_current(image, "measure", "cpu")
