@@ -89,6 +89,7 @@ class Doors:
     """Folders that boxes write into, opened for them and closed behind the last of them."""
 
     _open: Counter[Path] = field(default_factory=Counter)
+    _persons: dict[Path, frozenset[tuple[int, int]]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @contextmanager
@@ -96,7 +97,7 @@ class Doors:
         """Hands the folder to the box's user, and takes back what it holds when no box is left that writes there.
 
         ``removed`` gets the name of each link, pipe, socket or device found: none of them has a place in a run or
-        among a model's artifacts, and none is followed.
+        among a model's artifacts, and none is followed. A link that stood in a model's folder before is a person's.
 
         Raises:
             BadInput: root may not give the folder away (a file system without owners, or a network's).
@@ -105,13 +106,16 @@ class Doors:
         with self._lock:
             if user != os.getuid():
                 _hand_over(folder, user, group)
+            if not self._open[folder]:
+                self._persons[folder] = _oddities(folder) if _is_model(folder) else frozenset()
             self._open[folder] += 1
         try:
             yield
         finally:
             with self._lock:
                 self._open[folder] -= 1
-                removed += _cleared(folder, take_back=user != os.getuid() and not self._open[folder])
+                take_back = user != os.getuid() and not self._open[folder]
+                removed += _cleared(folder, self._persons[folder], take_back=take_back)
 
 
 def _hand_over(folder: Path, user: int, group: int) -> None:
@@ -119,7 +123,7 @@ def _hand_over(folder: Path, user: int, group: int) -> None:
     calibrations, of a model its artifacts, but not the model that they are made of. Files stay whose they are."""
     try:
         os.chown(folder, user, group, follow_symlinks=False)
-        is_model = (folder / layout.MODEL_FILE).is_file()
+        is_model = _is_model(folder)
         for parent, name, status in _entries(folder):
             of_a_run = name in (layout.CELLS_FOLDER, layout.CALIBRATIONS_FOLDER)
             of_a_model = is_model and name.partition("/")[0] != layout.HF_ARTIFACT
@@ -132,15 +136,31 @@ def _hand_over(folder: Path, user: int, group: int) -> None:
         ) from error
 
 
-def _cleared(folder: Path, *, take_back: bool) -> list[str]:
-    """Removes what is neither file nor folder, strips the rights of set-user-id files, and makes the caller the owner
-    of what the box's user owns. By open folders throughout, so that nothing is followed, whatever moves meanwhile."""
+def _is_model(folder: Path) -> bool:
+    return (folder / layout.MODEL_FILE).is_file()
+
+
+def _oddities(folder: Path) -> frozenset[tuple[int, int]]:
+    """Device and inode of what is neither file nor folder."""
+    return frozenset((status.st_dev, status.st_ino) for _, _, status in _entries(folder) if not _is_plain(status))
+
+
+def _is_plain(status: os.stat_result) -> bool:
+    return stat.S_ISDIR(status.st_mode) or stat.S_ISREG(status.st_mode)
+
+
+def _cleared(folder: Path, persons: frozenset[tuple[int, int]], *, take_back: bool) -> list[str]:
+    """Removes what is neither file nor folder unless it is a person's, strips the rights of set-user-id files, and
+    makes the caller the owner of what the box's user owns. By open folders throughout, so that nothing is followed,
+    whatever moves meanwhile."""
     user, _ = box_user()
     removed = []
     for parent, name, status in _entries(folder):
         base = name.rpartition("/")[2]
         try:
-            if not (stat.S_ISDIR(status.st_mode) or stat.S_ISREG(status.st_mode)):
+            if not _is_plain(status):
+                if (status.st_dev, status.st_ino) in persons:
+                    continue
                 os.unlink(base, dir_fd=parent)
                 removed.append(name)
                 continue

@@ -99,6 +99,23 @@ def test_what_is_neither_file_nor_folder_is_removed_and_not_followed(run: Path, 
     assert not (run / cell / "program").stat().st_mode & (stat.S_ISUID | stat.S_ISGID)
 
 
+def test_a_persons_links_in_a_models_folder_stay(tmp_path: Path) -> None:
+    """Weights on another disk are a person's way to save room; what a converter plants beside them is not."""
+    model, disk = tmp_path / "model", tmp_path / "disk"
+    (disk / "hf").mkdir(parents=True)
+    model.mkdir()
+    (model / layout.MODEL_FILE).write_text("{}")
+    (model / layout.HF_ARTIFACT).symlink_to(disk / "hf")
+    removed: list[str] = []
+    doors = box.Doors()
+    for name in ("planted", "again"):
+        with doors.opened(model, removed):
+            (model / name).symlink_to("/etc/passwd")
+    assert removed == ["planted", "again"]
+    assert (model / layout.HF_ARTIFACT).is_symlink()
+    assert sorted(path.name for path in model.iterdir()) == sorted([layout.HF_ARTIFACT, layout.MODEL_FILE])
+
+
 def test_a_pipe_in_place_of_a_verdict_is_no_verdict_and_no_wait(run: Path) -> None:
     assert read_verdict(run, "null.scripted.b1") is None
 
