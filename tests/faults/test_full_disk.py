@@ -12,25 +12,13 @@ import sys
 from pathlib import Path
 
 from conftest import ROOT, Drive
+from null_run import null_run
 
 from bench_core.contract import layout
 from bench_core.contract.outcome import Outcome, Verdict
 from bench_core.drive.resume import Earlier
 
-FIXED = ("--no-harness-check", "--exhaustive", "--max-warmup-batches", "1")  # batches as the tests count them
-RUN = (
-    "--images",
-    "null",
-    "--device",
-    "cpu",
-    "--launcher",
-    "process",
-    "--samples",
-    "48",
-    "--max-new-tokens",
-    "8",
-    *FIXED,
-)
+RUN = null_run(samples=48, max_new_tokens=8)
 FAST = ("--option", "null.ttft_s=0.001", "--option", "null.tpot_s=0.0005")
 ROOM_BYTES = 12_000  # run.json fits, the log of 48 batches does not
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Drive
+from null_run import null_run
 
 from bench_core.contract import layout
 from bench_core.contract.events import BatchEvent, parse_events
@@ -22,20 +23,7 @@ from bench_core.drive.silence import Silence
 from bench_core.worker import limits
 from bench_core.worker.limits import Limits, Watchdog
 
-FIXED = ("--no-harness-check", "--exhaustive", "--max-warmup-batches", "1")  # batches as the tests count them
-RUN = (
-    "--images",
-    "null",
-    "--device",
-    "cpu",
-    "--launcher",
-    "process",
-    "--samples",
-    "4",
-    "--max-new-tokens",
-    "4",
-    *FIXED,
-)
+RUN = null_run()
 FAST = ("--option", "null.ttft_s=0.001", "--option", "null.tpot_s=0.001", "--run-id", "mine")
 HANG = ("--option", "null.fail_how=hang")
 

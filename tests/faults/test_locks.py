@@ -16,25 +16,13 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, Drive
+from null_run import null_run
 
 from bench_core.contract.errors import BadInput
 from bench_core.drive import locks
 from bench_core.drive.locks import Holder, Locks, alive, system_lock_folder
 
-FIXED = ("--no-harness-check", "--exhaustive", "--max-warmup-batches", "1")  # batches as the tests count them
-RUN = (
-    "--images",
-    "null",
-    "--device",
-    "cpu",
-    "--launcher",
-    "process",
-    "--samples",
-    "4",
-    "--max-new-tokens",
-    "4",
-    *FIXED,
-)
+RUN = null_run()
 HOLD = """
 import sys, time
 from pathlib import Path

@@ -10,6 +10,7 @@ import docker.errors
 import pytest
 import requests.exceptions
 from conftest import Drive
+from null_run import null_run
 from test_orphans import FakeClient
 
 from bench_core.contract import layout
@@ -25,20 +26,7 @@ from bench_core.drive.process_launcher import ProcessLauncher
 from bench_core.drive.retry import Retries
 from bench_core.prepare.hub import hub_errors
 
-FIXED = ("--no-harness-check", "--exhaustive", "--max-warmup-batches", "1")  # batches as the tests count them
-RUN = (
-    "--images",
-    "null",
-    "--device",
-    "cpu",
-    "--launcher",
-    "process",
-    "--samples",
-    "4",
-    "--max-new-tokens",
-    "4",
-    *FIXED,
-)
+RUN = null_run()
 FAST = ("--option", "null.ttft_s=0.001", "--run-id", "mine")
 
 

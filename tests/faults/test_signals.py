@@ -13,25 +13,13 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from null_run import null_run
 
 from bench_core.contract import layout
 from bench_core.contract.outcome import Outcome, Verdict
 from bench_core.report.load import load_run
 
-FIXED = ("--no-harness-check", "--exhaustive", "--max-warmup-batches", "1")  # batches as the tests count them
-RUN = (
-    "--images",
-    "null",
-    "--device",
-    "cpu",
-    "--launcher",
-    "process",
-    "--samples",
-    "8",
-    "--max-new-tokens",
-    "4",
-    *FIXED,
-)
+RUN = null_run(samples=8)
 
 
 def _started(root: Path, *arguments: str) -> subprocess.Popen[str]:
