@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from bench_core.contract import layout
 from bench_core.contract.errors import BadInput
 from bench_core.contract.host import host_info
-from bench_core.contract.manifest import DeviceKind
 from bench_core.contract.max_batch import LARGEST_BATCH, BatchSearch, BatchTrial, MaxBatch, search_largest
-from bench_core.contract.run import GpuInfo
 from bench_core.drive.collect import write_record
-from bench_core.drive.execute import Execution, Prepared
-from bench_core.drive.launcher import Launcher
-from bench_core.drive.locks import Locks
+from bench_core.drive.execute import Prepared
 from bench_core.drive.plan import Job
-from bench_core.drive.progress import Display
-from bench_core.drive.request import Request
-from bench_core.drive.trials import Trials
+from bench_core.drive.trials import Site, Trials
 
 # Measuring ends after the batch in which so many seconds are over: the first. Not by a number of batches: an engine
 # prepares for the longest prompt of all that may come, and a real cell may take the whole workload.
@@ -30,28 +23,15 @@ _ONE_BATCH_S = 1e-6
 class BatchSizeSearch:
     """One search, for one variant on one device."""
 
-    def __init__(
-        self,
-        request: Request,
-        job: Job,
-        launcher: Launcher,
-        gpus: list[GpuInfo],
-        display: Display,
-        device: DeviceKind,
-        watch: Callable[[Execution], None],
-        locks: Locks,
-    ) -> None:
-        """``watch`` is told of each trial's execution, so that a signal reaches it; ``locks`` has that of the run."""
+    def __init__(self, site: Site, job: Job) -> None:
         self._job = job
-        self._suite = request.suite
-        self._launcher = launcher
-        self._display = display
-        self._device: DeviceKind = device
+        self._site = site
+        self._suite = site.request.suite
         short = {
             "warmup_batches": 1, "max_warmup_batches": 1, "max_batches": None, "max_seconds": _ONE_BATCH_S,
             "latency_batches": 1, "direct_batches": 0, "score_texts": 0,
         }  # fmt: skip
-        self._trials = Trials(request, short, launcher, gpus, display, device, watch, locks)
+        self._trials = Trials(site, short)
 
     @property
     def stopped(self) -> bool:
@@ -78,7 +58,7 @@ class BatchSizeSearch:
             trial = self._trial(size, prepared, run_folder, record.home)
             told = {True: "fits", False: "does not fit", None: "tells nothing"}[trial.fits]
             cause = f": {trial.outcome.value}: {trial.cause}".rstrip(": ") if trial.fits is not True else ""
-            self._display.note(f"{self._job.title} at batch size {size}: {told}{cause}")
+            self._site.display.note(f"{self._job.title} at batch size {size}: {told}{cause}")
             record = record.model_copy(update={"trials": (*record.trials, trial)})
             write_record(path, record)
             return trial
@@ -89,7 +69,9 @@ class BatchSizeSearch:
             record = record.model_copy(update={"problem": "stopped on request"})
         write_record(path, record)
         if record.largest is not None and record.trials == kept:
-            self._display.note(f"{self._job.title}: the largest batch size is known already, nothing was tried again")
+            self._site.display.note(
+                f"{self._job.title}: the largest batch size is known already, nothing was tried again"
+            )
         return record
 
     def _begun(self, earlier: MaxBatch | None, prepared: Prepared, home: Path) -> MaxBatch:
@@ -98,7 +80,7 @@ class BatchSizeSearch:
         asked = self._suite.max_batch_limit
         by_request = asked is not None and asked <= prompts
         if asked is not None and not by_request:
-            self._display.note(f"no batch size beyond {prompts} can be tried: the workload has no more prompts")
+            self._site.display.note(f"no batch size beyond {prompts} can be tried: the workload has no more prompts")
         record = MaxBatch(
             image=self._job.image.name,
             variant=self._job.variant,
@@ -114,13 +96,13 @@ class BatchSizeSearch:
 
     def _conditions(self, prepared: Prepared) -> dict[str, str]:
         """What decides which batch size fits; another card of the same model is the same here."""
-        suite, manifest, gpu = self._suite, self._job.image.manifest, self._trials.gpu
+        suite, manifest, gpu = self._suite, self._job.image.manifest, self._site.gpu
         host = host_info()
         memory = f"{host.memory_bytes / 2**30:.0f} GiB"
         card = f"{gpu.name}, {gpu.memory_bytes / 2**30:.0f} GiB" if gpu else "none"
         return {
-            "launcher": self._launcher.name,
-            "device": self._device,
+            "launcher": self._site.launcher.name,
+            "device": self._site.device,
             "gpu": card,
             "host": memory if gpu else f"{memory}, {host.cpu}, {host.cores} cores",
             "threads": str(suite.threads or "all"),
@@ -128,7 +110,7 @@ class BatchSizeSearch:
             "workload": prepared.workload.digest,
             "max_new_tokens": str(suite.max_new_tokens),
             "length": suite.length,
-            "image": self._launcher.recipe(self._job.image, self._device),
+            "image": self._site.launcher.recipe(self._job.image, self._site.device),
             "artifact": suite.artifacts.get(self._job.artifact, ""),
             "options": json.dumps(manifest.variant(self._job.variant, self._job.options).options, sort_keys=True),
         }
@@ -141,7 +123,7 @@ class BatchSizeSearch:
             number += 1
         job = replace(self._job, batch_sizes=(size,))
         tried = self._trials.run(job, prepared, home / layout.trial_folder(number), run_folder)
-        verdict, metrics, gpu = tried.verdict, tried.metrics, self._trials.gpu
+        verdict, metrics, gpu = tried.verdict, tried.metrics, self._site.gpu
         device = metrics.device_memory if metrics else None
         host = metrics.host_memory if metrics else None
         return BatchTrial(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,15 +10,10 @@ from bench_core.contract.errors import BadInput
 from bench_core.contract.manifest import DeviceKind, MemoryBudget
 from bench_core.contract.min_memory import SUSTAINED_SHARE, MinMemory, Trial, search_smallest
 from bench_core.contract.outcome import Outcome
-from bench_core.contract.run import GpuInfo
 from bench_core.drive.collect import write_record
-from bench_core.drive.execute import Execution, Prepared
-from bench_core.drive.launcher import Launcher
-from bench_core.drive.locks import Locks
+from bench_core.drive.execute import Prepared
 from bench_core.drive.plan import Job
-from bench_core.drive.progress import Display
-from bench_core.drive.request import Request
-from bench_core.drive.trials import Trials, unused_home
+from bench_core.drive.trials import Site, Trials, unused_home
 
 
 def budget_of(job: Job, device: DeviceKind) -> MemoryBudget:
@@ -44,24 +38,13 @@ LAUNCHES_OF_A_SLOW_TRIAL = 3
 class MemorySearch:
     """One search, for one cell on one device."""
 
-    def __init__(
-        self,
-        request: Request,
-        job: Job,
-        launcher: Launcher,
-        gpus: list[GpuInfo],
-        display: Display,
-        device: DeviceKind,
-        watch: Callable[[Execution], None],
-        locks: Locks,
-    ) -> None:
-        """``watch`` is told of each trial's execution, so that a signal reaches it; ``locks`` has that of the run."""
+    def __init__(self, site: Site, job: Job) -> None:
         self._job = job
-        self._budget = budget_of(job, device)
-        self._display = display
+        self._site = site
+        self._budget = budget_of(job, site.device)
         # One batch of the full shape after one warm-up: what is asked is whether it fits, not how fast it is.
         short = {"warmup_batches": 1, "max_warmup_batches": 1, "max_batches": 1, "direct_batches": 0, "score_texts": 0}
-        self._trials = Trials(request, short, launcher, gpus, display, device, watch, locks)
+        self._trials = Trials(site, short)
 
     @property
     def stopped(self) -> bool:
@@ -81,7 +64,7 @@ class MemorySearch:
         """
         home = run_folder / layout.MIN_MEMORY_FOLDER
         trials = unused_home(home, self.cell)
-        budget, gpu = self._budget, self._trials.gpu
+        budget, gpu = self._budget, self._site.gpu
         number = 0
 
         def attempt(value: float, reference_tok_s: float | None) -> Trial:
@@ -93,7 +76,7 @@ class MemorySearch:
                 if trial.sustained or trial.outcome is not Outcome.OK:
                     break
             words = "sustained" if trial.sustained else trial.cause or trial.outcome.value
-            self._display.note(f"{self.cell} with {budget.option}={self._option(value)}: {words}")
+            self._site.display.note(f"{self.cell} with {budget.option}={self._option(value)}: {words}")
             return trial
 
         found = search_smallest(budget.min, budget.max, attempt, whole=budget.unit == "bytes")

@@ -274,13 +274,12 @@ def cell_job(cell: str, option: str, suite: Suite, catalogue: Catalogue, device:
     """
     match = _CELL.fullmatch(cell)
     method, size = match.groups() if match else (cell, "")
-    owners = [name for name in catalogue.names if method.startswith(f"{name}.")]
-    if not size or not owners:
+    image = _owner(method, catalogue)
+    if not size or image is None:
         raise BadInput(
             f"{option} {cell!r} is not a cell: IMAGE.VARIANT.bN",
             f"for example null.scripted.b1; images: {', '.join(catalogue.names)}",
         )
-    image = catalogue.get(max(owners, key=len))
     return _job(image, method.removeprefix(f"{image.name}."), (int(size),), suite, device)
 
 
@@ -300,13 +299,19 @@ def image_of(method: str, option: str, catalogue: Catalogue) -> Image:
     Raises:
         BadInput: not such a name.
     """
-    owners = [name for name in catalogue.names if method.startswith(f"{name}.")]
-    if not owners:
+    image = _owner(method, catalogue)
+    if image is None:
         raise BadInput(
             f"{option} {method!r} is no method: IMAGE.VARIANT",
             f"for example null.scripted; images: {', '.join(catalogue.names)}",
         )
-    return catalogue.get(max(owners, key=len))
+    return image
+
+
+def _owner(method: str, catalogue: Catalogue) -> Image | None:
+    """The image with the longest name that ``image.variant`` begins with; ``None`` where there is none."""
+    owners = [name for name in catalogue.names if method.startswith(f"{name}.")]
+    return catalogue.get(max(owners, key=len)) if owners else None
 
 
 def _chosen_variants(words: tuple[str, ...], images: list[Image], catalogue: Catalogue) -> dict[str, tuple[str, ...]]:

@@ -34,6 +34,7 @@ from bench_core.drive.plan import Job, Plan, cell_job, harness_job, make_plan, m
 from bench_core.drive.progress import Display, make_display, printable
 from bench_core.drive.request import Request
 from bench_core.drive.resume import Earlier
+from bench_core.drive.trials import Site
 from bench_core.drive.visit import begin, extended_record, new_record, run_id_now, visit_info
 from bench_core.prepare.given_artifact import prepare_given
 from bench_core.prepare.model import ModelRequest, plan_model, prepare_model
@@ -183,15 +184,15 @@ class Session:
         with make_display(self._modes.as_json) as display:
             execution = Execution(self._request, plan, launcher, gpus, display, self._locks)
             _, prepared = self._make_ready(execution, plan, display)
-            common = (launcher, gpus, display, device, _pass_on_signals, self._locks)
+            site = Site(self._request, launcher, gpus, display, device, _pass_on_signals, self._locks)
             if least is not None:
-                memory = MemorySearch(self._request, least, *common)
+                memory = MemorySearch(site, least)
                 smallest = memory.run(prepared, finished.run_folder).smallest
                 codes.append(_code_of(memory.stopped, found=smallest is not None))
             for job in jobs:
                 if EXIT_INTERRUPTED in codes:
                     break
-                sizes = BatchSizeSearch(self._request, job, *common)
+                sizes = BatchSizeSearch(site, job)
                 largest = sizes.run(prepared, finished.run_folder).largest
                 codes.append(_code_of(sizes.stopped, found=largest is not None))
         return max(codes, default=EXIT_OK)

@@ -6,7 +6,7 @@ would decide the next.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +32,30 @@ class Tried:
     metrics: CellMetrics | None = None
 
 
+@dataclass(frozen=True)
+class Site:
+    """Where searches make their trials.
+
+    Attributes:
+        gpus: the first is used; empty on a CPU.
+        watch: told of each trial's execution, so that a signal reaches it.
+        locks: has that of the run.
+    """
+
+    request: Request
+    launcher: Launcher
+    gpus: Sequence[GpuInfo]
+    display: Display
+    device: DeviceKind
+    watch: Callable[[Execution], None]
+    locks: Locks
+
+    @property
+    def gpu(self) -> GpuInfo | None:
+        """The card that trials run on; ``None`` on a CPU."""
+        return self.gpus[0] if self.gpus else None
+
+
 class Trials:
     """Makes the trials of one search, on one device.
 
@@ -39,35 +63,14 @@ class Trials:
         stopped: somebody asked for a stop; the trial in hand then tells nothing.
     """
 
-    def __init__(
-        self,
-        request: Request,
-        short: Mapping[str, object],
-        launcher: Launcher,
-        gpus: list[GpuInfo],
-        display: Display,
-        device: DeviceKind,
-        watch: Callable[[Execution], None],
-        locks: Locks,
-    ) -> None:
-        """``short`` is what makes a trial's cell short: keys of the suite. ``watch`` is told of each trial's execution,
-        so that a signal reaches it; ``locks`` has that of the run."""
-        self._request = request.model_copy(update={"suite": request.suite.model_copy(update=dict(short))})
-        self._launcher = launcher
-        self._gpus = gpus[:1]
-        self._display = display
-        self._device: DeviceKind = device
-        self._watch = watch
-        self._locks = locks
-        suite = request.suite
+    def __init__(self, site: Site, short: Mapping[str, object]) -> None:
+        """``short`` is what makes a trial's cell short: keys of the suite."""
+        suite = site.request.suite
+        self._site = site
+        self._request = site.request.model_copy(update={"suite": suite.model_copy(update=dict(short))})
         # One for all: memory that a trial has not given back is the mark of the next one.
-        self._gate = GpuGate(suite.on_busy, suite.busy_wait_s, display.note)
+        self._gate = GpuGate(suite.on_busy, suite.busy_wait_s, site.display.note)
         self.stopped = False
-
-    @property
-    def gpu(self) -> GpuInfo | None:
-        """The card that trials run on; ``None`` on a CPU."""
-        return self._gpus[0] if self._gpus else None
 
     def run(self, job: Job, prepared: Prepared, folder: Path, run_folder: Path) -> Tried:
         """Measures the one cell of a job into a new folder below the run's.
@@ -77,11 +80,12 @@ class Trials:
         """
         cell = job.cell(job.batch_sizes[0])
         (folder / layout.CELLS_FOLDER).mkdir(parents=True)
-        plan = Plan(self._device, (job,))
+        site, plan = self._site, Plan(self._site.device, (job,))
+        gpus = [site.gpu] if site.gpu else []
         execution = Execution(
-            self._request, plan, self._launcher, self._gpus, self._display, self._locks, self._gate, run_folder
+            self._request, plan, site.launcher, gpus, site.display, site.locks, self._gate, run_folder
         )
-        self._watch(execution)
+        site.watch(execution)
         finished = execution.measure(prepared, folder, {})
         if finished.refusal is not None:  # it stops the execution as well, but nobody asked for that
             raise finished.refusal

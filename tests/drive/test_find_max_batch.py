@@ -26,7 +26,7 @@ from bench_core.drive.plan import method_job
 from bench_core.drive.process_launcher import ProcessLauncher
 from bench_core.drive.progress import Display
 from bench_core.drive.request import Request, Suite
-from bench_core.drive.trials import Trials
+from bench_core.drive.trials import Site, Trials
 from bench_core.report.publish import publish
 from bench_core.report.verify import verify_run
 
@@ -215,7 +215,8 @@ def test_a_gpu_that_is_busy_ends_a_trial_as_that(tmp_path: Path, monkeypatch: py
     card = GpuInfo(uuid="GPU-1", name="N", memory_bytes=1 << 34, driver_version="1")
     request = Request(suite=Suite(on_busy="refuse", busy_wait_s=0))
     gates: list[object] = []
-    trials = Trials(request, {}, ProcessLauncher(), [card], Display(), "cuda", lambda e: gates.append(e._gate), Locks())
+    site = Site(request, ProcessLauncher(), [card], Display(), "cuda", lambda e: gates.append(e._gate), Locks())
+    trials = Trials(site, {})
     job = method_job("null.scripted", "--find-max-batch", request.suite, Catalogue(), "cuda")
     for number in (1, 2):
         with pytest.raises(BadInput, match=r"GPU-1 is busy: process 4711 \(python\), 12.0 GB"):
