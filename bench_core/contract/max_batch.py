@@ -100,7 +100,11 @@ class MaxBatch(BatchSearch):
 
     def trial_of(self, batch_size: int | None) -> BatchTrial | None:
         """The conclusive trial of a batch size."""
-        return next((t for t in self.trials if t.batch_size == batch_size and t.fits is not None), None)
+        return _conclusive(self.trials, batch_size)
+
+
+def _conclusive(trials: Iterable[BatchTrial], batch_size: int | None) -> BatchTrial | None:
+    return next((t for t in trials if t.batch_size == batch_size and t.fits is not None), None)
 
 
 def search_largest(limit: int, attempt: Callable[[int], BatchTrial], known: Iterable[BatchTrial] = ()) -> BatchSearch:
@@ -117,14 +121,13 @@ def search_largest(limit: int, attempt: Callable[[int], BatchTrial], known: Iter
 
     def fits(value: float) -> bool:
         size = int(value)
-        told = next((t.fits for t in trials if t.batch_size == size and t.fits is not None), None)
-        if told is not None:
-            return told
-        trials.append(attempt(size))
-        found = trials[-1].fits
-        if found is None:
-            raise Unanswered(f"batch size {size}: {trials[-1].outcome.value}: {trials[-1].cause}".rstrip(": "))
-        return found
+        trial = _conclusive(trials, size)
+        if trial is None:
+            trial = attempt(size)
+            trials.append(trial)
+        if trial.fits is None:
+            raise Unanswered(f"batch size {size}: {trial.outcome.value}: {trial.cause}".rstrip(": "))
+        return trial.fits
 
     try:
         fitting, failing = 0, 0

@@ -322,7 +322,7 @@ def _metrics(events: CellEvents, measured: list[BatchEvent]) -> CellMetrics:
         output_tokens=output_tokens,
         output_tokens_per_batch=output_tokens / len(measured),
         batch_latency_s=latency,
-        output_throughput_tok_s=output_tokens / math.fsum(latencies),
+        output_throughput_tok_s=_throughput(measured),
         ttft_s=Distribution.of([value for batch in stamped for value in row_ttft_s(batch)]),
         tpot_s=Distribution.of([value for batch in stamped for value in row_tpot_s(batch)]),
         itl_s=Distribution.of([value for batch in stamped for value in row_itl_s(batch)]),

@@ -40,11 +40,6 @@ class Steadiness(Record):
     drifts: bool = False
     unsteady: bool = False
 
-    @property
-    def few_batches(self) -> bool:
-        """Whether there are too few batches for an interval."""
-        return self.throughput_interval is None
-
 
 def sample(batch: BatchEvent) -> Sample:
     """What the rules need of a batch."""

@@ -59,15 +59,24 @@ def _by_method(view: RunView) -> dict[str, _Spent]:
 
 def device_time(view: RunView) -> str | None:
     """One line for the head of a report; ``None`` where nothing was measured."""
-    methods = _by_method(view).values()
-    spent_s, study_s = sum(spent.all_s for spent in methods), sum(spent.study_s for spent in methods)
-    cells = sum(spent.cells for spent in methods)
-    if not spent_s:
+    total = _total(_by_method(view).values())
+    if not total.all_s:
         return None
     return (
-        f"{_duration(spent_s)} for {quantity(cells, 'cell')}; the study's protocol ({STUDY_PROMPTS} prompts a cell) "
-        f"would have taken {_duration(study_s)} at the latencies measured here: {_ratio(study_s / spent_s)}"
+        f"{_duration(total.all_s)} for {quantity(total.cells, 'cell')}; "
+        f"the study's protocol ({STUDY_PROMPTS} prompts a cell) would have taken {_duration(total.study_s)} "
+        f"at the latencies measured here: {_ratio(total.study_s / total.all_s)}"
     )
+
+
+def _total(methods: Iterable[_Spent]) -> _Spent:
+    total = _Spent()
+    for spent in methods:
+        total.cells += spent.cells
+        total.loads_s += spent.loads_s
+        total.cells_s += spent.cells_s
+        total.study_s += spent.study_s
+    return total
 
 
 def device_time_sheet(view: RunView) -> Iterator[Sheet]:
@@ -75,13 +84,7 @@ def device_time_sheet(view: RunView) -> Iterator[Sheet]:
     found = _by_method(view)
     if not found:
         return
-    total = _Spent()
-    for spent in found.values():
-        total.cells += spent.cells
-        total.loads_s += spent.loads_s
-        total.cells_s += spent.cells_s
-        total.study_s += spent.study_s
-    lines: Iterable[tuple[str, _Spent]] = [*found.items(), ("All", total)]
+    lines = [*found.items(), ("All", _total(found.values()))]
     columns = (
         ("Method", False),
         ("Cells", True),

@@ -63,8 +63,8 @@ def verify_run(folder: Path, *, published: bool = True) -> Verification:
     notes = [f"{what} ({count} x)" for what, count in checks.not_checked.items()]
     if view.workload is None and view.workload_damage is None:
         notes.append("ids given to the engines: the run does not keep its prompts; cells were compared with each other")
-    if present(folder / layout.DIGESTS_FILE) and (count := unreached(folder, view)):
-        notes.append(f"planned cells that were not reached when this was published ({count} x)")
+    if present(folder / layout.DIGESTS_FILE) and (cells_left := unreached(folder, view)):
+        notes.append(f"planned cells that were not reached when this was published ({len(cells_left)} x)")
     if not record.visits:
         notes.append(f"visits: {layout.RUN_FILE} is of before they were recorded")
     if published:

@@ -252,17 +252,16 @@ def plan_differences(folder: Path, view: RunView) -> Iterator[Difference]:
     there = {path.name for path in cells.iterdir()} if cells.is_dir() else set()
     for name in sorted(there - planned):
         yield Difference(f"{layout.CELLS_FOLDER}/{name}", name, "is not in the plan")
-    listed = present(folder / layout.DIGESTS_FILE)
-    for name in sorted(planned - there):
-        if not listed:  # else a file of it that was taken away is missed there
+    if not present(folder / layout.DIGESTS_FILE):  # else a file of one that was taken away is missed there
+        for name in unreached(folder, view):
             yield Difference(f"{layout.CELLS_FOLDER}/{name}", name, NEVER_REACHED)
     yield from _visits(record)
 
 
-def unreached(folder: Path, view: RunView) -> int:
-    """Planned cells without a folder."""
-    rows = (*view.rows, *view.harness)
-    return sum(not present(layout.cell_folder(folder, row.planned.cell)) for row in rows)
+def unreached(folder: Path, view: RunView) -> list[str]:
+    """Planned cells without a folder, by name."""
+    planned = {row.planned.cell for row in (*view.rows, *view.harness)}
+    return sorted(cell for cell in planned if not present(layout.cell_folder(folder, cell)))
 
 
 def _visits(record: RunRecord) -> Iterator[Difference]:
