@@ -16,6 +16,7 @@ from bench_core.contract.errors import BadInput
 from bench_core.contract.outcome import Outcome
 from bench_core.contract.record import Record, describe
 from bench_core.contract.stopping import StoppingRule, StopReason, WarmupEnd, WarmupRule
+from bench_core.contract.workload_rate import MeanWork
 
 BatchPhase = Literal["warmup", "measure", "latency", "paired", "direct"]
 Phase = Literal["start", "load", "prepare", "warmup", "measure", "latency", "paired", "direct", "score", "close"]
@@ -134,13 +135,17 @@ class WarmupEndEvent(Record):
 
 
 class StopEvent(Record):
-    """Measuring has stopped, and why; ``rule`` and the workload's full batches are what decided it."""
+    """Measuring has stopped, and why; ``rule``, the workload's full batches and their mean work are what decided it.
+
+    ``mean_work`` is absent in logs of before it was looked at.
+    """
 
     type: Literal["stop"] = "stop"
     t_s: float
     reason: StopReason
     rule: StoppingRule
     available_batches: int = Field(ge=1)
+    mean_work: MeanWork | None = None
 
 
 class TelemetryEvent(Record):

@@ -73,35 +73,57 @@ def throughput_interval(tokens: Sequence[int], latencies_s: Sequence[float]) -> 
     throughput = sum(tokens) / math.fsum(latencies_s)
     mean_tokens = sum(tokens) / n
     residuals = [(count - throughput * s) / mean_tokens for count, s in zip(tokens, latencies_s, strict=True)]
-    half_width, correlation = _relative_half_width(residuals)
+    return interval_around(throughput, residuals)
+
+
+def interval_around(
+    throughput_tok_s: float,
+    residuals: Sequence[float],
+    *,
+    columns: int = 0,
+    leverage: float = 0.0,
+    likeness: float = 1.0,
+) -> Interval:
+    """The interval of a throughput from what is left of the batches' differences.
+
+    Args:
+        residuals: relative to the throughput, in order of time; their sum is 0.
+        columns: slopes that were fitted beside the mean.
+        leverage: variance that these add to the mean / variance of one residual.
+        likeness: of independent residuals, how many times -1 / n their lag-1 correlation is expected to be, for having
+            been fitted. 1 for a mean alone.
+    """
+    squares = math.fsum(value * value for value in residuals)
+    half_width, correlation = 0.0, 0.0
+    if squares > 0.0:
+        half_width, correlation = _relative_half_width(residuals, squares, columns, leverage, likeness)
     return Interval(
-        low_tok_s=throughput * (1 - half_width),
-        high_tok_s=throughput * (1 + half_width),
+        low_tok_s=throughput_tok_s * (1 - half_width),
+        high_tok_s=throughput_tok_s * (1 + half_width),
         relative_half_width=half_width,
         correlation=correlation,
     )
 
 
-def _relative_half_width(residuals: Sequence[float]) -> tuple[float, float]:
-    """Half width of the interval of the mean of residuals that sum to 0, and the correlation it was reckoned with."""
+def _relative_half_width(
+    residuals: Sequence[float], squares: float, columns: int, leverage: float, likeness: float
+) -> tuple[float, float]:
+    """Half width / mean, and the correlation that it was reckoned with."""
     n = len(residuals)
-    squares = math.fsum(value * value for value in residuals)
-    if squares <= 0.0:
-        return 0.0, 0.0
     lag = math.fsum(a * b for a, b in itertools.pairwise(residuals)) / squares
-    correlation = _guarded(lag, n)
+    correlation = _guarded(lag, n, likeness)
     # Variance of the mean of n values / variance of one x n, and what the sample's variance lacks by the same cause.
     inflation = min(_inflation(correlation, n), n / 2)
-    variance = squares / (n - inflation) * inflation / n
-    freedom = max(n * (1 - correlation**2) / (1 + correlation**2) - 1, 1.0)
+    variance = squares / (n - columns - inflation) * inflation * (1 / n + leverage)
+    freedom = max((n - columns) * (1 - correlation**2) / (1 + correlation**2) - 1, 1.0)
     skewness = math.fsum(value**3 for value in residuals) / n / (squares / n) ** 1.5
     widening = 1 + (_STOPPING_TERM + _SKEWNESS_TERM * skewness**2) / n
     return student_quantile(freedom) * math.sqrt(variance) * widening, correlation
 
 
-def _guarded(lag: float, n: int) -> float:
-    """A lag-1 correlation without its bias of -(1 + 4 x it) / n, one standard error higher, 0 to 0.9."""
-    unbiased = min(max((n * lag + 1) / (n - 4), -_HIGHEST_CORRELATION), _HIGHEST_CORRELATION)
+def _guarded(lag: float, n: int, likeness: float) -> float:
+    """A lag-1 correlation without its bias of -(likeness + 4 x it) / n, one standard error higher, 0 to 0.9."""
+    unbiased = min(max((n * lag + likeness) / (n - 4), -_HIGHEST_CORRELATION), _HIGHEST_CORRELATION)
     guarded = unbiased + _CORRELATION_ERRORS * math.sqrt((1 - unbiased**2) / n)
     return min(max(guarded, 0.0), _HIGHEST_CORRELATION)
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
-from bench_core.contract.metrics import CellMetrics, Distribution
+from bench_core.contract.metrics import Distribution
 from bench_core.contract.record import Record
+from bench_core.contract.workload_rate import WorkloadRate
 
 
 class BetweenRuns(Record):
@@ -30,13 +31,12 @@ class BetweenRuns(Record):
     within_relative_half_width: float | None
 
 
-def between_runs(repeats: Sequence[CellMetrics]) -> BetweenRuns | None:
+def between_runs(repeats: Sequence[WorkloadRate]) -> BetweenRuns | None:
     """Sums up the repeats of one cell; ``None`` for none."""
-    spread = Distribution.of([metrics.output_throughput_tok_s for metrics in repeats])
+    spread = Distribution.of([rate.throughput_tok_s for rate in repeats])
     if spread is None:
         return None
-    intervals = [metrics.steadiness.throughput_interval for metrics in repeats]
-    widths = [interval.relative_half_width for interval in intervals if interval is not None]
+    widths = [rate.interval.relative_half_width for rate in repeats if rate.interval is not None]
     return BetweenRuns(
         runs=spread.n,
         mean_tok_s=spread.mean,
@@ -44,5 +44,5 @@ def between_runs(repeats: Sequence[CellMetrics]) -> BetweenRuns | None:
         high_tok_s=spread.max,
         stdev_tok_s=spread.stdev,
         relative_stdev=spread.stdev / spread.mean if spread.stdev is not None and spread.mean > 0 else None,
-        within_relative_half_width=sum(widths) / len(widths) if len(widths) == len(intervals) else None,
+        within_relative_half_width=sum(widths) / len(widths) if len(widths) == len(repeats) else None,
     )

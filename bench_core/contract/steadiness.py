@@ -7,10 +7,20 @@ from collections.abc import Sequence
 
 from bench_core.contract.errors import BadInput
 from bench_core.contract.events import BatchEvent, StopEvent, WarmupEndEvent
+from bench_core.contract.fit import Fit
 from bench_core.contract.interval import FEWEST_BATCHES, Interval, throughput_interval
 from bench_core.contract.record import Record
-from bench_core.contract.stopping import TREND_TOLERANCE, Sample, StopReason, WarmupEnd, stop_reason, warmup_end
+from bench_core.contract.stopping import (
+    TREND_TOLERANCE,
+    Sample,
+    StopReason,
+    WarmupEnd,
+    rate_of,
+    stop_reason,
+    warmup_end,
+)
 from bench_core.contract.trend import Trend, trend
+from bench_core.contract.workload_rate import WorkloadRate, work_of
 
 # Five latencies that all rise have a probability of 1/60: the fewest batches can be told to drift.
 DRIFT_SIGNIFICANCE = 0.02
@@ -24,7 +34,9 @@ class Steadiness(Record):
     Attributes:
         stop_reason: why measuring ended; absent in logs of before there was a rule.
         precision: half width / throughput that was asked for; absent where everything was to be measured.
-        throughput_interval: 95 % confidence; absent for fewer than five batches.
+        throughput_interval: 95 % confidence, of the measured batches as they are; absent for fewer than five.
+        workload_rate: throughput of the whole workload and its interval, which decides when to stop; absent in logs of
+            before the workload was looked at.
         warmup: how the warm-up ended; absent in logs of before it was tested.
         drift: a trend in the latencies of the measured batches, differences of work taken out; absent for fewer than
             five, and where few batches have a trend in their work itself.
@@ -35,6 +47,7 @@ class Steadiness(Record):
     stop_reason: StopReason | None = None
     precision: float | None = None
     throughput_interval: Interval | None = None
+    workload_rate: WorkloadRate | None = None
     warmup: WarmupEnd | None = None
     drift: Trend | None = None
     drifts: bool = False
@@ -43,7 +56,7 @@ class Steadiness(Record):
 
 def sample(batch: BatchEvent) -> Sample:
     """What the rules need of a batch."""
-    return Sample(sum(batch.output_tokens), batch.latency_s, batch.started_s)
+    return Sample(sum(batch.output_tokens), batch.latency_s, batch.started_s, work_of(batch.prompt_tokens))
 
 
 def steadiness(
@@ -59,6 +72,7 @@ def steadiness(
     """
     _check_warmup(warmup, warmup_ended)
     _check_stop(measured, stopped)
+    mean = stopped.mean_work if stopped is not None else None
     drift = latency_drift(measured)
     drifts = drift is not None and drift.is_seen(DRIFT_SIGNIFICANCE, TREND_TOLERANCE)
     return Steadiness(
@@ -67,6 +81,7 @@ def steadiness(
         throughput_interval=throughput_interval(
             [sum(batch.output_tokens) for batch in measured], [batch.latency_s for batch in measured]
         ),
+        workload_rate=rate_of([sample(batch) for batch in measured], mean) if mean is not None else None,
         warmup=warmup_ended.end if warmup_ended else None,
         drift=drift,
         drifts=drifts,
@@ -87,7 +102,8 @@ def _check_stop(batches: Sequence[BatchEvent], stopped: StopEvent | None) -> Non
     if stopped is None:
         return
     done = [sample(batch) for batch in batches]
-    reasons = [stop_reason(stopped.rule, done[:n], stopped.available_batches) for n in range(1, len(done) + 1)]
+    rule, available, mean = stopped.rule, stopped.available_batches, stopped.mean_work
+    reasons = [stop_reason(rule, done[:n], available, mean) for n in range(1, len(done) + 1)]
     if not reasons or reasons[-1] != stopped.reason or any(reasons[:-1]):
         raise BadInput(
             f"the event log says that measuring stopped because of {stopped.reason}, and its batches say otherwise"
@@ -109,36 +125,8 @@ def latency_drift(batches: Sequence[BatchEvent]) -> Trend | None:
         [float(sum(batch.output_tokens)) for batch in batches],
     ]
     if len(batches) >= _FITTED_FROM:
-        return trend(_without(work, latencies))
+        mean = math.fsum(latencies) / len(latencies)
+        return trend([mean + value for value in Fit(work).residuals(latencies)])
     if any(min(column) > 0 and trend(column).is_seen(DRIFT_SIGNIFICANCE, TREND_TOLERANCE) for column in work):
         return None
     return trend(latencies)
-
-
-def _without(columns: Sequence[Sequence[float]], values: Sequence[float]) -> list[float]:
-    """Values less their least-squares fit to the columns, around their own mean.
-
-    The columns are made orthogonal one after the other (Gram and Schmidt); one that says nothing new is left out.
-    """
-    mean = math.fsum(values) / len(values)
-    rest = [value - mean for value in values]
-    bases: list[list[float]] = []
-    for column in columns:
-        centre = math.fsum(column) / len(column)
-        centred = [value - centre for value in column]
-        base = centred
-        for earlier in bases:
-            base = _minus(base, earlier)
-        if _dot(base, base) > 1e-9 * max(_dot(centred, centred), 1.0):
-            bases.append(base)
-            rest = _minus(rest, base)
-    return [mean + value for value in rest]
-
-
-def _minus(values: Sequence[float], base: Sequence[float]) -> list[float]:
-    share = _dot(values, base) / _dot(base, base)
-    return [value - share * part for value, part in zip(values, base, strict=True)]
-
-
-def _dot(one: Sequence[float], other: Sequence[float]) -> float:
-    return math.fsum(a * b for a, b in zip(one, other, strict=True))

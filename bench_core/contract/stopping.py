@@ -9,12 +9,12 @@ each time, because batches of other prompts have other lengths, and a trend must
 slow cells would cost more than they show: where the test cannot be had within the limits, it is left out from the
 beginning and nothing but the floor is run; the measured batches are tested for a trend in any case.
 
-**Measuring.** Until the 95 % confidence interval of throughput is within the precision asked for, at two looks running.
-Looks are few and grow apart by half (after 5, 8, 12, 18, 27 ... batches): who looks after every batch sooner or
-later sees an interval that is narrow by chance, and one that was narrow by chance seldom is so again with half as many
-batches more (Glynn and Whitt, "The asymptotic validity of sequential stopping rules for stochastic simulations",
-Annals of Applied Probability 2, 1992, on why stopping by width is sound at all; Singham and Schruben 2012, cited in
-``contract.interval``, on what it costs with few values).
+**Measuring.** Until the 95 % confidence interval of the workload's throughput, as ``contract.workload_rate`` estimates
+it, is within the precision asked for, at two looks running. Looks are few and grow apart by half (after 5, 8, 12, 18,
+27 ... batches): who looks after every batch sooner or later sees an interval that is narrow by chance, and one that was
+narrow by chance seldom is so again with half as many batches more (Glynn and Whitt, "The asymptotic validity of
+sequential stopping rules for stochastic simulations", Annals of Applied Probability 2, 1992, on why stopping by width
+is sound at all; Singham and Schruben 2012, cited in ``contract.interval``, on what it costs with few values).
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field
 
-from bench_core.contract.interval import FEWEST_BATCHES, throughput_interval
+from bench_core.contract.interval import FEWEST_BATCHES
 from bench_core.contract.record import Record
 from bench_core.contract.trend import trend
+from bench_core.contract.workload_rate import MeanWork, Work, WorkloadRate, workload_rate
 
 StopReason = Literal["precision", "workload", "max_seconds", "max_batches", "exhaustive"]
 WarmupEnd = Literal["flat", "trend", "not_tested"]
@@ -81,11 +82,12 @@ class StoppingRule(Record):
 
 
 class Sample(NamedTuple):
-    """What a decision needs of a batch: output tokens of all rows, seconds."""
+    """What a decision needs of a batch: output tokens of all rows, seconds, what its prompts ask for."""
 
     tokens: int
     latency_s: float
     started_s: float
+    work: Work
 
     @property
     def ended_s(self) -> float:
@@ -123,16 +125,17 @@ def _rises_or_falls(latencies_s: Sequence[float]) -> bool:
     return trend(latencies_s).is_seen(FLATNESS_SIGNIFICANCE, TREND_TOLERANCE)
 
 
-def stop_reason(rule: StoppingRule, done: Sequence[Sample], available: int) -> StopReason | None:
+def stop_reason(rule: StoppingRule, done: Sequence[Sample], available: int, mean: MeanWork | None) -> StopReason | None:
     """Why measuring ends after these batches: ``None`` to go on.
 
     Args:
         available: full batches of the workload.
+        mean: of their work; ``None`` judges as it was done before work was looked at.
     """
     n = len(done)
     if n == 0:
         return None
-    if rule.precision is not None and _is_precise(rule.precision, done):
+    if rule.precision is not None and _is_precise(rule.precision, done, mean):
         return "precision"
     if n >= available:
         return "workload" if rule.precision is not None else "exhaustive"
@@ -154,13 +157,20 @@ def looks_until(n: int) -> tuple[int, ...]:
     return tuple(looks)
 
 
-def _is_precise(precision: float, done: Sequence[Sample]) -> bool:
+def _is_precise(precision: float, done: Sequence[Sample], mean: MeanWork | None) -> bool:
     looks = looks_until(len(done))
     if len(looks) < 2 or looks[-1] != len(done):
         return False
-    return all(_half_width(done[:look]) <= precision for look in (looks[-1], looks[-2]))
+    return all(_half_width(done[:look], mean) <= precision for look in (looks[-1], looks[-2]))
 
 
-def _half_width(done: Sequence[Sample]) -> float:
-    interval = throughput_interval([batch.tokens for batch in done], [batch.latency_s for batch in done])
+def _half_width(done: Sequence[Sample], mean: MeanWork | None) -> float:
+    interval = rate_of(done, mean).interval
     return math.inf if interval is None else interval.relative_half_width
+
+
+def rate_of(done: Sequence[Sample], mean: MeanWork | None) -> WorkloadRate:
+    """What these batches say of the whole workload."""
+    return workload_rate(
+        [batch.tokens for batch in done], [batch.latency_s for batch in done], [batch.work for batch in done], mean
+    )

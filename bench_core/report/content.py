@@ -218,11 +218,15 @@ def _images(view: RunView) -> Sheet:
 def _meanings(view: RunView) -> tuple[tuple[str, str], ...]:
     gpu = "on the GPU, by all processes (NVML), highest over warm-up and measured batches"
     return (
-        ("Latency (s)", "mean time of one batch: one generate call until the device has finished"),
+        (
+            "Latency (s)",
+            "mean time of one batch: one generate call until the device has finished; like throughput, for the prompts "
+            "of the whole workload where the measured batches tell (see How it was measured)",
+        ),
         ("Tokens", "mean output tokens of one batch, all its prompts together, counted from the engine's own ids"),
         (
             "Throughput (token/s)",
-            "output tokens of all measured batches / the sum of their latencies ± half of its 95 % confidence interval",
+            "output tokens / the sum of the batches' latencies ± half of its 95 % confidence interval",
         ),
         ("GPU Memory", f"in use {gpu}" if view.on_cuda else "this run used no GPU; see Host memory"),
         ("TTFT (s)", "time to first token: mean over prompts, from the batch's start to the prompt's first token"),
@@ -304,17 +308,18 @@ def result_entries(view: RunView, row: Row, best: Collection[str] = ()) -> tuple
     Args:
         best: cells whose throughput is marked.
     """
-    if row.result is None:
+    if row.result is None or row.rate is None:
         where = f"{DAMAGED}: {row.damage.where}" if row.damage else row.status
         first = Entry(where, failed=True)
         study = (Entry(row.status, failed=True),) * (_STUDY_COLUMNS - 1)
         return (first, *study, *(Entry(ABSENT, failed=True),) * (len(RESULT_COLUMNS) - 1 - _STUDY_COLUMNS))
-    metrics = row.result.metrics
+    metrics, pace = row.result.metrics, row.rate
     return (
-        Entry(seconds(metrics.batch_latency_s.mean), metrics.batch_latency_s.mean),
-        Entry(count(metrics.output_tokens_per_batch), metrics.output_tokens_per_batch),
+        Entry(seconds(pace.batch_latency_s), pace.batch_latency_s),
+        Entry(count(pace.output_tokens_per_batch), pace.output_tokens_per_batch),
         throughput_entry(
-            metrics,
+            row,
+            pace,
             strong=row.planned.cell in best,
             marks=(THROTTLED_MARK,) if is_throttled(metrics) else (),
         ),
@@ -380,7 +385,7 @@ def _times(view: RunView) -> Sheet:
                 _told(m.ttft_s.median if m.ttft_s else None, seconds),
                 _told(m.tpot_s.median if m.tpot_s else None, milliseconds),
                 _optional(m.batch_latency_s.stdev, seconds),
-                Entry(rate(m.output_throughput_tok_s), m.output_throughput_tok_s),
+                _optional(row.rate.throughput_tok_s if row.rate else None, rate),
                 _told(m.phase_rates.prefill_tok_s if m.phase_rates else None, rate),
                 _told(m.phase_rates.decode_tok_s if m.phase_rates else None, rate),
                 Entry(str(m.batches), m.batches),
@@ -539,7 +544,7 @@ def _control(view: RunView) -> Iterable[Sheet]:
     for repeats in controls:
         base: float | None = None
         for row in repeats:
-            value = row.result.metrics.output_throughput_tok_s if row.result else None
+            value = row.rate.throughput_tok_s if row.rate else None
             base = value if base is None else base
             change = (value / base - 1.0) * 100.0 if value is not None and base else None
             rows.append(

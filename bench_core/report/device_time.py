@@ -31,19 +31,19 @@ class _Spent:
         return self.loads_s + self.cells_s
 
 
-def study_protocol_s(metrics: CellMetrics, batch_size: int) -> float:
-    """What the study's protocol would take for this cell on this device, at the batch latency measured: a load of its
+def study_protocol_s(metrics: CellMetrics, batch_latency_s: float, batch_size: int) -> float:
+    """What the study's protocol would take for this cell on this device, at a mean batch's latency: a load of its
     own, a discarded batch, and 6000 prompts. Seconds."""
     batches = STUDY_WARMUP_BATCHES + math.ceil(STUDY_PROMPTS / batch_size)
     own = (metrics.start_s or 0.0) + (metrics.load_s or 0.0) + (metrics.prepare_s or 0.0)
-    return own + batches * metrics.batch_latency_s.mean
+    return own + batches * batch_latency_s
 
 
 def _by_method(view: RunView) -> dict[str, _Spent]:
     found: dict[str, _Spent] = {}
     loads: set[tuple[str, float, float]] = set()
     for row in view.rows:
-        if row.result is None:
+        if row.result is None or row.rate is None:
             continue
         metrics = row.result.metrics
         spent = found.setdefault(row.planned.label, _Spent())
@@ -53,7 +53,7 @@ def _by_method(view: RunView) -> dict[str, _Spent]:
             spent.loads_s += load[1] + load[2]
         spent.cells += 1
         spent.cells_s += (metrics.prepare_s or 0.0) + metrics.batches_s
-        spent.study_s += study_protocol_s(metrics, row.planned.batch_size)
+        spent.study_s += study_protocol_s(metrics, row.rate.batch_latency_s, row.planned.batch_size)
     return found
 
 

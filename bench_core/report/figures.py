@@ -57,7 +57,7 @@ class _Point:
 def throughput(view: RunView) -> Figure:
     """Output throughput by batch size."""
     return _draw(
-        _points(view, _throughput_tok_s),
+        _points(view, lambda row: row.rate.throughput_tok_s if row.rate else None),
         title="Throughput by batch size",
         subtitle=_subtitle(view),
         unit="Output tokens per second",
@@ -77,10 +77,6 @@ def memory(view: RunView) -> Figure:
         subtitle=_subtitle(view),
         unit=f"{'GPU memory in use' if view.on_cuda else 'Resident memory of the engine'} (GiB)",
     )
-
-
-def _throughput_tok_s(row: Row) -> float | None:
-    return row.result.metrics.output_throughput_tok_s if row.result else None
 
 
 def _subtitle(view: RunView) -> list[str]:

@@ -24,7 +24,10 @@ from bench_core.contract.outcome import Outcome, Verdict
 from bench_core.contract.record import Record
 from bench_core.contract.run import PlannedCell, RunRecord
 from bench_core.contract.spec import CellSpec
+from bench_core.contract.steadiness import sample
+from bench_core.contract.stopping import rate_of
 from bench_core.contract.workload import Workload
+from bench_core.contract.workload_rate import MeanWork, WorkloadRate
 from bench_core.report.published import Published, read_published
 from bench_core.report.quality import Candidate, Outputs, RunQuality, assess
 
@@ -70,6 +73,7 @@ class Row:
         gaps: of a scripted cell: its numbers beside its script.
         outputs: of the measured batches; present exactly if ``result`` is.
         pace: of the measured batches, in order; empty without ``result``.
+        rate: of the whole workload, estimated from these; present exactly if ``result`` is.
     """
 
     planned: PlannedCell
@@ -81,6 +85,7 @@ class Row:
     gaps: tuple[Gap, ...] = ()
     outputs: Outputs | None = None
     pace: tuple[Paced, ...] = ()
+    rate: WorkloadRate | None = None
 
     @property
     def breaches(self) -> tuple[str, ...]:
@@ -459,11 +464,25 @@ def _measured_row(
         except BadInput as error:
             raise Unreadable(layout.SPEC_FILE, error.cause) from error
     measured = events.batches["measure"]
-    return Row(
+    told = events.stop.mean_work if events.stop is not None else None
+    mean = _mean_work(spec, workload) or told
+    row = Row(
         planned, spec, verdict, result,
         work=work, gaps=found, outputs=Outputs.of(measured),
         pace=tuple(Paced((b.index, b.prompts_digest), sum(b.output_tokens), b.latency_s) for b in measured),
+        rate=rate_of([sample(batch) for batch in measured], mean),
     )  # fmt: skip
+    return (
+        row
+        if told in (None, mean)
+        else _with_breach(row, f"measured for a mean work of {told}, and the workload's is {mean}")
+    )
+
+
+def _mean_work(spec: CellSpec, workload: Workload | None) -> MeanWork | None:
+    """Of the prompts kept with the run, as far as there are any."""
+    kept = workload is not None and len(workload.prompts) >= spec.batch_size
+    return workload.mean_work(spec.batch_size) if workload is not None and kept else None
 
 
 def _log_name(folder: Path) -> str:

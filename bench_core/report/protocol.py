@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from bench_core.contract.interval import Interval
-from bench_core.contract.metrics import CellMetrics
 from bench_core.contract.repeats import between_runs
 from bench_core.contract.steadiness import Steadiness
+from bench_core.contract.workload_rate import WorkloadRate
 from bench_core.report.format import ABSENT, rate, rate_within, seconds, significant
 from bench_core.report.load import Row, RunView
 from bench_core.report.sheet import Entry, Sheet
 
 UNSTEADY_MARK = "¶"
 FEW_MARK = "‖"
+UNSTEADY = "unsteady"
 FEW_BATCHES = "few batches"
+_MARKS = {UNSTEADY: UNSTEADY_MARK, FEW_BATCHES: FEW_MARK}
 # A wider one says nothing but that there is nothing to say: few batches, and unlike each other.
 WIDEST_TOLD = 0.5
 _REASONS = {
@@ -27,22 +29,21 @@ _REASONS = {
 _WARMUPS = {"flat": "flat", "trend": "still a trend", "not_tested": "not tested"}
 
 
-def throughput_entry(metrics: CellMetrics, *, strong: bool, marks: Sequence[str] = ()) -> Entry:
+def throughput_entry(row: Row, pace: WorkloadRate, *, strong: bool, marks: Sequence[str] = ()) -> Entry:
     """Throughput with half its interval, and behind the given marks those of what is to be known about it."""
-    interval = _told(metrics.steadiness)
-    marks = [*marks, UNSTEADY_MARK] if metrics.steadiness.unsteady else [*marks]
-    marks += [FEW_MARK] if interval is None else []
+    interval = _told(row)
+    marks = [*marks, *(mark for remark, mark in _MARKS.items() if remark in remarks(row))]
     return Entry(
-        rate_within(metrics.output_throughput_tok_s, interval.half_width_tok_s if interval else None),
-        metrics.output_throughput_tok_s,
+        rate_within(pace.throughput_tok_s, interval.half_width_tok_s if interval else None),
+        pace.throughput_tok_s,
         strong=strong,
         mark=" ".join(marks),
     )
 
 
-def _told(steadiness: Steadiness) -> Interval | None:
+def _told(row: Row) -> Interval | None:
     """The interval that stands beside a throughput, unless it is too wide to say anything."""
-    interval = steadiness.throughput_interval
+    interval = row.rate.interval if row.rate else None
     return interval if interval is not None and interval.relative_half_width <= WIDEST_TOLD else None
 
 
@@ -51,15 +52,15 @@ def remarks(row: Row) -> list[str]:
     if row.result is None:
         return []
     steadiness = row.result.metrics.steadiness
-    found = ["unsteady"] if steadiness.unsteady else []
-    return [*found, FEW_BATCHES] if _told(steadiness) is None else found
+    found = [UNSTEADY] if steadiness.unsteady else []
+    return [*found, FEW_BATCHES] if _told(row) is None else found
 
 
 def mark_notes(rows: Iterable[Row]) -> list[str]:
     """Footnotes for the marks that stand in a table of these rows."""
     said = {remark for row in rows for remark in remarks(row)}
     notes = []
-    if "unsteady" in said:
+    if UNSTEADY in said:
         notes.append(
             f"{UNSTEADY_MARK} unsteady: latencies rose or fell while this was measured, or had not settled when "
             "warming up was given up; see How it was measured."
@@ -76,10 +77,10 @@ def measured_sheet(rows: Sequence[Row]) -> Sheet:
     """How each cell was measured; ``rows`` in the order wanted."""
     lines = []
     for row in rows:
-        if row.result is None:
+        if row.result is None or row.rate is None:
             continue
-        metrics, steadiness = row.result.metrics, row.result.metrics.steadiness
-        interval, drift = steadiness.throughput_interval, steadiness.drift
+        metrics, steadiness, interval = row.result.metrics, row.result.metrics.steadiness, row.rate.interval
+        drift = steadiness.drift
         end = f", {_WARMUPS[steadiness.warmup]}" if steadiness.warmup else ""
         lines.append(
             (
@@ -87,6 +88,7 @@ def measured_sheet(rows: Sequence[Row]) -> Sheet:
                 Entry(str(row.planned.batch_size), row.planned.batch_size),
                 _share(interval.relative_half_width) if interval else Entry(FEW_BATCHES, mark=FEW_MARK),
                 _share(steadiness.precision),
+                _share(row.rate.explained),
                 Entry(str(metrics.batches), metrics.batches),
                 Entry(seconds(metrics.measured_s), metrics.measured_s),
                 Entry(_REASONS[steadiness.stop_reason] if steadiness.stop_reason else "not told"),
@@ -100,6 +102,7 @@ def measured_sheet(rows: Sequence[Row]) -> Sheet:
         ("Batch size", True),
         ("Interval (± %)", True),
         ("Asked for (± %)", True),
+        ("Prompts explain (%)", True),
         ("Batches", True),
         ("Measured (s)", True),
         ("Stopped by", False),
@@ -108,9 +111,12 @@ def measured_sheet(rows: Sequence[Row]) -> Sheet:
         ("Steadiness", False),
     )
     notes = (
-        "Interval: half of throughput's 95 % confidence interval / throughput, for the ratio of sums, with what "
+        "Interval: half of throughput's 95 % confidence interval / throughput, for the whole workload, with what "
         "correlated and skewed batches take away from its certainty; it tells of this run, not of the next. Measured: "
         "from the first measured batch to the last.",
+        "Prompts explain: how much of the differences between batches follows from their prompt tokens and their "
+        "longest prompts. Where it is much, throughput, latency and interval are estimated for the prompts of the "
+        f"whole workload (regression estimator); {ABSENT} where they are those of the measured batches as they are.",
         "Warm-up: batches, and whether the last five of equal prompts show a trend; not tested where that would have "
         "cost more than the limits allow.",
         "Drift: the slope of the measured batches' latencies from first to last (Theil and Sen), differences of "
@@ -138,7 +144,7 @@ def repeats_sheet(view: RunView) -> Iterable[Sheet]:
     for repeats in view.repeated:
         rows = [row for row in repeats if row.planned.repeat <= view.record.repeats]
         key = (Entry(rows[0].planned.label), Entry(str(rows[0].planned.batch_size), rows[0].planned.batch_size))
-        found = between_runs([row.result.metrics for row in rows if row.result])
+        found = between_runs([row.rate for row in rows if row.rate])
         planned = len(rows)
         if found is None:
             lines.append((*key, Entry(f"0 of {planned}", 0, failed=True), *(Entry(ABSENT, failed=True),) * 5))

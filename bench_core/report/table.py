@@ -109,7 +109,7 @@ def _csv_line(view: RunView, row: Row) -> dict[str, str | float | None]:
         **_csv_memory("host_memory", metrics.host_memory if metrics else None),
         **_csv_quality(view, row),
         **csv_roofs(view, row),
-        **_csv_protocol(metrics),
+        **_csv_protocol(row),
     }
 
 
@@ -155,14 +155,19 @@ def _csv_quality(view: RunView, row: Row) -> dict[str, str | float | None]:
     }
 
 
-def _csv_protocol(metrics: CellMetrics | None) -> dict[str, str | float | None]:
+def _csv_protocol(row: Row) -> dict[str, str | float | None]:
+    metrics = row.result.metrics if row.result else None
     steadiness = metrics.steadiness if metrics else None
-    interval = steadiness.throughput_interval if steadiness else None
+    pace = row.rate
+    interval = pace.interval if pace else None
     drift = steadiness.drift if steadiness else None
     rates = metrics.phase_rates if metrics else None
     return {
         "stop_reason": steadiness.stop_reason if steadiness else None,
         "precision": steadiness.precision if steadiness else None,
+        "workload_throughput_tok_s": pace.throughput_tok_s if pace else None,
+        "workload_batch_latency_s": pace.batch_latency_s if pace else None,
+        "explained_by_prompts": pace.explained if pace else None,
         "throughput_low_tok_s": interval.low_tok_s if interval else None,
         "throughput_high_tok_s": interval.high_tok_s if interval else None,
         "throughput_relative_half_width": interval.relative_half_width if interval else None,

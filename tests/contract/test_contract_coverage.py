@@ -19,6 +19,7 @@ from bench_core.contract.interval import throughput_interval
 from bench_core.contract.steadiness import DRIFT_SIGNIFICANCE
 from bench_core.contract.stopping import TREND_TOLERANCE, Sample, StoppingRule, stop_reason
 from bench_core.contract.trend import trend
+from bench_core.contract.workload_rate import Work
 
 TRIALS = 2000
 WORKLOAD = 1000
@@ -69,10 +70,10 @@ class Series:
         reason = None
         while reason is None:
             latency_s = (1.0 + self.noise * state) * (1.0 + self.drift * len(done) / self.batches)
-            done.append(Sample(TOKENS, latency_s, clock_s))
+            done.append(Sample(TOKENS, latency_s, clock_s, Work(50, 50)))
             clock_s += latency_s
             state = self.correlation * state + fresh * self.draw(drawn)
-            reason = stop_reason(RULE, done, self.batches)
+            reason = stop_reason(RULE, done, self.batches, None)
         return done, reason
 
 

@@ -28,6 +28,7 @@ from bench_core.contract.stopping import (
     warmup_end,
 )
 from bench_core.contract.trend import trend
+from bench_core.contract.workload_rate import Work
 
 
 def batch(index: int, latency_s: float, tokens: int = 100, prompt_tokens: int = 50, **changes: Any) -> BatchEvent:
@@ -42,7 +43,7 @@ def batch(index: int, latency_s: float, tokens: int = 100, prompt_tokens: int = 
 def samples(latencies: Sequence[float], tokens: int = 100) -> list[Sample]:
     """Batches one right after the other."""
     ends = list(itertools.accumulate(latencies))
-    return [Sample(tokens, s, end - s) for s, end in zip(latencies, ends, strict=True)]
+    return [Sample(tokens, s, end - s, Work(50, 50)) for s, end in zip(latencies, ends, strict=True)]
 
 
 # --- trend ------------------------------------------------------------------------------------------------------------
@@ -213,7 +214,7 @@ def test_warm_up_runs_the_floors_last_batch_again() -> None:
 
 def stop(rule: StoppingRule, latencies: Sequence[float], available: int) -> tuple[int, str]:
     for n in range(1, len(latencies) + 1):
-        reason = stop_reason(rule, samples(latencies[:n]), available)
+        reason = stop_reason(rule, samples(latencies[:n]), available, None)
         if reason is not None:
             return n, reason
     raise AssertionError("it does not stop")

@@ -21,7 +21,10 @@ def test_the_studys_protocol_is_a_load_a_discarded_batch_and_6000_prompts(tmp_pa
         own = (metrics.start_s or 0) + (metrics.load_s or 0) + (metrics.prepare_s or 0)
         batches = {4: 1 + 1500, 64: 1 + 94}[row.planned.batch_size]  # 93.75 of 64: the last one is not full
         latency = VLLM.latency_s(row.planned.batch_size, script.new_tokens)
-        assert study_protocol_s(metrics, row.planned.batch_size) == pytest.approx(own + batches * latency)
+        assert row.rate is not None
+        assert study_protocol_s(metrics, row.rate.batch_latency_s, row.planned.batch_size) == pytest.approx(
+            own + batches * latency
+        )
 
 
 def test_a_load_shared_by_two_cells_is_spent_once_and_the_studys_protocol_loads_twice(tmp_path: Path) -> None:
@@ -36,7 +39,8 @@ def test_a_load_shared_by_two_cells_is_spent_once_and_the_studys_protocol_loads_
     assert spent["Cells"] == 2
     assert spent["Loading (s)"] == pytest.approx(load_s)
     assert spent["Preparing and batches (s)"] == pytest.approx(sum((m.prepare_s or 0) + m.batches_s for m in found))
-    study_s = study_protocol_s(found[0], 1) + study_protocol_s(found[1], 4)
+    means = [row.rate.batch_latency_s for row in view.rows if row.rate]
+    study_s = study_protocol_s(found[0], means[0], 1) + study_protocol_s(found[1], means[1], 4)
     assert spent["Study's protocol (h)"] == pytest.approx(study_s)
     assert [entry.text for entry in both[1:]] == [entry.text for entry in one[1:]], "one method is all there is"
     assert spent["Times as long"] == pytest.approx(study_s / (spent["In all (s)"] or 0))

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from report_runs import SEQUENTIAL, VLLM, Script, cell_path, visit_again, write_run
 
 from bench_core.contract import layout
@@ -89,6 +90,34 @@ def test_a_throughput_stands_with_its_interval_and_its_reason(tmp_path: Path) ->
     (line,) = csv.DictReader(io.StringIO(csv_table(load_run(run))))
     assert (line["stop_reason"], line["precision"], line["unsteady"]) == ("precision", "0.01", "False")
     assert float(line["throughput_low_tok_s"]) == float(line["throughput_high_tok_s"])
+
+
+def test_where_prompts_explain_the_batches_the_table_speaks_of_the_whole_workload(tmp_path: Path) -> None:
+    """Eight short prompts were measured; those of the workload have 150 tokens on average, and so 0.25 s."""
+    run = write_run(tmp_path, ONE)
+    folder = cell_path(run, VLLM, 1)
+    lengths = [100, 140, 120, 130, 110, 105, 135, 125]
+
+    def change(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        for event in events:
+            if event["type"] == "batch" and event["phase"] == "measure":
+                event["prompt_tokens"] = [lengths[event["index"]]]
+                event["latency_s"] = 0.1 + lengths[event["index"]] / 1000
+        whole = {"prompt_tokens": 150.0, "longest_prompt_tokens": 150.0}
+        stop = StopEvent.model_validate(
+            {"t_s": 2.0, "reason": "exhaustive", "rule": StoppingRule(), "available_batches": 8, "mean_work": whole}
+        )
+        return [*events[:-1], json.loads(stop.model_dump_json()), events[-1]]
+
+    _rewrite(folder, change)
+    sheet = document(load_run(run)).results[0]
+    assert [entry.number for entry in sheet.rows[0][1:4]] == pytest.approx([0.25, 20.0, 80.0])
+    (row,) = _fields(run, "How it was measured")
+    assert row["Prompts explain (%)"] == "100"
+    (line,) = csv.DictReader(io.StringIO(csv_table(load_run(run))))
+    assert float(line["workload_throughput_tok_s"]) == pytest.approx(80.0)
+    assert float(line["output_throughput_tok_s"]) == pytest.approx(8 * 20 / sum(0.1 + n / 1000 for n in lengths))
+    assert float(line["explained_by_prompts"]) == pytest.approx(1.0)
 
 
 def test_a_log_that_was_stopped_by_another_rule_than_the_cells_is_damaged(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from bench_core.contract.events import Arrivals, BatchEvent, EngineEvent, PhaseE
 from bench_core.contract.record import Record
 from bench_core.contract.spec import MeasureProtocol
 from bench_core.contract.workload import Workload
+from bench_core.contract.workload_rate import MeanWork
 from bench_core.worker.guard import ContractBroken, PromptRefused
 from bench_core.worker.measure import CellRun, StopRequested, progress_total
 from bench_core.worker.sink import StampingSink
@@ -370,6 +371,7 @@ def test_measuring_stops_when_the_rule_says_so_and_the_log_says_why() -> None:
     (stop,) = [event for event in sent.events if isinstance(event, StopEvent)]
     assert (warm.end, warm.rule) == ("flat", protocol.warmup_rule)
     assert (stop.reason, stop.available_batches, stop.rule) == ("precision", 20, protocol.stopping_rule)
+    assert stop.mean_work == MeanWork(prompt_tokens=2.0, longest_prompt_tokens=1.0)
 
 
 def test_batches_given_directly_are_the_last_that_were_measured() -> None:
