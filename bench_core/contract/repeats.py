@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean
 
 from pydantic import Field
 
 from bench_core.contract.metrics import Distribution
 from bench_core.contract.record import Record
 from bench_core.contract.workload_rate import WorkloadRate
+
+FEWEST_TO_AGREE = 3
 
 
 class BetweenRuns(Record):
@@ -20,6 +23,8 @@ class BetweenRuns(Record):
         stdev_tok_s, relative_stdev: sample standard deviation (n - 1) of them, and that / mean; absent for one repeat.
         within_relative_half_width: mean of the repeats' own relative half widths (95 %), to set beside it; absent where
             a repeat has no interval.
+        agreeing: repeats whose throughput lies within what the others say: their mean ± the mean half width of their
+            intervals and ``stdev_tok_s``. Absent for fewer than three repeats, and where one has no interval.
     """
 
     runs: int = Field(ge=1)
@@ -29,6 +34,7 @@ class BetweenRuns(Record):
     stdev_tok_s: float | None
     relative_stdev: float | None
     within_relative_half_width: float | None
+    agreeing: int | None
 
 
 def between_runs(repeats: Sequence[WorkloadRate]) -> BetweenRuns | None:
@@ -45,4 +51,17 @@ def between_runs(repeats: Sequence[WorkloadRate]) -> BetweenRuns | None:
         stdev_tok_s=spread.stdev,
         relative_stdev=spread.stdev / spread.mean if spread.stdev is not None and spread.mean > 0 else None,
         within_relative_half_width=sum(widths) / len(widths) if len(widths) == len(repeats) else None,
+        agreeing=_agreeing(repeats, spread.stdev),
     )
+
+
+def _agreeing(repeats: Sequence[WorkloadRate], stdev_tok_s: float | None) -> int | None:
+    known = [(rate.throughput_tok_s, rate.interval.half_width_tok_s) for rate in repeats if rate.interval is not None]
+    if stdev_tok_s is None or len(known) < len(repeats) or len(known) < FEWEST_TO_AGREE:
+        return None
+    found = 0
+    for index, (own, _) in enumerate(known):
+        others = [*known[:index], *known[index + 1 :]]
+        middle = fmean(throughput for throughput, _ in others)
+        found += abs(own - middle) <= fmean(half_width for _, half_width in others) + stdev_tok_s
+    return found

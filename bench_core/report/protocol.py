@@ -147,7 +147,7 @@ def repeats_sheet(view: RunView) -> Iterable[Sheet]:
         found = between_runs([row.rate for row in rows if row.rate])
         planned = len(rows)
         if found is None:
-            lines.append((*key, Entry(f"0 of {planned}", 0, failed=True), *(Entry(ABSENT, failed=True),) * 5))
+            lines.append((*key, Entry(f"0 of {planned}", 0, failed=True), *(Entry(ABSENT, failed=True),) * 6))
             continue
         lines.append(
             (
@@ -158,6 +158,7 @@ def repeats_sheet(view: RunView) -> Iterable[Sheet]:
                 _share(found.relative_stdev),
                 Entry(f"{rate(found.low_tok_s)} to {rate(found.high_tok_s)}", found.high_tok_s - found.low_tok_s),
                 _share(found.within_relative_half_width),
+                Entry(ABSENT if found.agreeing is None else f"{found.agreeing} of {found.runs}", found.agreeing),
             )
         )
     columns = (
@@ -169,11 +170,13 @@ def repeats_sheet(view: RunView) -> Iterable[Sheet]:
         ("Stdev (%)", True),
         ("Range (token/s)", True),
         ("Interval within (± %)", True),
+        ("Agreeing", True),
     )
     notes = (
         "The whole grid was measured repeatedly, in a random order each time, every repeat in a process of its own. "
         "Stdev: of the repeats' throughputs, between runs. Interval within: mean of the repeats' own 95 % intervals. "
-        "Where the first is much larger than the second, an engine differs from start to start. The other tables and "
-        "the figures show the first repeat, whose memory and token times belong together.",
+        "Where the first is much larger than the second, an engine differs from start to start. Agreeing: repeats that "
+        "lie within the mean of the others ± the mean of their half intervals and the stdev. The other tables and the "
+        "figures show the first repeat, whose memory and token times belong together.",
     )
     yield Sheet("Repeats", columns, tuple(lines), notes)

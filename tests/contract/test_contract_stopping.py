@@ -13,7 +13,7 @@ import pytest
 
 from bench_core.contract.errors import BadInput
 from bench_core.contract.events import BatchEvent, StopEvent, WarmupEndEvent
-from bench_core.contract.interval import student_quantile, throughput_interval
+from bench_core.contract.interval import Interval, student_quantile, throughput_interval
 from bench_core.contract.phase_rates import batch_phase_times, row_decode_tok_s, row_prefill_tok_s
 from bench_core.contract.repeats import between_runs
 from bench_core.contract.spec import MeasureProtocol
@@ -28,7 +28,7 @@ from bench_core.contract.stopping import (
     warmup_end,
 )
 from bench_core.contract.trend import trend
-from bench_core.contract.workload_rate import Work
+from bench_core.contract.workload_rate import Work, WorkloadRate
 
 
 def batch(index: int, latency_s: float, tokens: int = 100, prompt_tokens: int = 50, **changes: Any) -> BatchEvent:
@@ -398,3 +398,42 @@ def test_a_protocol_of_before_the_rules_measures_all_and_tests_nothing() -> None
 
 def test_no_repeats_have_no_spread() -> None:
     assert between_runs([]) is None
+
+
+def rates(*throughputs: float, half_width: float = 2.0) -> list[WorkloadRate]:
+    return [
+        WorkloadRate(
+            throughput_tok_s=value,
+            batch_latency_s=1.0,
+            output_tokens_per_batch=value,
+            interval=Interval(
+                low_tok_s=value - half_width,
+                high_tok_s=value + half_width,
+                relative_half_width=half_width / value,
+                correlation=0.0,
+            ),
+        )
+        for value in throughputs
+    ]
+
+
+def test_a_repeat_agrees_that_lies_within_what_the_others_say() -> None:
+    """The last one is 29.5 from the mean of the others, whose intervals and stdev allow for 2 + 13.2."""
+    found = between_runs(rates(99.0, 101.0, 100.0, 102.0, 130.0))
+    assert found is not None
+    assert found.stdev_tok_s == pytest.approx(13.24, abs=0.01)
+    assert found.agreeing == 4
+    alike = between_runs(rates(99.0, 101.0, 100.0, 102.0, 103.0))
+    assert alike is not None
+    assert alike.agreeing == 5
+
+
+def test_two_repeats_or_one_without_an_interval_say_nothing_of_agreement() -> None:
+    two = between_runs(rates(100.0, 101.0))
+    assert two is not None
+    assert two.agreeing is None
+    short = rates(100.0, 101.0, 102.0)
+    short[1] = short[1].model_copy(update={"interval": None})
+    found = between_runs(short)
+    assert found is not None
+    assert (found.agreeing, found.within_relative_half_width) == (None, None)

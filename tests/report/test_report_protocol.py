@@ -192,6 +192,7 @@ def test_repeats_are_summed_up_beside_their_own_intervals(tmp_path: Path) -> Non
     assert row["Range (token/s)"] == f"{min(rates):.1f} to {max(rates):.1f}"
     assert row["Stdev (%)"] == "9.1"
     assert float(row["Interval within (± %)"]) > 0
+    assert row["Agreeing"] == "1 of 3", "the middle one: the others are 24 token/s from theirs, and 16 apart"
     text = markdown(document(load_run(run)))
     assert "The first of 3 repeats" in text
     assert "### Control cell" not in text, "they are the grid's, not a control's"
