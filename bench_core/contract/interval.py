@@ -62,10 +62,16 @@ class Interval(Record):
         return (self.high_tok_s - self.low_tok_s) / 2
 
 
-def throughput_interval(tokens: Sequence[int], latencies_s: Sequence[float]) -> Interval | None:
+def throughput_interval(
+    tokens: Sequence[int], latencies_s: Sequence[float], *, least_freedom: float = 1.0
+) -> Interval | None:
     """The interval from output tokens and latency of each batch, in order of time.
 
     ``None`` for fewer than five batches, and where nothing was generated.
+
+    Args:
+        least_freedom: degrees of freedom that are left to batches however alike neighbours are. 1 is what logs of
+            before the workload was looked at were judged by; ``contract.workload_rate`` says why it is 3 there.
     """
     n = len(tokens)
     if n < FEWEST_BATCHES or sum(tokens) <= 0:
@@ -73,13 +79,14 @@ def throughput_interval(tokens: Sequence[int], latencies_s: Sequence[float]) -> 
     throughput = sum(tokens) / math.fsum(latencies_s)
     mean_tokens = sum(tokens) / n
     residuals = [(count - throughput * s) / mean_tokens for count, s in zip(tokens, latencies_s, strict=True)]
-    return interval_around(throughput, residuals)
+    return interval_around(throughput, residuals, least_freedom=least_freedom)
 
 
 def interval_around(
     throughput_tok_s: float,
     residuals: Sequence[float],
     *,
+    least_freedom: float,
     columns: int = 0,
     leverage: float = 0.0,
     likeness: float = 1.0,
@@ -88,6 +95,7 @@ def interval_around(
 
     Args:
         residuals: relative to the throughput, in order of time; their sum is 0.
+        least_freedom: as in ``throughput_interval``.
         columns: slopes that were fitted beside the mean.
         leverage: variance that these add to the mean / variance of one residual.
         likeness: of independent residuals, how many times -1 / n their lag-1 correlation is expected to be, for having
@@ -96,29 +104,23 @@ def interval_around(
     squares = math.fsum(value * value for value in residuals)
     half_width, correlation = 0.0, 0.0
     if squares > 0.0:
-        half_width, correlation = _relative_half_width(residuals, squares, columns, leverage, likeness)
+        n = len(residuals)
+        lag = math.fsum(a * b for a, b in itertools.pairwise(residuals)) / squares
+        correlation = _guarded(lag, n, likeness)
+        # Variance of the mean of n values / variance of one x n, and what the sample's variance lacks by the same
+        # cause.
+        inflation = min(_inflation(correlation, n), n / 2)
+        variance = squares / (n - columns - inflation) * inflation * (1 / n + leverage)
+        freedom = max((n - columns) * (1 - correlation**2) / (1 + correlation**2) - 1, least_freedom)
+        skewness = math.fsum(value**3 for value in residuals) / n / (squares / n) ** 1.5
+        widening = 1 + (_STOPPING_TERM + _SKEWNESS_TERM * skewness**2) / n
+        half_width = student_quantile(freedom) * math.sqrt(variance) * widening
     return Interval(
         low_tok_s=throughput_tok_s * (1 - half_width),
         high_tok_s=throughput_tok_s * (1 + half_width),
         relative_half_width=half_width,
         correlation=correlation,
     )
-
-
-def _relative_half_width(
-    residuals: Sequence[float], squares: float, columns: int, leverage: float, likeness: float
-) -> tuple[float, float]:
-    """Half width / mean, and the correlation that it was reckoned with."""
-    n = len(residuals)
-    lag = math.fsum(a * b for a, b in itertools.pairwise(residuals)) / squares
-    correlation = _guarded(lag, n, likeness)
-    # Variance of the mean of n values / variance of one x n, and what the sample's variance lacks by the same cause.
-    inflation = min(_inflation(correlation, n), n / 2)
-    variance = squares / (n - columns - inflation) * inflation * (1 / n + leverage)
-    freedom = max((n - columns) * (1 - correlation**2) / (1 + correlation**2) - 1, 1.0)
-    skewness = math.fsum(value**3 for value in residuals) / n / (squares / n) ** 1.5
-    widening = 1 + (_STOPPING_TERM + _SKEWNESS_TERM * skewness**2) / n
-    return student_quantile(freedom) * math.sqrt(variance) * widening, correlation
 
 
 def _guarded(lag: float, n: int, likeness: float) -> float:

@@ -27,6 +27,10 @@ from bench_core.contract.fit import Fit
 from bench_core.contract.interval import Interval, interval_around, throughput_interval
 from bench_core.contract.record import Record
 
+# Few batches cannot show that neighbours are not alike, so intervals reckon with a correlation of up to 0.9; of eight
+# batches that leaves less than one degree of freedom, whose quantile is 12.7. Simulated, 3 (a quantile of 3.2) cover
+# the truth as often, but for a percent where neighbours really are that much alike, with a quarter of the width.
+LEAST_FREEDOM = 3.0
 BOTH_FROM_BATCHES = 8
 BOTH_EXPLAIN = 0.5
 ONE_EXPLAINS = 0.8
@@ -91,7 +95,7 @@ def workload_rate(
 
     Without ``mean``, that of the batches as they are.
     """
-    plain = throughput_interval(tokens, latencies_s)
+    plain = throughput_interval(tokens, latencies_s, least_freedom=LEAST_FREEDOM)
     fitted = _fitted(tokens, latencies_s, works, mean) if mean is not None and plain is not None else None
     if fitted is not None:
         return fitted
@@ -132,6 +136,7 @@ def _fitted(
     interval = interval_around(
         rate,
         residuals,
+        least_freedom=LEAST_FREEDOM,
         columns=found.columns,
         leverage=found.leverage,
         likeness=n * found.neighbours / (n - 1 - found.columns),

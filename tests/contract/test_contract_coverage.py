@@ -15,16 +15,16 @@ from dataclasses import dataclass
 
 import pytest
 
-from bench_core.contract.interval import throughput_interval
 from bench_core.contract.steadiness import DRIFT_SIGNIFICANCE
-from bench_core.contract.stopping import TREND_TOLERANCE, Sample, StoppingRule, stop_reason
+from bench_core.contract.stopping import TREND_TOLERANCE, Sample, StoppingRule, rate_of, stop_reason
 from bench_core.contract.trend import trend
-from bench_core.contract.workload_rate import Work
+from bench_core.contract.workload_rate import MeanWork, Work
 
 TRIALS = 2000
 WORKLOAD = 1000
 TOKENS = 100  # of a batch whose latency is 1 s on average: 100 tokens/s are the truth
 RULE = StoppingRule(precision=0.01)
+ALIKE, WHOLE = Work(50, 50), MeanWork(prompt_tokens=50.0, longest_prompt_tokens=50.0)
 
 Draw = Callable[[random.Random], float]
 
@@ -70,10 +70,10 @@ class Series:
         reason = None
         while reason is None:
             latency_s = (1.0 + self.noise * state) * (1.0 + self.drift * len(done) / self.batches)
-            done.append(Sample(TOKENS, latency_s, clock_s, Work(50, 50)))
+            done.append(Sample(TOKENS, latency_s, clock_s, ALIKE))
             clock_s += latency_s
             state = self.correlation * state + fresh * self.draw(drawn)
-            reason = stop_reason(RULE, done, self.batches, None)
+            reason = stop_reason(RULE, done, self.batches, WHOLE)
         return done, reason
 
 
@@ -94,7 +94,7 @@ def simulate(series: Series, seed: int = 1) -> Found:
     for _ in range(TRIALS):
         done, reason = series.measure(drawn)
         latencies = [batch.latency_s for batch in done]
-        interval = throughput_interval([TOKENS] * len(done), latencies)
+        interval = rate_of(done, WHOLE).interval
         assert interval is not None
         assert reason != "precision" or interval.relative_half_width <= 0.01
         covered += interval.low_tok_s <= TOKENS <= interval.high_tok_s

@@ -272,6 +272,24 @@ def test_where_time_or_a_limit_ends_a_cell_the_interval_is_rather_too_wide(engin
     assert 0.94 <= found.covered <= 0.999, found
 
 
+@pytest.mark.parametrize("n", [5, 8, 12])
+def test_neighbours_very_much_alike_are_the_limit_of_few_batches(n: int) -> None:
+    """Stated as it is: 92 to 95 % where a correlation of 0.7 cannot be seen yet."""
+    found = simulate(Engine(1, noise=0.03, correlation=0.7), 94, StoppingRule(precision=1e-9, max_batches=n))
+    assert 0.90 <= found.covered <= 0.97, found
+
+
+@pytest.mark.parametrize(("correlation", "widest"), [(0.0, 0.07), (0.5, 0.10)])
+def test_eight_batches_say_something(correlation: float, widest: float) -> None:
+    """Noise of 3 %; Student's interval for eight independent ones is 2.5 %. Median of 400."""
+    drawn = random.Random(4)  # noqa: S311
+    works, whole = [Work(50, 50)] * 8, MeanWork(prompt_tokens=50.0, longest_prompt_tokens=50.0)
+    engine = Engine(1, noise=0.03, correlation=correlation)
+    intervals = [rate_of(_measured(engine, works, 1.0, lambda done: False, drawn), whole).interval for _ in range(400)]
+    widths = sorted(interval.relative_half_width for interval in intervals if interval is not None)
+    assert 0.025 < widths[200] < widest
+
+
 def test_a_fit_needs_a_small_part_of_the_batches() -> None:
     """The same engine and noise, with and without a look at the prompts."""
     engine = Engine(64, reading=0.3, padding=0.1, noise=0.003)
