@@ -117,6 +117,12 @@ class Calibration(Record):
         return _best(m for m in self.measurements if m.kind == "matrix" and m.dtype == dtype)
 
     @property
+    def slowest_matrix_flop_s(self) -> float | None:
+        """The lowest of these rates over all dtypes: whatever an engine computes in, the roof is no lower."""
+        rates = (self.matrix_flop_s(m.dtype) for m in self.measurements if m.kind == "matrix")
+        return min((rate for rate in rates if rate is not None), default=None)
+
+    @property
     def launch_s(self) -> float | None:
         """Seconds between two tiny kernels of a chain that the host launches one by one."""
         rate = _best(m for m in self.measurements if m.kind == "launch")

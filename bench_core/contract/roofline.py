@@ -213,13 +213,16 @@ class Roofline(Record):
 class _Roofs:
     bandwidth: float | None = None
     matrix: float | None = None
+    slowest_matrix: float | None = None
     launch_s: float | None = None
 
 
 def launches_less(facts: Mapping[str, str]) -> bool:
-    """Whether an engine says that its steps are not launched kernel by kernel (facts ``cuda_graphs``, ``compiled``)."""
+    """Whether an engine says that its steps are not launched kernel by kernel: facts ``cuda_graphs`` and ``compiled``,
+    and ggml's line of what it was built with (``system_info``)."""
     graphs = facts.get("cuda_graphs", "none").lower()
-    return graphs not in ("none", "off", "no", "false") or facts.get("compiled") == "yes"
+    said = graphs not in ("none", "off", "no", "false") or facts.get("compiled") == "yes"
+    return said or "USE_GRAPHS = 1" in facts.get("system_info", "")
 
 
 def roofline(
@@ -233,7 +236,8 @@ def roofline(
     roofs = _Roofs()
     if calibration is not None:
         matrix = calibration.matrix_flop_s(dtype) if dtype else None
-        roofs = _Roofs(calibration.bandwidth_bytes_s, matrix, calibration.launch_s)
+        slowest = calibration.slowest_matrix_flop_s
+        roofs = _Roofs(calibration.bandwidth_bytes_s, matrix, slowest, calibration.launch_s)
     real = spec.artifact != layout.NO_ARTIFACT and is_dense(model)
     weights, kv_item = weights_in_memory(spec, facts) if real else None, kv_item_bytes(facts)
     step_bytes = None
@@ -248,7 +252,10 @@ def roofline(
     if real and spec.device == "cuda" and roofs.launch_s is not None and not launches_less(facts):
         launching = LAUNCHES_PER_LAYER * model.layers * roofs.launch_s / steps.step_s
     utilisation = metrics.telemetry.utilisation if metrics.telemetry else None
-    bound, evidence = verdict(mbu, mfu, utilisation, launching)
+    # An engine that does not say what it computes in may still be far from the lowest roof that there is.
+    at_most = _used(step_flop, roofs.slowest_matrix, steps.step_s)
+    far = mfu is None and at_most is not None and at_most < NEAR
+    bound, evidence = verdict(mbu, at_most if far else mfu, utilisation, launching)
     return Roofline(
         rows=steps.rows,
         step_s=steps.step_s,
@@ -295,4 +302,6 @@ def verdict(
         return "host-bound", "no kernel runs in a fifth of the time or more"
     if launching is not None and launching >= LAUNCHING:
         return "host-bound", "launching alone takes half of a step or more"
+    if utilisation is not None:
+        return "mixed", "kernels run most of the time and come near neither roof"
     return "mixed", "near neither roof, and nothing says that the host is why"

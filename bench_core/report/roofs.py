@@ -205,10 +205,11 @@ def _roofline(view: RunView, cells: list[tuple[Row, CellResult]]) -> Iterable[Sh
         "Decode step: between the last prompt's first token and the first prompt's last one. Bytes: the weights that a "
         "step must read (of the input embeddings one row for each prompt) and the key-value cache at the mean context. "
         "MBU: bytes / (step x measured bandwidth). MFU: operations / (step x measured matrix rate of the dtype that "
-        "the engine computes in); prompt MFU the same until the last prompt's first token. "
+        "the engine computes in, where it says so); prompt MFU the same until the last prompt's first token. "
         f"Verdict: bandwidth-bound or compute-bound from {NEAR} of that roof on, mixed near both; near neither "
         f"host-bound, if a kernel runs in less than {BUSY} of the time or {LAUNCHES_PER_LAYER} launches a layer take "
-        f"{LAUNCHING} of a step or more, else mixed.",
+        f"{LAUNCHING} of a step or more, else mixed. Of an engine that does not say what it computes in, the lowest "
+        "matrix rate that was measured decides whether it may be near that roof.",
     )
     yield Sheet("Roofline", columns, tuple(rows), notes)
 
@@ -218,7 +219,7 @@ def _missing(placed: Roofline) -> str:
         return "bytes of a step are not known"
     if placed.mbu is None:
         return "the device was not measured"
-    return "the matrix rate for what it computes in is not known" if placed.mfu is None else ""
+    return "what it computes in is not known, and its roof may be near" if placed.mfu is None else ""
 
 
 def _roofs(view: RunView) -> Iterable[Sheet]:

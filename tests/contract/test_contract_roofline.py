@@ -324,7 +324,8 @@ def test_a_slow_eager_step_is_the_hosts_only_where_launches_or_an_idle_gpu_say_s
     assert placed is not None
     assert placed.bound == "host-bound"
     assert placed.launching == pytest.approx(30 * 12 * 4e-6 / 0.0028)
-    for said in ({"cuda_graphs": "FULL_AND_PIECEWISE"}, {"compiled": "yes"}):  # one launch for many kernels
+    ggml = {"system_info": "CUDA : ARCHS = 900 | USE_GRAPHS = 1 |"}
+    for said in ({"cuda_graphs": "FULL_AND_PIECEWISE"}, {"compiled": "yes"}, ggml):  # one launch for many kernels
         placed = roofline(tiny, {**FP16, **said}, metrics(decode=quick), calibration())
         assert placed is not None
         assert (placed.bound, placed.launching) == ("mixed", None)
@@ -336,6 +337,24 @@ def test_a_slow_eager_step_is_the_hosts_only_where_launches_or_an_idle_gpu_say_s
     placed = roofline(tiny, FP16, metrics(decode=slow, telemetry=idle), calibration())
     assert placed is not None
     assert placed.bound == "host-bound"
+
+
+def test_far_below_every_matrix_rate_an_engine_need_not_say_what_it_computes_in() -> None:
+    """13.2 GFLOP in 30 ms are 0.4 TFLOP/s; the slowest that was measured is 500, or 0.5 where float32 was, too."""
+    told = {"kv_type": "f16", "weights_bytes": "13476831232", "embedding_bytes": "262144000"}
+    steps = DecodeSteps(steps=100, rows=1, step_s=0.030, context_tokens=200)
+    placed = roofline(spec(), told, metrics(decode=steps), calibration())
+    assert placed is not None
+    assert placed.mbu is not None
+    assert (placed.mfu, placed.bound) == (None, "mixed")
+    roofs = calibration()
+    (matrix,) = (m for m in roofs.measurements if m.kind == "matrix")
+    slow = matrix.model_copy(update={"dtype": "float32", "samples_s": tuple(s * 1000 for s in matrix.samples_s)})
+    both = roofs.model_copy(update={"measurements": (*roofs.measurements, slow)})
+    assert both.slowest_matrix_flop_s == pytest.approx(0.5e12)
+    placed = roofline(spec(), told, metrics(decode=steps), both)
+    assert placed is not None
+    assert (placed.mfu, placed.bound) == (None, None), "0.9 of what it may be computing in"
 
 
 @pytest.mark.parametrize(
