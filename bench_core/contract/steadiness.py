@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from bench_core.contract.errors import BadInput
 from bench_core.contract.events import BatchEvent, StopEvent, WarmupEndEvent
 from bench_core.contract.fit import Fit
-from bench_core.contract.interval import FEWEST_BATCHES, Interval, throughput_interval
+from bench_core.contract.interval import FEWEST_BATCHES, Interval
 from bench_core.contract.record import Record
 from bench_core.contract.stopping import (
     TREND_TOLERANCE,
     Sample,
     StopReason,
     WarmupEnd,
+    interval_of,
     rate_of,
     stop_reason,
     warmup_end,
@@ -34,9 +35,9 @@ class Steadiness(Record):
     Attributes:
         stop_reason: why measuring ended; absent in logs of before there was a rule.
         precision: half width / throughput that was asked for; absent where everything was to be measured.
-        throughput_interval: 95 % confidence, of the measured batches as they are; absent for fewer than five.
         workload_rate: throughput of the whole workload and its interval, which decides when to stop; absent in logs of
             before the workload was looked at.
+        throughput_interval: of those logs alone: of the measured batches as they are; absent for fewer than five.
         warmup: how the warm-up ended; absent in logs of before it was tested.
         drift: a trend in the latencies of the measured batches, differences of work taken out; absent for fewer than
             five, and where few batches have a trend in their work itself.
@@ -46,8 +47,8 @@ class Steadiness(Record):
 
     stop_reason: StopReason | None = None
     precision: float | None = None
-    throughput_interval: Interval | None = None
     workload_rate: WorkloadRate | None = None
+    throughput_interval: Interval | None = None
     warmup: WarmupEnd | None = None
     drift: Trend | None = None
     drifts: bool = False
@@ -73,15 +74,14 @@ def steadiness(
     _check_warmup(warmup, warmup_ended)
     _check_stop(measured, stopped)
     mean = stopped.mean_work if stopped is not None else None
+    done = [sample(batch) for batch in measured]
     drift = latency_drift(measured)
     drifts = drift is not None and drift.is_seen(DRIFT_SIGNIFICANCE, TREND_TOLERANCE)
     return Steadiness(
         stop_reason=stopped.reason if stopped else None,
         precision=stopped.rule.precision if stopped else None,
-        throughput_interval=throughput_interval(
-            [sum(batch.output_tokens) for batch in measured], [batch.latency_s for batch in measured]
-        ),
-        workload_rate=rate_of([sample(batch) for batch in measured], mean) if mean is not None else None,
+        workload_rate=rate_of(done, mean) if mean is not None else None,
+        throughput_interval=interval_of(done) if mean is None else None,
         warmup=warmup_ended.end if warmup_ended else None,
         drift=drift,
         drifts=drifts,

@@ -26,7 +26,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field
 
-from bench_core.contract.interval import FEWEST_BATCHES, throughput_interval
+from bench_core.contract.interval import FEWEST_BATCHES, Interval, throughput_interval
 from bench_core.contract.record import Record
 from bench_core.contract.trend import trend
 from bench_core.contract.workload_rate import MeanWork, Work, WorkloadRate, workload_rate
@@ -165,11 +165,13 @@ def _is_precise(precision: float, done: Sequence[Sample], mean: MeanWork | None)
 
 
 def _half_width(done: Sequence[Sample], mean: MeanWork | None) -> float:
-    if mean is None:
-        interval = throughput_interval([batch.tokens for batch in done], [batch.latency_s for batch in done])
-    else:
-        interval = rate_of(done, mean).interval
+    interval = interval_of(done) if mean is None else rate_of(done, mean).interval
     return math.inf if interval is None else interval.relative_half_width
+
+
+def interval_of(done: Sequence[Sample]) -> Interval | None:
+    """What logs of before the workload was looked at were judged by; ``None`` for fewer than five batches."""
+    return throughput_interval([batch.tokens for batch in done], [batch.latency_s for batch in done])
 
 
 def rate_of(done: Sequence[Sample], mean: MeanWork | None) -> WorkloadRate:

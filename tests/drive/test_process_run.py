@@ -98,7 +98,8 @@ def test_a_grid_is_measured_to_its_precision_and_repeated_in_random_order(drive:
         assert metrics.steadiness.stop_reason == "precision"
         assert metrics.batches in (8, 12, 18, 27), "a busy machine may need another look"
         assert metrics.warmup_batches >= 5
-        assert metrics.steadiness.throughput_interval is not None
+        assert metrics.steadiness.workload_rate is not None
+        assert metrics.steadiness.workload_rate.interval is not None
     assert "### Repeats" in (run / layout.REPORT_FILE).read_text(encoding="utf-8")
     again = drive("--resume", "mine", "--dry-run")
     assert again.code == 0, again.err
