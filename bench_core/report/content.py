@@ -6,10 +6,11 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from bench_core.contract.equal_work import repeated_prompts
-from bench_core.contract.metrics import VALUES_BEYOND_A_PERCENTILE, CellMetrics, CellResult, MemoryUse
+from bench_core.contract.metrics import VALUES_BEYOND_A_PERCENTILE, CellResult, MemoryUse
 from bench_core.contract.outcome import MARKED
 from bench_core.report.device_time import device_time, device_time_sheet
 from bench_core.report.format import ABSENT, count, gib, milliseconds, quantity, rate, seconds, significant
+from bench_core.report.glance import glance_sheet
 from bench_core.report.largest import largest_sheets
 from bench_core.report.load import DAMAGED, Row, RunView
 from bench_core.report.own_error import HOW, NO_DEVICE_MEMORY, error_rows, own_error, percent, title, written
@@ -45,6 +46,7 @@ class Document:
         facts: what was measured, on what, when: (name, text).
         images: what each engine ran in, and versions.
         meanings: one line for each column: (column, text).
+        glance: the winners of each batch size, where methods are compared.
         results: one table for each batch size.
         details: further tables over all batch sizes.
         failures: every cell without numbers, with its cause.
@@ -54,6 +56,7 @@ class Document:
     facts: tuple[tuple[str, str], ...]
     images: Sheet
     meanings: tuple[tuple[str, str], ...]
+    glance: tuple[Sheet, ...]
     results: tuple[Sheet, ...]
     details: tuple[Sheet, ...]
     failures: tuple[Failure, ...]
@@ -66,6 +69,7 @@ def document(view: RunView) -> Document:
         facts=tuple(_facts(view)),
         images=_images(view),
         meanings=_meanings(view),
+        glance=tuple(glance_sheet(view)),
         results=tuple(result_sheet(view, size) for size in view.batch_sizes),
         details=(
             *_beside(view),
@@ -87,12 +91,6 @@ def document(view: RunView) -> Document:
         ),
         failures=tuple(_failure(row) for row in view.rows if row.result is None),
     )
-
-
-def peak_memory(view: RunView, metrics: CellMetrics) -> int | None:
-    """The memory that a run compares: on the GPU where there is one, else of the processes. Peak, bytes."""
-    use = metrics.device_memory if view.on_cuda else metrics.host_memory
-    return use.peak_bytes if use else None
 
 
 # --- the head ---------------------------------------------------------------------------------------------------------

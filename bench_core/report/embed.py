@@ -43,7 +43,7 @@ def sheet_of(run_folder: Path, heading: str) -> str:
         BadInput: not a run, or its report has no such table.
     """
     words = document(load_run(run_folder))
-    sheets = [*words.results, *words.details, words.images]
+    sheets = [*words.glance, *words.results, *words.details, words.images]
     found = next((sheet for sheet in sheets if sheet.heading == heading), None)
     if found is None:
         raise BadInput(f"{run_folder}: its report has no table {heading!r}", ", ".join(s.heading for s in sheets))

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import altair as alt
 
-from bench_core.report.content import NOT_READ, peak_memory
+from bench_core.report.content import NOT_READ
 from bench_core.report.format import GIB, one_line
 from bench_core.report.load import Row, RunView
 
@@ -68,7 +68,7 @@ def memory(view: RunView) -> Figure:
     """Peak memory by batch size: of the GPU, or of the engine's processes in a run without one."""
 
     def peak_gib(row: Row) -> float | None:
-        peak = peak_memory(view, row.result.metrics) if row.result else None
+        peak = view.peak_memory_bytes(row.result.metrics) if row.result else None
         return None if peak is None else peak / GIB
 
     return _draw(

@@ -18,7 +18,7 @@ from bench_core.contract.errors import BadInput, first_line
 from bench_core.contract.events import Event, parse_events
 from bench_core.contract.harness_error import Gap, Script, gaps
 from bench_core.contract.max_batch import MaxBatch
-from bench_core.contract.metrics import CellEvents, CellResult, summarise
+from bench_core.contract.metrics import CellEvents, CellMetrics, CellResult, summarise
 from bench_core.contract.min_memory import MinMemory
 from bench_core.contract.outcome import Outcome, Verdict
 from bench_core.contract.record import Record
@@ -231,6 +231,11 @@ class RunView:
     def compares(self, row: Row) -> bool:
         """Whether a row is ranked: a real engine that did equal work, within the bounds of quality."""
         return row.planned.ranked and not self.unranked(row)
+
+    def peak_memory_bytes(self, metrics: CellMetrics) -> int | None:
+        """The memory that a run compares: on the GPU where there is one, else of the processes. Peak, bytes."""
+        use = metrics.device_memory if self.on_cuda else metrics.host_memory
+        return use.peak_bytes if use else None
 
     def of_batch_size(self, batch_size: int) -> tuple[Row, ...]:
         """The rows of one batch size in the order of the plan."""

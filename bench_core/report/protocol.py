@@ -31,7 +31,7 @@ _WARMUPS = {"flat": "flat", "trend": "still a trend", "not_tested": "not tested"
 
 def throughput_entry(row: Row, pace: WorkloadRate, *, strong: bool, marks: Sequence[str] = ()) -> Entry:
     """Throughput with half its interval, and behind the given marks those of what is to be known about it."""
-    interval = _told(row)
+    interval = told_interval(row)
     marks = [*marks, *(mark for remark, mark in _MARKS.items() if remark in remarks(row))]
     return Entry(
         rate_within(pace.throughput_tok_s, interval.half_width_tok_s if interval else None),
@@ -41,7 +41,7 @@ def throughput_entry(row: Row, pace: WorkloadRate, *, strong: bool, marks: Seque
     )
 
 
-def _told(row: Row) -> Interval | None:
+def told_interval(row: Row) -> Interval | None:
     """The interval that stands beside a throughput, unless it is too wide to say anything."""
     interval = row.rate.interval if row.rate else None
     return interval if interval is not None and interval.relative_half_width <= WIDEST_TOLD else None
@@ -53,7 +53,7 @@ def remarks(row: Row) -> list[str]:
         return []
     steadiness = row.result.metrics.steadiness
     found = [UNSTEADY] if steadiness.unsteady else []
-    return [*found, FEW_BATCHES] if _told(row) is None else found
+    return [*found, FEW_BATCHES] if told_interval(row) is None else found
 
 
 def mark_notes(rows: Iterable[Row]) -> list[str]:

@@ -23,6 +23,7 @@ FIGURES = (
 def markdown(document: Document) -> str:
     """The whole report. Text from names, causes and facts is inert in it."""
     parts = [f"# {markdown_text(document.title)}", _facts(document.facts)]
+    parts += [_sheet(sheet, level=2) for sheet in document.glance]
     parts += ["What the columns mean:", _facts(document.meanings)]
     parts += [_sheet(sheet, level=2) for sheet in document.results]
     parts += ["## Scaling"]
