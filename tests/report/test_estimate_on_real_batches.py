@@ -1,0 +1,57 @@
+"""The estimate for a whole workload, held against a workload that was measured whole: real engines, real stories.
+
+The published run measured every batch of 800 stories. Some of its batches, drawn at random, must tell what all of them
+took. Drawn at random, not one after the other: how a host's speed wanders in minutes is not in any few batches.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import mean
+
+import pytest
+
+from bench_core.contract import layout
+from bench_core.contract.steadiness import sample
+from bench_core.contract.stopping import Sample, rate_of
+from bench_core.contract.workload_rate import MeanWork
+from bench_core.report.load import load_run, read_events
+
+RUN = Path(__file__).resolve().parents[2] / "results" / "published" / "2026-11-23-cpu-exhaustive"
+DRAWS = 500
+
+
+def _cells() -> Iterator[tuple[str, list[Sample], MeanWork]]:
+    view = load_run(RUN)
+    assert view.workload is not None
+    for row in view.grid:
+        events = read_events(RUN, layout.cell_folder(RUN, row.planned.cell))
+        done = [sample(event) for event in events if event.type == "batch" and event.phase == "measure"]
+        yield row.planned.cell, done, view.workload.mean_work(row.planned.batch_size)
+
+
+CELLS = {cell: (done, whole) for cell, done, whole in _cells()}
+# How many times smaller than the plain ratio's the error is, of five batches and of more. CTranslate2 reads what
+# prompts have beyond the shortest of a batch token by token, and the shortest is not among the variables.
+GAINS = {"transformers.fp32.b4": (2.0, 3.0), "llama-cpp-python.q8_0.b4": (2.0, 3.0), "ctranslate2.int8.b4": (1.0, 1.4)}
+
+
+@pytest.mark.parametrize("n", [5, 8, 12, 18])
+@pytest.mark.parametrize("cell", GAINS)
+def test_some_batches_tell_what_all_of_them_took(cell: str, n: int) -> None:
+    done, whole = CELLS[cell]
+    true_tok_s = sum(batch.tokens for batch in done) / sum(batch.latency_s for batch in done)
+    assert rate_of(done, whole).throughput_tok_s == pytest.approx(true_tok_s, rel=1e-9), "all of them are the workload"
+    drawn = random.Random(n)  # noqa: S311  # a simulation
+    covered, errors, plain_errors = 0, [], []
+    for _ in range(DRAWS):
+        some = [done[k] for k in sorted(drawn.sample(range(len(done)), n))]
+        found = rate_of(some, whole)
+        assert found.interval is not None
+        covered += found.interval.low_tok_s <= true_tok_s <= found.interval.high_tok_s
+        errors.append(abs(found.throughput_tok_s / true_tok_s - 1))
+        plain_errors.append(abs(rate_of(some, None).throughput_tok_s / true_tok_s - 1))
+    assert covered / DRAWS >= 0.92
+    assert mean(plain_errors) / mean(errors) >= GAINS[cell][n > 5]
