@@ -72,9 +72,9 @@ def steadiness(
         BadInput: the log says that warm-up or measuring ended for a reason that its batches do not bear out.
     """
     _check_warmup(warmup, warmup_ended)
-    _check_stop(measured, stopped)
-    mean = stopped.mean_work if stopped is not None else None
     done = [sample(batch) for batch in measured]
+    _check_stop(done, stopped)
+    mean = stopped.mean_work if stopped is not None else None
     drift = latency_drift(measured)
     drifts = drift is not None and drift.is_seen(DRIFT_SIGNIFICANCE, TREND_TOLERANCE)
     return Steadiness(
@@ -98,10 +98,9 @@ def _check_warmup(batches: Sequence[BatchEvent], ended: WarmupEndEvent | None) -
         raise BadInput(f"the event log says that the warm-up ended with {ended.end}, and its batches say otherwise")
 
 
-def _check_stop(batches: Sequence[BatchEvent], stopped: StopEvent | None) -> None:
+def _check_stop(done: Sequence[Sample], stopped: StopEvent | None) -> None:
     if stopped is None:
         return
-    done = [sample(batch) for batch in batches]
     rule, available, mean = stopped.rule, stopped.available_batches, stopped.mean_work
     reasons = [stop_reason(rule, done[:n], available, mean) for n in range(1, len(done) + 1)]
     if not reasons or reasons[-1] != stopped.reason or any(reasons[:-1]):

@@ -317,7 +317,6 @@ def result_entries(view: RunView, row: Row, best: Collection[str] = ()) -> tuple
         Entry(count(pace.output_tokens_per_batch), pace.output_tokens_per_batch),
         throughput_entry(
             row,
-            pace,
             strong=row.planned.cell in best,
             marks=(THROTTLED_MARK,) if is_throttled(metrics) else (),
         ),

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 from bench_core.contract.interval import Interval
 from bench_core.contract.metrics import CellMetrics
-from bench_core.report.format import ABSENT, gib, rate_within, seconds, significant
+from bench_core.report.format import ABSENT, gib, seconds, significant
 from bench_core.report.load import Row, RunView
-from bench_core.report.protocol import FEW_BATCHES, told_interval
+from bench_core.report.protocol import FEW_BATCHES, throughput_text, told_interval
 from bench_core.report.same_batches import fastest
 from bench_core.report.sheet import Entry, Sheet
 
@@ -27,7 +27,7 @@ def glance_sheet(view: RunView) -> Iterator[Sheet]:
         lines.append(
             (
                 Entry(str(size), size),
-                Entry(_named(ranked, best, _throughput), strong=True),
+                Entry(", ".join(_throughput(row) for row in ranked if row.planned.cell in best), strong=True),
                 Entry(_not_told_apart(ranked, best)),
                 _least(ranked, lambda metrics: metrics.ttft_s.mean if metrics.ttft_s else None, _seconds),
                 _least(ranked, view.peak_memory_bytes, gib),
@@ -71,15 +71,8 @@ def _middle(interval: Interval) -> float:
     return (interval.low_tok_s + interval.high_tok_s) / 2
 
 
-def _named(ranked: Sequence[Row], cells: frozenset[str], written: Callable[[Row], str]) -> str:
-    return ", ".join(f"{row.planned.label}: {written(row)}" for row in ranked if row.planned.cell in cells)
-
-
 def _throughput(row: Row) -> str:
-    if row.rate is None:
-        return ABSENT
-    interval = told_interval(row)
-    return rate_within(row.rate.throughput_tok_s, interval.half_width_tok_s if interval else None)
+    return f"{row.planned.label}: {throughput_text(row)}"
 
 
 def _least(

@@ -486,8 +486,9 @@ def _measured_row(
 
 def _mean_work(spec: CellSpec, workload: Workload | None) -> MeanWork | None:
     """Of the prompts kept with the run, as far as there are any."""
-    kept = workload is not None and len(workload.prompts) >= spec.batch_size
-    return workload.mean_work(spec.batch_size) if workload is not None and kept else None
+    if workload is None or len(workload.prompts) < spec.batch_size:
+        return None
+    return workload.mean_work(spec.batch_size)
 
 
 def _log_name(folder: Path) -> str:

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from bench_core.contract.interval import Interval
 from bench_core.contract.repeats import between_runs
 from bench_core.contract.steadiness import Steadiness
-from bench_core.contract.workload_rate import WorkloadRate
 from bench_core.report.format import ABSENT, rate, rate_within, seconds, significant
 from bench_core.report.load import Row, RunView
 from bench_core.report.sheet import Entry, Sheet
@@ -29,16 +28,19 @@ _REASONS = {
 _WARMUPS = {"flat": "flat", "trend": "still a trend", "not_tested": "not tested"}
 
 
-def throughput_entry(row: Row, pace: WorkloadRate, *, strong: bool, marks: Sequence[str] = ()) -> Entry:
-    """Throughput with half its interval, and behind the given marks those of what is to be known about it."""
+def throughput_text(row: Row) -> str:
+    """Throughput with half its interval, as far as that says anything."""
+    if row.rate is None:
+        return ABSENT
     interval = told_interval(row)
+    return rate_within(row.rate.throughput_tok_s, interval.half_width_tok_s if interval else None)
+
+
+def throughput_entry(row: Row, *, strong: bool, marks: Sequence[str] = ()) -> Entry:
+    """The same, and behind the given marks those of what is to be known about it."""
     marks = [*marks, *(mark for remark, mark in _MARKS.items() if remark in remarks(row))]
-    return Entry(
-        rate_within(pace.throughput_tok_s, interval.half_width_tok_s if interval else None),
-        pace.throughput_tok_s,
-        strong=strong,
-        mark=" ".join(marks),
-    )
+    number = row.rate.throughput_tok_s if row.rate else None
+    return Entry(throughput_text(row), number, strong=strong, mark=" ".join(marks))
 
 
 def told_interval(row: Row) -> Interval | None:
