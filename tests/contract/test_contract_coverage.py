@@ -7,13 +7,12 @@ standard error of a coverage of 95 % is 0.5 %.
 
 from __future__ import annotations
 
-import math
 import random
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
+from contract_noise import Draw, autoregression, exponential, lognormal, normal
 
 from bench_core.contract.steadiness import DRIFT_SIGNIFICANCE
 from bench_core.contract.stopping import TREND_TOLERANCE, Sample, StoppingRule, rate_of, stop_reason
@@ -25,22 +24,6 @@ WORKLOAD = 1000
 TOKENS = 100  # of a batch whose latency is 1 s on average: 100 tokens/s are the truth
 RULE = StoppingRule(precision=0.01)
 ALIKE, WHOLE = Work(50, 50), MeanWork(prompt_tokens=50.0, longest_prompt_tokens=50.0)
-
-Draw = Callable[[random.Random], float]
-
-
-def normal(drawn: random.Random) -> float:
-    return drawn.gauss(0.0, 1.0)
-
-
-def exponential(drawn: random.Random) -> float:
-    """Mean 0, standard deviation 1, skewness 2: now and then a batch is much slower, none is much quicker."""
-    return drawn.expovariate(1.0) - 1.0
-
-
-def lognormal(drawn: random.Random) -> float:
-    """Mean 0, standard deviation 1, skewness 1.75."""
-    return (drawn.lognormvariate(0.0, 0.5) - math.exp(0.125)) / math.sqrt((math.exp(0.25) - 1.0) * math.exp(0.25))
 
 
 @dataclass(frozen=True)
@@ -61,18 +44,14 @@ class Series:
 
     def measure(self, drawn: random.Random) -> tuple[list[Sample], str]:
         """Batches until the rule stops, and why it did."""
-        fresh = math.sqrt(1.0 - self.correlation**2)
-        state = self.draw(drawn)
-        for _ in range(20):  # into the stationary state
-            state = self.correlation * state + fresh * self.draw(drawn)
+        noise = autoregression(self.draw, self.correlation, drawn)
         done: list[Sample] = []
         clock_s = 0.0
         reason = None
         while reason is None:
-            latency_s = (1.0 + self.noise * state) * (1.0 + self.drift * len(done) / self.batches)
+            latency_s = (1.0 + self.noise * next(noise)) * (1.0 + self.drift * len(done) / self.batches)
             done.append(Sample(TOKENS, latency_s, clock_s, ALIKE))
             clock_s += latency_s
-            state = self.correlation * state + fresh * self.draw(drawn)
             reason = stop_reason(RULE, done, self.batches, WHOLE)
         return done, reason
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from statistics import linear_regression, mean
 
 import pytest
+from contract_noise import Draw, autoregression, exponential, normal
 
 from bench_core.contract.fit import Fit
 from bench_core.contract.interval import throughput_interval
@@ -166,7 +167,7 @@ class Engine:
         padding: seconds for 200 tokens of the longest prompt; ``curve`` for their square.
         noise: standard deviation, a share of the mean latency.
         correlation: of neighbours' noise.
-        skewed: noise that is now and then much slower and never much quicker.
+        draw: what the noise is drawn from.
     """
 
     rows: int
@@ -175,7 +176,7 @@ class Engine:
     curve: float = 0.0
     noise: float = 0.01
     correlation: float = 0.0
-    skewed: bool = False
+    draw: Draw = normal
 
     def seconds(self, work: Work) -> float:
         longest = work.longest_prompt_tokens / 200
@@ -223,15 +224,11 @@ def simulate(engine: Engine, batches: int, rule: StoppingRule, trials: int = TRI
 def _measured(
     engine: Engine, works: Sequence[Work], true_s: float, stops: Callable[[list[Sample]], bool], drawn: random.Random
 ) -> list[Sample]:
-    fresh = math.sqrt(1.0 - engine.correlation**2)
-    state, done, clock_s = 0.0, list[Sample](), 0.0
-    for k in range(-20, len(works)):  # the first 20 into the stationary state
-        draw = drawn.expovariate(1.0) - 1.0 if engine.skewed else drawn.gauss(0.0, 1.0)
-        state = engine.correlation * state + fresh * draw
-        if k < 0:
-            continue
-        latency_s = engine.seconds(works[k]) + engine.noise * true_s * state
-        done.append(Sample(100, latency_s, clock_s, works[k]))
+    noise = autoregression(engine.draw, engine.correlation, drawn)
+    done, clock_s = list[Sample](), 0.0
+    for work in works:
+        latency_s = engine.seconds(work) + engine.noise * true_s * next(noise)
+        done.append(Sample(100, latency_s, clock_s, work))
         clock_s += latency_s
         if stops(done):
             break
@@ -244,7 +241,7 @@ def _measured(
         pytest.param(Engine(64, reading=0.3, padding=0.1, correlation=0.3), 94, id="64 rows, correlated"),
         pytest.param(Engine(16, reading=0.3, padding=0.3, correlation=0.3), 375, id="16 rows, correlated"),
         pytest.param(Engine(4, reading=0.1, padding=0.3, noise=0.02, correlation=0.3), 1500, id="4 rows, correlated"),
-        pytest.param(Engine(4, reading=0.1, padding=0.3, skewed=True), 1500, id="4 rows, skewed"),
+        pytest.param(Engine(4, reading=0.1, padding=0.3, draw=exponential), 1500, id="4 rows, skewed"),
         pytest.param(Engine(1, reading=0.3, correlation=0.3), 6000, id="1 row, long prompts cost much"),
         pytest.param(Engine(1, reading=0.03, noise=0.03, correlation=0.3), 6000, id="1 row, they cost little"),
     ],
@@ -260,7 +257,7 @@ def test_the_interval_covers_what_the_whole_workload_takes_as_often_as_it_claims
     [
         pytest.param(Engine(64, reading=0.3, padding=0.1, noise=0.02), id="independent"),
         pytest.param(Engine(64, reading=0.3, padding=0.1, noise=0.02, correlation=0.5), id="correlated"),
-        pytest.param(Engine(4, reading=0.1, padding=0.3, noise=0.05, correlation=0.3, skewed=True), id="skewed"),
+        pytest.param(Engine(4, reading=0.1, padding=0.3, noise=0.05, correlation=0.3, draw=exponential), id="skewed"),
         pytest.param(Engine(4, reading=0.02, padding=0.05, noise=0.03, correlation=0.3), id="prompts explain half"),
         pytest.param(Engine(1, reading=0.1, noise=0.05, correlation=0.3), id="prompts explain little"),
     ],

@@ -7,10 +7,11 @@ and TPOT can be worked out on paper.
 from __future__ import annotations
 
 import gzip
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from bench_core.contract import layout
 from bench_core.contract.events import (
@@ -30,6 +31,7 @@ from bench_core.contract.outcome import Outcome, Verdict
 from bench_core.contract.run import GpuInfo, HostInfo, ImageInfo, PlannedCell, RunRecord
 from bench_core.contract.spec import CellSpec, MeasureProtocol
 from bench_core.contract.workload import WorkloadRef
+from bench_core.report.sheet import Sheet
 
 MIB = 2**20
 GIB = 2**30
@@ -180,6 +182,35 @@ def write_run(root: Path, script: Script, *, compressed: bool = False) -> Path:
             if size not in method.unreached:
                 _write_cell(folder, script, method, size, compressed)
     return folder
+
+
+def read_log(cell: Path) -> list[dict[str, Any]]:
+    """The events of a cell's folder as plain data, to be changed and written back."""
+    return [json.loads(line) for line in (cell / layout.EVENTS_FILE).read_text(encoding="utf-8").splitlines()]
+
+
+def write_log(cell: Path, events: Iterable[dict[str, Any]]) -> None:
+    """Puts events in place of a cell's own."""
+    (cell / layout.EVENTS_FILE).write_text("".join(json.dumps(event) + "\n" for event in events), encoding="utf-8")
+
+
+def measured(events: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The measured batches among them, in order."""
+    return [event for event in events if event["type"] == "batch" and event["phase"] == "measure"]
+
+
+def set_latencies(cell: Path, latencies_s: Sequence[float]) -> None:
+    """Gives a cell's measured batches these latencies."""
+    events = read_log(cell)
+    for event, latency_s in zip(measured(events), latencies_s, strict=True):
+        event["latency_s"] = latency_s
+    write_log(cell, events)
+
+
+def fields(sheet: Sheet) -> list[dict[str, str]]:
+    """A table's rows, by column."""
+    titles = [title for title, _ in sheet.columns]
+    return [dict(zip(titles, (entry.text for entry in row), strict=True)) for row in sheet.rows]
 
 
 def visit_again(

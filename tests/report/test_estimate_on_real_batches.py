@@ -7,7 +7,6 @@ took. Drawn at random, not one after the other: how a host's speed wanders in mi
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from statistics import mean
 
@@ -23,16 +22,19 @@ RUN = Path(__file__).resolve().parents[2] / "results" / "published" / "2026-11-2
 DRAWS = 500
 
 
-def _cells() -> Iterator[tuple[str, list[Sample], MeanWork]]:
+@pytest.fixture(scope="module")
+def cells() -> dict[str, tuple[list[Sample], MeanWork]]:
+    """The measured batches of each cell, and the workload's mean work."""
     view = load_run(RUN)
     assert view.workload is not None
+    found = {}
     for row in view.grid:
         events = read_events(RUN, layout.cell_folder(RUN, row.planned.cell))
         done = [sample(event) for event in events if event.type == "batch" and event.phase == "measure"]
-        yield row.planned.cell, done, view.workload.mean_work(row.planned.batch_size)
+        found[row.planned.cell] = done, view.workload.mean_work(row.planned.batch_size)
+    return found
 
 
-CELLS = {cell: (done, whole) for cell, done, whole in _cells()}
 # How many times smaller than the plain ratio's the error is, of five batches and of more. CTranslate2 reads what
 # prompts have beyond the shortest of a batch token by token, and the shortest is not among the variables.
 GAINS = {"transformers.fp32.b4": (2.0, 3.0), "llama-cpp-python.q8_0.b4": (2.0, 3.0), "ctranslate2.int8.b4": (1.0, 1.4)}
@@ -40,8 +42,10 @@ GAINS = {"transformers.fp32.b4": (2.0, 3.0), "llama-cpp-python.q8_0.b4": (2.0, 3
 
 @pytest.mark.parametrize("n", [5, 8, 12, 18])
 @pytest.mark.parametrize("cell", GAINS)
-def test_some_batches_tell_what_all_of_them_took(cell: str, n: int) -> None:
-    done, whole = CELLS[cell]
+def test_some_batches_tell_what_all_of_them_took(
+    cells: dict[str, tuple[list[Sample], MeanWork]], cell: str, n: int
+) -> None:
+    done, whole = cells[cell]
     true_tok_s = sum(batch.tokens for batch in done) / sum(batch.latency_s for batch in done)
     assert rate_of(done, whole).throughput_tok_s == pytest.approx(true_tok_s, rel=1e-9), "all of them are the workload"
     drawn = random.Random(n)  # noqa: S311  # a simulation

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
-from report_runs import CT2, VLLM, Method, Script, cell_path, write_run
+from report_runs import CT2, VLLM, Method, Script, cell_path, measured, read_log, write_log, write_run
 
-from bench_core.contract import layout
 from bench_core.report import figures
 from bench_core.report.content import document
 from bench_core.report.load import load_run
@@ -20,13 +18,10 @@ OTHER = Method("other", "fp16", "Other fp16", tpot_s=0.02)
 def _run(tmp_path: Path) -> Path:
     """vLLM is the fastest, but its second measured batch at 4 got other prompts than the other two cells."""
     run = write_run(tmp_path, Script((VLLM, CT2, OTHER), batch_sizes=(1, 4), device="cpu"))
-    path = cell_path(run, VLLM, 4) / layout.EVENTS_FILE
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    second = next(
-        line for line in lines if line["type"] == "batch" and line["phase"] == "measure" and line["index"] == 1
-    )
-    second["prompts_digest"] = "0" * 64
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    cell = cell_path(run, VLLM, 4)
+    events = read_log(cell)
+    measured(events)[1]["prompts_digest"] = "0" * 64
+    write_log(cell, events)
     return run
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from report_runs import CT2, VLLM, Method, Script, cell_path, write_run
+from report_runs import CT2, VLLM, Method, Script, cell_path, fields, set_latencies, write_run
 
-from bench_core.contract import layout
 from bench_core.report.content import document
 from bench_core.report.load import load_run
 from bench_core.report.table import markdown
@@ -18,20 +16,13 @@ OTHER = Method("other", "fp16", "Other fp16")
 THREE = Script((VLLM, CT2, OTHER), batch_sizes=(1,), batches=8)
 
 
-def _at(run: Path, method: Method, latencies: Sequence[float]) -> None:
-    """Gives a cell's measured batches these latencies."""
-    path = cell_path(run, method, 1) / layout.EVENTS_FILE
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    for line in lines:
-        if line["type"] == "batch" and line["phase"] == "measure":
-            line["latency_s"] = latencies[line["index"]]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+def _at(run: Path, method: Method, latencies_s: Sequence[float]) -> None:
+    set_latencies(cell_path(run, method, 1), latencies_s)
 
 
 def _row(run: Path) -> dict[str, str]:
     (sheet,) = document(load_run(run)).glance
-    titles = [title for title, _ in sheet.columns]
-    (row,) = (dict(zip(titles, (entry.text for entry in row), strict=True)) for row in sheet.rows)
+    (row,) = fields(sheet)
     return row
 
 

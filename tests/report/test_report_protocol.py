@@ -5,13 +5,25 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from report_runs import SEQUENTIAL, VLLM, Script, cell_path, visit_again, write_run
+from report_runs import (
+    SEQUENTIAL,
+    VLLM,
+    Script,
+    cell_path,
+    fields,
+    measured,
+    read_log,
+    set_latencies,
+    visit_again,
+    write_log,
+    write_run,
+)
 
 from bench_core.contract import layout
 from bench_core.contract.events import StopEvent, WarmupEndEvent
@@ -32,9 +44,7 @@ def _sheet(run: Path, heading: str) -> Sheet:
 
 
 def _fields(run: Path, heading: str) -> list[dict[str, str]]:
-    sheet = _sheet(run, heading)
-    titles = [title for title, _ in sheet.columns]
-    return [dict(zip(titles, (entry.text for entry in row), strict=True)) for row in sheet.rows]
+    return fields(_sheet(run, heading))
 
 
 def _main(run: Path) -> list[str]:
@@ -44,9 +54,7 @@ def _main(run: Path) -> list[str]:
 
 
 def _rewrite(folder: Path, change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> None:
-    path = folder / layout.EVENTS_FILE
-    events = change([json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()])
-    path.write_text("".join(json.dumps(event) + "\n" for event in events), encoding="utf-8")
+    write_log(folder, change(read_log(folder)))
 
 
 def _with_rules(reason: str, precision: float | None, end: str = "not_tested") -> Any:
@@ -60,16 +68,6 @@ def _with_rules(reason: str, precision: float | None, end: str = "not_tested") -
     return lambda events: [*events[:-1], *lines, events[-1]]
 
 
-def _with_latencies(latencies: Sequence[float]) -> Any:
-    def change(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        for event in events:
-            if event["type"] == "batch" and event["phase"] == "measure":
-                event["latency_s"] = latencies[event["index"]]
-        return events
-
-    return change
-
-
 def _allow(folder: Path, precision: float | None) -> None:
     spec = json.loads((folder / layout.SPEC_FILE).read_text(encoding="utf-8"))
     spec["protocol"]["precision"] = precision
@@ -79,7 +77,7 @@ def _allow(folder: Path, precision: float | None) -> None:
 def test_a_throughput_stands_with_its_interval_and_its_reason(tmp_path: Path) -> None:
     run = write_run(tmp_path, ONE)
     folder = cell_path(run, VLLM, 1)
-    _rewrite(folder, _with_latencies([0.126] * 8))
+    set_latencies(folder, [0.126] * 8)
     _rewrite(folder, _with_rules("precision", 0.01))
     _allow(folder, 0.01)
     assert _main(run) == ["158.7 ± 0.0"]
@@ -99,10 +97,9 @@ def test_where_prompts_explain_the_batches_the_table_speaks_of_the_whole_workloa
     lengths = [100, 140, 120, 130, 110, 105, 135, 125]
 
     def change(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        for event in events:
-            if event["type"] == "batch" and event["phase"] == "measure":
-                event["prompt_tokens"] = [lengths[event["index"]]]
-                event["latency_s"] = 0.1 + lengths[event["index"]] / 1000
+        for event, length in zip(measured(events), lengths, strict=True):
+            event["prompt_tokens"] = [length]
+            event["latency_s"] = 0.1 + length / 1000
         whole = {"prompt_tokens": 150.0, "longest_prompt_tokens": 150.0}
         stop = StopEvent.model_validate(
             {"t_s": 2.0, "reason": "exhaustive", "rule": StoppingRule(), "available_batches": 8, "mean_work": whole}
@@ -123,7 +120,7 @@ def test_where_prompts_explain_the_batches_the_table_speaks_of_the_whole_workloa
 def test_a_log_that_was_stopped_by_another_rule_than_the_cells_is_damaged(tmp_path: Path) -> None:
     run = write_run(tmp_path, ONE)
     folder = cell_path(run, VLLM, 1)
-    _rewrite(folder, _with_latencies([0.126] * 8))
+    set_latencies(folder, [0.126] * 8)
     _rewrite(folder, _with_rules("precision", 0.01))
     _allow(folder, 0.002)
     (row,) = load_run(run).rows
@@ -141,7 +138,7 @@ def test_a_reason_that_does_not_follow_from_the_batches_is_damage(tmp_path: Path
 
 def test_a_drifting_cell_is_marked_everywhere(tmp_path: Path) -> None:
     run = write_run(tmp_path, ONE)
-    _rewrite(cell_path(run, VLLM, 1), _with_latencies([0.126 + 0.003 * k for k in range(8)]))
+    set_latencies(cell_path(run, VLLM, 1), [0.126 + 0.003 * k for k in range(8)])
     (throughput,) = _main(run)
     assert throughput.endswith(" ¶")
     (row,) = _fields(run, "How it was measured")
@@ -162,7 +159,7 @@ def test_few_batches_have_no_interval_and_say_so(tmp_path: Path) -> None:
 
 def test_an_interval_that_is_too_wide_to_say_anything_is_not_shown(tmp_path: Path) -> None:
     run = write_run(tmp_path, replace(ONE, batches=5))
-    _rewrite(cell_path(run, VLLM, 1), _with_latencies([0.126, 0.126, 0.127, 0.2, 0.13]))
+    set_latencies(cell_path(run, VLLM, 1), [0.126, 0.126, 0.127, 0.2, 0.13])
     (throughput,) = _main(run)
     assert "±" not in throughput
     assert throughput.endswith("‖")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_runs import FP32, GPU, VLLM, Method, Script, cell_path, write_run
+from report_runs import FP32, GPU, VLLM, Method, Script, cell_path, read_log, write_log, write_run
 
 from bench_core.contract import layout
 from bench_core.contract.calibration import Calibration, Measurement
@@ -57,13 +57,12 @@ def add(run: Path, record: Calibration | MinMemory, name: str) -> Path:
 
 def telemetry(cell: Path, **columns: Any) -> None:
     """Gives every sample of a cell these values; a function of the sample's time where it is one."""
-    path = cell / layout.EVENTS_FILE
-    events = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    events = read_log(cell)
     for event in events:
         if event["type"] == "telemetry":
             for name, value in columns.items():
                 event[name] = [value(t) if callable(value) else value for t in event["t_s"]]
-    path.write_text("".join(json.dumps(event) + "\n" for event in events), encoding="utf-8")
+    write_log(cell, events)
 
 
 def sheet(run: Path, heading: str) -> list[dict[str, str]]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from report_runs import VLLM, Script, cell_path, write_run
+from report_runs import VLLM, Script, cell_path, measured, read_log, write_log, write_run
 
-from bench_core.contract import layout
 from bench_core.report.content import document
 from bench_core.report.load import load_run
 from bench_core.report.same_batches import fastest, shared_batches
@@ -29,17 +27,15 @@ def run(tmp_path: Path) -> Path:
 
 def cut(folder: Path, batches: int) -> None:
     """Leaves the steady engine's first measured batches only, and makes the later ones of the other slow."""
-    path = cell_path(folder, STEADY, 4) / layout.EVENTS_FILE
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    lines = [e for e in lines if not (e.get("phase") == "measure" and e.get("index", 0) >= batches)]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    path = cell_path(folder, UNEVEN, 4) / layout.EVENTS_FILE
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    for event in lines:
-        if event.get("phase") == "measure" and event.get("index", 0) >= 2:
-            event["latency_s"] *= 10
-            event["arrivals"] = None
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    steady, uneven = cell_path(folder, STEADY, 4), cell_path(folder, UNEVEN, 4)
+    events = read_log(steady)
+    later = measured(events)[batches:]
+    write_log(steady, [event for event in events if event not in later])
+    events = read_log(uneven)
+    for event in measured(events)[2:]:
+        event["latency_s"] *= 10
+        event["arrivals"] = None
+    write_log(uneven, events)
 
 
 def sheets(run: Path) -> list[Sheet]:

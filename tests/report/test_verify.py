@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from report_runs import measured, read_log, write_log
 
 from bench_core.contract import layout
 from bench_core.contract.digest import prompts_sha256
@@ -66,15 +67,11 @@ def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 
 def lines_of(run: Path, cell: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in cell_file(run, cell, EVENTS).read_text(encoding="utf-8").splitlines()]
+    return read_log(layout.cell_folder(run, cell))
 
 
 def write_lines(run: Path, cell: str, lines: list[dict[str, Any]]) -> None:
-    cell_file(run, cell, EVENTS).write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-
-
-def measured(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [line for line in lines if line["type"] == "batch" and line["phase"] == "measure"]
+    write_log(layout.cell_folder(run, cell), lines)
 
 
 def with_events(cell: str, change: Callable[[list[dict[str, Any]]], None]) -> Change:
