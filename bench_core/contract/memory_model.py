@@ -17,6 +17,7 @@ from bench_core.contract.roofline import (
     is_dense,
     kv_bytes_per_token,
     kv_item_bytes,
+    told_bytes,
     weights_in_memory,
 )
 from bench_core.contract.spec import CellSpec
@@ -32,6 +33,7 @@ class MemoryExplained(Record):
             measurement, and then it is part of what stays unexplained.
         activations_bytes: of reading the largest batch's prompts in one piece; an engine that reads them in parts
             needs less.
+        graphs_bytes: of recorded CUDA graphs, where the engine tells (``cuda_graphs_bytes``).
         predicted_bytes: the sum.
         measured_bytes: peak in use on the GPU less what was in use before loading; of the trial with the smallest
             budget that sustained, where such a search was made (``at_smallest_budget``).
@@ -42,6 +44,7 @@ class MemoryExplained(Record):
     kv_cache_bytes: float
     context_bytes: int | None
     activations_bytes: float
+    graphs_bytes: int | None = None
     predicted_bytes: float
     measured_bytes: float
     at_smallest_budget: bool = False
@@ -61,6 +64,14 @@ def activations_bytes(model: ModelInfo, item_bytes: float, tokens: float, rows: 
     return widest + rows * model.vocab_size * (item_bytes + 4)
 
 
+def cache_tokens(facts: Mapping[str, str], metrics: CellMetrics) -> int | None:
+    """Positions of the key-value cache that the largest batch needs: every row as long as the longest; of the only
+    batch of a cell those of its rows, where the engine keeps its cache in pages (``kv_layout``)."""
+    if facts.get("kv_layout") == "paged" and metrics.batches == 1:
+        return metrics.prompt_tokens + metrics.output_tokens
+    return metrics.longest_batch_tokens
+
+
 def explain_memory(
     spec: CellSpec,
     facts: Mapping[str, str],
@@ -68,10 +79,13 @@ def explain_memory(
     calibration: Calibration | None,
     search: MinMemory | None,
 ) -> MemoryExplained | None:
-    """``None`` off a GPU, for a scripted engine, a mixture of experts, or where the engine does not say in what it
-    computes."""
+    """``None`` off a GPU, for a scripted engine, a mixture of experts, where the engine does not say in what it
+    computes, or where it reserves more than the cell needs and no smallest budget is known."""
     weights, kv_item = weights_in_memory(spec, facts), kv_item_bytes(facts)
-    use, tokens = metrics.device_memory, metrics.longest_batch_tokens
+    trial = search.at_smallest if search is not None else None
+    use, tokens = metrics.device_memory, cache_tokens(facts, metrics)
+    if trial is not None and trial.cache_tokens is not None:
+        tokens = trial.cache_tokens
     if use is None or use.peak_bytes is None or tokens is None or weights is None or kv_item is None:
         return None
     if not is_dense(spec.model):
@@ -80,10 +94,14 @@ def explain_memory(
     item = ITEM_BYTES.get("float32" if dtype == "tf32" else dtype or "", kv_item)
     cache = kv_cache_bytes(spec.model, kv_item, tokens)
     read = metrics.prompt_tokens / metrics.batches
+    if trial is not None and trial.prompt_tokens is not None:
+        read = trial.prompt_tokens
     activations = activations_bytes(spec.model, item, read, metrics.rows / metrics.batches)
     context = calibration.context_bytes if calibration is not None else None
-    predicted = weights.total_bytes + cache + activations + (context or 0)
-    trial = search.at_smallest if search is not None else None
+    graphs = told_bytes(facts.get("cuda_graphs_bytes"))
+    predicted = weights.total_bytes + cache + activations + (context or 0) + (graphs or 0)
+    if trial is None and (metrics.reserved_bytes or 0) > weights.total_bytes + cache:
+        return None
     peak = trial.device_peak_bytes if trial is not None and trial.device_peak_bytes is not None else None
     measured = (use.peak_bytes if peak is None else peak) - (use.baseline_bytes or 0)
     if measured <= 0:
@@ -93,6 +111,7 @@ def explain_memory(
         kv_cache_bytes=cache,
         context_bytes=context,
         activations_bytes=activations,
+        graphs_bytes=graphs,
         predicted_bytes=predicted,
         measured_bytes=measured,
         at_smallest_budget=peak is not None,

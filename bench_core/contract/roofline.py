@@ -146,9 +146,9 @@ def weights_in_memory(spec: CellSpec, facts: Mapping[str, str]) -> Weights | Non
         return None
     model, dtype = spec.model, compute_dtype(facts)
     item = ITEM_BYTES.get("float32" if dtype == "tf32" else dtype or "")
-    told = _whole(facts.get("weights_bytes"))
+    told = told_bytes(facts.get("weights_bytes"))
     if told is not None:
-        table: float | None = _whole(facts.get("embedding_bytes"))
+        table: float | None = told_bytes(facts.get("embedding_bytes"))
         if table is None:
             table = embedding_parameters(model) * item if item else _share(model, told)
         return Weights(total_bytes=told, embedding_bytes=min(table, told), source="engine")
@@ -174,7 +174,8 @@ def _share(model: ModelInfo, total_bytes: float) -> float:
     return total_bytes * embedding_parameters(model) / model.parameters
 
 
-def _whole(text: str | None) -> int | None:
+def told_bytes(text: str | None) -> int | None:
+    """A number of bytes among an engine's facts; ``None`` where it says none, or something else."""
     return int(text) if text is not None and text.isascii() and text.isdigit() and 0 < int(text) < 2**63 else None
 
 

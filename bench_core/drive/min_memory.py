@@ -8,12 +8,14 @@ from pathlib import Path
 from bench_core.contract import layout
 from bench_core.contract.errors import BadInput
 from bench_core.contract.manifest import DeviceKind, MemoryBudget
+from bench_core.contract.memory_model import cache_tokens
+from bench_core.contract.metrics import CellMetrics
 from bench_core.contract.min_memory import SUSTAINED_SHARE, MinMemory, Trial, search_smallest
 from bench_core.contract.outcome import Outcome
 from bench_core.drive.collect import write_record
 from bench_core.drive.execute import Prepared
 from bench_core.drive.plan import Job
-from bench_core.drive.trials import Site, Trials, unused_home
+from bench_core.drive.trials import Site, Trials, unused_number
 
 
 def budget_of(job: Job, device: DeviceKind) -> MemoryBudget:
@@ -45,6 +47,7 @@ class MemorySearch:
         # One batch of the full shape after one warm-up: what is asked is whether it fits, not how fast it is.
         short = {"warmup_batches": 1, "max_warmup_batches": 1, "max_batches": 1, "direct_batches": 0, "score_texts": 0}
         self._trials = Trials(site, short)
+        self._unused_bytes: int | None = None
 
     @property
     def stopped(self) -> bool:
@@ -63,7 +66,9 @@ class MemorySearch:
             BadInput: the folder cannot be written, or a trial cannot be launched.
         """
         home = run_folder / layout.MIN_MEMORY_FOLDER
-        trials = unused_home(home, self.cell)
+        searches = unused_number(home, self.cell)
+        trials = home / layout.numbered(self.cell, searches)
+        trials.mkdir(parents=True)
         budget, gpu = self._budget, self._site.gpu
         number = 0
 
@@ -71,22 +76,26 @@ class MemorySearch:
             nonlocal number
             for _ in range(LAUNCHES_OF_A_SLOW_TRIAL):
                 number += 1
-                folder = trials / layout.trial_folder(number)
-                trial = self._trial(value, reference_tok_s, prepared, folder, run_folder)
+                trial = self._trial(value, number, reference_tok_s, prepared, trials, run_folder)
                 if trial.sustained or trial.outcome is not Outcome.OK:
                     break
             words = "sustained" if trial.sustained else trial.cause or trial.outcome.value
             self._site.display.note(f"{self.cell} with {budget.option}={self._option(value)}: {words}")
             return trial
 
-        found = search_smallest(budget.min, budget.max, attempt, whole=budget.unit == "bytes")
+        whole = budget.unit == "bytes"
+        found = search_smallest(budget.min, budget.max, attempt, whole=whole, guess=self._guess)
         record = MinMemory(
             cell=self.cell,
+            searches=searches,
             option=budget.option,
             unit=budget.unit,
+            low=budget.min,
+            high=budget.max,
             device_memory_bytes=gpu.memory_bytes if gpu else None,
             gpu_uuid=gpu.uuid if gpu else None,
             trials=found.trials,
+            guess=found.guess,
             smallest=found.smallest,
             largest_failing=found.largest_failing,
             problem="stopped on request" if self.stopped else found.problem,
@@ -98,21 +107,49 @@ class MemorySearch:
         return round(value) if self._budget.unit == "bytes" else value
 
     def _trial(
-        self, value: float, reference_tok_s: float | None, prepared: Prepared, folder: Path, run_folder: Path
+        self,
+        value: float,
+        number: int,
+        reference_tok_s: float | None,
+        prepared: Prepared,
+        trials: Path,
+        run_folder: Path,
     ) -> Trial:
         job = replace(self._job, options={**self._job.options, self._budget.option: self._option(value)})
-        tried = self._trials.run(job, prepared, folder, run_folder)
-        verdict, metrics = tried.verdict, tried.metrics
-        if metrics is None:
-            return Trial(value=value, outcome=verdict.outcome, cause=verdict.cause, sustained=False)
+        tried = self._trials.run(job, prepared, trials / layout.trial_folder(number), run_folder)
+        verdict, result = tried.verdict, tried.result
+        if result is None:
+            return Trial(value=value, number=number, outcome=verdict.outcome, cause=verdict.cause, sustained=False)
+        metrics = result.metrics
+        if reference_tok_s is None:
+            self._unused_bytes = _unused_bytes(metrics)
         throughput = metrics.output_throughput_tok_s
         kept_up = reference_tok_s is None or throughput >= SUSTAINED_SHARE * reference_tok_s
         return Trial(
             value=value,
+            number=number,
             outcome=Outcome.OK,
             cause="" if kept_up else f"slower than {SUSTAINED_SHARE:.0%} of what the largest budget gives",
             sustained=kept_up,
             output_throughput_tok_s=throughput,
             device_peak_bytes=metrics.device_memory.peak_bytes if metrics.device_memory else None,
             host_peak_bytes=metrics.host_memory.peak_bytes if metrics.host_memory else None,
+            prompt_tokens=metrics.prompt_tokens,
+            cache_tokens=cache_tokens(result.engine_facts, metrics),
         )
+
+    def _guess(self, first: Trial) -> float | None:
+        """The largest budget less what the engine reserved with it and cannot use for this batch size."""
+        if self._unused_bytes is None:
+            return None
+        if self._budget.unit == "bytes":
+            return first.value - self._unused_bytes
+        gpu = self._site.gpu
+        return first.value - self._unused_bytes / gpu.memory_bytes if gpu is not None else None
+
+
+def _unused_bytes(metrics: CellMetrics) -> int | None:
+    """What an engine says that it reserved in vain; ``None`` where it has no pool of its own."""
+    if metrics.reserved_bytes is None or metrics.used_bytes is None:
+        return None
+    return metrics.reserved_bytes - metrics.used_bytes

@@ -26,10 +26,15 @@ from bench_core.drive.request import Request
 
 @dataclass(frozen=True)
 class Tried:
-    """How a trial's cell ended; ``metrics`` exactly if that was well."""
+    """How a trial's cell ended; ``result`` exactly if that was well."""
 
     verdict: Verdict
-    metrics: CellMetrics | None = None
+    result: CellResult | None = None
+
+    @property
+    def metrics(self) -> CellMetrics | None:
+        """Of the result."""
+        return self.result.metrics if self.result is not None else None
 
 
 @dataclass(frozen=True)
@@ -95,14 +100,12 @@ class Trials:
             verdict = Verdict(outcome=Outcome.KILLED, cause="stopped on request", judged_by="driver")
         if verdict.outcome is not Outcome.OK:
             return Tried(verdict)
-        return Tried(verdict, CellResult.read(layout.cell_folder(folder, cell) / layout.RESULT_FILE).metrics)
+        return Tried(verdict, CellResult.read(layout.cell_folder(folder, cell) / layout.RESULT_FILE))
 
 
-def unused_home(home: Path, name: str) -> Path:
-    """Makes a folder for the trials of a search that no earlier one has used: ``name``, ``name.2``, ``name.3`` …"""
+def unused_number(home: Path, name: str) -> int:
+    """The number of the first folder that no search of this name has used: ``name``, ``name.2``, ``name.3`` …"""
     number = 1
     while (home / layout.numbered(name, number)).exists():
         number += 1
-    folder = home / layout.numbered(name, number)
-    folder.mkdir(parents=True)
-    return folder
+    return number

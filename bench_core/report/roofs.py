@@ -285,6 +285,7 @@ def _memory_explained(view: RunView, cells: list[tuple[Row, CellResult]]) -> Ite
                 _bytes(found.weights_bytes),
                 _bytes(found.kv_cache_bytes),
                 _bytes(found.activations_bytes),
+                _bytes(found.graphs_bytes),
                 _bytes(found.context_bytes),
                 _bytes(found.predicted_bytes),
                 Entry(gib(found.measured_bytes) + (" (smallest budget)" if found.at_smallest_budget else "")),
@@ -300,6 +301,7 @@ def _memory_explained(view: RunView, cells: list[tuple[Row, CellResult]]) -> Ite
         ("Weights", True),
         ("KV cache", True),
         ("Activations", True),
+        ("CUDA graphs", True),
         ("Context", True),
         ("Predicted", True),
         ("Measured", True),
@@ -308,9 +310,11 @@ def _memory_explained(view: RunView, cells: list[tuple[Row, CellResult]]) -> Ite
     )
     notes = (
         "Weights, key-value cache of the largest batch and activations of reading its prompts at once follow from the "
-        "architecture; the context of a process was measured on the same GPU, and is part of what is unexplained where "
-        "it was not. Measured: peak in use on the GPU less what was in use before loading. An engine that reserves "
-        "memory is explained only at its smallest budget. Difference: unexplained / measured.",
+        "architecture; what recorded CUDA graphs take is the engine's own word; the context of a process was measured "
+        "on the same GPU. What is not known of the last two is part of what is unexplained. Measured: peak in use on "
+        "the GPU less what was in use before loading. An engine that reserves more than a cell needs is explained at "
+        "its smallest budget (--min-memory), by the one batch that was tried there, and not otherwise. "
+        "Difference: unexplained / measured.",
     )
     yield Sheet("Memory explained", columns, tuple(rows), notes)
 
@@ -351,6 +355,6 @@ def _smallest(view: RunView) -> Iterable[Sheet]:
     )
     notes = (
         "The smallest memory budget with which one batch of the full shape still ends well, at nine tenths or more of "
-        "the throughput that the largest budget gives, found by bisection to 2 %.",
+        "the throughput that the largest budget gives, known to 2 %. Batches with more tokens than that one need more.",
     )
     yield Sheet("Smallest memory", columns, tuple(rows), notes)

@@ -194,7 +194,7 @@ class CellChecks:
         ends, says = facts.end.outcome, verdict.outcome
         if ends is Outcome.OK and says not in (Outcome.OK, Outcome.QUALITY_FAILED):
             # A worker withdraws a good end if no number follows from its log.
-            if says is not Outcome.CRASHED or _gives_a_result(self._folder, folder, cell):
+            if says is not Outcome.CRASHED or recomputed(self._folder, folder, cell) is not None:
                 yield f"outcome is {says.value}, but the event log ends well"
         elif ends is not Outcome.OK and ends is not says:
             yield f"outcome is {says.value}, but the event log ends with {ends.value}"
@@ -226,15 +226,15 @@ def _short(digest: str | None) -> str:
     return "none" if digest is None else digest[:12]
 
 
-def _gives_a_result(run_folder: Path, folder: Path, cell: str) -> bool:
+def recomputed(run_folder: Path, folder: Path, cell: str) -> CellResult | None:
+    """What follows from a cell's event log; ``None`` if nothing does."""
     events = CellEvents()
     try:
         for event in read_events(run_folder, folder):
             events.add(event)
-        summarise(cell, events)
+        return summarise(cell, events)
     except (BadInput, Unreadable):
-        return False
-    return True
+        return None
 
 
 NEVER_REACHED = "is planned and has no folder: never reached, or taken away"

@@ -56,6 +56,7 @@ class NullAdapter:
         self._script: dict[str, Scalar] = dict(_DEFAULTS)
         self._weights = bytearray()
         self._cache = bytearray()
+        self._needed = 0.0
         self._batches = 0
 
     def load(self, artifact: Path, variant: Variant, device: Device) -> None:  # noqa: ARG002  # no model, no device
@@ -72,6 +73,7 @@ class NullAdapter:
         """Holds the cache's memory."""
         self._fail("prepare", batch_size)
         budget, needed = self._number("budget_bytes"), batch_size * self._number("needs_bytes_per_row")
+        self._needed = needed
         if 0 < budget < needed:
             raise ScriptedOutOfMemory(f"scripted: {needed:.0f} bytes are needed, the budget is {budget:.0f}")
         tokens = batch_size * (max_prompt_tokens + max_new_tokens)
@@ -104,6 +106,11 @@ class NullAdapter:
     def describe(self) -> Mapping[str, str]:
         """The timetable."""
         return {"ttft_s": str(self._script["ttft_s"]), "tpot_s": str(self._script["tpot_s"])}
+
+    def memory(self) -> Mapping[str, int]:
+        """All of its budget, and what the batch size needs of it; nothing without a budget."""
+        budget = self._number("budget_bytes")
+        return {"reserved_bytes": int(budget), "used_bytes": int(self._needed)} if budget else {}
 
     def classify(self, error: BaseException) -> Outcome | None:
         """The scripted failures mean what they say."""

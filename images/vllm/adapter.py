@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from engine_log import EngineLog
 from vllm import LLM, SamplingParams
 from vllm.distributed import cleanup_dist_env_and_memory
 from vllm.sampling_params import RequestOutputKind
@@ -78,6 +79,7 @@ class VllmAdapter:
         self._pool: _Pool | None = None
         self._kernels: dict[str, str] = {}
         self._needed_blocks = 0
+        self._log = EngineLog()
 
     @property
     def engine(self) -> Any:
@@ -174,6 +176,8 @@ class VllmAdapter:
             "max_num_seqs": str(config.scheduler_config.max_num_seqs),
             "max_num_batched_tokens": str(config.scheduler_config.max_num_batched_tokens),
             "async_scheduling": str(config.scheduler_config.async_scheduling),
+            **({} if self._log.graphs_bytes is None else {"cuda_graphs_bytes": str(self._log.graphs_bytes)}),
+            "kv_layout": "paged",
             "kv_cache_blocks": f"{self._memory_pool.blocks} of {self._memory_pool.block_tokens} tokens",
             "kv_cache_blocks_needed": str(self._needed_blocks),
             "weights_bytes": str(self._memory_pool.weights_bytes),

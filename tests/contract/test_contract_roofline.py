@@ -12,7 +12,7 @@ import pytest
 from bench_core.contract.artifact import ArtifactRecord
 from bench_core.contract.calibration import Calibration, Measurement
 from bench_core.contract.events import Arrivals, BatchEvent
-from bench_core.contract.memory_model import activations_bytes, explain_memory, kv_cache_bytes
+from bench_core.contract.memory_model import activations_bytes, cache_tokens, explain_memory, kv_cache_bytes
 from bench_core.contract.metrics import CellMetrics, Distribution, MemoryUse
 from bench_core.contract.min_memory import MinMemory, Trial
 from bench_core.contract.model import ModelInfo
@@ -405,14 +405,33 @@ def test_memory_is_the_sum_of_its_parts_and_the_rest_is_told() -> None:
 
 
 def test_an_engine_that_reserves_is_explained_at_its_smallest_budget() -> None:
-    trial = Trial(value=0.2, outcome=Outcome.OK, sustained=True, device_peak_bytes=(600 << 20) + 14_000_000_000)
-    search = MinMemory(cell="c", option="o", unit="fraction", trials=(trial,), smallest=0.2)
-    told = metrics(longest_batch_tokens=300, device_memory=USE)
-    found = explain_memory(spec(), FP16, told, None, search)
+    """What it reserved beyond weights and cache is nobody's need; of the trial counts the one batch that it had."""
+    told = metrics(longest_batch_tokens=300, device_memory=USE, reserved_bytes=60 << 30, used_bytes=14 << 30)
+    assert explain_memory(spec(), FP16, told, None, None) is None
+    trial = Trial(
+        value=0.2, number=3, outcome=Outcome.OK, sustained=True, device_peak_bytes=(600 << 20) + 14_000_000_000,
+        prompt_tokens=70, cache_tokens=270,
+    )  # fmt: skip
+    search = MinMemory(
+        cell="c", option="o", unit="fraction", low=0.05, high=0.95, trials=(trial,), smallest=0.2
+    )  # fmt: skip
+    found = explain_memory(spec(), {**FP16, "cuda_graphs_bytes": str(1 << 29)}, told, None, search)
     assert found is not None
     assert found.at_smallest_budget
     assert found.measured_bytes == 14_000_000_000
     assert found.context_bytes is None
+    assert found.kv_cache_bytes == 270 * 524_288
+    assert found.activations_bytes == activations_bytes(model(), 2, 70, 1)
+    assert found.graphs_bytes == 1 << 29
+    parts = (found.weights_bytes, found.kv_cache_bytes, found.activations_bytes, 1 << 29)
+    assert found.predicted_bytes == sum(parts)
+
+
+def test_a_cache_in_pages_holds_what_its_rows_have() -> None:
+    ragged = metrics(batches=1, rows=2, prompt_tokens=110, output_tokens=40, longest_batch_tokens=240)
+    assert cache_tokens({"kv_layout": "paged"}, ragged) == 150
+    assert cache_tokens({}, ragged) == 240
+    assert cache_tokens({"kv_layout": "paged"}, ragged.model_copy(update={"batches": 2})) == 240
 
 
 def test_nothing_is_explained_where_nothing_is_known() -> None:

@@ -164,8 +164,8 @@ def engine(needs: float, asked: list[float], how: Outcome = Outcome.OOM_KV) -> A
         assert (reference_tok_s is None) is (len(asked) == 1)
         good = value >= needs
         return Trial(
-            value=value, outcome=Outcome.OK if good else how, cause="" if good else "it says so", sustained=good,
-            output_throughput_tok_s=100.0 if good else None,
+            value=value, number=len(asked), outcome=Outcome.OK if good else how, sustained=good,
+            cause="" if good else "it says so", output_throughput_tok_s=100.0 if good else None,
         )  # fmt: skip
 
     return attempt
@@ -182,6 +182,41 @@ def test_the_smallest_budget_is_found_to_two_percent(needs: float, whole: bool) 
     assert found.smallest - found.largest_failing <= RELATIVE_INTERVAL * found.smallest
     assert len(asked) == len(set(asked)) <= 30
     assert not whole or all(value.is_integer() for value in asked)
+
+
+@given(st.floats(1e6, 7.9e10), st.floats(0.5, 2.0), st.booleans())
+def test_a_guess_changes_how_long_the_search_is_and_not_what_it_finds(needs: float, off: float, whole: bool) -> None:
+    asked: list[float] = []
+    found = search_smallest(1e5, 8e10, engine(needs, asked), whole=whole, guess=lambda _: needs * off)
+    assert found.smallest is not None
+    assert found.largest_failing is not None
+    assert found.largest_failing < needs <= found.smallest
+    assert found.smallest - found.largest_failing <= RELATIVE_INTERVAL * found.smallest
+    assert len(asked) == len(set(asked))
+    assert not whole or all(value.is_integer() for value in asked)
+    if 0.98 < off < 1.02:
+        assert len(asked) <= 4
+    if 0.9 < off < 1.1:
+        assert len(asked) <= 8
+
+
+@pytest.mark.parametrize("guess", [None, -1.0, 0.05, 0.1, 0.9, 7.0])
+def test_a_guess_outside_of_what_is_allowed_is_none(guess: float | None) -> None:
+    asked: list[float] = []
+    found = search_smallest(0.1, 0.9, engine(0.5, asked), whole=False, guess=lambda _: guess)
+    assert found.guess is None
+    assert asked[:3] == [0.9, 0.1, 0.5]
+
+
+def test_a_guess_far_from_the_border_ends_at_what_is_allowed() -> None:
+    asked: list[float] = []
+    least = search_smallest(0.1, 0.9, engine(0.05, asked), whole=False, guess=lambda _: 0.11)
+    assert (least.smallest, least.largest_failing, least.guess) == (0.1, None, 0.11)
+    asked.clear()
+    most = search_smallest(0.1, 0.9, engine(0.899, asked), whole=False, guess=lambda _: 0.88)
+    assert most.smallest == 0.9
+    tiny = search_smallest(1, 100, engine(3, []), whole=True, guess=lambda _: 3)
+    assert (tiny.smallest, tiny.largest_failing) == (3, 2)
 
 
 def test_a_budget_that_is_enough_at_its_least_needs_two_trials() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,7 @@ from bench_core.drive.plan import make_plan
 from bench_core.drive.process_launcher import ProcessLauncher
 from bench_core.drive.progress import Display
 from bench_core.drive.request import Suite
+from bench_core.report.verify import verify_run
 
 RUN = ("--device", "cpu", "--launcher", "process", "--samples", "8", "--max-new-tokens", "8")
 GPUS = [
@@ -220,6 +222,8 @@ def test_the_smallest_budget_is_that_of_the_script(drive: Drive, tmp_path: Path)
     assert found.largest_failing is not None
     assert found.largest_failing < 4 * NEEDS <= found.smallest
     assert found.smallest - found.largest_failing <= RELATIVE_INTERVAL * found.smallest
+    assert found.guess == 4 * NEEDS, "what the engine says that it reserves in vain is left out at once"
+    assert [trial.value for trial in found.trials] == [1e9, 4e8, 4e8 * 0.98]
     assert {trial.outcome.value for trial in found.trials} == {"ok", "oom_kv"}
     assert all(trial.host_peak_bytes for trial in found.trials if trial.sustained)
     results = [CellResult.read(path) for path in (run / layout.MIN_MEMORY_FOLDER).rglob(layout.RESULT_FILE)]
@@ -231,6 +235,41 @@ def test_the_smallest_budget_is_that_of_the_script(drive: Drive, tmp_path: Path)
     report = (run / layout.REPORT_FILE).read_text(encoding="utf-8")
     assert "### Smallest memory" in report
     assert "budget_bytes" in report
+    assert verify_run(run).differences == ()
+
+
+CHANGES: tuple[tuple[Callable[[dict[str, Any]], object], str], ...] = (
+    (lambda r: r.update(smallest=r["trials"][0]["value"]), "smallest is 1000000000.0, from its trials follows 4"),
+    (lambda r: r.update(largest_failing=None), "largest_failing is None, from its trials follows 392000000.0"),
+    (lambda r: r["trials"].pop(2), "its answer does not follow from its trials: one is missing"),
+    (lambda r: r.update(guess=None), "its answer does not follow from its trials: one is missing"),
+    (lambda r: r["trials"][1].update(host_peak_bytes=1), "host_peak_bytes is 1, its cell says "),
+    (lambda r: r["trials"][1].update(output_throughput_tok_s=999.0), "output_throughput_tok_s is 999.0, its cell"),
+    (lambda r: r["trials"][1].update(cache_tokens=7), "trial 2 (budget_bytes 4e+08): cache_tokens is 7, its cell"),
+    (lambda r: r["trials"][2].update(outcome="ok", sustained=True), "is ok, outcome.json says oom_kv"),
+    (lambda r: r["trials"][1].update(sustained=False), "sustained is False, its cell says True"),
+    (lambda r: r["trials"][1].update(number=9), "trial 9 (budget_bytes 4e+08): trial-09 is missing"),
+)
+
+
+def test_a_search_that_was_changed_is_found(drive: Drive, tmp_path: Path) -> None:
+    """Budgets of 1000, 400 and 392 MB are tried, of which the last is not enough."""
+    assert drive(*RUN, *SCRIPT, "--min-memory", "null.scripted.b4", "--run-id", "mine").code == 0
+    run = tmp_path / "results" / "mine"
+    path = run / layout.MIN_MEMORY_FOLDER / "null.scripted.b4.json"
+    whole = path.read_text()
+    for change, words in CHANGES:
+        record = json.loads(whole)
+        change(record)
+        path.write_text(json.dumps(record))
+        found = [one.line for one in verify_run(run, published=False).differences]
+        assert any(words in line for line in found), (words, found)
+    path.write_text(whole)
+    second = path.with_suffix("") / layout.trial_folder(2)
+    log = layout.cell_folder(second, "null.scripted.b4") / layout.EVENTS_FILE
+    log.write_text(re.sub(r'"rss_bytes": ?\[', r"\g<0>99000000000, ", log.read_text(), count=1))
+    found = [one.line for one in verify_run(run, published=False).differences]
+    assert any("trial 2" in line and layout.RESULT_FILE in line for line in found), found
 
 
 def test_a_cell_that_is_never_sustained_is_told(drive: Drive, tmp_path: Path) -> None:

@@ -27,12 +27,14 @@ from bench_core.contract.events import parse_events, parse_stdout
 from bench_core.contract.manifest import Manifest
 from bench_core.contract.max_batch import BatchTrial, MaxBatch, search_largest
 from bench_core.contract.metrics import CellEvents, CellResult, summarise
+from bench_core.contract.min_memory import MinMemory, Trial, search_smallest
 from bench_core.contract.outcome import MemoryEvidence, Outcome, Verdict
 from bench_core.contract.run import RunRecord
 from bench_core.contract.spec import CellSpec
 from bench_core.drive.request import Suite
 from bench_core.report.largest import largest_sheets
 from bench_core.report.load import Unreadable, load_run, read_record
+from bench_core.report.roofs import roof_sheets
 from bench_core.report.verify_searches import search_differences
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -104,22 +106,27 @@ class RunFolder:
 
         return read
 
-    def search_reader(self) -> Callable[[bytes], None]:
-        """Reads a search for the largest batch size, words it and verifies it; none that can be read may be too odd."""
-        path = self.folder / layout.MAX_BATCH_FOLDER / "null.scripted.json"
+    def search_reader(self, place: str, kind: type[MaxBatch] | type[MinMemory]) -> Callable[[bytes], None]:
+        """Reads what a search left, words it and verifies it; none that can be read may be too odd."""
+        path = self.folder / place / "null.scripted.json"
         path.parent.mkdir()
         view = load_run(self.folder)
 
         def read(data: bytes) -> None:
             path.write_bytes(data)
             try:
-                found = read_record(self.folder, path, MaxBatch)
+                found = read_record(self.folder, path, kind)
             except Unreadable as refused:
                 raise BadInput(refused.damage.what) from refused
-            if found is not None:
+            if isinstance(found, MaxBatch):
                 with_it = replace(view, max_batches=(found,))
                 list(largest_sheets(with_it))
-                list(search_differences(self.folder, with_it))
+            elif found is not None:
+                with_it = replace(view, searches=(found,))
+                list(roof_sheets(with_it, []))
+            else:
+                return
+            list(search_differences(self.folder, with_it))
 
         return read
 
@@ -153,7 +160,8 @@ def targets(place: Path) -> dict[str, Target]:
         "artifact.json": Target(lambda data: _parsed(ArtifactRecord, data), (artifact.encode(),)),
         "suite.json": Target(lambda data: _parsed(Suite, data), (Suite().to_json().encode(),)),
         "run.json": Target(lambda data: _parsed(RunRecord, data), (record,)),
-        "max-batch": Target(run.search_reader(), (_search().encode(),)),
+        "max-batch": Target(run.search_reader(layout.MAX_BATCH_FOLDER, MaxBatch), (_search().encode(),)),
+        "min-memory": Target(run.search_reader(layout.MIN_MEMORY_FOLDER, MinMemory), (_budgets().encode(),)),
         "run.json of a folder": Target(run.reader(run.folder / layout.RUN_FILE), (record,)),
     }
     kinds = {layout.SPEC_FILE: CellSpec, layout.RESULT_FILE: CellResult, layout.OUTCOME_FILE: Verdict}
@@ -175,6 +183,19 @@ def _search() -> str:
     record = MaxBatch(
         image="null", variant="scripted", conditions={"model": "x"}, limit=8, limited_by="prompts", **dict(found)
     )
+    return record.to_json()
+
+
+def _budgets() -> str:
+    """The same for the smallest budget."""
+
+    def attempt(value: float, _reference_tok_s: float | None) -> Trial:
+        good = value >= 300
+        outcome = Outcome.OK if good else Outcome.OOM_KV
+        return Trial(value=value, number=1, outcome=outcome, sustained=good, output_throughput_tok_s=9.0)
+
+    found = search_smallest(10, 1000, attempt, whole=True, guess=lambda _: 290)
+    record = MinMemory(cell="null.scripted.b1", option="budget", unit="bytes", low=10, high=1000, **dict(found))
     return record.to_json()
 
 

@@ -206,14 +206,21 @@ def test_memory_is_explained_and_what_is_not_stands_there(tmp_path: Path) -> Non
 def test_a_reserving_engine_is_explained_at_its_smallest_budget(tmp_path: Path) -> None:
     run = write_run(tmp_path, Script((replace(VLLM, facts={"dtype": "float16"}),), batch_sizes=(1,)))
     trials = (
-        Trial(value=0.95, outcome=Outcome.OK, sustained=True, output_throughput_tok_s=150.0),
-        Trial(value=0.17, outcome=Outcome.OOM_KV, sustained=False, cause="no room"),
-        Trial(value=0.172, outcome=Outcome.OK, sustained=True, device_peak_bytes=14 << 30, output_throughput_tok_s=149),
+        Trial(value=0.95, number=1, outcome=Outcome.OK, sustained=True, output_throughput_tok_s=150.0),
+        Trial(value=0.17, number=2, outcome=Outcome.OOM_KV, sustained=False, cause="no room"),
+        Trial(
+            value=0.172,
+            number=3,
+            outcome=Outcome.OK,
+            sustained=True,
+            device_peak_bytes=14 << 30,
+            output_throughput_tok_s=149.0,
+        ),
     )
     cell = "vllm.fp16.b1"
     search = MinMemory(
         cell=cell, option="gpu_memory_utilization", unit="fraction", device_memory_bytes=GPU.memory_bytes,
-        trials=trials, smallest=0.172, largest_failing=0.17,
+        low=0.05, high=0.95, trials=trials, smallest=0.172, largest_failing=0.17,
     )  # fmt: skip
     add(run, search, cell)
     assert "(smallest budget)" in sheet(run, "Memory explained")[0]["Measured"]
