@@ -19,8 +19,8 @@ from bench_core.report.format import GIB, one_line
 from bench_core.report.load import Row, RunView
 
 # Okabe and Ito's colours that differ for all common kinds of colour vision (without yellow, which a white page hides),
-# and shapes in a cycle of another length: neighbours differ in both, and 56 methods in one of them.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C564B")
+# and shapes in a cycle of another length: neighbours differ in both, and 63 methods in one of them.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C564B", "#8A8F98")
 SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-right")
 DASHES = ((1, 0), (6, 3), (2, 2))
 
@@ -30,6 +30,7 @@ INK, PALE_INK, GRID = "#1f2328", "#59636e", "#e4e7eb"
 
 WIDTH, WIDEST, WIDTH_PER_SIZE = 460, 900, 90
 HEIGHT, STRIP_ROW_HEIGHT = 320, 20
+HEIGHT_PER_METHOD = 21  # a line of the legend: where that is longer than the plot, the plot may be as long
 LOG_ABOVE_SPREAD = 20.0
 LONGEST_LABEL, LONGEST_SUBTITLE = 44, 70
 # Room for a viewer that has none of the fonts and takes a wider one: a sixth of a character for each.
@@ -48,6 +49,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class _Point:
+    engine: str
     method: str
     batch_size: int
     value: float | None
@@ -97,7 +99,9 @@ def _points(view: RunView, value: Callable[[Row], float | None]) -> list[_Point]
         # A logarithm or a line through zero would hide that there was nothing to measure.
         number = number if number is not None and number > 0 else None
         status = row.status if row.result is None else UNEQUAL if row.breaches else NOT_READ
-        points.append(_Point(labels[row.planned.image, row.planned.variant], row.planned.batch_size, number, status))
+        planned = row.planned
+        label = labels[planned.image, planned.variant]
+        points.append(_Point(planned.image, label, planned.batch_size, number, status))
     return points
 
 
@@ -115,10 +119,7 @@ def _labels(view: RunView) -> dict[tuple[str, str], str]:
 
 def _draw(points: Sequence[_Point], *, title: str, subtitle: list[str], unit: str) -> Figure:
     methods = list(dict.fromkeys(point.method for point in points))
-    styles = {
-        method: (COLOURS[k % len(COLOURS)], SHAPES[k % len(SHAPES)], DASHES[k // len(COLOURS) % len(DASHES)])
-        for k, method in enumerate(methods)
-    }
+    styles = _styles({point.method: point.engine for point in points})
     sizes = sorted({point.batch_size for point in points})
     good = [point for point in points if point.value is not None]
     missing = [point for point in points if point.value is None]
@@ -181,6 +182,25 @@ def _by_last_value(points: Sequence[_Point]) -> list[str]:
 _Styles = dict[str, tuple[str, str, tuple[int, int]]]
 
 
+def _styles(engines: dict[str, str]) -> _Styles:
+    """A line's look by method, from method to engine.
+
+    Each method has a colour of its own while the colours suffice. Where they do not, but do for the engines, an engine
+    has one, and its methods differ in shape and dash: of twenty lines one first wants to know whose they are.
+    """
+    names = list(dict.fromkeys(engines.values()))
+    if len(engines) <= len(COLOURS) or len(names) > len(COLOURS):
+        return {
+            method: (COLOURS[k % len(COLOURS)], SHAPES[k % len(SHAPES)], DASHES[k // len(COLOURS) % len(DASHES)])
+            for k, method in enumerate(engines)
+        }
+    styles: _Styles = {}
+    for k, name in enumerate(names):
+        for j, method in enumerate(method for method, engine in engines.items() if engine == name):
+            styles[method] = (COLOURS[k], SHAPES[(k + j) % len(SHAPES)], DASHES[j % len(DASHES)])
+    return styles
+
+
 def _plot(
     points: Sequence[_Point], methods: list[str], styles: _Styles, sizes: list[int], unit: str, x_title: str | None
 ) -> Any:
@@ -215,7 +235,8 @@ def _plot(
     marks = base.mark_point(size=70, filled=True, opacity=1, stroke="#ffffff", strokeWidth=0.7, clip=False).encode(
         shape=shape
     )
-    return alt.layer(lines, marks).properties(width=_width(sizes), height=HEIGHT)
+    height = max(HEIGHT, HEIGHT_PER_METHOD * len(methods))
+    return alt.layer(lines, marks).properties(width=_width(sizes), height=height)
 
 
 def _width(sizes: list[int]) -> int:
