@@ -9,7 +9,7 @@ from bench_core.contract.equal_work import repeated_prompts
 from bench_core.contract.metrics import VALUES_BEYOND_A_PERCENTILE, CellResult, MemoryUse
 from bench_core.contract.outcome import MARKED
 from bench_core.report.device_time import device_time, device_time_sheet
-from bench_core.report.format import ABSENT, count, gib, milliseconds, quantity, rate, seconds, significant
+from bench_core.report.format import ABSENT, NO_GPU, count, gib, milliseconds, quantity, rate, seconds, significant
 from bench_core.report.glance import glance_sheet
 from bench_core.report.largest import largest_sheets
 from bench_core.report.load import DAMAGED, Row, RunView
@@ -19,10 +19,10 @@ from bench_core.report.quality_sheet import quality_sheet
 from bench_core.report.roofs import THROTTLED_MARK, THROTTLED_NOTE, is_throttled, roof_sheets
 from bench_core.report.same_batches import fastest, shared_note, shared_sheet
 from bench_core.report.sheet import Entry, Sheet
+from bench_core.report.visits import control_sheet, visits_note, visits_sheet
 
 SEQUENTIAL_MARK = "†"
 NOT_RANKED_MARK = "‡"
-NO_GPU = "none (CPU)"
 NOT_TOLD = "not told"
 NOT_READ = "not read"
 
@@ -84,8 +84,8 @@ def document(view: RunView) -> Document:
             *roof_sheets(view, _measured(view)),
             *largest_sheets(view),
             _engines(view),
-            *_control(view),
-            *_visits(view),
+            *control_sheet(view),
+            *visits_sheet(view),
             *_marked(view),
             *_own_error(view),
         ),
@@ -284,6 +284,7 @@ def result_sheet(view: RunView, batch_size: int) -> Sheet:
     if any(row.result and is_throttled(row.result.metrics) for row in rows):
         notes.append(THROTTLED_NOTE)
     notes += mark_notes(rows)
+    notes += visits_note(view, rows)
     if view.record.repeats > 1:
         notes.append(f"The first of {view.record.repeats} repeats; see Repeats for all of them.")
     return Sheet(
@@ -530,94 +531,6 @@ def _beside(view: RunView) -> Iterable[Sheet]:
         f"Published: {published.name}, {published.device} ({published.source}). What differs: {published.differs}",
     )
     yield Sheet(f"Beside {published.name}", columns, tuple(rows), notes)
-
-
-def _control(view: RunView) -> Iterable[Sheet]:
-    """Cells measured more than once: how far apart the same work came out."""
-    controls = [rows for rows in view.repeated if rows[-1].planned.repeat > view.record.repeats]
-    if not controls:
-        return
-    rows = []
-    for repeats in controls:
-        base: float | None = None
-        for row in repeats:
-            value = row.rate.throughput_tok_s if row.rate else None
-            base = value if base is None else base
-            change = (value / base - 1.0) * 100.0 if value is not None and base else None
-            rows.append(
-                (
-                    *_key(row),
-                    Entry(str(row.planned.repeat), row.planned.repeat),
-                    Entry(str(view.visit_of(row) or ABSENT), view.visit_of(row)),
-                    Entry(_place(view, row)),
-                    Entry(rate(value), value) if value is not None else Entry(row.status, failed=True),
-                    Entry(ABSENT if change is None else f"{change:+.2f}", change),
-                )
-            )
-    columns = (
-        ("Method", False),
-        ("Batch size", True),
-        ("Repeat", True),
-        ("Visit", True),
-        ("Measured on", False),
-        ("Throughput (token/s)", True),
-        ("Difference (%)", True),
-    )
-    notes = (
-        "The same cell measured again, at the beginning of each visit: how far machines and days differ. Difference: "
-        "from the first of these rows that has a number. The other tables show the first repeat.",
-    )
-    yield Sheet("Control cell", columns, tuple(rows), notes)
-
-
-def _place(view: RunView, row: Row) -> str:
-    """The card by the beginning of its UUID, or the host's processor."""
-    if row.spec is None:
-        return ABSENT
-    if row.spec.gpu_uuid is not None:
-        return short_uuid(row.spec.gpu_uuid)
-    visit = view.visit_of(row)
-    return view.record.all_visits[visit - 1].host.cpu if visit else view.record.host.cpu
-
-
-def short_uuid(uuid: str) -> str:
-    """The beginning of a GPU's UUID, enough to tell the cards of a run apart: ``GPU-1a2b3c4d``."""
-    return uuid[:12]
-
-
-def _visits(view: RunView) -> Iterable[Sheet]:
-    """Where a run was measured, if that was on more than one occasion."""
-    visits = view.record.all_visits
-    if len(visits) == 1:
-        return
-    measured = [view.visit_of(row) for row in view.rows]
-    rows = tuple(
-        (
-            Entry(str(number), number),
-            Entry(visit.started_utc),
-            Entry(", ".join(short_uuid(gpu.uuid) for gpu in visit.gpus) or NO_GPU),
-            Entry(", ".join(dict.fromkeys(gpu.driver_version for gpu in visit.gpus)) or ABSENT),
-            Entry(f"{visit.host.cpu}, {quantity(visit.host.cores, 'core')}"),
-            Entry((visit.git_commit or "")[:12] or ABSENT),
-            Entry(str(measured.count(number)), measured.count(number)),
-        )
-        for number, visit in enumerate(visits, start=1)
-    )
-    columns = (
-        ("Visit", True),
-        ("Begun", False),
-        ("GPU", False),
-        ("Driver", False),
-        ("Host", False),
-        ("Commit", False),
-        ("Cells", True),
-    )
-    notes = ["Cells: those whose files are of that visit; a cell that was measured again counts for the later one."]
-    if len({visit.harness for visit in visits}) > 1:
-        notes.append(
-            "The suite's own code inside the images is not known to be the same in all visits; see the commits."
-        )
-    yield Sheet("Visits", columns, rows, tuple(notes))
 
 
 def _own_error(view: RunView) -> Iterable[Sheet]:

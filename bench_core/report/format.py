@@ -8,6 +8,7 @@ import re
 GIB = 2**30
 
 ABSENT = "\N{EN DASH}"
+NO_GPU = "none (CPU)"
 
 # Below this, a plain decimal is mostly zeros.
 _SMALLEST_PLAIN = 1e-4

@@ -13,6 +13,7 @@ from bench_core.report.load import Row, RunView
 from bench_core.report.protocol import FEW_BATCHES, throughput_text, told_interval
 from bench_core.report.same_batches import fastest
 from bench_core.report.sheet import Entry, Sheet
+from bench_core.report.visits import glance_note
 
 
 def glance_sheet(view: RunView) -> Iterator[Sheet]:
@@ -49,6 +50,7 @@ def glance_sheet(view: RunView) -> Iterator[Sheet]:
         "(root of the sum of their squares), and measuring longer would tell; methods with too few batches for an "
         "interval are not looked at. Memory: peak in use; of an engine that reserves, what it reserved. Energy: where "
         "a counter can be read.",
+        *glance_note(view),
     )
     yield Sheet("At a glance", columns, tuple(lines), notes)
 

@@ -1,18 +1,20 @@
 """Methods compared on the same prompts, where time or precision ended their cells after different numbers of batches.
 
 All cells of a batch size measure the same batches in the same order, and a slow engine gets through fewer of them. One
-batch with a long prompt makes a difference of a tenth and more, most of all to engines that pad. So the fastest method
-of a batch size is found on the batches that all of its ranked cells measured.
+batch with a long prompt makes a difference of a tenth and more, most of all to engines that pad. A throughput with an
+interval speaks for the whole workload and is compared as it is; one without is of whatever was measured, and is
+compared with the fastest of those on the batches that both measured.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from bench_core.report.format import rate, significant
+from bench_core.report.format import ABSENT, rate, significant
 from bench_core.report.load import Row, RunView
+from bench_core.report.protocol import told_interval
 from bench_core.report.sheet import Entry, Sheet
 
 
@@ -54,18 +56,24 @@ def _throughput(row: Row, prompts: frozenset[tuple[int, str]]) -> float:
 
 
 def fastest(view: RunView, rows: Sequence[Row]) -> frozenset[str]:
-    """The cells with the highest throughput among the ranked ones of a batch size, on the batches that all of them
-    measured; more than one only if they are equal."""
-    ranked = {
-        row.planned.cell: row.result.metrics.output_throughput_tok_s
-        for row in rows
-        if row.result is not None and view.compares(row)
-    }
-    shared = shared_batches(view, rows)
-    if shared is not None and shared.differs and shared.throughput_tok_s:
-        ranked = shared.throughput_tok_s
-    best = max(ranked.values(), default=None)
-    return frozenset(cell for cell, value in ranked.items() if value == best)
+    """The cells with the highest throughput among the ranked ones of a batch size; more than one only if they are
+    equal.
+
+    Where none has an interval, they are compared on the batches that all of them measured.
+    """
+    ranked = [row for row in rows if row.result is not None and view.compares(row)]
+    known = {row.planned.cell: row.rate.throughput_tok_s for row in ranked if row.rate and told_interval(row)}
+    if known:
+        lead = max((row for row in ranked if row.planned.cell in known), key=lambda row: known[row.planned.cell])
+        others = [row for row in ranked if row.planned.cell not in known]
+        values = {**known, **{row.planned.cell: _beside(row, lead) * known[lead.planned.cell] for row in others}}
+    else:
+        values = {row.planned.cell: _throughput(row, _prompts(row)) for row in ranked}
+        shared = shared_batches(view, rows)
+        if shared is not None and shared.differs and shared.throughput_tok_s:
+            values = shared.throughput_tok_s
+    best = max(values.values(), default=None)
+    return frozenset(cell for cell, value in values.items() if value == best)
 
 
 def shared_note(view: RunView, rows: Sequence[Row]) -> Iterator[str]:
@@ -74,52 +82,83 @@ def shared_note(view: RunView, rows: Sequence[Row]) -> Iterator[str]:
     if shared is None or not shared.differs:
         return
     counted = f"Batches measured: {shared.fewest} to {shared.most}, from the first on."
-    if shared.throughput_tok_s:
+    if any(told_interval(row) for row in rows if view.compares(row)):
+        yield (
+            f"{counted} Bold goes by throughput with an interval; a method without one is compared with the fastest of "
+            "these on the batches that both measured; see On the same batches."
+        )
+    elif shared.throughput_tok_s:
         yield f"{counted} Bold goes by the {shared.batches} that all measured; see On the same batches."
     else:
         yield f"{counted} No batch was measured by all."
 
 
 def shared_sheet(view: RunView) -> Iterator[Sheet]:
-    """Throughput on the batches in common beside that of all measured ones, for each batch size where they differ."""
+    """Every method beside the fastest on the batches that both measured, for each batch size where batches differ."""
     lines = []
     for size in view.batch_sizes:
         rows = view.of_batch_size(size)
         shared = shared_batches(view, rows)
-        if shared is None or not shared.differs or not shared.throughput_tok_s:
+        if shared is None or not shared.differs:
             continue
         best = fastest(view, rows)
-        for row in rows:
-            if row.result is None or row.planned.cell not in shared.throughput_tok_s:
-                continue
-            common = shared.throughput_tok_s[row.planned.cell]
-            own = row.result.metrics.output_throughput_tok_s
-            change = (common / own - 1.0) * 100.0
-            lines.append(
-                (
-                    Entry(row.planned.label),
-                    Entry(str(size), size),
-                    Entry(str(shared.batches), shared.batches),
-                    Entry(rate(common), common, strong=row.planned.cell in best),
-                    Entry(str(len(row.pace)), len(row.pace)),
-                    Entry(rate(own), own),
-                    Entry(f"{'+' if change >= 0 else '-'}{significant(abs(change), 2)}", change),
-                )
-            )
+        lead = next(row for row in rows if row.planned.cell in best)
+        lines += [
+            _line(row, lead, strong=row.planned.cell in best) for row in rows if row.result and view.compares(row)
+        ]
     if not lines:
         return
     columns = (
         ("Method", False),
         ("Batch size", True),
-        ("Batches in common", True),
+        ("Batches", True),
+        ("In common with the fastest", True),
         ("Throughput on them (token/s)", True),
-        ("Batches in all", True),
-        ("Throughput (token/s)", True),
-        ("Difference (%)", True),
+        ("The fastest on them (token/s)", True),
+        ("Of the fastest (%)", True),
+        ("Of the fastest by the tables (%)", True),
     )
     notes = (
         "Cells of one batch size get the same batches in the same order, and end when they are precise enough or out "
-        "of time. On the batches that all ranked cells measured, their prompts are the same; the bold numbers of all "
-        "tables go by these.",
+        "of time. On batches in common the prompts are the same. By the tables: by the throughput that the other "
+        "tables print.",
     )
     yield Sheet("On the same batches", columns, tuple(lines), notes)
+
+
+def _line(row: Row, lead: Row, *, strong: bool) -> tuple[Entry, ...]:
+    common = _prompts(row) & _prompts(lead)
+    own, its = (_throughput(one, common) if common else None for one in (row, lead))
+    share = own / its * 100 if own is not None and its else None
+    told = row.rate.throughput_tok_s / lead.rate.throughput_tok_s * 100 if row.rate and lead.rate else None
+    return (
+        Entry(row.planned.label, strong=strong),
+        Entry(str(row.planned.batch_size), row.planned.batch_size),
+        Entry(str(len(row.pace)), len(row.pace)),
+        Entry(str(len(common)), len(common)),
+        _number(own, rate),
+        _number(its, rate),
+        _number(share, _percent),
+        _number(told, _percent),
+    )
+
+
+def _number(value: float | None, written: Callable[[float], str]) -> Entry:
+    return Entry(ABSENT) if value is None else Entry(written(value), value)
+
+
+def _percent(value: float) -> str:
+    return significant(value, 3)
+
+
+def _prompts(row: Row) -> frozenset[tuple[int, str]]:
+    return frozenset(batch.prompts for batch in row.pace)
+
+
+def _beside(row: Row, lead: Row) -> float:
+    """Throughput of a row as a share of another's, on the batches that both measured; on all of each where there are
+    none, or nothing was generated in them."""
+    common = _prompts(row) & _prompts(lead)
+    if common and (its := _throughput(lead, common)):
+        return _throughput(row, common) / its
+    return _throughput(row, _prompts(row)) / _throughput(lead, _prompts(lead))

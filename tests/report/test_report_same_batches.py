@@ -1,4 +1,4 @@
-"""The fastest method is found on the batches that all measured, whatever else each had time for."""
+"""The fastest method is found on the same prompts, whatever else each had time for."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from report_runs import VLLM, Script, cell_path, measured, read_log, write_log, write_run
+from report_runs import VLLM, Method, Script, cell_path, measured, read_log, set_latencies, write_log, write_run
 
 from bench_core.report.content import document
 from bench_core.report.load import load_run
@@ -59,15 +59,61 @@ def test_the_fastest_is_the_one_that_is_fastest_on_the_same_prompts(run: Path) -
 
 def test_tables_say_so(run: Path) -> None:
     (sheet,) = sheets(run)
-    assert [(row[0].text, row[2].text, row[3].strong, row[4].text) for row in sheet.rows] == [
-        ("Steady", "2", False, "2"),
-        ("Uneven", "2", True, "4"),
+    assert [[entry.text for entry in row[:4]] for row in sheet.rows] == [
+        ["Steady", "4", "2", "2"],
+        ["Uneven", "4", "4", "4"],
     ]
-    assert sheet.rows[0][6].number == pytest.approx(0)
-    assert (sheet.rows[1][6].number or 0) > 100
+    steady, uneven = sheet.rows
+    assert (steady[0].strong, uneven[0].strong) == (False, True)
+    assert (steady[4].number or 0) / (steady[5].number or 1) * 100 == pytest.approx(steady[6].number)
+    assert 90 < (steady[6].number or 0) < 100, "slower on the two batches in common"
+    assert (steady[7].number or 0) > 200, "by what each has measured it is more than twice as fast"
+    assert [uneven[k].text for k in (6, 7)] == ["100", "100"]
     (result,) = document(load_run(run)).results
     assert [row[3].strong for row in result.rows] == [False, True]
     assert any("Batches measured: 2 to 4" in note and "Bold goes by the 2" in note for note in result.notes)
+
+
+SLOW = replace(VLLM, image="slow", variant="fp16", label="Slow", tpot_s=0.05)
+
+
+def stopped_after(run: Path, engine: Method, batches: int) -> None:
+    path = cell_path(run, engine, 4)
+    events = read_log(path)
+    later = measured(events)[batches:]
+    write_log(path, [event for event in events if event not in later])
+
+
+def test_one_batch_of_a_slow_method_does_not_decide_among_the_fast(tmp_path: Path) -> None:
+    """All three share the first batch, which costs one of the two fast ones twice as much as any other."""
+    run = write_run(tmp_path, Script((STEADY, UNEVEN, SLOW), batch_sizes=(4,), batches=10))
+    set_latencies(cell_path(run, STEADY, 4), [0.11, *[0.112, 0.113] * 4, 0.112])
+    set_latencies(cell_path(run, UNEVEN, 4), [0.2, *[0.1, 0.101] * 4, 0.1])
+    stopped_after(run, SLOW, 1)
+    view = load_run(run)
+    rows = view.of_batch_size(4)
+    shared = shared_batches(view, rows)
+    assert shared is not None
+    assert shared.batches == 1
+    assert fastest(view, rows) == {rows[1].planned.cell}
+    result = document(view).results[0]
+    assert any("Batches measured: 1 to 10" in note and "with an interval" in note for note in result.notes)
+
+
+def test_a_method_with_few_batches_is_compared_on_those(tmp_path: Path) -> None:
+    """Three of its own, cheap ones: 1 % slower there than the one that measured ten, faster by all of each."""
+    run = write_run(tmp_path, Script((STEADY, UNEVEN), batch_sizes=(4,), batches=10))
+    set_latencies(cell_path(run, STEADY, 4), [0.1, 0.1, 0.1, *[0.11] * 7])
+    set_latencies(cell_path(run, UNEVEN, 4), [0.101] * 10)
+    stopped_after(run, UNEVEN, 3)
+    view = load_run(run)
+    rows = view.of_batch_size(4)
+    printed = [row.rate.throughput_tok_s for row in rows if row.rate]
+    assert printed[1] > printed[0]
+    assert fastest(view, rows) == {rows[0].planned.cell}
+    set_latencies(cell_path(run, UNEVEN, 4), [0.099] * 3)
+    view = load_run(run)
+    assert fastest(view, view.of_batch_size(4)) == {rows[1].planned.cell}
 
 
 def test_nothing_is_said_where_all_measured_the_same(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import struct
 import subprocess
@@ -469,6 +470,30 @@ def test_a_control_cell_shows_how_far_visits_differ(tmp_path: Path) -> None:
         ("4", "GPU-00000004", "590.1", "1"),
     ]
     assert "repeat 4" in text.split("## Cells without numbers")[1]
+
+
+def test_tables_of_several_visits_say_which_method_is_of_which(tmp_path: Path) -> None:
+    script = Script((VLLM, CT2), batch_sizes=(1, 4))
+    run = write_run(tmp_path, script)
+    visit_again(run, script, VLLM, 1, faster=1.05)
+    assert "Measured at" not in _markdown(run), "the tables show the first visit alone"
+    path = run / layout.RUN_FILE
+    record = json.loads(path.read_text())
+    first, second = record["visits"]
+    moved = layout.cell_id(CT2.image, CT2.variant, 1)
+    first["cells"].remove(moved)
+    second["cells"].append(moved)
+    path.write_text(json.dumps(record))
+    text = _markdown(run)
+    said = (
+        "Measured at different visits, and what hosts differ by is in no interval (the control cell gave so much "
+        "there): visit 1, 158.7 token/s: vLLM fp16; visit 2, 166.7 token/s: CTranslate2 int8_float16."
+    )
+    assert said in text.split("## Batch size 1\n")[1].split("## Batch size 4\n")[0]
+    assert said not in text.split("## Batch size 4\n")[1]
+    glance = text.split("## At a glance\n")[1].split("## Batch size 1\n")[0]
+    assert "Measured at 2 visits" in glance
+    assert "the control cell gave 158.7, 166.7 token/s there" in glance
 
 
 def test_repeats_stand_in_no_other_table_and_in_no_figure(tmp_path: Path) -> None:
