@@ -13,7 +13,7 @@ from bench_core.contract.max_batch import LARGEST_BATCH, BatchSearch, BatchTrial
 from bench_core.drive.collect import write_record
 from bench_core.drive.execute import Prepared
 from bench_core.drive.plan import Job
-from bench_core.drive.trials import Site, Trials
+from bench_core.drive.trials import Site, Trials, unused_number
 
 # Measuring ends after the batch in which so many seconds are over: the first. Not by a number of batches: an engine
 # prepares for the longest prompt of all that may come, and a real cell may take the whole workload.
@@ -90,9 +90,7 @@ class BatchSizeSearch:
         )
         if earlier is not None and earlier.conditions == record.conditions:
             return record.model_copy(update={"trials": earlier.trials, "searches": earlier.searches})
-        while (home / record.home).exists():
-            record = record.model_copy(update={"searches": record.searches + 1})
-        return record
+        return record.model_copy(update={"searches": unused_number(home, record.method)})
 
     def _conditions(self, prepared: Prepared) -> dict[str, str]:
         """What decides which batch size fits; another card of the same model is the same here."""
