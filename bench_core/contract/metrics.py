@@ -25,6 +25,7 @@ from bench_core.contract.events import (
     TelemetryEvent,
     WarmupEndEvent,
 )
+from bench_core.contract.median import median_interval
 from bench_core.contract.outcome import Outcome
 from bench_core.contract.phase_rates import batch_phase_times, row_decode_tok_s, row_prefill_tok_s, summed
 from bench_core.contract.quality import Likelihood, likelihood
@@ -119,6 +120,7 @@ class Parity(Record):
         ratio: suite / direct; 1 where the suite costs nothing.
         median_ratio: of the pairs' own; one batch that the host held up moves it less. Absent in logs of before the
             two of a pair were run one right after the other; there the suite's is the measured batch.
+        median_low, median_high: the median's 95 % interval; absent for fewer than six pairs.
         rows_with_equal_tokens: prompts of the pairs that got the same ids from both, of ``rows``.
     """
 
@@ -129,6 +131,8 @@ class Parity(Record):
     direct_output_throughput_tok_s: float
     ratio: float
     median_ratio: float | None = None
+    median_low: float | None = None
+    median_high: float | None = None
 
 
 class PhaseRates(Record):
@@ -383,6 +387,8 @@ def _parity(direct: list[BatchEvent], paired: list[BatchEvent], measured: list[B
         raise BadInput("a batch was given to the engine directly whose pair is another one")
     pairs = list(zip(paired or [of_prompts[batch.prompts_digest] for batch in direct], direct, strict=True))
     rates = [_throughput(side) for side in zip(*pairs, strict=True)]
+    ratios = [_throughput([ours]) / _throughput([theirs]) for ours, theirs in pairs] if paired else []
+    low, high = median_interval(ratios) or (None, None)
     return Parity(
         batches=len(pairs),
         rows=sum(len(batch.outputs) for _, batch in pairs),
@@ -392,7 +398,9 @@ def _parity(direct: list[BatchEvent], paired: list[BatchEvent], measured: list[B
         output_throughput_tok_s=rates[0],
         direct_output_throughput_tok_s=rates[1],
         ratio=rates[0] / rates[1],
-        median_ratio=statistics.median(_throughput([a]) / _throughput([b]) for a, b in pairs) if paired else None,
+        median_ratio=statistics.median(ratios) if ratios else None,
+        median_low=low,
+        median_high=high,
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from bench_core.contract.equal_work import repeated_prompts
-from bench_core.contract.metrics import VALUES_BEYOND_A_PERCENTILE, CellResult, MemoryUse
+from bench_core.contract.metrics import VALUES_BEYOND_A_PERCENTILE, CellResult, MemoryUse, Parity
 from bench_core.contract.outcome import MARKED
 from bench_core.report.device_time import device_time, device_time_sheet
 from bench_core.report.format import ABSENT, NO_GPU, count, gib, milliseconds, quantity, rate, seconds, significant
@@ -439,14 +439,13 @@ def _parity(view: RunView) -> Iterable[Sheet]:
     for row, parity in found:
         if parity is None:
             continue
-        median = parity.median_ratio
         rows.append(
             (
                 *_key(row),
                 Entry(rate(parity.output_throughput_tok_s), parity.output_throughput_tok_s),
                 Entry(rate(parity.direct_output_throughput_tok_s), parity.direct_output_throughput_tok_s),
                 Entry(f"{parity.ratio:.3f}", parity.ratio),
-                *((Entry(ABSENT if median is None else f"{median:.3f}", median),) if medians else ()),
+                *((_median(parity),) if medians else ()),
                 Entry(str(parity.batches), parity.batches),
                 Entry(f"{parity.rows_with_equal_tokens} of {parity.rows}", parity.rows_with_equal_tokens),
             )
@@ -471,9 +470,17 @@ def _parity(view: RunView) -> Iterable[Sheet]:
         notes.append(
             "Suite: each of these batches by the suite once more, right beside the direct one and in turns before and "
             "after it, so that a host that is quicker now than then is so for both; without a median, the batch as it "
-            "was measured."
+            "was measured. In brackets the median's 95 % interval, from six pairs on, whatever their distribution."
         )
     yield Sheet("Parity", columns, tuple(rows), tuple(notes))
+
+
+def _median(parity: Parity) -> Entry:
+    if parity.median_ratio is None:
+        return Entry(ABSENT)
+    known = parity.median_low is not None and parity.median_high is not None
+    interval = f" ({parity.median_low:.3f} to {parity.median_high:.3f})" if known else ""
+    return Entry(f"{parity.median_ratio:.3f}{interval}", parity.median_ratio)
 
 
 def _engines(view: RunView) -> Sheet:

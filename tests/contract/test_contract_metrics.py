@@ -403,6 +403,11 @@ def test_parity_takes_the_suite_s_batch_right_beside_the_direct_one_where_there_
     assert metrics.parity.output_throughput_tok_s == pytest.approx(12 / 14)
     assert metrics.parity.ratio == pytest.approx(8 / 14)
     assert metrics.parity.median_ratio == pytest.approx(1.0), "one batch that was held up does not decide"
+    assert (metrics.parity.median_low, metrics.parity.median_high) == (None, None), "three pairs say too little"
+    twice = [p.model_copy(update={"index": p.index + 3, "started_s": p.started_s + 30}) for p in pairs]
+    more = summarise("c", filed((*began, *pairs, *twice, END.model_copy(update={"t_s": 90.0})))).metrics.parity
+    assert more is not None
+    assert (more.median_low, more.median_high) == pytest.approx((0.25, 1.0)), "of six pairs the extremes"
     assert metrics.batches == 2, "they are not measured ones"
     other = filed((*began, pairs[0], given("direct", 0, 24.0, 3.0, "second"), end))
     with pytest.raises(BadInput, match="whose pair is another one"):
