@@ -48,8 +48,8 @@ def glance_sheet(view: RunView) -> Iterator[Sheet]:
     notes = (
         "Of the methods that are ranked. Not told apart: the difference is no larger than the two intervals allow "
         "(root of the sum of their squares), and measuring longer would tell; methods with too few batches for an "
-        "interval are not looked at. Memory: peak in use; of an engine that reserves, what it reserved. Energy: where "
-        "a counter can be read.",
+        "interval are not looked at. Memory: peak in use over the batches that each measured, of which longer prompts "
+        "need more; of an engine that reserves, what it reserved. Energy: where a counter can be read.",
         *glance_note(view),
     )
     yield Sheet("At a glance", columns, tuple(lines), notes)
