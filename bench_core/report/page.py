@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import jinja2
@@ -17,6 +18,16 @@ _ENVIRONMENT = jinja2.Environment(
     keep_trailing_newline=True,
 )
 _ENVIRONMENT.filters["one_line"] = one_line
+# Between a number and what belongs to it: its unit, its interval.
+_WITHIN_A_QUANTITY = re.compile(r"(?<=\d) (?=±|s\b|GiB|J/token)|(?<=±) (?=\d)")
+
+
+def unbroken(text: str) -> str:
+    """The same with spaces at which no line breaks inside quantities."""
+    return _WITHIN_A_QUANTITY.sub("\N{NO-BREAK SPACE}", text)
+
+
+_ENVIRONMENT.filters["unbroken"] = unbroken
 
 
 def html(document: Document, drawings: Sequence[tuple[str, str]]) -> str:

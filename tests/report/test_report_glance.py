@@ -10,6 +10,7 @@ from report_runs import CT2, VLLM, Method, Script, cell_path, fields, set_latenc
 
 from bench_core.report.content import document
 from bench_core.report.load import load_run
+from bench_core.report.page import unbroken
 from bench_core.report.table import markdown
 
 OTHER = Method("other", "fp16", "Other fp16")
@@ -65,3 +66,10 @@ def test_one_method_has_no_rivals(tmp_path: Path) -> None:
     view = load_run(write_run(tmp_path, Script((VLLM,), batch_sizes=(1, 4))))
     assert document(view).glance == ()
     assert "At a glance" not in markdown(document(view))
+
+
+def test_on_the_page_no_line_breaks_inside_a_quantity() -> None:
+    text = unbroken("llama.cpp 4-bit (Q4_K_M): 260.0 ± 28.5, vLLM 16-bit: 0.01337 s, 3 steps, 9.18 GiB, 1.4 J/token")
+    assert text.replace("\N{NO-BREAK SPACE}", "_") == (
+        "llama.cpp 4-bit (Q4_K_M): 260.0_±_28.5, vLLM 16-bit: 0.01337_s, 3 steps, 9.18_GiB, 1.4_J/token"
+    )
