@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from image_module import image_module
 
 from bench_core.contract.errors import BadInput
-from bench_core.drive.catalogue import REPOSITORY
 
 SETTINGS: dict[str, Any] = {
     "model_type": "llama",
@@ -28,13 +27,7 @@ SETTINGS: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def checkpoint() -> ModuleType:
-    path = REPOSITORY / "images" / "auto-gptq" / "checkpoint.py"
-    specification = importlib.util.spec_from_file_location("auto_gptq_checkpoint", path)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+    return image_module("auto-gptq", "checkpoint")
 
 
 def artifact(folder: Path, **changed: Any) -> Path:

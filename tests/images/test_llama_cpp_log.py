@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from conftest import ROOT
+from image_module import image_module
 
 from bench_core.contract.manifest import Manifest
 
@@ -21,12 +20,7 @@ def log(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The adapter's log, with the library's two functions as stand-ins."""
     library = SimpleNamespace(llama_log_callback=lambda take: take, llama_log_set=lambda callback, data: None)
     monkeypatch.setitem(sys.modules, "llama_cpp", library)
-    spec = importlib.util.spec_from_file_location("engine_log_under_test", Path(FOLDER / "engine_log.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.LOG
+    return image_module("llama-cpp-python", "engine_log").LOG
 
 
 @pytest.mark.parametrize(

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conftest import ROOT
+from image_module import image_module
 
 
 @pytest.fixture
 def log() -> Iterator[Any]:
-    spec = importlib.util.spec_from_file_location("vllm_log_under_test", ROOT / "images" / "vllm" / "engine_log.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    found = module.EngineLog()
+    found = image_module("vllm", "engine_log").EngineLog()
     engine = logging.getLogger("vllm")
     before = engine.level
     engine.setLevel(logging.INFO)

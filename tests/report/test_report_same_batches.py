@@ -27,15 +27,20 @@ def run(tmp_path: Path) -> Path:
 
 def cut(folder: Path, batches: int) -> None:
     """Leaves the steady engine's first measured batches only, and makes the later ones of the other slow."""
-    steady, uneven = cell_path(folder, STEADY, 4), cell_path(folder, UNEVEN, 4)
-    events = read_log(steady)
-    later = measured(events)[batches:]
-    write_log(steady, [event for event in events if event not in later])
+    stopped_after(folder, STEADY, batches)
+    uneven = cell_path(folder, UNEVEN, 4)
     events = read_log(uneven)
     for event in measured(events)[2:]:
         event["latency_s"] *= 10
         event["arrivals"] = None
     write_log(uneven, events)
+
+
+def stopped_after(run: Path, engine: Method, batches: int) -> None:
+    path = cell_path(run, engine, 4)
+    events = read_log(path)
+    later = measured(events)[batches:]
+    write_log(path, [event for event in events if event not in later])
 
 
 def sheets(run: Path) -> list[Sheet]:
@@ -75,13 +80,6 @@ def test_tables_say_so(run: Path) -> None:
 
 
 SLOW = replace(VLLM, image="slow", variant="fp16", label="Slow", tpot_s=0.05)
-
-
-def stopped_after(run: Path, engine: Method, batches: int) -> None:
-    path = cell_path(run, engine, 4)
-    events = read_log(path)
-    later = measured(events)[batches:]
-    write_log(path, [event for event in events if event not in later])
 
 
 def test_one_batch_of_a_slow_method_does_not_decide_among_the_fast(tmp_path: Path) -> None:
