@@ -52,19 +52,32 @@ class Trial(Record):
         return layout.trial_folder(self.number)
 
 
-class MinMemory(Record):
-    """``min-memory/<cell>.json``.
+class Search(Record):
+    """Where a search stands: see :func:`search_smallest`.
 
     Attributes:
-        searches: searches for this cell in this run; the last one's trials stand here.
-        option, unit: of the image's memory budget; ``low``, ``high``: between which it may lie.
-        device_memory_bytes: what a fraction is of; ``None`` on a CPU.
         trials: in the order made.
         guess: where the search began after the largest budget; ``None`` where nothing told.
         smallest: the smallest value that sustained, once all above it that were tried did and the largest that did not
             is within 2 % of it (or nothing smaller makes sense); ``None`` where the search found no such value.
         largest_failing: the largest value that did not sustain; ``None`` where the smallest allowed one did.
         problem: why there is no ``smallest``, in one line.
+    """
+
+    trials: tuple[Trial, ...] = ()
+    guess: Budget | None = None
+    smallest: float | None = None
+    largest_failing: float | None = None
+    problem: str = ""
+
+
+class MinMemory(Search):
+    """``min-memory/<cell>.json``.
+
+    Attributes:
+        searches: searches for this cell in this run; the last one's trials stand here.
+        option, unit: of the image's memory budget; ``low``, ``high``: between which it may lie.
+        device_memory_bytes: what a fraction is of; ``None`` on a CPU.
     """
 
     schema_version: Literal[1] = 1
@@ -76,11 +89,6 @@ class MinMemory(Record):
     high: Budget
     device_memory_bytes: int | None = None
     gpu_uuid: str | None = None
-    trials: tuple[Trial, ...] = Field(())
-    guess: Budget | None = None
-    smallest: float | None = None
-    largest_failing: float | None = None
-    problem: str = ""
 
     @property
     def home(self) -> str:
@@ -98,16 +106,6 @@ class MinMemory(Record):
     def at_smallest(self) -> Trial | None:
         """The trial with the smallest budget that sustained."""
         return next((trial for trial in self.trials if trial.sustained and trial.value == self.smallest), None)
-
-
-class Search(Record):
-    """Where a search stands: see :func:`search_smallest`."""
-
-    trials: tuple[Trial, ...]
-    guess: float | None
-    smallest: float | None
-    largest_failing: float | None
-    problem: str
 
 
 def search_smallest(

@@ -85,6 +85,8 @@ class MemorySearch:
 
         whole = budget.unit == "bytes"
         found = search_smallest(budget.min, budget.max, attempt, whole=whole, guess=self._guess)
+        if self.stopped:
+            found = found.model_copy(update={"problem": "stopped on request"})
         record = MinMemory(
             cell=self.cell,
             searches=searches,
@@ -94,11 +96,7 @@ class MemorySearch:
             high=budget.max,
             device_memory_bytes=gpu.memory_bytes if gpu else None,
             gpu_uuid=gpu.uuid if gpu else None,
-            trials=found.trials,
-            guess=found.guess,
-            smallest=found.smallest,
-            largest_failing=found.largest_failing,
-            problem="stopped on request" if self.stopped else found.problem,
+            **dict(found),
         )
         write_record(home / f"{self.cell}.json", record)
         return record

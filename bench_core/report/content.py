@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from bench_core.contract.equal_work import repeated_prompts
 from bench_core.contract.metrics import VALUES_BEYOND_A_PERCENTILE, CellResult, MemoryUse, Parity
 from bench_core.contract.outcome import MARKED
+from bench_core.report.cell_key import cell_key
 from bench_core.report.device_time import device_time, device_time_sheet
 from bench_core.report.format import ABSENT, NO_GPU, count, gib, milliseconds, quantity, rate, seconds, significant
 from bench_core.report.glance import glance_sheet
@@ -353,10 +354,6 @@ def _measured(view: RunView) -> Iterable[tuple[Row, CellResult]]:
             yield row, row.result
 
 
-def _key(row: Row) -> tuple[Entry, Entry]:
-    return Entry(row.planned.label), Entry(str(row.planned.batch_size), row.planned.batch_size)
-
-
 def _times(view: RunView) -> Sheet:
     columns = (
         ("Method", False),
@@ -377,7 +374,7 @@ def _times(view: RunView) -> Sheet:
         m = result.metrics
         rows.append(
             (
-                *_key(row),
+                *cell_key(row),
                 _optional(m.load_s, seconds),
                 _optional(m.prepare_s, seconds),
                 _told(m.ttft_s.median if m.ttft_s else None, seconds),
@@ -418,7 +415,7 @@ def _memory(view: RunView) -> Sheet:
     for row, result in _measured(view):
         m = result.metrics
         use = m.device_memory if view.on_cuda else m.host_memory
-        entries = [*_key(row), *(_bytes(stage(use) if use else None) for _, stage in _STAGES)]
+        entries = [*cell_key(row), *(_bytes(stage(use) if use else None) for _, stage in _STAGES)]
         if view.on_cuda:
             entries.append(_bytes(m.host_memory.peak_bytes if m.host_memory else None))
         entries += [_optional(m.reserved_bytes, gib), _optional(m.used_bytes, gib)]
@@ -441,7 +438,7 @@ def _parity(view: RunView) -> Iterable[Sheet]:
             continue
         rows.append(
             (
-                *_key(row),
+                *cell_key(row),
                 Entry(rate(parity.output_throughput_tok_s), parity.output_throughput_tok_s),
                 Entry(rate(parity.direct_output_throughput_tok_s), parity.direct_output_throughput_tok_s),
                 Entry(f"{parity.ratio:.3f}", parity.ratio),

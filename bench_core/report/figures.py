@@ -118,8 +118,8 @@ def _labels(view: RunView) -> dict[tuple[str, str], str]:
 
 
 def _draw(points: Sequence[_Point], *, title: str, subtitle: list[str], unit: str) -> Figure:
-    methods = list(dict.fromkeys(point.method for point in points))
     styles = _styles({point.method: point.engine for point in points})
+    methods = list(styles)
     sizes = sorted({point.batch_size for point in points})
     good = [point for point in points if point.value is not None]
     missing = [point for point in points if point.value is None]

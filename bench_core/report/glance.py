@@ -21,7 +21,7 @@ def glance_sheet(view: RunView) -> Iterator[Sheet]:
     lines = []
     for size in view.batch_sizes:
         rows = view.of_batch_size(size)
-        ranked = [row for row in rows if row.result is not None and view.compares(row)]
+        ranked = view.ranked(rows)
         if len(ranked) < 2:
             continue
         best = fastest(view, rows)

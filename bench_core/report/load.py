@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -231,6 +231,10 @@ class RunView:
     def compares(self, row: Row) -> bool:
         """Whether a row is ranked: a real engine that did equal work, within the bounds of quality."""
         return row.planned.ranked and not self.unranked(row)
+
+    def ranked(self, rows: Iterable[Row]) -> list[Row]:
+        """Those that are compared and have numbers."""
+        return [row for row in rows if row.result is not None and self.compares(row)]
 
     def peak_memory_bytes(self, metrics: CellMetrics) -> int | None:
         """The memory that a run compares: on the GPU where there is one, else of the processes. Peak, bytes."""

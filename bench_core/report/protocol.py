@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from bench_core.contract.interval import Interval
 from bench_core.contract.repeats import between_runs
 from bench_core.contract.steadiness import Steadiness
+from bench_core.report.cell_key import cell_key
 from bench_core.report.format import ABSENT, rate, rate_within, seconds, significant
 from bench_core.report.load import Row, RunView
 from bench_core.report.sheet import Entry, Sheet
@@ -86,8 +87,7 @@ def measured_sheet(rows: Sequence[Row]) -> Sheet:
         end = f", {_WARMUPS[steadiness.warmup]}" if steadiness.warmup else ""
         lines.append(
             (
-                Entry(row.planned.label),
-                Entry(str(row.planned.batch_size), row.planned.batch_size),
+                *cell_key(row),
                 _share(interval.relative_half_width) if interval else Entry(FEW_BATCHES, mark=FEW_MARK),
                 _share(steadiness.precision),
                 _share(row.rate.explained),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from bench_core.contract.quality import ROWS_TO_JUDGE, SCORE_TOKENS, Agreement, Likelihood, NllDifference
+from bench_core.report.cell_key import cell_key
 from bench_core.report.format import ABSENT, quantity, significant
 from bench_core.report.load import Row, RunView
 from bench_core.report.quality import CellQuality, RunQuality
@@ -40,8 +41,7 @@ def quality_sheet(view: RunView) -> Iterable[Sheet]:
 
 def _line(row: Row, cell: CellQuality) -> tuple[Entry, ...]:
     return (
-        Entry(row.planned.label),
-        Entry(str(row.planned.batch_size), row.planned.batch_size),
+        *cell_key(row),
         _nll(cell.likelihood),
         _difference(cell.difference),
         _perplexity(cell.likelihood),

@@ -10,6 +10,7 @@ from bench_core.contract.memory_model import explain_memory
 from bench_core.contract.metrics import CellMetrics, CellResult
 from bench_core.contract.roofline import BUSY, LAUNCHES_PER_LAYER, LAUNCHING, NEAR, Roofline, roofline
 from bench_core.contract.telemetry import MARKED_FROM_SHARE, TelemetrySummary, is_throttling, reason_words
+from bench_core.report.cell_key import cell_key
 from bench_core.report.format import ABSENT, gib, milliseconds, significant
 from bench_core.report.load import Row, RunView
 from bench_core.report.sheet import Entry, Sheet
@@ -68,10 +69,6 @@ _CSV_TELEMETRY = (
 _CSV_ROOFLINE = ("step_s", "context_tokens", "step_bytes", "step_flop", "mbu", "mfu", "prompt_mfu", "bound")
 
 
-def _key(row: Row) -> tuple[Entry, Entry]:
-    return Entry(row.planned.label), Entry(str(row.planned.batch_size), row.planned.batch_size)
-
-
 def _number(value: float | None, factor: float = 1.0, digits: int = 3) -> Entry:
     return Entry(ABSENT) if value is None else Entry(significant(value * factor, digits), value)
 
@@ -111,7 +108,7 @@ def _device(cells: list[tuple[Row, CellResult]]) -> Iterable[Sheet]:
         throttling = ", ".join(f"{word} {_percentage(t.reasons[word])}" for word in t.throttling)
         rows.append(
             (
-                *_key(row),
+                *cell_key(row),
                 _whole(t.sm_clock_mhz),
                 _whole(t.memory_clock_mhz),
                 _whole(t.temperature_max_c),
@@ -172,11 +169,11 @@ def _roofline(view: RunView, cells: list[tuple[Row, CellResult]]) -> Iterable[Sh
     for row, _ in cells:
         placed = cell_roofline(view, row)
         if placed is None:
-            rows.append((*_key(row), *(Entry(ABSENT),) * 8, Entry("no stretch is told in which all rows decode")))
+            rows.append((*cell_key(row), *(Entry(ABSENT),) * 8, Entry("no stretch is told in which all rows decode")))
             continue
         rows.append(
             (
-                *_key(row),
+                *cell_key(row),
                 Entry(milliseconds(placed.step_s), placed.step_s),
                 _whole(placed.context_tokens),
                 _number(placed.step_bytes, 1e-9),
@@ -281,7 +278,7 @@ def _memory_explained(view: RunView, cells: list[tuple[Row, CellResult]]) -> Ite
             continue
         rows.append(
             (
-                *_key(row),
+                *cell_key(row),
                 _bytes(found.weights_bytes),
                 _bytes(found.kv_cache_bytes),
                 _bytes(found.activations_bytes),

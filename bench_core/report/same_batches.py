@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from bench_core.report.cell_key import cell_key
 from bench_core.report.format import ABSENT, rate, significant
 from bench_core.report.load import Row, RunView
 from bench_core.report.protocol import told_interval
@@ -41,10 +42,10 @@ class Shared:
 
 def shared_batches(view: RunView, rows: Iterable[Row]) -> Shared | None:
     """What the ranked cells among these rows, all of one batch size, have in common; ``None`` for fewer than two."""
-    cells = [row for row in rows if row.result is not None and view.compares(row)]
+    cells = view.ranked(rows)
     if len(cells) < 2:
         return None
-    common = frozenset.intersection(*(frozenset(batch.prompts for batch in row.pace) for row in cells))
+    common = frozenset.intersection(*map(_prompts, cells))
     counts = [len(row.pace) for row in cells]
     rates = {row.planned.cell: _throughput(row, common) for row in cells} if common else {}
     return Shared(len(common), min(counts), max(counts), rates)
@@ -61,7 +62,7 @@ def fastest(view: RunView, rows: Sequence[Row]) -> frozenset[str]:
 
     Where none has an interval, they are compared on the batches that all of them measured.
     """
-    ranked = [row for row in rows if row.result is not None and view.compares(row)]
+    ranked = view.ranked(rows)
     known = {row.planned.cell: row.rate.throughput_tok_s for row in ranked if row.rate and told_interval(row)}
     if known:
         lead = max((row for row in ranked if row.planned.cell in known), key=lambda row: known[row.planned.cell])
@@ -82,7 +83,7 @@ def shared_note(view: RunView, rows: Sequence[Row]) -> Iterator[str]:
     if shared is None or not shared.differs:
         return
     counted = f"Batches measured: {shared.fewest} to {shared.most}, from the first on."
-    if any(told_interval(row) for row in rows if view.compares(row)):
+    if any(map(told_interval, view.ranked(rows))):
         yield (
             f"{counted} Bold goes by throughput with an interval; a method without one is compared with the fastest of "
             "these on the batches that both measured; see On the same batches."
@@ -103,9 +104,7 @@ def shared_sheet(view: RunView) -> Iterator[Sheet]:
             continue
         best = fastest(view, rows)
         lead = next(row for row in rows if row.planned.cell in best)
-        lines += [
-            _line(row, lead, strong=row.planned.cell in best) for row in rows if row.result and view.compares(row)
-        ]
+        lines += [_line(row, lead, strong=row.planned.cell in best) for row in view.ranked(rows)]
     if not lines:
         return
     columns = (
@@ -127,15 +126,13 @@ def shared_sheet(view: RunView) -> Iterator[Sheet]:
 
 
 def _line(row: Row, lead: Row, *, strong: bool) -> tuple[Entry, ...]:
-    common = _prompts(row) & _prompts(lead)
-    own, its = (_throughput(one, common) if common else None for one in (row, lead))
+    common, own, its = _in_common(row, lead)
     share = own / its * 100 if own is not None and its else None
     told = row.rate.throughput_tok_s / lead.rate.throughput_tok_s * 100 if row.rate and lead.rate else None
     return (
-        Entry(row.planned.label, strong=strong),
-        Entry(str(row.planned.batch_size), row.planned.batch_size),
+        *cell_key(row, strong=strong),
         Entry(str(len(row.pace)), len(row.pace)),
-        Entry(str(len(common)), len(common)),
+        Entry(str(common), common),
         _number(own, rate),
         _number(its, rate),
         _number(share, _percent),
@@ -155,10 +152,18 @@ def _prompts(row: Row) -> frozenset[tuple[int, str]]:
     return frozenset(batch.prompts for batch in row.pace)
 
 
+def _in_common(row: Row, lead: Row) -> tuple[int, float | None, float | None]:
+    """Batches that both measured, and the throughput of each on them, if there are any."""
+    common = _prompts(row) & _prompts(lead)
+    if not common:
+        return 0, None, None
+    return len(common), _throughput(row, common), _throughput(lead, common)
+
+
 def _beside(row: Row, lead: Row) -> float:
     """Throughput of a row as a share of another's, on the batches that both measured; on all of each where there are
     none, or nothing was generated in them."""
-    common = _prompts(row) & _prompts(lead)
-    if common and (its := _throughput(lead, common)):
-        return _throughput(row, common) / its
+    _, own, its = _in_common(row, lead)
+    if own is not None and its:
+        return own / its
     return _throughput(row, _prompts(row)) / _throughput(lead, _prompts(lead))

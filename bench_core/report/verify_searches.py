@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from bench_core.contract import layout
@@ -12,6 +12,7 @@ from bench_core.contract.memory_model import cache_tokens
 from bench_core.contract.metrics import CellMetrics, CellResult
 from bench_core.contract.min_memory import SUSTAINED_SHARE, MinMemory, Trial, search_smallest
 from bench_core.contract.outcome import Outcome, Verdict
+from bench_core.contract.record import Record
 from bench_core.report.differences import Difference, of_run, unequal
 from bench_core.report.load import RunView, Unreadable, read_record
 from bench_core.report.verify_cells import recomputed
@@ -41,10 +42,14 @@ def _largest_batches(folder: Path, view: RunView) -> Iterator[Difference]:
         except _Untried:
             yield of_run(name, "its answer does not follow from its trials: one is missing")
             continue
-        for field in ("largest", "smallest_failing"):
-            has, expected = getattr(found, field), getattr(follows, field)
-            if has != expected:
-                yield of_run(name, f"{field} is {has}, from its trials follows {expected}")
+        yield from _other_answer(name, found, follows, ("largest", "smallest_failing"))
+
+
+def _other_answer(name: str, found: Record, follows: Record, fields: Iterable[str]) -> Iterator[Difference]:
+    for field in fields:
+        has, expected = getattr(found, field), getattr(follows, field)
+        if has != expected:
+            yield of_run(name, f"{field} is {has}, from its trials follows {expected}")
 
 
 def _not_tried(size: int) -> BatchTrial:
@@ -80,10 +85,7 @@ def _smallest_budget(folder: Path, found: MinMemory) -> Iterator[Difference]:
     except _Untried:
         yield of_run(name, "its answer does not follow from its trials: one is missing")
         return
-    for field in ("smallest", "largest_failing", "problem"):
-        has, expected = getattr(found, field), getattr(follows, field)
-        if has != expected:
-            yield of_run(name, f"{field} is {has}, from its trials follows {expected}")
+    yield from _other_answer(name, found, follows, ("smallest", "largest_failing", "problem"))
 
 
 def _budget_trial(run_folder: Path, found: MinMemory, trial: Trial) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from bench_core.report.cell_key import cell_key
 from bench_core.report.format import ABSENT, NO_GPU, quantity, rate
 from bench_core.report.load import Row, RunView
 from bench_core.report.sheet import Entry, Sheet
@@ -71,8 +72,7 @@ def control_sheet(view: RunView) -> Iterable[Sheet]:
             change = (value / base - 1.0) * 100.0 if value is not None and base else None
             rows.append(
                 (
-                    Entry(row.planned.label),
-                    Entry(str(row.planned.batch_size), row.planned.batch_size),
+                    *cell_key(row),
                     Entry(str(row.planned.repeat), row.planned.repeat),
                     Entry(str(view.visit_of(row) or ABSENT), view.visit_of(row)),
                     Entry(_place(view, row)),
