@@ -68,13 +68,15 @@ def box_user() -> tuple[int, int]:
 def require_readable(folder: Path) -> None:
     """Refuses a folder with files that root's boxes, which are nobody's, cannot read; others' boxes are the caller's.
 
+    What lies under a name with a dot in front is no box's to read: a conversion that goes on meanwhile writes there.
+
     Raises:
         BadInput: names the first.
     """
     if os.getuid():
         return
     for _, name, status in _entries(folder):
-        if stat.S_ISLNK(status.st_mode) or status.st_uid == ROOTS_BOX_ID:
+        if stat.S_ISLNK(status.st_mode) or status.st_uid == ROOTS_BOX_ID or "/." in f"/{name}":
             continue
         needed = stat.S_IROTH | (stat.S_IXOTH if stat.S_ISDIR(status.st_mode) else 0)
         if status.st_mode & needed != needed:

@@ -66,6 +66,19 @@ def test_what_root_alone_may_read_is_refused_with_what_to_do(tmp_path: Path, mon
     box.require_readable(tmp_path)
 
 
+def test_what_another_conversion_is_writing_is_nobodys_to_read_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".exl2-4.0bpw.1.part" / "job").mkdir(parents=True)
+    (tmp_path / ".exl2-4.0bpw.1.part" / "job" / "layer").write_text("x")
+    (tmp_path / ".exl2-4.0bpw.1.part" / "job" / "layer").chmod(0o600)
+    monkeypatch.setattr(os, "getuid", lambda: 0)
+    box.require_readable(tmp_path)
+    (tmp_path / ".exl2-4.0bpw.1.part").rename(tmp_path / "exl2-4.0bpw")
+    with pytest.raises(BadInput, match=r"exl2-4\.0bpw/job/layer may not be read"):
+        box.require_readable(tmp_path)
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """A run's folder as a box left it, with everything in it that has no place there."""
