@@ -9,6 +9,7 @@ from typing import Literal
 from bench_core.contract import layout
 from bench_core.contract.adapter import Device
 from bench_core.contract.artifact import ArtifactRecord
+from bench_core.contract.artifact_form import other_form
 from bench_core.contract.errors import BadInput
 from bench_core.contract.host import available_cores
 from bench_core.contract.manifest import Manifest
@@ -152,6 +153,9 @@ class Resolver:
         damage = record.damage(folder)
         if damage is not None:
             raise BadInput(f"artifact {name} is damaged: {damage}", hint)
+        form = other_form(folder, name)
+        if form is not None:
+            raise BadInput(f"artifact {name} is {form}", "name another variant or artifact")
         return folder, record.digest, stored_weights(folder, record)
 
     def _protocol(self, batch_size: int) -> MeasureProtocol:

@@ -15,7 +15,6 @@ from exllamav2.attn import ExLlamaV2Attention, has_flash_attn
 from torch.nn.attention.bias import causal_lower_right
 
 from bench_core.contract.adapter import Completion, Decoding, Device, TokenSink, Variant
-from bench_core.contract.errors import BadInput
 from bench_core.contract.outcome import Outcome
 from bench_core.contract.rectangle import Rectangle
 
@@ -48,7 +47,7 @@ class _Params(ExLlamaV2Attention.Params):  # type: ignore[misc]  # the engine's 
 
 
 class ExLlamaV2Adapter:
-    """Options: ``format``, what the folder must hold: ``gptq`` or ``exl2``."""
+    """It has no options: a folder says itself whether it is GPTQ's or EXL2."""
 
     def __init__(self) -> None:
         self._artifact = Path()
@@ -56,7 +55,6 @@ class ExLlamaV2Adapter:
         self._cache: Any = None
         self._rows = 0
         self._reordered = 0
-        self._format = ""
 
     @property
     def engine(self) -> Any:
@@ -68,10 +66,8 @@ class ExLlamaV2Adapter:
         """``attn_params`` of the engine's ``forward`` for these rows and positions, with the mask that it means."""
         return _Params(*ids.shape, cache.current_seq_len, mask, offsets)
 
-    def load(self, artifact: Path, variant: Variant, device: Device) -> None:  # noqa: ARG002  # cuda is all it knows
+    def load(self, artifact: Path, variant: Variant, device: Device) -> None:  # noqa: ARG002  # cuda, and no options
         """Reads the folder onto the GPU; the embeddings stay in host memory, as is the engine's default."""
-        self._format = str(variant.options.get("format"))
-        _check(artifact, self._format)
         self._artifact = artifact
         # On a GPU of Hopper's kind torch would take cuDNN's attention, which builds a plan for every new length of the
         # cache: tens of milliseconds at each step until every length has been seen.
@@ -133,7 +129,7 @@ class ExLlamaV2Adapter:
     def describe(self) -> Mapping[str, str]:
         """How weights are laid out and which attention runs."""
         return {
-            "format": self._format,
+            "format": str(_settings(self._artifact)["quantization_config"]["quant_method"]),
             "dtype": "float16",  # its kernels know no other
             "layers_reordered": str(self._reordered),
             "attention": "flash-attn, sdpa where rows are padded" if has_flash_attn else "sdpa",
@@ -203,18 +199,11 @@ class ExLlamaV2Adapter:
         return _make_q_matrix(tensors, *arguments, **options)
 
 
-def _check(artifact: Path, wanted: str) -> None:
-    """
-    Raises:
-        BadInput: the folder is not quantised in the way wanted.
-    """
-    settings = json.loads((artifact / "config.json").read_text(encoding="utf-8"))
-    found = (settings.get("quantization_config") or {}).get("quant_method", "unquantised")
-    if found != wanted:
-        raise BadInput(f"{artifact.name} is {found}, this variant reads {wanted}", "name another variant or artifact")
+def _settings(artifact: Path) -> dict[str, Any]:
+    settings: dict[str, Any] = json.loads((artifact / "config.json").read_text(encoding="utf-8"))
+    return settings
 
 
 def _rope_theta(artifact: Path, otherwise: float) -> float:
     """The base of rotations where only transformers 5's ``rope_parameters`` tell it, which the engine does not read."""
-    settings = json.loads((artifact / "config.json").read_text(encoding="utf-8"))
-    return float((settings.get("rope_parameters") or {}).get("rope_theta") or otherwise)
+    return float((_settings(artifact).get("rope_parameters") or {}).get("rope_theta") or otherwise)

@@ -14,6 +14,7 @@ import pytest
 from worker_material import FAST, MODEL, Place, make_workload, random_prompts, write_image
 
 from bench_core.contract import layout
+from bench_core.contract.artifact import ArtifactRecord
 from bench_core.contract.digest import prompts_sha256
 from bench_core.contract.events import BatchEvent, CellEnded, EndEvent, StartEvent, parse_stdout
 from bench_core.contract.outcome import Outcome
@@ -425,6 +426,21 @@ def test_a_missing_artifact_is_refused_with_how_to_make_it(refuse: Refuse, tmp_p
     said = refuse("--variant", "other", image=image)
     assert "artifact gguf-f16 of toy is missing" in said
     assert "--convert gguf-f16" in said
+
+
+def test_an_artifact_that_is_not_what_its_name_says_is_refused(refuse: Refuse, place: Place, tmp_path: Path) -> None:
+    """Some engines would run unquantised weights under the name of a quantised variant."""
+    image = write_image(tmp_path / "image", manifest="  other: {artifact: gptq-int4-g128}\n")
+    folder = place.models / "toy" / "gptq-int4-g128"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    record = ArtifactRecord.of_folder(
+        folder, artifact="gptq-int4-g128", source_digest=MODEL.digest, recipe="r", made_by="a person", seconds=0
+    )
+    (folder / layout.ARTIFACT_FILE).write_text(record.to_json())
+    said = refuse("--variant", "other", image=image)
+    assert "artifact gptq-int4-g128 is unquantised" in said
+    assert "name another variant or artifact" in said
 
 
 @pytest.mark.parametrize(
