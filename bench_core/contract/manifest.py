@@ -38,11 +38,14 @@ class VariantEntry(Record):
     options: dict[str, Scalar] = Field({}, description="handed to the adapter's load as they stand")
 
 
+BudgetUnit = Literal["bytes", "fraction"]
+
+
 class MemoryBudget(Record):
     """The option by which an engine that reserves memory is told how much it may take; for ``--min-memory``."""
 
     option: str = Field(description="of the variants")
-    unit: Literal["bytes", "fraction"] = Field(description="fraction: of the device's memory")
+    unit: BudgetUnit = Field(description="fraction: of the device's memory")
     min: float = Field(ge=0, description="the smallest value that makes sense")
     max: float = Field(gt=0, description="the largest")
     devices: tuple[DeviceKind, ...] = Field((), description="where the engine obeys it; all devices where empty")

@@ -213,6 +213,13 @@ class CellMetrics(Record):
     steadiness: Steadiness = Steadiness()
     phase_rates: PhaseRates | None = None
 
+    @property
+    def unused_bytes(self) -> int | None:
+        """What the engine's pool reserved and did not fill; ``None`` where it has none."""
+        if self.reserved_bytes is None or self.used_bytes is None:
+            return None
+        return self.reserved_bytes - self.used_bytes
+
 
 class CellResult(Record):
     """``result.json``: present only if the cell is complete; everything in it follows from ``events.jsonl``."""

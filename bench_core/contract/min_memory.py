@@ -9,6 +9,7 @@ from pydantic import Field, StringConstraints
 
 from bench_core.contract import layout
 from bench_core.contract.bisection import Unanswered, narrow
+from bench_core.contract.manifest import BudgetUnit
 from bench_core.contract.outcome import Outcome
 from bench_core.contract.record import Record
 
@@ -33,6 +34,7 @@ class Trial(Record):
         device_peak_bytes: GPU memory in use by all processes at most; ``host_peak_bytes``: of the engine's processes.
         prompt_tokens, cache_tokens: of its one batch: what was read at once, and positions of the key-value cache (see
             :func:`~bench_core.contract.memory_model.cache_tokens`).
+        unused_bytes: what the engine says that it reserved and did not fill; ``None`` where it has no pool of its own.
     """
 
     value: Budget
@@ -45,6 +47,7 @@ class Trial(Record):
     host_peak_bytes: int | None = None
     prompt_tokens: int | None = None
     cache_tokens: int | None = None
+    unused_bytes: int | None = None
 
     @property
     def folder(self) -> str:
@@ -84,7 +87,7 @@ class MinMemory(Search):
     cell: CellName
     searches: int = Field(1, ge=1)
     option: str
-    unit: Literal["bytes", "fraction"]
+    unit: BudgetUnit
     low: Budget
     high: Budget
     device_memory_bytes: int | None = None
@@ -106,6 +109,16 @@ class MinMemory(Search):
     def at_smallest(self) -> Trial | None:
         """The trial with the smallest budget that sustained."""
         return next((trial for trial in self.trials if trial.sustained and trial.value == self.smallest), None)
+
+
+def guessed_budget(first: Trial, unit: BudgetUnit, device_memory_bytes: int | None) -> float | None:
+    """Where the border may be: the largest budget less what the engine reserved with it in vain; ``None`` where it does
+    not tell."""
+    if first.unused_bytes is None:
+        return None
+    if unit == "bytes":
+        return first.value - first.unused_bytes
+    return first.value - first.unused_bytes / device_memory_bytes if device_memory_bytes else None
 
 
 def search_smallest(

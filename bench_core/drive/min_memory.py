@@ -9,8 +9,7 @@ from bench_core.contract import layout
 from bench_core.contract.errors import BadInput
 from bench_core.contract.manifest import DeviceKind, MemoryBudget
 from bench_core.contract.memory_model import cache_tokens
-from bench_core.contract.metrics import CellMetrics
-from bench_core.contract.min_memory import SUSTAINED_SHARE, MinMemory, Trial, search_smallest
+from bench_core.contract.min_memory import SUSTAINED_SHARE, MinMemory, Trial, guessed_budget, search_smallest
 from bench_core.contract.outcome import Outcome
 from bench_core.drive.collect import write_record
 from bench_core.drive.execute import Prepared
@@ -47,7 +46,6 @@ class MemorySearch:
         # One batch of the full shape after one warm-up: what is asked is whether it fits, not how fast it is.
         short = {"warmup_batches": 1, "max_warmup_batches": 1, "max_batches": 1, "direct_batches": 0, "score_texts": 0}
         self._trials = Trials(site, short)
-        self._unused_bytes: int | None = None
 
     @property
     def stopped(self) -> bool:
@@ -83,8 +81,14 @@ class MemorySearch:
             self._site.display.note(f"{self.cell} with {budget.option}={self._option(value)}: {words}")
             return trial
 
-        whole = budget.unit == "bytes"
-        found = search_smallest(budget.min, budget.max, attempt, whole=whole, guess=self._guess)
+        memory_bytes = gpu.memory_bytes if gpu else None
+        found = search_smallest(
+            budget.min,
+            budget.max,
+            attempt,
+            whole=budget.unit == "bytes",
+            guess=lambda first: guessed_budget(first, budget.unit, memory_bytes),
+        )
         if self.stopped:
             found = found.model_copy(update={"problem": "stopped on request"})
         record = MinMemory(
@@ -94,7 +98,7 @@ class MemorySearch:
             unit=budget.unit,
             low=budget.min,
             high=budget.max,
-            device_memory_bytes=gpu.memory_bytes if gpu else None,
+            device_memory_bytes=memory_bytes,
             gpu_uuid=gpu.uuid if gpu else None,
             **dict(found),
         )
@@ -119,8 +123,6 @@ class MemorySearch:
         if result is None:
             return Trial(value=value, number=number, outcome=verdict.outcome, cause=verdict.cause, sustained=False)
         metrics = result.metrics
-        if reference_tok_s is None:
-            self._unused_bytes = _unused_bytes(metrics)
         throughput = metrics.output_throughput_tok_s
         kept_up = reference_tok_s is None or throughput >= SUSTAINED_SHARE * reference_tok_s
         return Trial(
@@ -134,20 +136,5 @@ class MemorySearch:
             host_peak_bytes=metrics.host_memory.peak_bytes if metrics.host_memory else None,
             prompt_tokens=metrics.prompt_tokens,
             cache_tokens=cache_tokens(result.engine_facts, metrics),
+            unused_bytes=metrics.unused_bytes,
         )
-
-    def _guess(self, first: Trial) -> float | None:
-        """The largest budget less what the engine reserved with it and cannot use for this batch size."""
-        if self._unused_bytes is None:
-            return None
-        if self._budget.unit == "bytes":
-            return first.value - self._unused_bytes
-        gpu = self._site.gpu
-        return first.value - self._unused_bytes / gpu.memory_bytes if gpu is not None else None
-
-
-def _unused_bytes(metrics: CellMetrics) -> int | None:
-    """What an engine says that it reserved in vain; ``None`` where it has no pool of its own."""
-    if metrics.reserved_bytes is None or metrics.used_bytes is None:
-        return None
-    return metrics.reserved_bytes - metrics.used_bytes

@@ -10,7 +10,7 @@ from bench_core.contract import layout
 from bench_core.contract.max_batch import BatchTrial, MaxBatch, search_largest
 from bench_core.contract.memory_model import cache_tokens
 from bench_core.contract.metrics import CellMetrics, CellResult
-from bench_core.contract.min_memory import SUSTAINED_SHARE, MinMemory, Trial, search_smallest
+from bench_core.contract.min_memory import SUSTAINED_SHARE, MinMemory, Trial, guessed_budget, search_smallest
 from bench_core.contract.outcome import Outcome, Verdict
 from bench_core.contract.record import Record
 from bench_core.report.differences import Difference, of_run, unequal
@@ -80,12 +80,17 @@ def _smallest_budget(folder: Path, found: MinMemory) -> Iterator[Difference]:
         return tried[value]
 
     try:
-        whole = found.unit == "bytes"
-        follows = search_smallest(found.low, found.high, again, whole=whole, guess=lambda _: found.guess)
+        follows = search_smallest(
+            found.low,
+            found.high,
+            again,
+            whole=found.unit == "bytes",
+            guess=lambda first: guessed_budget(first, found.unit, found.device_memory_bytes),
+        )
     except _Untried:
         yield of_run(name, "its answer does not follow from its trials: one is missing")
         return
-    yield from _other_answer(name, found, follows, ("smallest", "largest_failing", "problem"))
+    yield from _other_answer(name, found, follows, ("guess", "smallest", "largest_failing", "problem"))
 
 
 def _budget_trial(run_folder: Path, found: MinMemory, trial: Trial) -> Iterator[str]:
@@ -103,6 +108,7 @@ def _budget_trial(run_folder: Path, found: MinMemory, trial: Trial) -> Iterator[
         "output_throughput_tok_s": metrics.output_throughput_tok_s,
         "prompt_tokens": metrics.prompt_tokens,
         "cache_tokens": cache_tokens(result.engine_facts, metrics),
+        "unused_bytes": metrics.unused_bytes,
         "sustained": metrics.output_throughput_tok_s
         >= SUSTAINED_SHARE * (found.trials[0].output_throughput_tok_s or 0),
     }
