@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -115,16 +115,20 @@ class Parity(Record):
     """The suite's own batches beside the same batches given to the engine directly, in the same process.
 
     Attributes:
-        batches: pairs.
-        output_throughput_tok_s, direct_output_throughput_tok_s: over the batches of the pairs.
+        batches: different ones.
+        rounds: how often each was run by both.
+        output_throughput_tok_s, direct_output_throughput_tok_s: over all rounds of all batches.
         ratio: suite / direct; 1 where the suite costs nothing.
-        median_ratio: of the pairs' own; one batch that the host held up moves it less. Absent in logs of before the
-            two of a pair were run one right after the other; there the suite's is the measured batch.
-        median_low, median_high: the median's 95 % interval; absent for fewer than six pairs.
+        median_ratio: of the batches' own: fastest by the suite / fastest by the engine directly. What a host does to a
+            call makes it slower and never faster, so that the fastest of some rounds tells of the calls and the mean of
+            the host (Python's documentation of ``timeit.Timer.repeat`` says the same). Absent in logs of before the two
+            of a pair were run one right after the other; there the suite's is the measured batch.
+        median_low, median_high: the median's 95 % interval; absent for fewer than six batches.
         rows_with_equal_tokens: prompts of the pairs that got the same ids from both, of ``rows``.
     """
 
     batches: int = Field(ge=1)
+    rounds: int = Field(1, ge=1)
     rows: int = Field(ge=1)
     rows_with_equal_tokens: int = Field(ge=0)
     output_throughput_tok_s: float
@@ -394,10 +398,15 @@ def _parity(direct: list[BatchEvent], paired: list[BatchEvent], measured: list[B
         raise BadInput("a batch was given to the engine directly whose pair is another one")
     pairs = list(zip(paired or [of_prompts[batch.prompts_digest] for batch in direct], direct, strict=True))
     rates = [_throughput(side) for side in zip(*pairs, strict=True)]
-    ratios = [_throughput([ours]) / _throughput([theirs]) for ours, theirs in pairs] if paired else []
+    different = dict.fromkeys(batch.prompts_digest for batch in direct)
+    rounds, uneven = divmod(len(pairs), len(different))
+    if uneven:
+        raise BadInput("not all batches were given to the engine directly equally often")
+    ratios = [_fastest(paired, digest) / _fastest(direct, digest) for digest in different] if paired else []
     low, high = median_interval(ratios) or (None, None)
     return Parity(
-        batches=len(pairs),
+        batches=len(different),
+        rounds=rounds,
         rows=sum(len(batch.outputs) for _, batch in pairs),
         rows_with_equal_tokens=sum(
             ours == theirs for suite, batch in pairs for ours, theirs in zip(suite.outputs, batch.outputs, strict=True)
@@ -409,6 +418,10 @@ def _parity(direct: list[BatchEvent], paired: list[BatchEvent], measured: list[B
         median_low=low,
         median_high=high,
     )
+
+
+def _fastest(batches: Iterable[BatchEvent], digest: str) -> float:
+    return max(_throughput([batch]) for batch in batches if batch.prompts_digest == digest)
 
 
 def _throughput(batches: Sequence[BatchEvent]) -> float:

@@ -28,6 +28,7 @@ class MeasureProtocol(Record):
         max_batches: measured batches at most; ``None`` for the whole workload.
         direct_batches: the last measured batches, given once more to the engine without the suite in between (the
             image's ``direct`` function), for parity; left out of every other number.
+        direct_rounds: how often each of these is given to both.
         score_texts: texts of the workload whose log-likelihood is asked for after all batches; see
             ``contract.quality``. Above 0 in the first cell of an engine's life, since one score serves all batch sizes.
         precision: measuring stops when throughput's 95 % confidence interval is within this share of it; ``None``
@@ -41,6 +42,7 @@ class MeasureProtocol(Record):
     latency_batches: int = Field(3, ge=0, le=1000)
     max_batches: int | None = Field(None, ge=1)
     direct_batches: int = Field(0, ge=0, le=1000)
+    direct_rounds: int = Field(1, ge=1, le=1000)
     score_texts: int = Field(0, ge=0, le=1000)
     precision: float | None = Field(None, gt=0, lt=1)
     max_seconds: float | None = Field(None, gt=0)

@@ -86,6 +86,7 @@ def drive(
     direct_batches: Annotated[
         int | None, typer.Option(min=0, help="Batches of each cell given to the engine directly too, for parity.")
     ] = None,
+    direct_rounds: Annotated[int | None, typer.Option(min=1, help="Each of them so often  [default: 1]")] = None,
     direct_batch_sizes: Annotated[str | None, typer.Option(help="Where to do so  [default: at all]")] = None,
     beside: Annotated[
         Path | None, typer.Option(help="Published figures to show beside the run's own, as docs/study.yaml.")
@@ -205,6 +206,7 @@ def drive(
         "repeats": repeats,
         "order_seed": order_seed,
         "direct_batches": direct_batches,
+        "direct_rounds": direct_rounds,
         "beside": beside,
         "direct_batch_sizes": _batch_sizes(direct_batch_sizes),
         "score_texts": score_texts,

@@ -33,7 +33,8 @@ def measuring_estimate_s(plan: Plan, suite: Suite, weights_bytes: int, prompts: 
                 batches = min(batches, suite.max_batches)
             sizes = suite.direct_batch_sizes or job.batch_sizes
             direct = suite.direct_batches if job.image.manifest.direct and batch_size in sizes else 0
-            total_s += (batches + suite.warmup_batches + min(direct, batches)) * suite.max_new_tokens * step_s
+            pairs = min(direct, batches) * suite.direct_rounds
+            total_s += (batches + suite.warmup_batches + 2 * pairs) * suite.max_new_tokens * step_s
     return total_s
 
 

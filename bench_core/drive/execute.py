@@ -350,6 +350,7 @@ class Execution:
             arguments += ["--max-batches", str(min(limits))]
         if suite.direct_batches and job.image.manifest.direct is not None:
             arguments += ["--direct-batches", str(suite.direct_batches)]
+            arguments += ["--direct-rounds", str(suite.direct_rounds)]
             if suite.direct_batch_sizes:
                 arguments += ["--direct-batch-sizes", ",".join(map(str, suite.direct_batch_sizes))]
         arguments += ["--score-texts", str(suite.score_texts)]

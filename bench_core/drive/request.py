@@ -44,6 +44,7 @@ class Suite(Record):
     latency_batches: int = Field(3, ge=1, le=1000)
     max_batches: int | None = Field(None, ge=1)
     direct_batches: int = Field(0, ge=0, le=1000, description="measured batches given to the engine directly as well")
+    direct_rounds: int = Field(1, ge=1, le=1000, description="how often each of these is given to both")
     direct_batch_sizes: tuple[BatchSize, ...] = Field((), description="where to do so; at all where empty")
     score_texts: int = Field(8, ge=0, le=1000, description="texts whose log-likelihood each variant is asked for")
     max_nll_increase: float = Field(

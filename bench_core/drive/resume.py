@@ -28,7 +28,7 @@ from bench_core.report.load import Row, RunView, load_run
 _GPU_MEMORY_SLACK = 0.02
 _SELECTION = ("images", "variants", "batch_sizes", "repeats", "order_seed")
 # What a cell does when it is measured, and not every cell does: no number of others depends on it.
-_AFTERWARDS = {"direct_batches", "score_texts"}
+_AFTERWARDS = {"direct_batches", "direct_rounds", "score_texts"}
 
 
 def find_run(run: str, results: Path) -> Path:

@@ -432,6 +432,7 @@ def _parity(view: RunView) -> Iterable[Sheet]:
     """The suite beside the engine called directly, where that was asked for."""
     found = [(row, result.metrics.parity) for row, result in _measured(view)]
     medians = any(parity is not None and parity.median_ratio is not None for _, parity in found)
+    rounds = any(parity is not None and parity.rounds > 1 for _, parity in found)
     rows = []
     for row, parity in found:
         if parity is None:
@@ -444,6 +445,7 @@ def _parity(view: RunView) -> Iterable[Sheet]:
                 Entry(f"{parity.ratio:.3f}", parity.ratio),
                 *((_median(parity),) if medians else ()),
                 Entry(str(parity.batches), parity.batches),
+                *((Entry(str(parity.rounds), parity.rounds),) if rounds else ()),
                 Entry(f"{parity.rows_with_equal_tokens} of {parity.rows}", parity.rows_with_equal_tokens),
             )
         )
@@ -455,8 +457,9 @@ def _parity(view: RunView) -> Iterable[Sheet]:
         ("Suite (token/s)", True),
         ("Direct (token/s)", True),
         ("Suite / direct", True),
-        *((("Median of pairs", True),) if medians else ()),
+        *((("Median of batches", True),) if medians else ()),
         ("Batches", True),
+        *((("Rounds", True),) if rounds else ()),
         ("Rows with equal tokens", True),
     )
     notes = [
@@ -467,7 +470,12 @@ def _parity(view: RunView) -> Iterable[Sheet]:
         notes.append(
             "Suite: each of these batches by the suite once more, right beside the direct one and in turns before and "
             "after it, so that a host that is quicker now than then is so for both; without a median, the batch as it "
-            "was measured. In brackets the median's 95 % interval, from six pairs on, whatever their distribution."
+            "was measured. In brackets the median's 95 % interval, from six batches on, whatever their distribution."
+        )
+    if rounds:
+        notes.append(
+            "Rounds: how often each batch was given to both. Suite / direct is of all of them; the median takes of "
+            "each batch the fastest of either side, since a host that is busy makes a call slower and never faster."
         )
     yield Sheet("Parity", columns, tuple(rows), tuple(notes))
 

@@ -177,6 +177,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="measured batches given once more to the engine directly, for parity (default: none)",
     )  # fmt: skip
     how.add_argument(
+        "--direct-rounds", type=at_most(1000), default=1, metavar="N", help="each so often (default: %(default)s)"
+    )
+    how.add_argument(
         "--direct-batch-sizes", type=batch_size_list, metavar="N[,N...]", help="where to do so (default: at all)"
     )
     how.add_argument(
@@ -259,6 +262,7 @@ def _resolver(parsed: argparse.Namespace) -> Resolver:
             latency_batches=parsed.latency_batches,
             max_batches=parsed.max_batches,
             direct_batches=parsed.direct_batches,
+            direct_rounds=parsed.direct_rounds,
             score_texts=parsed.score_texts,
             precision=None if parsed.exhaustive else parsed.precision,
             max_seconds=parsed.max_seconds,

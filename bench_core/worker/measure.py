@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 
 from bench_core.contract.adapter import Adapter, Completion, Decoding, Describes, Direct, ReportsMemory
@@ -68,7 +69,7 @@ class CellRun:
         if self._spec.token_times == "separate":
             self._run_phase("latency", batches[: protocol.latency_batches], True)
         if self._direct is not None and protocol.direct_batches:
-            self._run_pairs(measured[-protocol.direct_batches :], live)
+            self._run_pairs(measured[-protocol.direct_batches :], protocol.direct_rounds, live)
         if isinstance(self._adapter, ReportsMemory):
             self._send(EngineEvent(t_s=seconds(self._clock()), memory=dict(self._adapter.memory())))
 
@@ -122,12 +123,12 @@ class CellRun:
         for index, rows in enumerate(batches):
             self._next(phase, index, rows, wanted)
 
-    def _run_pairs(self, batches: Sequence[range], wanted: bool) -> None:
+    def _run_pairs(self, batches: Sequence[range], rounds: int, wanted: bool) -> None:
         """Each batch once more by the suite and once by the engine directly, one right after the other and in turns the
         first: a host that is quicker now than then is so for both."""
         sides: tuple[BatchPhase, BatchPhase] = ("paired", "direct")
-        for index, rows in enumerate(batches):
-            for phase in sides if index % 2 == 0 else reversed(sides):
+        for index, (turn, (number, rows)) in enumerate(itertools.product(range(rounds), enumerate(batches))):
+            for phase in sides if (turn + number) % 2 == 0 else reversed(sides):
                 self.phase = phase
                 self._next(phase, index, rows, wanted and phase == "paired")
 
@@ -171,4 +172,5 @@ def progress_total(spec: CellSpec, workload: Workload) -> int:
     """Batches of all phases that a cell will run: at most, where rules decide; a warm-up by its floor."""
     measured = len(planned_batches(spec, workload))
     latency = min(measured, spec.protocol.latency_batches) if spec.token_times == "separate" else 0
-    return spec.protocol.warmup_batches + measured + latency + 2 * min(measured, spec.protocol.direct_batches)
+    pairs = min(measured, spec.protocol.direct_batches) * spec.protocol.direct_rounds
+    return spec.protocol.warmup_batches + measured + latency + 2 * pairs

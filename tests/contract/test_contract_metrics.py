@@ -378,38 +378,58 @@ def test_parity_compares_the_same_batches_and_nothing_else_changes() -> None:
     assert with_direct.model_copy(update=changed) == without
 
 
+def test_parity_takes_of_each_batch_the_fastest_of_either_side() -> None:
+    """The host holds up a call of either side in each round; undisturbed, both take 2 s for the first batch, and the
+    suite 2.2 s beside the engine's 2 s for the second."""
+    first, second = (b.model_copy(update={"prompts_digest": n}) for b, n in ((FIRST, "first"), (SECOND, "second")))
+    calls: list[Event] = []
+    rounds = (((3.0, 2.0), (2.2, 3.5)), ((2.0, 4.0), (2.3, 2.0)))
+    for number, (suite_s, direct_s) in enumerate(pair for both in rounds for pair in both):
+        for phase, latency_s in (("paired", suite_s), ("direct", direct_s)):
+            called = batch("direct", number, 20.0 + 5 * len(calls), latency_s, (2, 2))
+            name = ("first", "second")[number % 2]
+            calls.append(called.model_copy(update={"phase": phase, "prompts_digest": name}))
+    end = END.model_copy(update={"t_s": 90.0})
+    parity = summarise("c", filed((START, LOAD, PREPARE, WARM, first, second, *calls, end))).metrics.parity
+    assert parity is not None
+    assert (parity.batches, parity.rounds, parity.rows) == (2, 2, 8)
+    assert parity.ratio == pytest.approx(11.5 / 9.5), "of all calls"
+    assert parity.median_ratio == pytest.approx(statistics.median([1.0, 2.0 / 2.2]))
+    assert (parity.median_low, parity.median_high) == (None, None), "of two batches nothing is known"
+    with pytest.raises(BadInput, match="equally often"):
+        summarise("c", filed((START, LOAD, PREPARE, WARM, first, second, *calls[:-2], end)))
+
+
 def test_parity_takes_the_suite_s_batch_right_beside_the_direct_one_where_there_is_one() -> None:
     """Beside the engine's own 3 s, 2 s and 3 s the suite takes 3 s, 8 s (the host was held up) and 3 s."""
-    first, second = (b.model_copy(update={"prompts_digest": n}) for b, n in ((FIRST, "first"), (SECOND, "second")))
-    began = (START, LOAD, PREPARE, WARM, first, second)
 
-    def given(phase: str, index: int, at_s: float, latency_s: float, name: str) -> BatchEvent:
-        return batch("direct", index, at_s, latency_s, (2, 2)).model_copy(
-            update={"phase": phase, "prompts_digest": name}
-        )
+    def named(phase: BatchPhase, index: int, at_s: float, latency_s: float) -> BatchEvent:
+        return batch(phase, index, at_s, latency_s, (2, 2)).model_copy(update={"prompts_digest": str(index)})
 
-    pairs = (
-        given("paired", 0, 20.0, 3.0, "first"),
-        given("direct", 0, 24.0, 3.0, "first"),
-        given("direct", 1, 28.0, 2.0, "second"),
-        given("paired", 1, 31.0, 8.0, "second"),
-        given("paired", 2, 40.0, 3.0, "first"),
-        given("direct", 2, 44.0, 3.0, "first"),
-    )
-    end = END.model_copy(update={"t_s": 60.0})
-    metrics = summarise("c", filed((*began, *pairs, end))).metrics
+    def given(batches: int) -> list[Event]:
+        events: list[Event] = []
+        for index in range(batches):
+            suite_s, direct_s = ((3.0, 3.0), (8.0, 2.0), (3.0, 3.0))[index % 3]
+            at_s = 40.0 + 20 * index
+            events += [named("paired", index, at_s, suite_s), named("direct", index, at_s + 10, direct_s)]
+        return events
+
+    end = END.model_copy(update={"t_s": 200.0})
+    began: list[Event] = [START, LOAD, PREPARE, WARM, *(named("measure", k, 10.0 + 4 * k, 4.0) for k in range(6))]
+    metrics = summarise("c", filed([*began, *given(3), end])).metrics
     assert metrics.parity is not None
-    assert metrics.parity.batches == 3
+    assert (metrics.parity.batches, metrics.parity.rounds) == (3, 1)
     assert metrics.parity.output_throughput_tok_s == pytest.approx(12 / 14)
     assert metrics.parity.ratio == pytest.approx(8 / 14)
     assert metrics.parity.median_ratio == pytest.approx(1.0), "one batch that was held up does not decide"
     assert (metrics.parity.median_low, metrics.parity.median_high) == (None, None), "three pairs say too little"
-    twice = [p.model_copy(update={"index": p.index + 3, "started_s": p.started_s + 30}) for p in pairs]
-    more = summarise("c", filed((*began, *pairs, *twice, END.model_copy(update={"t_s": 90.0})))).metrics.parity
+    more = summarise("c", filed([*began, *given(6), end])).metrics.parity
     assert more is not None
     assert (more.median_low, more.median_high) == pytest.approx((0.25, 1.0)), "of six pairs the extremes"
-    assert metrics.batches == 2, "they are not measured ones"
-    other = filed((*began, pairs[0], given("direct", 0, 24.0, 3.0, "second"), end))
+    assert metrics.batches == 6, "they are not measured ones"
+    other = filed(
+        (*began, *given(2)[:3], named("direct", 1, 70.0, 2.0).model_copy(update={"prompts_digest": "2"}), end)
+    )
     with pytest.raises(BadInput, match="whose pair is another one"):
         summarise("c", other)
 

@@ -355,7 +355,7 @@ def _batch(
         phase=phase,
         index=index,
         prompts=tuple(range(first, first + size)),
-        prompts_digest="d1" * 32,
+        prompts_digest=f"{first:064x}",
         prompt_tokens=(50,) * size,
         started_s=now,
         latency_s=method.latency_s(size, script.new_tokens) + jitter_s,

@@ -343,6 +343,24 @@ def test_the_engine_called_directly_gets_the_last_measured_batches_and_the_same_
     assert progress_total(spec, WORKLOAD) == 1 + 3 + 2 * 2
 
 
+def test_rounds_give_each_batch_so_often_to_both_and_each_is_the_first_in_turns() -> None:
+    adapter = FakeAdapter(FakeClock())
+    sent = Sent(adapter)
+
+    def direct(_adapter: object, prompts: Sequence[Sequence[int]], _decoding: Decoding) -> list[list[int]]:
+        adapter.clock.pass_us(1000)
+        return [[40, 41, 99] for _ in prompts]
+
+    spec = make_spec(WORKLOAD, protocol=MeasureProtocol(direct_batches=2, direct_rounds=3, max_batches=3))
+    CellRun(adapter, spec, WORKLOAD, adapter.clock, sent, lambda: False, direct).run()
+    calls = [b for b in sent.events if isinstance(b, BatchEvent) and b.phase in ("paired", "direct")]
+    assert [batch.index for batch in calls] == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    assert [batch.prompts[0] for batch in calls] == [2, 2, 4, 4] * 3
+    first = [(batch.prompts[0], batch.phase) for batch in calls[::2]]
+    assert first == [(2, "paired"), (4, "direct"), (2, "direct"), (4, "paired"), (2, "paired"), (4, "direct")]
+    assert progress_total(spec, WORKLOAD) == 1 + 3 + 2 * 2 * 3
+
+
 def test_a_direct_call_that_does_less_work_fails_the_cell() -> None:
     adapter = FakeAdapter(FakeClock())
     spec = make_spec(WORKLOAD, protocol=MeasureProtocol(direct_batches=1, max_batches=1))
