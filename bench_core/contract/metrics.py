@@ -398,14 +398,14 @@ def _parity(direct: list[BatchEvent], paired: list[BatchEvent], measured: list[B
         raise BadInput("a batch was given to the engine directly whose pair is another one")
     pairs = list(zip(paired or [of_prompts[batch.prompts_digest] for batch in direct], direct, strict=True))
     rates = [_throughput(side) for side in zip(*pairs, strict=True)]
-    different = dict.fromkeys(batch.prompts_digest for batch in direct)
-    rounds, uneven = divmod(len(pairs), len(different))
+    theirs_at_best = _at_best(direct)
+    rounds, uneven = divmod(len(pairs), len(theirs_at_best))
     if uneven:
         raise BadInput("not all batches were given to the engine directly equally often")
-    ratios = [_fastest(paired, digest) / _fastest(direct, digest) for digest in different] if paired else []
+    ratios = [best / theirs_at_best[digest] for digest, best in _at_best(paired).items()]
     low, high = median_interval(ratios) or (None, None)
     return Parity(
-        batches=len(different),
+        batches=len(theirs_at_best),
         rounds=rounds,
         rows=sum(len(batch.outputs) for _, batch in pairs),
         rows_with_equal_tokens=sum(
@@ -420,8 +420,12 @@ def _parity(direct: list[BatchEvent], paired: list[BatchEvent], measured: list[B
     )
 
 
-def _fastest(batches: Iterable[BatchEvent], digest: str) -> float:
-    return max(_throughput([batch]) for batch in batches if batch.prompts_digest == digest)
+def _at_best(batches: Iterable[BatchEvent]) -> dict[str, float]:
+    """Digest of a batch's prompts to the highest throughput that it had, tokens/s."""
+    best: dict[str, float] = {}
+    for batch in batches:
+        best[batch.prompts_digest] = max(best.get(batch.prompts_digest, 0.0), _throughput([batch]))
+    return best
 
 
 def _throughput(batches: Sequence[BatchEvent]) -> float:

@@ -177,7 +177,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="measured batches given once more to the engine directly, for parity (default: none)",
     )  # fmt: skip
     how.add_argument(
-        "--direct-rounds", type=at_most(1000), default=1, metavar="N", help="each so often (default: %(default)s)"
+        "--direct-rounds", type=up_to(1000), default=1, metavar="N", help="each so often (default: %(default)s)"
     )
     how.add_argument(
         "--direct-batch-sizes", type=batch_size_list, metavar="N[,N...]", help="where to do so (default: at all)"
