@@ -26,7 +26,7 @@ def other_form(folder: Path, artifact: str) -> str | None:
         return None
     wanted, bits = said or (_UNQUANTISED, None)
     settings = _quantisation(folder)
-    method = str(settings.get("quant_method", _UNQUANTISED)) if settings else _UNQUANTISED
+    method = str(settings.get("quant_method", _UNQUANTISED))
     if method != wanted:
         return method[:40]
     found_bits = settings.get("bits")

@@ -7,6 +7,8 @@ from array import array
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from bench_core.contract import layout
+
 
 def file_sha256(path: Path) -> str:
     """Digest of one file's content, read in pieces of 1 MiB."""
@@ -34,11 +36,11 @@ def files_below(path: Path) -> list[Path]:
     """A file itself, or all files of a folder, sorted; none of what Python and its tools leave."""
     if path.is_file():
         return [path]
-    return sorted(p for p in path.rglob("*") if p.is_file() and not any(map(_is_left_over, p.relative_to(path).parts)))
+    return sorted(p for p in path.rglob("*") if p.is_file() and not _is_left_over(p.relative_to(path)))
 
 
-def _is_left_over(name: str) -> bool:
-    return name == "__pycache__" or name.startswith(".")
+def _is_left_over(relative: Path) -> bool:
+    return layout.is_hidden(relative) or "__pycache__" in relative.parts
 
 
 def harness_sha256() -> str:

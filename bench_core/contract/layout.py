@@ -6,7 +6,7 @@ Host side and container side use the same names: the folders are mounted at the 
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from pathlib import Path, PurePath
 
 # Mount points inside a container (DESIGN.md, section 5).
 DATA_MOUNT = Path("/data")
@@ -59,6 +59,11 @@ _NAME = re.compile(NAME_PATTERN)
 def is_name(text: str) -> bool:
     """Whether the text can stand as one component of a path on every system: lower case, no separator, at most 64."""
     return bool(_NAME.fullmatch(text)) and ".." not in text
+
+
+def is_hidden(relative: PurePath) -> bool:
+    """Whether a part of the path begins with a dot: what tools leave, and what is being written or removed."""
+    return any(part.startswith(".") for part in relative.parts)
 
 
 def slug(text: str) -> str:

@@ -111,16 +111,6 @@ class MinMemory(Search):
         return next((trial for trial in self.trials if trial.sustained and trial.value == self.smallest), None)
 
 
-def guessed_budget(first: Trial, unit: BudgetUnit, device_memory_bytes: int | None) -> float | None:
-    """Where the border may be: the largest budget less what the engine reserved with it in vain; ``None`` where it does
-    not tell."""
-    if first.unused_bytes is None:
-        return None
-    if unit == "bytes":
-        return first.value - first.unused_bytes
-    return first.value - first.unused_bytes / device_memory_bytes if device_memory_bytes else None
-
-
 def search_smallest(
     low: float,
     high: float,
@@ -201,3 +191,27 @@ def search_smallest(
     except Unanswered as why:
         return ended(str(why))
     return ended(smallest=smallest, failing=failing)
+
+
+def search_budget(
+    low: float,
+    high: float,
+    attempt: Callable[[float, float | None], Trial],
+    *,
+    unit: BudgetUnit,
+    device_memory_bytes: int | None,
+) -> Search:
+    """:func:`search_smallest` over a budget, which begins at the largest less what the engine reserved with it in vain.
+
+    Args:
+        device_memory_bytes: what a fraction is of; ``None`` on a CPU.
+    """
+
+    def guess(first: Trial) -> float | None:
+        if first.unused_bytes is None:
+            return None
+        if unit == "bytes":
+            return first.value - first.unused_bytes
+        return first.value - first.unused_bytes / device_memory_bytes if device_memory_bytes else None
+
+    return search_smallest(low, high, attempt, whole=unit == "bytes", guess=guess)

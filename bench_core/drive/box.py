@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from bench_core.contract import layout
 from bench_core.contract.errors import BadInput
@@ -76,7 +76,7 @@ def require_readable(folder: Path) -> None:
     if os.getuid():
         return
     for _, name, status in _entries(folder):
-        if stat.S_ISLNK(status.st_mode) or status.st_uid == ROOTS_BOX_ID or "/." in f"/{name}":
+        if stat.S_ISLNK(status.st_mode) or status.st_uid == ROOTS_BOX_ID or layout.is_hidden(PurePath(name)):
             continue
         needed = stat.S_IROTH | (stat.S_IXOTH if stat.S_ISDIR(status.st_mode) else 0)
         if status.st_mode & needed != needed:

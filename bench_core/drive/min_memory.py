@@ -9,7 +9,7 @@ from bench_core.contract import layout
 from bench_core.contract.errors import BadInput
 from bench_core.contract.manifest import DeviceKind, MemoryBudget
 from bench_core.contract.memory_model import cache_tokens
-from bench_core.contract.min_memory import SUSTAINED_SHARE, MinMemory, Trial, guessed_budget, search_smallest
+from bench_core.contract.min_memory import SUSTAINED_SHARE, MinMemory, Trial, search_budget
 from bench_core.contract.outcome import Outcome
 from bench_core.drive.collect import write_record
 from bench_core.drive.execute import Prepared
@@ -82,13 +82,7 @@ class MemorySearch:
             return trial
 
         memory_bytes = gpu.memory_bytes if gpu else None
-        found = search_smallest(
-            budget.min,
-            budget.max,
-            attempt,
-            whole=budget.unit == "bytes",
-            guess=lambda first: guessed_budget(first, budget.unit, memory_bytes),
-        )
+        found = search_budget(budget.min, budget.max, attempt, unit=budget.unit, device_memory_bytes=memory_bytes)
         if self.stopped:
             found = found.model_copy(update={"problem": "stopped on request"})
         record = MinMemory(

@@ -182,19 +182,13 @@ def _text(value: object, column: str, where: str) -> str:
 def _folder(path: Path, split: str, column: str | None, progress: Progress) -> Iterator[str]:
     if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
         return _saved_to_disk(path, split, column, progress)
-    files = [
-        p for p in path.rglob("*") if p.is_file() and not any(q.startswith(".") for q in p.relative_to(path).parts)
-    ]
+    files = [p for p in path.rglob("*") if p.is_file() and not layout.is_hidden(p.relative_to(path))]
     if any(p.suffix.lower() in FOLDER_SUFFIXES for p in files):
         return _data_files(path, split, column, progress)
     plain = sorted(p for p in files if p.suffix.lower() == ".txt" and p.parent == path)
     if not plain:
         raise BadInput(f"{path}: no data files in this folder", _SUPPORTED)
     return ("\n".join(_text_lines(p)) for p in plain)
-
-
-def _hidden(relative: Path) -> bool:
-    return any(part.startswith(".") for part in relative.parts)
 
 
 def _parquet(path: Path, column: str | None) -> Iterator[str]:

@@ -10,7 +10,7 @@ from bench_core.contract import layout
 from bench_core.contract.max_batch import BatchTrial, MaxBatch, search_largest
 from bench_core.contract.memory_model import cache_tokens
 from bench_core.contract.metrics import CellMetrics, CellResult
-from bench_core.contract.min_memory import SUSTAINED_SHARE, MinMemory, Trial, guessed_budget, search_smallest
+from bench_core.contract.min_memory import SUSTAINED_SHARE, MinMemory, Trial, search_budget
 from bench_core.contract.outcome import Outcome, Verdict
 from bench_core.contract.record import Record
 from bench_core.report.differences import Difference, of_run, unequal
@@ -80,12 +80,8 @@ def _smallest_budget(folder: Path, found: MinMemory) -> Iterator[Difference]:
         return tried[value]
 
     try:
-        follows = search_smallest(
-            found.low,
-            found.high,
-            again,
-            whole=found.unit == "bytes",
-            guess=lambda first: guessed_budget(first, found.unit, found.device_memory_bytes),
+        follows = search_budget(
+            found.low, found.high, again, unit=found.unit, device_memory_bytes=found.device_memory_bytes
         )
     except _Untried:
         yield of_run(name, "its answer does not follow from its trials: one is missing")

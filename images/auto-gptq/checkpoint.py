@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bench_core.contract.artifact_form import other_form
 from bench_core.contract.errors import BadInput
 
+_ARTIFACT = "gptq-int4-g128"
 _CONFIG = "config.json"
 _KERNEL_COLUMNS = 32  # the compiled kernels read whole blocks of so many
 
@@ -25,9 +27,10 @@ def checked_settings(artifact: Path) -> dict[str, Any]:
         Unsupported: a kind of model or of rotation, or widths, that the engine or its Transformers does not know.
     """
     settings: dict[str, Any] = json.loads((artifact / _CONFIG).read_text(encoding="utf-8"))
-    quantisation = settings.get("quantization_config") or {}
-    if quantisation.get("quant_method") != "gptq" or quantisation.get("bits") != 4:
-        raise BadInput(f"{artifact.name} is not a 4-bit GPTQ model", "this variant reads gptq-int4-g128")
+    form = other_form(artifact, _ARTIFACT)
+    if form is not None:
+        raise BadInput(f"{artifact.name} is {form}", f"this variant reads {_ARTIFACT}")
+    quantisation = settings["quantization_config"]
     if quantisation.get("checkpoint_format", "gptq") != "gptq":
         raise BadInput(f"{artifact.name} is not GPTQ's first format", "quantise it again")
     heads, hidden = settings["num_attention_heads"], settings["hidden_size"]

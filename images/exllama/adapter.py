@@ -217,14 +217,14 @@ def _checked(artifact: Path) -> dict[str, Any]:
     """The settings of a folder that the engine reads right.
 
     Raises:
-        BadInput: not a 4-bit GPTQ folder of one file.
+        BadInput: not GPTQ's first format, or not in one file.
         Unsupported: a kind of Llama that the engine does not know.
     """
     settings: dict[str, Any] = json.loads((artifact / "config.json").read_text(encoding="utf-8"))
-    quantisation = settings.get("quantization_config") or {}
-    if quantisation.get("quant_method") != "gptq" or quantisation.get("bits") != 4:
-        raise BadInput(f"{artifact.name} is not a 4-bit GPTQ model", "this variant reads gptq-int4-g128")
-    if quantisation.get("checkpoint_format", "gptq") != "gptq" or not (artifact / _WEIGHTS).is_file():
+    if (
+        settings["quantization_config"].get("checkpoint_format", "gptq") != "gptq"
+        or not (artifact / _WEIGHTS).is_file()
+    ):
         raise BadInput(f"{artifact.name} is not GPTQ's first format in one {_WEIGHTS}", "quantise it again")
     if settings.get("architectures") != ["LlamaForCausalLM"]:
         raise Unsupported(f"ExLlama reads LlamaForCausalLM, this is {settings.get('architectures')}")
