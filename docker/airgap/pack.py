@@ -1,0 +1,166 @@
+"""Collects what an air-gapped GPU host needs to build the images: wheels for its Python, in parts that can be carried.
+
+    make airgap FOLDER=x IMAGES=transformers,vllm
+
+Nothing is resolved: an image's requirements and its constraints together name every distribution, so each is downloaded
+without its dependencies. torch of the modern images, with CUDA's libraries, is taken from the host (import-os.sh).
+See docs/airgap.md.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from packaging.requirements import Requirement
+
+from bench_core.contract.errors import BadInput
+from bench_core.drive.catalogue import REPOSITORY, Catalogue
+from bench_core.drive.cli import refuse
+
+PYTHON311 = "3.11"  # of images that stand on the base of that name: they bring torch of their own
+_OF_HOST = ("torch", "triton")
+_KINDS = ("", ".cuda", ".no-deps", ".no-deps.cuda", ".convert")
+_GLIBC = (39, 38, 37, 36, 35, 34, 33, 32, 31, 28, 27, 26, 24, 17)  # 2.N: pip matches the tags of wheels exactly
+_LEGACY = ("manylinux2014_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64", "linux_x86_64")
+PART_BYTES = 1_000_000_000
+
+
+def requirements_in(path: Path, python: str) -> list[str]:
+    """The requirements of a file that hold for CPython ``python`` on Linux, without their markers.
+
+    What the host's own environment brings (torch) is left out, except where torch is of an older CUDA.
+    """
+    environment = {
+        "python_version": python, "python_full_version": f"{python}.0", "implementation_name": "cpython",
+        "platform_python_implementation": "CPython", "sys_platform": "linux", "platform_system": "Linux",
+        "platform_machine": "x86_64", "os_name": "posix",
+    }  # fmt: skip
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        text = line.partition(" #")[0].strip()
+        if not text or text.startswith(("#", "-")):
+            continue
+        requirement = Requirement(text)
+        if requirement.marker is not None and not requirement.marker.evaluate(environment):
+            continue
+        if python == PYTHON311 or requirement.name not in _OF_HOST:
+            found.append(f"{requirement.name}{requirement.specifier}")
+    return found
+
+
+def needs_of(image: str, python: str) -> tuple[str, list[str]]:
+    """The Python that an image runs on and every distribution that its CUDA flavour installs.
+
+    Args:
+        image: a folder of ``images/``.
+        python: the host's, ``3.12`` for example; taken by images that stand on the host's system.
+
+    Raises:
+        BadInput: there is no such image.
+    """
+    manifest = Catalogue().get(image).manifest
+    folder = REPOSITORY / "images" / image
+    if manifest.base == "python311":
+        python = PYTHON311
+    constraints = folder / "constraints.txt"
+    files = [constraints if constraints.is_file() else REPOSITORY / "docker/constraints.txt"]
+    files += [REPOSITORY / "docker/requirements.base.txt"]
+    files += [path for kind in _KINDS if (path := folder / f"requirements{kind}.txt").is_file()]
+    return python, sorted({need for path in files for need in requirements_in(path, python)})
+
+
+def download(needs: list[str], python: str, folder: Path) -> list[str]:
+    """Puts a wheel of each into ``folder``; returns those that have none and must be built on the host.
+
+    Source distributions that turn out to be pure Python are built here; sources of the others are put beside.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    platforms = [f"--platform=manylinux_2_{minor}_x86_64" for minor in _GLIBC]
+    platforms += [f"--platform={name}" for name in _LEGACY]
+    binary = ["download", "--only-binary=:all:", f"--python-version={python}", "--implementation=cp", *platforms]
+    alone: list[str] = []
+    for batch in _batches(needs):
+        if not _pip([*binary, "-d", str(folder), *batch]):
+            alone += batch
+    sources = []
+    for need in alone:
+        if _pip([*binary, "-d", str(folder), need]):
+            continue
+        built = folder / ".built"
+        if _pip(["wheel", "-w", str(built), need]) and any(built.glob("*-none-any.whl")):
+            for wheel in built.glob("*-none-any.whl"):
+                wheel.rename(folder / wheel.name)
+        elif _pip(["download", "--no-binary=:all:", "-d", str(folder), need]):
+            sources.append(need)
+        else:
+            raise BadInput(f"{need}: neither a wheel for Python {python} nor sources", "see pip's words above")
+        for left in built.glob("*"):
+            left.unlink()
+    return sources
+
+
+def _batches(needs: list[str]) -> list[list[str]]:
+    """Images may ask for two releases of a distribution, which one call of pip may not."""
+    batches: list[dict[str, str]] = []
+    for need in needs:
+        name = Requirement(need).name
+        batch = next((batch for batch in batches if name not in batch), None)
+        if batch is None:
+            batch = {}
+            batches.append(batch)
+        batch[name] = need
+    return [list(batch.values()) for batch in batches]
+
+
+def in_parts(folder: Path, target: Path, part_bytes: int) -> Iterator[Path]:
+    """Writes ``folder`` as one tar archive, in parts of ``part_bytes``; ``cat`` joins them."""
+    whole = target / "airgap.tar"
+    with tarfile.open(whole, "w") as archive:
+        archive.add(folder, arcname=folder.name)
+    with whole.open("rb") as stream:
+        number = 0
+        while piece := stream.read(part_bytes):
+            part = target / f"airgap.tar.{number:03d}"
+            part.write_bytes(piece)
+            yield part
+            number += 1
+    whole.unlink()
+
+
+def _pip(words: list[str]) -> bool:
+    command = [sys.executable, "-m", "pip", words[0], "--quiet", "--no-deps", *words[1:]]
+    return subprocess.run(command, check=False).returncode == 0
+
+
+def main(
+    folder: Annotated[Path, typer.Argument(help="Where to put wheels/, driver/ and the parts.")],
+    python: Annotated[str, typer.Option(help="Python of the host's environment.")] = "3.12",
+    images: Annotated[str, typer.Option(help="Comma-separated, or all.")] = "all",
+    part_bytes: Annotated[int, typer.Option(min=1, help="Size of a part.")] = PART_BYTES,
+) -> None:
+    """Collects wheels for a GPU host without a network."""
+    names = Catalogue().names if images == "all" else tuple(images.split(","))
+    packed = folder / "airgap"
+    needs: dict[str, set[str]] = {python: set(requirements_in(REPOSITORY / "docker/requirements.prepare.txt", python))}
+    for name in names:
+        version, wanted = needs_of(name, python)
+        needs.setdefault(version, set()).update(wanted)
+    for version, wanted_there in needs.items():
+        for need in download(sorted(wanted_there), version, packed / "wheels"):
+            typer.echo(f"{need} has no wheel: build it on the host, into wheels/")
+    download(requirements_in(REPOSITORY / "requirements.lock", python), python, packed / "driver")
+    for part in in_parts(packed, folder, part_bytes):
+        typer.echo(part.name)
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except BadInput as error:
+        refuse(error)
