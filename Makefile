@@ -36,7 +36,7 @@ lint: setup  ## ruff and mypy
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	@for folder in images/* docker/template; do echo "mypy $$folder"; \
+	@for folder in images/* docker/template docker/airgap; do echo "mypy $$folder"; \
 		(cd $$folder && MYPYPATH=$(CURDIR) $(CURDIR)/$(VENV)/bin/mypy --config-file $(CURDIR)/pyproject.toml *.py) || exit 1; done
 
 format: setup  ## let ruff write

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import tarfile
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from conftest import ROOT
+from module_file import module_at
 from packaging.requirements import Requirement
 
 from bench_core.contract.errors import BadInput
@@ -17,12 +17,7 @@ from bench_core.drive.catalogue import Catalogue
 
 @pytest.fixture(scope="module")
 def pack() -> ModuleType:
-    specification = importlib.util.spec_from_file_location("airgap_pack", ROOT / "docker/airgap/pack.py")
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+    return module_at(ROOT / "docker/airgap/pack.py")
 
 
 def test_markers_are_those_of_the_hosts_python(pack: ModuleType, tmp_path: Path) -> None:
@@ -31,7 +26,7 @@ def test_markers_are_those_of_the_hosts_python(pack: ModuleType, tmp_path: Path)
         "# a comment\nnumpy==2.4.6 ; python_version == '3.11'\nnumpy==2.5.5 ; python_version >= '3.12'\n"
         "tomli==2.5.0 ; python_version < '3.11'\ntorch==2.11.0\ncolorama==0.4.6 ; sys_platform == 'win32'\n"
     )
-    assert pack.requirements_in(file, "3.12") == ["numpy==2.5.5"]
+    assert pack.requirements_in(file, "3.12", of_host=pack.OF_HOST) == ["numpy==2.5.5"]
     assert pack.requirements_in(file, "3.11") == ["numpy==2.4.6", "torch==2.11.0"]
 
 

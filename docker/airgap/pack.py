@@ -14,7 +14,7 @@ import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 from packaging.requirements import Requirement
@@ -22,20 +22,18 @@ from packaging.requirements import Requirement
 from bench_core.contract.errors import BadInput
 from bench_core.drive.catalogue import REPOSITORY, Catalogue
 from bench_core.drive.cli import refuse
+from bench_core.drive.environments import Environments
+from bench_core.drive.launcher import Target
 
 PYTHON311 = "3.11"  # of images that stand on the base of that name: they bring torch of their own
-_OF_HOST = ("torch", "triton")
-_KINDS = ("", ".cuda", ".no-deps", ".no-deps.cuda", ".convert")
+OF_HOST = ("torch",)  # with CUDA's libraries: gigabytes that all other images take from the host
 _GLIBC = (39, 38, 37, 36, 35, 34, 33, 32, 31, 28, 27, 26, 24, 17)  # 2.N: pip matches the tags of wheels exactly
 _LEGACY = ("manylinux2014_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64", "linux_x86_64")
 PART_BYTES = 1_000_000_000
 
 
-def requirements_in(path: Path, python: str) -> list[str]:
-    """The requirements of a file that hold for CPython ``python`` on Linux, without their markers.
-
-    What the host's own environment brings (torch) is left out, except where torch is of an older CUDA.
-    """
+def requirements_in(path: Path, python: str, *, of_host: tuple[str, ...] = ()) -> list[str]:
+    """The pins of a file that hold for CPython ``python`` on Linux, without markers and without what is ``of_host``."""
     environment = {
         "python_version": python, "python_full_version": f"{python}.0", "implementation_name": "cpython",
         "platform_python_implementation": "CPython", "sys_platform": "linux", "platform_system": "Linux",
@@ -43,13 +41,11 @@ def requirements_in(path: Path, python: str) -> list[str]:
     }  # fmt: skip
     found = []
     for line in path.read_text(encoding="utf-8").splitlines():
-        text = line.partition(" #")[0].strip()
-        if not text or text.startswith(("#", "-")):
+        if not line.strip() or line.startswith("#"):
             continue
-        requirement = Requirement(text)
-        if requirement.marker is not None and not requirement.marker.evaluate(environment):
-            continue
-        if python == PYTHON311 or requirement.name not in _OF_HOST:
+        requirement = Requirement(line)
+        holds = requirement.marker is None or requirement.marker.evaluate(environment)
+        if holds and requirement.name not in of_host:
             found.append(f"{requirement.name}{requirement.specifier}")
     return found
 
@@ -59,20 +55,16 @@ def needs_of(image: str, python: str) -> tuple[str, list[str]]:
 
     Args:
         image: a folder of ``images/``.
-        python: the host's, ``3.12`` for example; taken by images that stand on the host's system.
+        python: the host's, ``3.12`` for example; taken by images that stand on the host's system, as its torch is.
 
     Raises:
         BadInput: there is no such image.
     """
-    manifest = Catalogue().get(image).manifest
-    folder = REPOSITORY / "images" / image
-    if manifest.base == "python311":
-        python = PYTHON311
-    constraints = folder / "constraints.txt"
-    files = [constraints if constraints.is_file() else REPOSITORY / "docker/constraints.txt"]
-    files += [REPOSITORY / "docker/requirements.base.txt"]
-    files += [path for kind in _KINDS if (path := folder / f"requirements{kind}.txt").is_file()]
-    return python, sorted({need for path in files for need in requirements_in(path, python)})
+    found = Catalogue().get(image)
+    of_its_time = found.manifest.base == "python311"
+    python, of_host = (PYTHON311, ()) if of_its_time else (python, OF_HOST)
+    files = {path for target in get_args(Target) for path in Environments().pins(found, target, "cuda")}
+    return python, sorted({need for path in files for need in requirements_in(path, python, of_host=of_host)})
 
 
 def download(needs: list[str], python: str, folder: Path) -> list[str]:
@@ -151,10 +143,11 @@ def main(
     for name in names:
         version, wanted = needs_of(name, python)
         needs.setdefault(version, set()).update(wanted)
-    for version, wanted_there in needs.items():
-        for need in download(sorted(wanted_there), version, packed / "wheels"):
-            typer.echo(f"{need} has no wheel: build it on the host, into wheels/")
-    download(requirements_in(REPOSITORY / "requirements.lock", python), python, packed / "driver")
+    loads = [(sorted(wanted), version, packed / "wheels") for version, wanted in needs.items()]
+    loads.append((requirements_in(REPOSITORY / "requirements.lock", python), python, packed / "driver"))
+    for load in loads:
+        for need in download(*load):
+            typer.echo(f"{need} has no wheel: build it on the host, into {load[2].name}/")
     for part in in_parts(packed, folder, part_bytes):
         typer.echo(part.name)
 
