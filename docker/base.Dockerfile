@@ -10,6 +10,10 @@ ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
 ARG PIP_NO_INDEX
 
+# A system imported from a host's folders may lack it. Docker would make it for root alone, and runc gives the tmpfs of
+# measuring containers the mode of the folder below it.
+RUN install -d -m 1777 /tmp
+
 # libgomp1: the OpenMP run time that CPU kernels of several engines link to. An operating system that already brings
 # it and /opt/venv (a virtual environment that sees a cluster's own torch, say) is taken as it is, without a network.
 RUN if ! { test -x /opt/venv/bin/pip && ldconfig -p | grep -q libgomp.so.1; }; then \

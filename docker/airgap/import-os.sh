@@ -29,6 +29,7 @@ done < <("$python" -c 'import sys; print(sys.prefix); print(sys.base_prefix)')
 left_out=()
 for package in "$@"; do left_out+=("--exclude=${site#/}/$package"); done
 
-# Compilers of CUDA and its profilers are gigabytes that no measuring container uses.
+# Compilers of CUDA and its profilers are gigabytes that no measuring container uses. The temporary folders come empty.
 tar -C / --one-file-system "${left_out[@]}" --exclude='usr/local/cuda*' --exclude=usr/local/nvidia --exclude=opt/nvidia \
-    --exclude=usr/share/doc --exclude=usr/share/man --exclude='*/__pycache__' -cf - "${folders[@]}" | docker import - "$tag"
+    --exclude=usr/share/doc --exclude=usr/share/man --exclude='*/__pycache__' -cf - "${folders[@]}" \
+    --no-recursion tmp var var/tmp | docker import - "$tag"

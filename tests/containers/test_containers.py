@@ -21,6 +21,7 @@ from bench_core.contract.metrics import CellResult
 from bench_core.contract.outcome import Verdict
 from bench_core.contract.run import RunRecord
 from bench_core.drive.box import box_user
+from bench_core.drive.docker_images import ImageBuilder
 from bench_core.report.verify import verify_run
 
 pytestmark = pytest.mark.docker
@@ -78,6 +79,36 @@ def test_measuring_containers_are_hardened(run: Run, docker_client: docker.Docke
     assert not any("docker.sock" in mount["Source"] for mount in container["Mounts"])
     given = {entry.split("=")[0] for entry in config["Env"]}
     assert given <= {"PATH", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED", "HOME", "LOGNAME"}
+
+
+def test_a_box_can_write_its_memory_where_the_system_below_has_no_folder_for_it(
+    docker_client: docker.DockerClient, tmp_path: Path
+) -> None:
+    """A system that was imported from a host's folders may lack /tmp. Docker then makes it for the working directory,
+    as root's alone, and runc gives the tmpfs above it the same mode."""
+    system, base = "llm-bench/test-no-tmp:cpu", "llm-bench/test-base-on-no-tmp:cpu"
+    below = ImageBuilder(docker_client).operating_system("cpu")
+    (tmp_path / "Dockerfile").write_text(f"FROM {below}\nRUN rm -rf /tmp\n", encoding="utf-8")
+    try:
+        docker_client.images.build(path=str(tmp_path), tag=system, rm=True)
+        arguments = {"BASE_IMAGE": system, "FLAVOUR": "cpu"}
+        docker_client.images.build(
+            path=str(ROOT), dockerfile="docker/base.Dockerfile", tag=base, buildargs=arguments, rm=True
+        )
+        memory = "/tmp"  # noqa: S108  # inside the container
+        modes = []
+        for tag in (system, base):
+            modes.append(
+                docker_client.containers.run(
+                    tag, ["stat", "-c", "%a", memory], remove=True, read_only=True, user="65532:65532",
+                    working_dir=memory, tmpfs={memory: "rw,mode=1777"},
+                )
+            )  # fmt: skip
+        assert modes == [b"755\n", b"1777\n"], "without the base's own folder, and with it"
+    finally:
+        for tag in (base, system):
+            if docker_client.images.list(name=tag):
+                docker_client.images.remove(tag, force=True)
 
 
 def _wait_for_container(client: docker.DockerClient, run_id: str) -> dict[str, Any]:
