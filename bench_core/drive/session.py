@@ -311,6 +311,8 @@ class Session:
 
     def _device(self) -> tuple[DeviceKind, list[GpuInfo]]:
         present = [] if self._request.suite.device == "cpu" else host_gpus()
+        if self._modes.build_only and self._request.suite.device == "cuda":
+            return "cuda", present  # images are built where there is no GPU, too
         if self._request.suite.device == "cuda" or (self._request.suite.device == "auto" and present):
             return "cuda", choose_gpus(self._request.suite.gpus, present)
         if self._request.suite.gpus:

@@ -123,6 +123,8 @@ SHAPES: dict[str, Shape] = {
         },
     ),
     "llama-2-7b": Shape(32000, 4096, 11008, 32, 32, 32, 4096, "float16"),
+    # A quarter of its layers: the same kernels on the same matrices, for trying out engines and slow conversions.
+    "llama-2-7b-8-layers": Shape(32000, 4096, 11008, 8, 32, 32, 4096, "float16"),
     "llama-2-13b": Shape(32000, 5120, 13824, 40, 40, 40, 4096, "float16"),
     "llama-3-8b": Shape(128256, 4096, 14336, 32, 32, 8, 8192, "bfloat16", 500000.0),
     "mistral-7b": Shape(

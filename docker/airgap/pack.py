@@ -88,7 +88,7 @@ def download(needs: list[str], python: str, folder: Path) -> list[str]:
         if _pip(["wheel", "-w", str(built), need]) and any(built.glob("*-none-any.whl")):
             for wheel in built.glob("*-none-any.whl"):
                 wheel.rename(folder / wheel.name)
-        elif _pip(["download", "--no-binary=:all:", "-d", str(folder), need]):
+        elif _pip(["download", f"--no-binary={Requirement(need).name}", "-d", str(folder), need]):
             sources.append(need)
         else:
             raise BadInput(f"{need}: neither a wheel for Python {python} nor sources", "see pip's words above")

@@ -142,3 +142,15 @@ def test_a_suite_file_of_before_the_rules_goes_on_as_it_was_begun(drive: Drive, 
     assert called.code == 0, called.err
     added = CellResult.read(layout.cell_folder(run, "null.scripted.b1") / layout.RESULT_FILE).metrics
     assert (added.batches, added.warmup_batches, added.steadiness.stop_reason) == (8, 1, "exhaustive")
+
+
+def test_environments_for_gpus_are_built_where_there_is_none(drive: Drive, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that builds need not be the one that measures; measuring there is refused."""
+    monkeypatch.setattr("bench_core.drive.session.host_gpus", list)
+    asked = ("--images", "null", "--device", "cuda", "--launcher", "process")
+    built = drive(*asked, "--build-only")
+    assert built.code == 0, built.err
+    assert "is ready" in built.err
+    measured = drive(*asked, "--batch-sizes", "1")
+    assert measured.code == 2
+    assert "no GPU" in measured.err

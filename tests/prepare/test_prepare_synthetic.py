@@ -35,6 +35,13 @@ def test_published_shapes_have_the_published_size(name: str, parameters: int, we
     assert SHAPES[name].weight_bytes == weight_bytes
 
 
+def test_a_shape_of_fewer_layers_is_the_same_in_all_else() -> None:
+    whole, quarter = SHAPES["llama-2-7b"], SHAPES["llama-2-7b-8-layers"]
+    layer = 4 * 4096**2 + 3 * 4096 * 11008 + 2 * 4096  # attention, MLP, two norms
+    assert whole.parameters - quarter.parameters == 24 * layer
+    assert {**whole.config(), "num_hidden_layers": 8} == quarter.config()
+
+
 @pytest.mark.parametrize("name", SHAPES)
 def test_every_shape_is_consistent(name: str) -> None:
     shape = SHAPES[name]
