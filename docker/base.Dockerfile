@@ -15,8 +15,10 @@ ARG PIP_NO_INDEX
 RUN install -d -m 1777 /tmp
 
 # libgomp1: the OpenMP run time that CPU kernels of several engines link to. An operating system that already brings
-# it and /opt/venv (a virtual environment that sees a cluster's own torch, say) is taken as it is, without a network.
-RUN if ! { test -x /opt/venv/bin/pip && ldconfig -p | grep -q libgomp.so.1; }; then \
+# it, and Python with venv or /opt/venv itself (an environment that sees a cluster's own torch, say), is taken as it is,
+# without a network.
+RUN if ! { { test -x /opt/venv/bin/pip || python3 -c "import ensurepip, venv"; } \
+            && ldconfig -p | grep -q libgomp.so.1; }; then \
         apt-get update \
         && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends libgomp1 python3 python3-venv \
         && rm -rf /var/lib/apt/lists/*; \

@@ -23,7 +23,7 @@ if ! command -v debootstrap >/dev/null; then
 fi
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-debootstrap --variant=minbase --include=ca-certificates,python3,python3-venv bookworm "$folder" >/dev/null
+debootstrap --variant=minbase --include=ca-certificates,libgomp1,python3,python3-venv bookworm "$folder" >/dev/null
 cp -a /etc/ssl/certs "$folder/etc/ssl/"
 if [ -d /usr/local/share/ca-certificates ]; then
     cp -a /usr/local/share/ca-certificates "$folder/usr/local/share/"
