@@ -99,7 +99,7 @@ def test_engines_and_converters_take_everything_from_one_anchor(document: dict[s
 def test_containers_are_hardened_as_the_driver_hardens_them() -> None:
     """Same box whoever starts it; only user and memory differ, which compose cannot know."""
     client = mock.MagicMock()
-    launch = Launch(IMAGES[0], "measure", (), Folders(model=ROOT))
+    launch = Launch(IMAGES[0], "measure", (), Folders(ROOT, "none"))
     DockerLauncher(client)._create(launch)
     wanted = client.containers.create.call_args.kwargs
     for name in (*CATALOGUE.names, *ARTIFACTS, "prepare"):

@@ -65,10 +65,11 @@ def box_user() -> tuple[int, int]:
     return (os.getuid(), os.getgid()) if os.getuid() else (ROOTS_BOX_ID, ROOTS_BOX_ID)
 
 
-def require_readable(folder: Path) -> None:
+def require_readable(folder: Path, artifact: str | None = None) -> None:
     """Refuses a folder with files that root's boxes, which are nobody's, cannot read; others' boxes are the caller's.
 
     What lies under a name with a dot in front is no box's to read: a conversion that goes on meanwhile writes there.
+    Of a model's folder a box reads one ``artifact``: what is wrong with another is no reason to refuse it.
 
     Raises:
         BadInput: names the first.
@@ -76,6 +77,9 @@ def require_readable(folder: Path) -> None:
     if os.getuid():
         return
     for _, name, status in _entries(folder):
+        top, below, _ = name.partition("/")
+        if artifact not in (None, top) and (below or stat.S_ISDIR(status.st_mode)):
+            continue
         if stat.S_ISLNK(status.st_mode) or status.st_uid == ROOTS_BOX_ID or layout.is_hidden(PurePath(name)):
             continue
         needed = stat.S_IROTH | (stat.S_IXOTH if stat.S_ISDIR(status.st_mode) else 0)

@@ -60,7 +60,7 @@ def measure_devices(
                     *("--calibrate", name, "--device", plan.device),
                     *(("--threads", str(threads)) if threads else ()),
                 ),
-                folders=Folders(model=model_folder, run=run_folder),
+                folders=Folders(model=model_folder, artifact=layout.NO_ARTIFACT, run=run_folder),
                 gpu=gpu,
                 labels={"run": run_folder.name, "calibration": name},
             )

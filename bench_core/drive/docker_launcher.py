@@ -116,8 +116,9 @@ class DockerLauncher:
         """
         removed: list[str] = []
         folders = launch.folders
-        for folder in filter(None, (folders.model, folders.data)):
-            require_readable(folder)
+        require_readable(folders.model, folders.artifact)
+        if folders.data is not None:
+            require_readable(folders.data)
         written = [folders.run] if folders.run is not None else []
         written += [folders.model] if folders.model_writable else []
         with contextlib.ExitStack() as doors:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from bench_core.contract import layout
 from bench_core.contract.artifact import recipe_digest, usable_artifact
 from bench_core.contract.errors import BadInput
 from bench_core.contract.events import CellEnded, Progress, parse_stdout
@@ -136,7 +137,7 @@ class Execution:
             image=harness.image,
             target="measure",
             arguments=self._arguments(harness, prepared, [str(size) for size in harness.batch_sizes]),
-            folders=Folders(model=prepared.model_folder, data=self._request.data, run=run_folder),
+            folders=Folders(prepared.model_folder, harness.artifact, data=self._request.data, run=run_folder),
             gpu=gpu,
             labels={"run": run_folder.name, "job": harness.title},
         )
@@ -179,7 +180,7 @@ class Execution:
             image=maker.image,
             target="convert",
             arguments=("--convert", artifact, "--variant", maker.variant, *workload, *self._device_arguments()),
-            folders=Folders(model=prepared.model_folder, model_writable=True, data=self._request.data),
+            folders=Folders(prepared.model_folder, layout.HF_ARTIFACT, model_writable=True, data=self._request.data),
             gpu=self._gpus[0] if self._gpus else None,
             labels={"convert": artifact},
         )
@@ -202,7 +203,7 @@ class Execution:
                 image=job.image,
                 target="measure",
                 arguments=("--self-check", *self._arguments(job, prepared, ["1"])),
-                folders=Folders(model=prepared.model_folder, data=self._request.data),
+                folders=Folders(prepared.model_folder, job.artifact, data=self._request.data),
                 gpu=self._gpus[0] if self._gpus else None,
                 labels={"self-check": job.title},
             )
@@ -279,7 +280,7 @@ class Execution:
                     *self._arguments(job, prepared, [str(size) for size in left]),
                     *(("--marked", mark) if mark else ()),
                 ),
-                folders=Folders(model=prepared.model_folder, data=self._request.data, run=finished.run_folder),
+                folders=Folders(prepared.model_folder, job.artifact, data=self._request.data, run=finished.run_folder),
                 gpu=gpu,
                 labels={
                     "run": (self._run or finished.run_folder).name,

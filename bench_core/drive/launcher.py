@@ -17,9 +17,14 @@ LineTaker = Callable[[bytes], None]
 
 @dataclass(frozen=True)
 class Folders:
-    """Host folders that a box sees: one model's, the data, one run's. What is not named here is not there."""
+    """Host folders that a box sees: one model's, the data, one run's. What is not named here is not there.
+
+    Attributes:
+        artifact: what it reads of the model's folder, beside the files that lie in that folder itself.
+    """
 
     model: Path
+    artifact: str
     model_writable: bool = False
     data: Path | None = None
     run: Path | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from pathlib import Path
 
 from bench_core.contract import layout
@@ -52,10 +53,22 @@ def convert(resolver: Resolver, artifact: str) -> tuple[ArtifactRecord, bool]:
             facts={str(key): str(value) for key, value in (facts or {}).items()},
         )
         write_atomically(work / layout.ARTIFACT_FILE, record.to_json())
+        _open_as_written(work)
         _replace(work, target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return record, True
+
+
+def _open_as_written(folder: Path) -> None:
+    """Lets those read whom this process's mask would let read: some libraries write through temporary files, which are
+    their owner's alone (safetensors does), and a box that measures may be another user."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in folder.rglob("*"):
+        if not path.is_symlink():
+            wanted = (0o555 if path.is_dir() else 0o444) & ~mask
+            path.chmod(stat.S_IMODE(path.stat().st_mode) | wanted)
 
 
 def _replace(work: Path, target: Path) -> None:

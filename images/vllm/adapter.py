@@ -30,6 +30,7 @@ _OUT_OF_MEMORY = (
     "out of memory",
     "can't allocate memory",
     "not enough memory",
+    "not enough gpu memory",
     "no available memory for the cache blocks",
     "larger than the available kv cache",
     "less than desired gpu memory utilization",

@@ -79,6 +79,24 @@ def test_what_another_conversion_is_writing_is_nobodys_to_read_yet(
         box.require_readable(tmp_path)
 
 
+def test_an_artifact_that_nobody_may_read_stops_only_who_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen on a GPU host: one converter's file of mode 600, and no engine was measured on that model any more."""
+    for artifact, mode in (("hf", 0o644), ("exl2-4.0bpw", 0o600)):
+        (tmp_path / artifact / "sub").mkdir(parents=True)
+        (tmp_path / artifact / "sub" / "weights").write_text("x")
+        (tmp_path / artifact / "sub" / "weights").chmod(mode)
+    (tmp_path / "model.json").write_text("{}")
+    monkeypatch.setattr(os, "getuid", lambda: 0)
+    box.require_readable(tmp_path, "hf")
+    with pytest.raises(BadInput, match=r"exl2-4\.0bpw/sub/weights may not be read"):
+        box.require_readable(tmp_path, "exl2-4.0bpw")
+    (tmp_path / "model.json").chmod(0o600)
+    with pytest.raises(BadInput, match=r"model\.json may not be read"):
+        box.require_readable(tmp_path, "hf")
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """A run's folder as a box left it, with everything in it that has no place there."""

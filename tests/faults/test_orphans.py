@@ -139,7 +139,7 @@ def launch(tmp_path: Any) -> Launch:
         image=Catalogue().get("null"),
         target="measure",
         arguments=(),
-        folders=Folders(model=tmp_path / "toy"),
+        folders=Folders(tmp_path / "toy", "none"),
         labels={"run": "night", "cells": "null.scripted.b1"},
     )
 

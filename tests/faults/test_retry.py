@@ -135,7 +135,7 @@ class RestartedClient(FakeClient):
 @pytest.fixture
 def launch(tmp_path: Path) -> Launch:
     (tmp_path / "toy").mkdir()
-    return Launch(Catalogue().get("null"), "measure", (), Folders(model=tmp_path / "toy"))
+    return Launch(Catalogue().get("null"), "measure", (), Folders(tmp_path / "toy", "none"))
 
 
 @pytest.fixture(autouse=True)

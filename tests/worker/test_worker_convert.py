@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,6 +93,28 @@ def test_an_artifact_is_made_with_its_record_and_nothing_beside_it(place: Place,
     assert (record.source_digest, record.made_by, record.artifact) == (MODEL.digest, "twisted", "made-int8")
     assert record.facts == {"device": "cpu", "bits": "8"}
     assert model_files(place) == {"model.json", "hf", "made-int8"}
+
+
+@pytest.mark.parametrize(("mask", "file", "folder"), [(0o022, 0o644, 0o755), (0o077, 0o600, 0o700)])
+def test_what_a_library_wrote_for_its_owner_alone_may_be_read_as_any_other_file(
+    place: Place, image: Path, mask: int, file: int, folder: int
+) -> None:
+    """safetensors renames a temporary file of mode 600; the box that measures is another user where root drives."""
+    (image / "convert.py").write_text(
+        "import os\n\n\ndef make(conversion):\n"
+        "    (conversion.target / 'sub').mkdir(0o700)\n"
+        "    (conversion.target / 'sub' / 'model.bin').touch(0o600)\n"
+        "    return {'bits': 8}\n"
+    )
+    before = os.umask(mask)
+    try:
+        made(place, image)
+    finally:
+        os.umask(before)
+    whole = place.models / "toy" / "made-int8"
+    assert stat.S_IMODE((whole / "sub" / "model.bin").stat().st_mode) == file
+    assert stat.S_IMODE((whole / "sub").stat().st_mode) == folder
+    assert stat.S_IMODE((whole / "artifact.json").stat().st_mode) & 0o077 == file & 0o077
 
 
 def test_one_that_is_there_and_whole_is_not_made_again(place: Place, image: Path) -> None:
