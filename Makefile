@@ -10,9 +10,10 @@ LAUNCHER ?= process
 INPUTS ?= 100000
 SEED ?= 1
 HOST_PYTHON ?= 3.12
+STAGES ?= all
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format build-all self-check harness quality soak soak-kill fuzz airgap new-image lock schema clean
+.PHONY: help setup demo test lint format build-all self-check harness quality soak soak-kill fuzz gpu airgap new-image lock schema clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/:.*  ## /\t/' | expand -t 16
@@ -71,6 +72,9 @@ soak-kill: setup  ## kill the driver at 200 seeded random moments and finish eac
 
 fuzz: setup  ## give 100,000 damaged inputs to every reader of files (INPUTS=n, SEED=n)
 	PYTHONPATH=. $(PY) tests/faults/fuzz_readers.py --inputs $(INPUTS) --seed $(SEED)
+
+gpu: setup  ## what only a GPU can show: contract suites, failures, parity, memory, repeats (STAGES=x, tests/gpu)
+	tests/gpu/acceptance.sh $(STAGES)
 
 airgap: setup  ## FOLDER=x: wheels for a GPU host without a network (IMAGES=a,b, HOST_PYTHON=3.12), docs/airgap.md
 	PYTHONPATH=. $(PY) docker/airgap/pack.py $(FOLDER) --python $(HOST_PYTHON) --images $(IMAGES)

@@ -1,0 +1,105 @@
+#!/usr/bin/env bash
+# What only a GPU can show, for hosts that have one (CI has none): contract suites, typed failures, parity, the smallest
+# memory, repeats. Stages run in the order given; each is a call of the driver, and a run that is there is resumed.
+#
+#   tests/gpu/acceptance.sh [--results R] [--data D] [--models M] [--tokenizer T] [--dataset S] [--seconds N] STAGE...
+#
+# Stages: check-IMAGE  failures  parity-IMAGE[,IMAGE...]  memory  repeats  all
+# --seconds: everything must have ended by then; the batch in hand is finished, the rest is left for another call.
+# Logs and results are left in R; the exit code is the number of stages that did not end well.
+set -uo pipefail
+cd "$(dirname "$0")/../.."
+python=${PYTHON:-.venv/bin/python}
+results=results data=data models=models tokenizer='' dataset=roneneldan/TinyStories seconds=1000000
+while [[ ${1:-} == --* ]]; do declare "${1#--}=$2"; shift 2; done
+mkdir -p "$results"
+begun=$SECONDS failed=0
+story=(--dataset "$dataset" ${tokenizer:+--tokenizer "$tokenizer"})
+
+drive() { # NAME arguments of the driver
+    local name=$1 left=$((seconds - (SECONDS - begun))) at=$SECONDS code
+    shift
+    if ((left < 15)); then echo "$((SECONDS - begun)) s  $name: no time is left"; return 99; fi
+    timeout --foreground --signal INT --kill-after 60 "$left" "$python" -m bench_core.drive --device cuda --launcher docker \
+        --results "$results" --data "$data" --models "$models" --yes "$@" > "$results/$name.log" 2>&1
+    code=$?
+    echo "$((SECONDS - begun)) s  $name: exit code $code after $((SECONDS - at)) s"
+    return $code
+}
+
+check() { # IMAGE: its contract suite, every variant
+    drive "check-$1" --images "$1" --variants all --self-check
+    local code=$?
+    echo "    $(grep -c ': passed' "$results/check-$1.log") passed, $(grep -c ': recorded' "$results/check-$1.log") recorded," \
+        "$(grep -c ': failed' "$results/check-$1.log") failed"
+    return $code
+}
+
+expect() { # RUN CELL OUTCOME
+    local found
+    found=$(sed -n 's/.*"outcome": *"\([a-z_]*\)".*/\1/p' "$results/$1/cells/$2/outcome.json" 2>/dev/null | head -1)
+    [[ $found == "$3" ]] || { echo "    $1 $2: ${found:-nothing} instead of $3"; return 1; }
+}
+
+failures() { # typed outcomes, and other cells go on; an engine compiled for another GPU wants an image of its own
+    local plain=(--no-harness-check --no-calibration --max-batches 2) code=0
+    local quarter=(--model synthetic/llama-2-7b-8-layers "${story[@]}")
+    local two=(--images transformers,exllamav2 --variants transformers.fp16,exllamav2.gptq-int4)
+    if [[ ! -d $results/failures-artifact ]]; then
+        "$python" -m bench_core.prepare --model synthetic/tiny --samples 8 --data "$data" --models "$models" > /dev/null 2>&1
+        drive failures-artifact --run-id failures-artifact --images exllama,exllamav2,gptqmodel,transformers \
+            --variants exllama.gptq-int4,exllamav2.gptq-int4,gptqmodel.gptq-int4,transformers.fp16 --batch-sizes 1 \
+            --samples 8 --max-new-tokens 16 --models "$models/other" "${plain[@]}" \
+            --artifact "gptq-int4-g128=$(echo "$models"/synthetic-tiny-*/hf)"
+    fi
+    for engine in exllama exllamav2 gptqmodel; do
+        expect failures-artifact $engine.gptq-int4.b1 bad_spec || code=1
+    done
+    expect failures-artifact transformers.fp16.b1 ok || code=1
+    if [[ ! -d $results/failures-memory ]]; then
+        drive failures-memory --run-id failures-memory "${quarter[@]}" "${two[@]}" --batch-sizes 1,1000 --samples 1000 \
+            --max-new-tokens 200 --max-warmup-batches 1 "${plain[@]}"
+    fi
+    for method in transformers.fp16 exllamav2.gptq-int4; do
+        expect failures-memory $method.b1 ok || code=1
+        expect failures-memory $method.b1000 oom_kv || code=1
+    done
+    return $code
+}
+
+parity() { # IMAGES
+    local how=(--run-id parity)
+    [[ ! -f $results/parity/run.json ]] || how=(--resume parity)
+    drive "parity-$1" "${how[@]}" --suite suites/parity.yaml "${story[@]}" --images "$1" --no-calibration
+}
+
+memory() { # the smallest budget of vLLM, and one 7B cell of each explained
+    local how=(--run-id memory)
+    [[ ! -f $results/memory/run.json ]] || how=(--resume memory)
+    drive memory "${how[@]}" --images transformers,vllm --variants transformers.fp16,vllm.fp16 --batch-sizes 1 \
+        --model synthetic/llama-2-7b "${story[@]}" --samples 64 --max-new-tokens 200 --max-batches 5 \
+        --no-harness-check --calibration --min-memory vllm.fp16.b1
+}
+
+repeats() {
+    local how=(--run-id repeats --suite suites/repeats.yaml "${story[@]}")
+    [[ ! -f $results/repeats/run.json ]] || how=(--resume repeats)
+    drive repeats "${how[@]}" --no-calibration
+}
+
+engines=(transformers bitsandbytes gptqmodel auto-gptq exllama exllamav2 ctranslate2 llama-cpp-python vllm)
+for stage in "$@"; do
+    case $stage in
+        check-*) check "${stage#check-}" ;;
+        parity-*) parity "${stage#parity-}" ;;
+        failures | memory | repeats) "$stage" ;;
+        all)
+            for engine in "${engines[@]}"; do check "$engine" || failed=$((failed + 1)); done
+            failures || failed=$((failed + 1))
+            parity "$(IFS=,; echo "${engines[*]}")" || failed=$((failed + 1))
+            memory || failed=$((failed + 1))
+            repeats ;;
+        *) echo "unknown stage: $stage" >&2; exit 2 ;;
+    esac || failed=$((failed + 1))
+done
+exit $failed

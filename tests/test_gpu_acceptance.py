@@ -1,0 +1,70 @@
+"""tests/gpu/acceptance.sh, as far as a machine without a GPU can say: its stages, its verdicts, its end."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+PUBLISHED = ROOT / "results" / "published"
+
+
+@pytest.fixture
+def stub(tmp_path: Path) -> Path:
+    """In the place of Python: writes down what it is called with, and does nothing."""
+    stub = tmp_path / "python"
+    stub.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\n')
+    stub.chmod(0o755)
+    return stub
+
+
+def accept(stub: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    folder = stub.parent
+    places = [word for name in ("results", "data", "models") for word in (f"--{name}", str(folder / name))]
+    return subprocess.run(
+        [str(ROOT / "tests/gpu/acceptance.sh"), *places, *words],
+        env={"PYTHON": str(stub), "PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_outcomes_on_a_real_gpu_are_those_that_the_script_expects(stub: Path) -> None:
+    """Of the published runs of an H200; and the script sees it where one of them is another."""
+    results = stub.parent / "results"
+    for name in ("artifact", "memory"):
+        shutil.copytree(PUBLISHED / f"h200-failures-{name}", results / f"failures-{name}")
+    done = accept(stub, "failures")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not (stub.parent / "calls").exists(), "what is there is not measured again"
+    outcome = results / "failures-memory/cells/transformers.fp16.b1000/outcome.json"
+    outcome.write_text(outcome.read_text().replace('"oom_kv"', '"crashed"', 1))
+    done = accept(stub, "failures")
+    assert done.returncode == 1
+    assert "transformers.fp16.b1000: crashed instead of oom_kv" in done.stdout
+
+
+def test_a_run_that_is_there_is_gone_on_with(stub: Path) -> None:
+    assert accept(stub, "parity-exllama", "check-vllm").returncode == 0
+    (stub.parent / "results" / "parity").mkdir()
+    (stub.parent / "results" / "parity" / "run.json").touch()
+    assert accept(stub, "parity-vllm").returncode == 0
+    first, check, second = (stub.parent / "calls").read_text().splitlines()
+    assert "--run-id parity --suite suites/parity.yaml" in first
+    assert "--images exllama " in first
+    assert "--self-check" in check
+    assert "--resume parity --suite suites/parity.yaml" in second
+
+
+def test_no_stage_begins_when_time_is_up(stub: Path) -> None:
+    done = accept(stub, "--seconds", "5", "parity-exllama", "repeats")
+    assert done.returncode == 2
+    assert done.stdout.count("no time is left") == 2
+    assert not (stub.parent / "calls").exists()
+
+
+def test_an_unknown_stage_is_named(stub: Path) -> None:
+    done = accept(stub, "parry")
+    assert done.returncode == 2
+    assert "unknown stage: parry" in done.stderr
