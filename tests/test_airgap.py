@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import tarfile
+import subprocess
+import time
 from pathlib import Path
 from types import ModuleType
 
@@ -50,18 +51,77 @@ def test_two_releases_of_one_distribution_are_asked_for_one_after_the_other(pack
     assert pack._batches(["a==1", "a==2", "b==1"]) == [["a==1", "b==1"], ["a==2"]]
 
 
-def test_parts_join_to_the_archive(pack: ModuleType, tmp_path: Path) -> None:
-    (tmp_path / "airgap").mkdir()
-    (tmp_path / "airgap" / "wheel").write_bytes(bytes(range(256)) * 100)
-    parts = list(pack.in_parts(tmp_path / "airgap", tmp_path, 10_000))
-    assert len(parts) > 2
-    joined = tmp_path / "joined.tar"
-    joined.write_bytes(b"".join(part.read_bytes() for part in sorted(parts)))
-    with tarfile.open(joined) as archive:
-        member = archive.extractfile("airgap/wheel")
-        assert member is not None
-        assert member.read() == bytes(range(256)) * 100
-    assert not (tmp_path / "airgap.tar").exists()
+@pytest.fixture
+def packed(tmp_path: Path) -> Path:
+    """Wheels as pip names them: of a driver, of preparing, of two images that share one."""
+    names = {
+        "driver": ["rich-15.0.0-py3-none-any.whl"],
+        "wheels": [
+            "a_b-1.0-py3-none-any.whl",
+            "shared-2.0-cp311-cp311-linux_x86_64.whl", "shared-2.0-cp312-cp312-linux_x86_64.whl",
+            "shared-3.0-py3-none-any.whl", "engine-0.1-py3-none-any.whl", "sources-4.tar.gz",
+        ],
+    }  # fmt: skip
+    for folder, files in names.items():
+        (tmp_path / "airgap" / folder).mkdir(parents=True)
+        for name in files:
+            (tmp_path / "airgap" / folder / name).write_bytes(name.encode() * 500)
+    return tmp_path / "airgap"
+
+
+GROUPS = {"prepare": ["a-b==1.0"], "one": ["shared==2.0", "engine==0.1"], "two": ["shared==2.0", "sources==4"]}
+
+
+def test_the_archive_is_in_the_order_of_need_and_nothing_comes_twice(pack: ModuleType, packed: Path) -> None:
+    assert [name for name, _ in pack.in_order(packed, GROUPS)] == [
+        "driver/rich-15.0.0-py3-none-any.whl", "ready/driver",
+        "wheels/a_b-1.0-py3-none-any.whl", "ready/prepare",
+        "wheels/engine-0.1-py3-none-any.whl", "wheels/shared-2.0-cp311-cp311-linux_x86_64.whl",
+        "wheels/shared-2.0-cp312-cp312-linux_x86_64.whl", "ready/one",
+        "wheels/sources-4.tar.gz", "ready/two",
+    ]  # fmt: skip
+
+
+def test_what_was_compiled_takes_the_place_of_its_sources(pack: ModuleType, packed: Path, tmp_path: Path) -> None:
+    built = tmp_path / "built"
+    built.mkdir()
+    for name in ("engine-0.1-cp312-cp312-linux_x86_64.whl", "sources-4-cp312-cp312-linux_x86_64.whl"):
+        (built / name).touch()
+    pack.take_built(built, packed / "wheels")
+    names = {path.name for path in (packed / "wheels").iterdir()}
+    assert "engine-0.1-cp312-cp312-linux_x86_64.whl" in names
+    assert not names & {"engine-0.1-py3-none-any.whl", "sources-4.tar.gz"}
+    assert pack.without(["engine==0.1", "Sources==4", "a-b==1.0"], built) == ["a-b==1.0"]
+
+
+def test_parts_are_unpacked_as_they_come(pack: ModuleType, packed: Path, tmp_path: Path) -> None:
+    parts = pack.in_parts(pack.in_order(packed, GROUPS), tmp_path / "airgap", 20_000)
+    assert [part.name for part in parts] == [f"airgap.tar.{number:03d}" for number in range(len(parts))]
+    assert len(parts) > 4
+    assert {part.stat().st_size for part in parts[:-1]} == {20_000}
+    arrived, host = tmp_path / "arrived", tmp_path / "host"
+    arrived.mkdir()
+    receiver = subprocess.Popen([str(ROOT / "docker/airgap/receive.sh"), str(arrived), str(host)])
+    try:
+        for part in [tmp_path / "airgap" / "airgap.count", *parts[:-1]]:
+            part.rename(arrived / part.name)
+        _wait(host / "airgap" / "ready" / "prepare")
+        assert not (host / "airgap" / "ready" / "two").exists(), "the last part is not there yet"
+        parts[-1].rename(arrived / parts[-1].name)
+        assert receiver.wait(timeout=30) == 0
+    finally:
+        receiver.kill()
+    assert {path.name for path in (host / "airgap" / "ready").iterdir()} == {"driver", *GROUPS}
+    engine = "engine-0.1-py3-none-any.whl"
+    assert (host / "airgap" / "wheels" / engine).read_bytes() == engine.encode() * 500
+    assert [path.name for path in arrived.iterdir()] == ["airgap.count"]
+
+
+def _wait(path: Path) -> None:
+    deadline = time.monotonic() + 30
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path.name} does not come"
+        time.sleep(0.05)
 
 
 def test_an_unknown_image_is_bad_input(pack: ModuleType) -> None:

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from bench_core.report.load import load_run
+from bench_core.report.verify import verify_run
+
 PUBLISHED = ROOT / "results" / "published"
 
 
@@ -43,6 +46,32 @@ def test_outcomes_on_a_real_gpu_are_those_that_the_script_expects(stub: Path) ->
     done = accept(stub, "failures")
     assert done.returncode == 1
     assert "transformers.fp16.b1000: crashed instead of oom_kv" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("run", "failing", "outcome", "cause", "going_on"),
+    [
+        ("load", ["transformers.fp16.b1"], "oom_load", "CUDA out of memory", ["exllamav2.gptq-int4.b1"]),
+        (
+            "architecture",
+            ["exllama.gptq-int4.b1", "exllama.gptq-int4.b4"],
+            "unsupported",
+            "no kernel image is available",
+            [f"{method}.b{size}" for method in ("exllamav2.gptq-int4", "transformers.fp16") for size in (1, 4)],
+        ),
+    ],
+)
+def test_published_failures_are_what_the_page_says(
+    run: str, failing: list[str], outcome: str, cause: str, going_on: list[str]
+) -> None:
+    folder = PUBLISHED / f"h200-failures-{run}"
+    assert verify_run(folder).differences == ()
+    verdicts = {row.planned.cell: row.verdict for row in load_run(folder).rows}
+    assert sorted(verdicts) == sorted([*failing, *going_on])
+    for cell, verdict in verdicts.items():
+        assert verdict is not None
+        assert verdict.outcome.value == (outcome if cell in failing else "ok")
+        assert (cause in verdict.cause) == (cell in failing)
 
 
 def test_a_run_that_is_there_is_gone_on_with(stub: Path) -> None:

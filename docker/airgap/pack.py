@@ -2,6 +2,9 @@
 
     make airgap FOLDER=x IMAGES=transformers,vllm
 
+Parts follow one another in the order in which they are needed: driver, preparing, then the images as they were asked
+for. receive.sh unpacks them as they come, so that the first image is built before the last part is there.
+
 Nothing is resolved: an image's requirements and its constraints together name every distribution, so each is downloaded
 without its dependencies. torch of the modern images, with CUDA's libraries, is taken from the host (import-os.sh).
 See docs/airgap.md.
@@ -9,15 +12,18 @@ See docs/airgap.md.
 
 from __future__ import annotations
 
+import io
+import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, get_args
 
 import typer
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name, parse_sdist_filename, parse_wheel_filename
 
 from bench_core.contract.errors import BadInput
 from bench_core.drive.catalogue import REPOSITORY, Catalogue
@@ -30,6 +36,7 @@ OF_HOST = ("torch",)  # with CUDA's libraries: gigabytes that all other images t
 _GLIBC = (39, 38, 37, 36, 35, 34, 33, 32, 31, 28, 27, 26, 24, 17)  # 2.N: pip matches the tags of wheels exactly
 _LEGACY = ("manylinux2014_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64", "linux_x86_64")
 PART_BYTES = 1_000_000_000
+COUNT_FILE = "airgap.count"  # how many parts there are, for receive.sh
 
 
 def requirements_in(path: Path, python: str, *, of_host: tuple[str, ...] = ()) -> list[str]:
@@ -110,19 +117,86 @@ def _batches(needs: list[str]) -> list[list[str]]:
     return [list(batch.values()) for batch in batches]
 
 
-def in_parts(folder: Path, target: Path, part_bytes: int) -> Iterator[Path]:
-    """Writes ``folder`` as one tar archive, in parts of ``part_bytes``; ``cat`` joins them."""
-    whole = target / "airgap.tar"
-    with tarfile.open(whole, "w") as archive:
-        archive.add(folder, arcname=folder.name)
-    with whole.open("rb") as stream:
-        number = 0
-        while piece := stream.read(part_bytes):
-            part = target / f"airgap.tar.{number:03d}"
-            part.write_bytes(piece)
-            yield part
-            number += 1
-    whole.unlink()
+def take_built(built: Path, folder: Path) -> None:
+    """Puts wheels that were compiled elsewhere into ``folder``, in the place of all else of the same release."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for wheel in built.glob("*.whl"):
+        for other in list(folder.iterdir()):
+            if other.is_file() and _release(other) == _release(wheel):
+                other.unlink()
+        shutil.copy(wheel, folder)
+
+
+def without(needs: Iterable[str], built: Path) -> list[str]:
+    """Those of ``needs`` that were not compiled elsewhere."""
+    there = {_release(wheel) for wheel in built.glob("*.whl")}
+    return [need for need in needs if _pinned(need) not in there]
+
+
+def in_order(packed: Path, groups: Mapping[str, Iterable[str]]) -> Iterator[tuple[str, Path | None]]:
+    """What ``packed`` holds as (name in the archive, file): the driver's wheels, then each group's as far as no earlier
+    one has them; after each ``ready/<group>``, an empty file."""
+    for path in sorted((packed / "driver").iterdir()):
+        yield f"driver/{path.name}", path
+    yield "ready/driver", None
+    left = {path: _release(path) for path in sorted((packed / "wheels").iterdir()) if path.is_file()}
+    for group, needs in groups.items():
+        wanted = {_pinned(need) for need in needs}
+        for path in [path for path, release in left.items() if release in wanted]:
+            del left[path]
+            yield f"wheels/{path.name}", path
+        yield f"ready/{group}", None
+
+
+def _release(path: Path) -> tuple[str, str]:
+    """Name and version, as comparable texts, of a file that pip wrote."""
+    parse = parse_wheel_filename if path.suffix == ".whl" else parse_sdist_filename
+    name, version, *_ = parse(path.name)
+    return name, str(version)
+
+
+def _pinned(need: str) -> tuple[str, str]:
+    requirement = Requirement(need)
+    (version,) = requirement.specifier
+    return canonicalize_name(requirement.name), version.version
+
+
+class _Parts(io.RawIOBase):
+    """A file that goes on in a next one whenever one is full."""
+
+    def __init__(self, target: Path, part_bytes: int) -> None:
+        self._target, self._room, self._part_bytes = target, 0, part_bytes
+        self.paths: list[Path] = []
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: object) -> int:
+        view = memoryview(data).cast("B")  # type: ignore[arg-type]  # what tarfile gives: bytes
+        written = len(view)
+        while view:
+            if not self._room:
+                self.paths.append(self._target / f"airgap.tar.{len(self.paths):03d}")
+                self.paths[-1].unlink(missing_ok=True)
+                self._room = self._part_bytes
+            with self.paths[-1].open("ab") as part:
+                part.write(view[: self._room])
+            taken = min(self._room, len(view))
+            view, self._room = view[taken:], self._room - taken
+        return written
+
+
+def in_parts(members: Iterable[tuple[str, Path | None]], target: Path, part_bytes: int) -> list[Path]:
+    """Writes one tar archive in parts of ``part_bytes``, which ``cat`` joins, and how many they are."""
+    parts = _Parts(target, part_bytes)
+    with io.BufferedWriter(parts, 1 << 24) as stream, tarfile.open(fileobj=stream, mode="w|") as archive:
+        for name, path in members:
+            if path is None:
+                archive.addfile(tarfile.TarInfo(f"airgap/{name}"))
+            else:
+                archive.add(path, arcname=f"airgap/{name}")
+    (target / COUNT_FILE).write_text(f"{len(parts.paths)}\n", encoding="utf-8")
+    return parts.paths
 
 
 def _pip(words: list[str]) -> bool:
@@ -135,20 +209,24 @@ def main(
     python: Annotated[str, typer.Option(help="Python of the host's environment.")] = "3.12",
     images: Annotated[str, typer.Option(help="Comma-separated, or all.")] = "all",
     part_bytes: Annotated[int, typer.Option(min=1, help="Size of a part.")] = PART_BYTES,
+    built: Annotated[Path | None, typer.Option(help="Wheels that compile.sh has made.")] = None,
 ) -> None:
     """Collects wheels for a GPU host without a network."""
     names = Catalogue().names if images == "all" else tuple(images.split(","))
     packed = folder / "airgap"
-    needs: dict[str, set[str]] = {python: set(requirements_in(REPOSITORY / "docker/requirements.prepare.txt", python))}
+    groups = {"prepare": requirements_in(REPOSITORY / "docker/requirements.prepare.txt", python)}
+    needs = {python: set(groups["prepare"])}
     for name in names:
-        version, wanted = needs_of(name, python)
-        needs.setdefault(version, set()).update(wanted)
+        version, groups[name] = needs_of(name, python)
+        needs.setdefault(version, set()).update(groups[name])
+    if built is not None:
+        take_built(built, packed / "wheels")
     loads = [(sorted(wanted), version, packed / "wheels") for version, wanted in needs.items()]
     loads.append((requirements_in(REPOSITORY / "requirements.lock", python), python, packed / "driver"))
-    for load in loads:
-        for need in download(*load):
-            typer.echo(f"{need} has no wheel: build it on the host, into {load[2].name}/")
-    for part in in_parts(packed, folder, part_bytes):
+    for wanted, version, place in loads:
+        for need in download(without(wanted, built) if built else wanted, version, place):
+            typer.echo(f"{need} has no wheel: build it (docs/airgap.md), into {place.name}/")
+    for part in in_parts(in_order(packed, groups), folder, part_bytes):
         typer.echo(part.name)
 
 
