@@ -95,7 +95,9 @@ def test_what_was_compiled_takes_the_place_of_its_sources(pack: ModuleType, pack
 
 
 def test_parts_are_unpacked_as_they_come(pack: ModuleType, packed: Path, tmp_path: Path) -> None:
+    (tmp_path / "airgap" / "airgap.tar.077").write_text("of an earlier call")
     parts = pack.in_parts(pack.in_order(packed, GROUPS), tmp_path / "airgap", 20_000)
+    assert sorted((tmp_path / "airgap").glob("airgap.tar.*")) == parts
     assert [part.name for part in parts] == [f"airgap.tar.{number:03d}" for number in range(len(parts))]
     assert len(parts) > 4
     assert {part.stat().st_size for part in parts[:-1]} == {20_000}

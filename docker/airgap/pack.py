@@ -177,7 +177,6 @@ class _Parts(io.RawIOBase):
         while view:
             if not self._room:
                 self.paths.append(self._target / f"airgap.tar.{len(self.paths):03d}")
-                self.paths[-1].unlink(missing_ok=True)
                 self._room = self._part_bytes
             with self.paths[-1].open("ab") as part:
                 part.write(view[: self._room])
@@ -187,7 +186,12 @@ class _Parts(io.RawIOBase):
 
 
 def in_parts(members: Iterable[tuple[str, Path | None]], target: Path, part_bytes: int) -> list[Path]:
-    """Writes one tar archive in parts of ``part_bytes``, which ``cat`` joins, and how many they are."""
+    """Writes one tar archive in parts of ``part_bytes``, which ``cat`` joins, and how many they are.
+
+    Those of an earlier call are removed.
+    """
+    for earlier in target.glob("airgap.tar.*"):
+        earlier.unlink()
     parts = _Parts(target, part_bytes)
     with io.BufferedWriter(parts, 1 << 24) as stream, tarfile.open(fileobj=stream, mode="w|") as archive:
         for name, path in members:
