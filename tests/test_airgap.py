@@ -119,6 +119,42 @@ def test_parts_are_unpacked_as_they_come(pack: ModuleType, packed: Path, tmp_pat
     assert [path.name for path in arrived.iterdir()] == ["airgap.count"]
 
 
+def test_a_host_builds_each_image_when_all_of_it_is_there(tmp_path: Path) -> None:
+    """The first alone, since it makes the bases; one that fails leaves its words and stops no other."""
+    ready = tmp_path / "airgap" / "ready"
+    for folder in ("ready", "driver", "wheels"):
+        (tmp_path / "airgap" / folder).mkdir(parents=True)
+    (tmp_path / "airgap" / "driver" / "a-1-py3-none-any.whl").touch()
+    python = tmp_path / "python"
+    python.write_text(
+        f'#!/bin/sh\necho "$PIP_FIND_LINKS $@" >> {tmp_path}/calls\n'
+        'case "$*" in *--images\\ bad*) echo no kernel; exit 2;; esac\n'
+    )
+    python.chmod(0o755)
+    command = [str(ROOT / "docker/airgap/host.sh"), str(tmp_path), str(python), "first", "bad", "late"]
+    host = subprocess.Popen(command, env={"PATH": "/usr/bin:/bin", "BENCH_CUDA_BASE_IMAGE": "mine"})
+    try:
+        for name in ("driver", "prepare", "bad"):
+            (ready / name).touch()
+        time.sleep(1.0)
+        assert not list((tmp_path / "failed").glob("[a-z]*")), "the first image is not there yet"
+        (ready / "first").touch()
+        _wait(tmp_path / "failed" / "bad")
+        assert {path.name for path in (tmp_path / "built").iterdir()} == {"first"}
+        (ready / "late").touch()
+        assert host.wait(timeout=30) == 1
+    finally:
+        host.kill()
+    assert {path.name for path in (tmp_path / "built").iterdir()} == {"first", "late"}
+    assert (tmp_path / "failed" / "bad").read_text() == "no kernel\n"
+    install, *builds = (tmp_path / "calls").read_text().splitlines()
+    assert "--no-index" in install
+    assert "a-1-py3-none-any.whl" in install
+    assert [line.split("--images ")[1].split()[0] for line in builds] == ["first", "bad", "late"]
+    assert all(line.startswith(f"{tmp_path}/airgap/wheels ") for line in builds)
+    assert "BENCH_CUDA_BASE_IMAGE=mine" in (tmp_path / "env.sh").read_text()
+
+
 def _wait(path: Path) -> None:
     deadline = time.monotonic() + 30
     while not path.exists():
