@@ -64,6 +64,7 @@ class KnownFailure(Record):
     reason: Annotated[str, StringConstraints(min_length=10)]
     variants: tuple[Name, ...] = Field((), description="the variants concerned; all where empty")
     devices: tuple[DeviceKind, ...] = Field((), description="the devices concerned; all where empty")
+    sometimes: bool = Field(False, description="whether the check may also pass: an engine that is not deterministic")
 
 
 class Manifest(Record):

@@ -2,7 +2,7 @@
 
 Each check is a function with a docstring that states the promise. A failure that ``image.yaml`` declares under
 ``known_failures`` is recorded with its reason; one that is declared and does not occur is a failure of the
-declaration.
+declaration, unless it is declared to come and go.
 """
 
 from __future__ import annotations
@@ -292,7 +292,7 @@ def judge(check: Check, bench: Bench) -> CheckEvent:
     name = check.__name__
     known = next(
         (
-            failure.reason
+            failure
             for failure in bench.manifest.known_failures
             if failure.check == name
             and (not failure.variants or bench.spec.variant in failure.variants)
@@ -304,9 +304,10 @@ def judge(check: Check, bench: Bench) -> CheckEvent:
         recorded = check(bench)
     except Exception as error:  # noqa: BLE001  # whatever it raises, the check has failed
         if known is not None:
-            return CheckEvent(name=name, outcome="recorded", detail=f"known failure: {known} ({first_line(error)})")
+            detail = f"known failure: {known.reason} ({first_line(error)})"
+            return CheckEvent(name=name, outcome="recorded", detail=detail)
         return CheckEvent(name=name, outcome="failed", detail=first_line(error))
-    if known is not None:
+    if known is not None and not known.sometimes:
         return CheckEvent(name=name, outcome="failed", detail="declared as a known failure, but it passes: remove it")
     if recorded is not None:
         return CheckEvent(name=name, outcome="recorded", detail=recorded.detail)

@@ -294,6 +294,16 @@ def test_a_declared_failure_that_does_not_occur_is_a_failure(place: Place, tmp_p
     assert "remove it" in checks["order_kept"].detail
 
 
+@pytest.mark.parametrize("broken", [True, False])
+def test_a_failure_that_comes_and_goes_is_none_either_way(place: Place, tmp_path: Path, broken: bool) -> None:
+    twisted = BROKEN["order_kept"] if broken else "\n    pass"
+    declared = known("order_kept", ", sometimes: true")
+    image = write_image(tmp_path / "image", f"class Twisted(NullAdapter):{twisted}", declared)
+    checks = checked(place, image)
+    assert outcomes(checks, "failed") == []
+    assert checks["order_kept"].outcome == ("recorded" if broken else "passed")
+
+
 @pytest.mark.parametrize("elsewhere", [", variants: [another]", ", devices: [cuda]"])
 def test_a_failure_declared_for_elsewhere_excuses_nothing_here(place: Place, tmp_path: Path, elsewhere: str) -> None:
     twisted = f"class Twisted(NullAdapter):{BROKEN['facts']}"
