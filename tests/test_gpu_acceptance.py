@@ -93,7 +93,16 @@ def test_no_stage_begins_when_time_is_up(stub: Path) -> None:
     assert not (stub.parent / "calls").exists()
 
 
-def test_an_unknown_stage_is_named(stub: Path) -> None:
-    done = accept(stub, "parry")
+@pytest.mark.parametrize(
+    ("words", "refusal"),
+    [
+        (("parry",), "unknown stage: parry"),
+        (("--result", "x", "all"), "unknown option: --result"),
+        ((), "no stage is named"),
+    ],
+)
+def test_what_it_does_not_know_is_refused(stub: Path, words: tuple[str, ...], refusal: str) -> None:
+    done = accept(stub, *words)
     assert done.returncode == 2
-    assert "unknown stage: parry" in done.stderr
+    assert refusal in done.stderr
+    assert not (stub.parent / "calls").exists()

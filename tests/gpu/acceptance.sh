@@ -11,7 +11,13 @@ set -uo pipefail
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-.venv/bin/python}
 results=results data=data models=models tokenizer='' dataset=roneneldan/TinyStories seconds=1000000
-while [[ ${1:-} == --* ]]; do declare "${1#--}=$2"; shift 2; done
+while [[ ${1:-} == --* ]]; do
+    case $1 in
+        --results | --data | --models | --tokenizer | --dataset | --seconds) declare "${1#--}=$2" && shift 2 ;;
+        *) echo "unknown option: $1" >&2; exit 2 ;;
+    esac
+done
+(($#)) || { echo "no stage is named: all, for example" >&2; exit 2; }
 mkdir -p "$results"
 begun=$SECONDS failed=0
 story=(--dataset "$dataset" ${tokenizer:+--tokenizer "$tokenizer"})
