@@ -11,6 +11,7 @@ import pytest
 from conftest import ROOT
 from module_file import module_at
 from packaging.requirements import Requirement
+from waiting import wait_until
 
 from bench_core.contract.errors import BadInput
 from bench_core.drive.catalogue import Catalogue
@@ -107,7 +108,7 @@ def test_parts_are_unpacked_as_they_come(pack: ModuleType, packed: Path, tmp_pat
     try:
         for part in [tmp_path / "airgap" / "airgap.count", *parts[:-1]]:
             part.rename(arrived / part.name)
-        _wait(host / "airgap" / "ready" / "prepare")
+        wait_until(host / "airgap" / "ready" / "prepare", seconds=30.0)
         assert not (host / "airgap" / "ready" / "two").exists(), "the last part is not there yet"
         parts[-1].rename(arrived / parts[-1].name)
         assert receiver.wait(timeout=30) == 0
@@ -139,7 +140,7 @@ def test_a_host_builds_each_image_when_all_of_it_is_there(tmp_path: Path) -> Non
         time.sleep(1.0)
         assert not list((tmp_path / "failed").glob("[a-z]*")), "the first image is not there yet"
         (ready / "first").touch()
-        _wait(tmp_path / "failed" / "bad")
+        wait_until(tmp_path / "failed" / "bad", seconds=30.0)
         assert {path.name for path in (tmp_path / "built").iterdir()} == {"first"}
         (ready / "late").touch()
         assert host.wait(timeout=30) == 1
@@ -153,13 +154,6 @@ def test_a_host_builds_each_image_when_all_of_it_is_there(tmp_path: Path) -> Non
     assert [line.split("--images ")[1].split()[0] for line in builds] == ["first", "bad", "late"]
     assert all(line.startswith(f"{tmp_path}/airgap/wheels ") for line in builds)
     assert "BENCH_CUDA_BASE_IMAGE=mine" in (tmp_path / "env.sh").read_text()
-
-
-def _wait(path: Path) -> None:
-    deadline = time.monotonic() + 30
-    while not path.exists():
-        assert time.monotonic() < deadline, f"{path.name} does not come"
-        time.sleep(0.05)
 
 
 def test_an_unknown_image_is_bad_input(pack: ModuleType) -> None:

@@ -38,6 +38,7 @@ def convert(resolver: Resolver, artifact: str) -> tuple[ArtifactRecord, bool]:
     work = target.with_name(f".{artifact}.{os.getpid()}.part")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
+    mask = _umask()
     try:
         started = monotonic_ns()
         conversion = Conversion(artifact, source, work, resolver.device, resolver.calibration(model))
@@ -53,18 +54,23 @@ def convert(resolver: Resolver, artifact: str) -> tuple[ArtifactRecord, bool]:
             facts={str(key): str(value) for key, value in (facts or {}).items()},
         )
         write_atomically(work / layout.ARTIFACT_FILE, record.to_json())
-        _open_as_written(work)
+        _open_as_written(work, mask)
         _replace(work, target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return record, True
 
 
-def _open_as_written(folder: Path) -> None:
-    """Lets those read whom this process's mask would let read: some libraries write through temporary files, which are
-    their owner's alone (safetensors does), and a box that measures may be another user."""
+def _umask() -> int:
+    """This process's; it can only be read by setting it, which a converter's threads would see: before it runs."""
     mask = os.umask(0)
     os.umask(mask)
+    return mask
+
+
+def _open_as_written(folder: Path, mask: int) -> None:
+    """Lets those read whom the process's ``mask`` would let read. Some libraries write through temporary files, which
+    are their owner's alone (safetensors does), and a box that measures may be another user."""
     for path in folder.rglob("*"):
         if not path.is_symlink():
             wanted = (0o555 if path.is_dir() else 0o444) & ~mask

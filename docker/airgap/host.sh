@@ -28,13 +28,15 @@ fi
 ready() { until [ -e "$folder/airgap/ready/$1" ]; do sleep 0.3; done; }
 build() { # IMAGE; builds of one temporary folder wait for each other, so each has its own
     ready "$1"
-    local log=$folder/failed/.$1
-    if TMPDIR=$(mktemp -d) "$python" -m bench_core.drive --images "$1" --device cuda --launcher docker --build-only \
+    local log=$folder/failed/.$1 own
+    own=$(mktemp -d)
+    if TMPDIR=$own "$python" -m bench_core.drive --images "$1" --device cuda --launcher docker --build-only \
         > "$log" 2>&1; then
         mv "$log" "$folder/built/$1"
     else
         mv "$log" "$folder/failed/$1"
     fi
+    rm -rf "$own"
 }
 
 ready driver

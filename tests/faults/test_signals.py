@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 from null_run import null_run
+from waiting import wait_until
 
 from bench_core.contract import layout
 from bench_core.contract.outcome import Outcome, Verdict
@@ -28,18 +29,11 @@ def _started(root: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def _wait_until(there: Path, contains: bytes = b"") -> None:
-    deadline = time.monotonic() + 60
-    while not (there.exists() and contains in there.read_bytes()):
-        assert time.monotonic() < deadline, f"{there} has not come"
-        time.sleep(0.01)
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_one_signal_finishes_the_batch_in_hand(tmp_path: Path, number: signal.Signals) -> None:
     cell = tmp_path / "results" / "mine" / "cells" / "null.scripted.b1"
     driver = _started(tmp_path, "--batch-sizes", "1,2", "--option", "null.ttft_s=0.4")
-    _wait_until(cell / layout.EVENTS_FILE, b'"measure"')
+    wait_until(cell / layout.EVENTS_FILE, b'"measure"')
     driver.send_signal(number)
     out, _ = driver.communicate(timeout=60)
     assert driver.returncode == 130, out
@@ -57,7 +51,7 @@ def test_two_signals_end_a_batch_that_would_not_end(tmp_path: Path) -> None:
     driver = _started(
         tmp_path, "--batch-sizes", "1", "--option", "null.fail_in=generate", "--option", "null.fail_how=hang"
     )
-    _wait_until(cell / layout.EVENTS_FILE, b'"prepare"')
+    wait_until(cell / layout.EVENTS_FILE, b'"prepare"')
     driver.send_signal(signal.SIGINT)
     time.sleep(1.0)
     assert driver.poll() is None, "a hanging batch cannot be finished"

@@ -33,6 +33,10 @@ drive() { # NAME arguments of the driver
     return $code
 }
 
+named() { # RUN: the driver's words for it, begun or gone on with
+    if [[ -f $results/$1/run.json ]]; then echo "--resume $1"; else echo "--run-id $1"; fi
+}
+
 check() { # IMAGE: its contract suite, every variant
     drive "check-$1" --images "$1" --variants all --self-check
     local code=$?
@@ -49,8 +53,6 @@ expect() { # RUN CELL OUTCOME
 
 failures() { # typed outcomes, and other cells go on; an engine compiled for another GPU wants an image of its own
     local plain=(--no-harness-check --no-calibration --max-batches 2) code=0
-    local quarter=(--model synthetic/llama-2-7b-8-layers "${story[@]}")
-    local two=(--images transformers,exllamav2 --variants transformers.fp16,exllamav2.gptq-int4)
     if [[ ! -d $results/failures-artifact ]]; then
         "$python" -m bench_core.prepare --model synthetic/tiny --samples 8 --data "$data" --models "$models" > /dev/null 2>&1
         drive failures-artifact --run-id failures-artifact --images exllama,exllamav2,gptqmodel,transformers \
@@ -63,8 +65,9 @@ failures() { # typed outcomes, and other cells go on; an engine compiled for ano
     done
     expect failures-artifact transformers.fp16.b1 ok || code=1
     if [[ ! -d $results/failures-memory ]]; then
-        drive failures-memory --run-id failures-memory "${quarter[@]}" "${two[@]}" --batch-sizes 1,1000 --samples 1000 \
-            --max-new-tokens 200 --max-warmup-batches 1 "${plain[@]}"
+        drive failures-memory --run-id failures-memory --model synthetic/llama-2-7b-8-layers "${story[@]}" \
+            --images transformers,exllamav2 --variants transformers.fp16,exllamav2.gptq-int4 --batch-sizes 1,1000 \
+            --samples 1000 --max-new-tokens 200 --max-warmup-batches 1 "${plain[@]}"
     fi
     for method in transformers.fp16 exllamav2.gptq-int4; do
         expect failures-memory $method.b1 ok || code=1
@@ -74,23 +77,22 @@ failures() { # typed outcomes, and other cells go on; an engine compiled for ano
 }
 
 parity() { # IMAGES
-    local how=(--run-id parity)
-    [[ ! -f $results/parity/run.json ]] || how=(--resume parity)
-    drive "parity-$1" "${how[@]}" --suite suites/parity.yaml "${story[@]}" --images "$1" --no-calibration
+    # shellcheck disable=SC2046  # two words
+    drive "parity-$1" $(named parity) --suite suites/parity.yaml "${story[@]}" --images "$1" --no-calibration
 }
 
 memory() { # the smallest budget of vLLM, and one 7B cell of each explained
-    local how=(--run-id memory)
-    [[ ! -f $results/memory/run.json ]] || how=(--resume memory)
-    drive memory "${how[@]}" --images transformers,vllm --variants transformers.fp16,vllm.fp16 --batch-sizes 1 \
+    # shellcheck disable=SC2046  # two words
+    drive memory $(named memory) --images transformers,vllm --variants transformers.fp16,vllm.fp16 --batch-sizes 1 \
         --model synthetic/llama-2-7b "${story[@]}" --samples 64 --max-new-tokens 200 --max-batches 5 \
         --no-harness-check --calibration --min-memory vllm.fp16.b1
 }
 
 repeats() {
-    local how=(--run-id repeats --suite suites/repeats.yaml "${story[@]}")
-    [[ ! -f $results/repeats/run.json ]] || how=(--resume repeats)
-    drive repeats "${how[@]}" --no-calibration
+    local begin=(--suite suites/repeats.yaml "${story[@]}")
+    [[ ! -f $results/repeats/run.json ]] || begin=() # what was asked for is kept with the run
+    # shellcheck disable=SC2046  # two words
+    drive repeats $(named repeats) "${begin[@]}" --no-calibration
 }
 
 engines=(transformers bitsandbytes gptqmodel auto-gptq exllama exllamav2 ctranslate2 llama-cpp-python vllm)
