@@ -14,6 +14,8 @@ from bench_core.contract.outcome import Outcome
 from bench_core.contract.record import Record
 
 RELATIVE_INTERVAL = 0.02
+# A little less: what two steps down enclose is then, halved once, within the interval of either half.
+_FIRST_STEP = 0.975 * RELATIVE_INTERVAL
 # An engine short of cache may still finish, by taking rows out and reading their prompts again: that is not sustaining.
 SUSTAINED_SHARE = 0.9
 MOST_TRIALS = 40
@@ -163,7 +165,7 @@ def search_smallest(
 
     def around(value: float) -> tuple[float, float | None]:
         """The nearest tried values on both sides of the border: one that sustained, and one that did not, if any."""
-        down, step = sustains(value), RELATIVE_INTERVAL
+        down, step = sustains(value), _FIRST_STEP
         while True:
             known = value
             while value == known:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 from engine_log import EngineLog
-from vllm import LLM, SamplingParams
+from vllm import LLM, SamplingParams, envs
 from vllm.distributed import cleanup_dist_env_and_memory
 from vllm.sampling_params import RequestOutputKind
 
@@ -24,6 +25,8 @@ _DEFAULT_SEQUENCES = 256
 _DEFAULT_STEP_TOKENS = 65536
 _DEFAULT_GPU_MEMORY_SHARE = 0.9
 _DEFAULT_CPU_CACHE_GIB = 4
+# What the image's build has learned of models' classes; the engine looks for it in a cache below its home folder.
+_MODEL_CLASSES = Path("/opt/bench/vllm-cache/modelinfos")
 
 # What an error's text says, in lower case.
 _OUT_OF_MEMORY = (
@@ -99,6 +102,8 @@ class VllmAdapter:
         else:
             torch.set_num_threads(device.threads)
             extra["kv_cache_memory_bytes"] = int(options.get("cpu_cache_gib") or _DEFAULT_CPU_CACHE_GIB) << 30
+        if _MODEL_CLASSES.is_dir():
+            shutil.copytree(_MODEL_CLASSES, Path(envs.VLLM_CACHE_ROOT) / _MODEL_CLASSES.name, dirs_exist_ok=True)
         self._llm = LLM(
             model=str(artifact),
             dtype=str(dtype),
