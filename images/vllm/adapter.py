@@ -5,14 +5,17 @@ from __future__ import annotations
 import gc
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from engine_log import EngineLog
+from engine_steps import tokens_told
 from vllm import LLM, SamplingParams, envs
 from vllm.distributed import cleanup_dist_env_and_memory
+from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 
 from bench_core.contract.adapter import Completion, Decoding, Device, TokenSink, Variant
@@ -148,24 +151,18 @@ class VllmAdapter:
             ignore_eos=True,
             stop_token_ids=list(decoding.eos_token_ids),
             detokenize=False,
-            output_kind=RequestOutputKind.DELTA,
+            output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        outputs: dict[str, list[int]] = {str(row): [] for row in range(len(prompts))}
-        for request, prompt in zip(outputs, prompts, strict=True):
-            engine.add_request(request, {"prompt_token_ids": list(prompt)}, params)
-        wanted = on_tokens.wanted
-        while engine.has_unfinished_requests():
-            single: list[int] = []
-            for result in engine.step():
-                new = result.outputs[0].token_ids
-                outputs[result.request_id].extend(new)
-                if len(new) == 1:
-                    single.append(int(result.request_id))
-                elif wanted and new:
-                    on_tokens(int(result.request_id), len(new))
-            if wanted and single:
-                on_tokens.step(single)
-        return [Completion(tokens) for tokens in outputs.values()]
+        rows = {
+            engine.add_request(str(row), {"prompt_token_ids": list(prompt)}, params): row
+            for row, prompt in enumerate(prompts)
+        }
+        completions: dict[int, Completion] = {}
+        with tokens_told(engine.engine_core, rows, on_tokens) if on_tokens.wanted else nullcontext():
+            while engine.has_unfinished_requests():
+                for result in engine.step():
+                    completions[int(result.request_id)] = Completion(list(result.outputs[0].token_ids))
+        return [completions[row] for row in range(len(prompts))]
 
     def describe(self) -> Mapping[str, str]:
         """Attention backend, kernel of the linear layers, compilation, CUDA graphs, limits of a step."""
@@ -225,6 +222,9 @@ class VllmAdapter:
         torch.compiler.reset()
         gc.collect()
         cleanup_dist_env_and_memory()
+        # All engines of a process record their graphs into one pool of memory, and PyTorch refuses to record into one
+        # that no graph holds any more: the next engine shall ask for another.
+        type(current_platform)._global_graph_pool = None  # noqa: SLF001 - the engine has no way to ask for it
 
     @property
     def _memory_pool(self) -> _Pool:
