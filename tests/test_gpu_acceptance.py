@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -72,6 +73,15 @@ def test_published_failures_are_what_the_page_says(
         assert verdict is not None
         assert verdict.outcome.value == (outcome if cell in failing else "ok")
         assert (cause in verdict.cause) == (cell in failing)
+
+
+def test_published_parity_is_what_the_page_says() -> None:
+    """Its table follows from the run: tests/test_repository.py."""
+    page = (ROOT / "docs" / "parity.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([^|]+) \| (\d+) \|.* \| [\d.]+ \([\d.]+ to ([\d.]+)\) \|", page, re.MULTILINE)
+    assert len(rows) == 34
+    assert f"{len(rows) - 1} of {len(rows)} intervals reach 0.98" in " ".join(page.split())
+    assert [row[:2] for row in rows if float(row[2]) < 0.98] == [("vLLM 16-bit", "64")]
 
 
 def test_a_run_that_is_there_is_gone_on_with(stub: Path) -> None:
