@@ -105,8 +105,7 @@ class VllmAdapter:
         else:
             torch.set_num_threads(device.threads)
             extra["kv_cache_memory_bytes"] = int(options.get("cpu_cache_gib") or _DEFAULT_CPU_CACHE_GIB) << 30
-        if _MODEL_CLASSES.is_dir():
-            shutil.copytree(_MODEL_CLASSES, Path(envs.VLLM_CACHE_ROOT) / _MODEL_CLASSES.name, dirs_exist_ok=True)
+        put_model_classes()
         self._llm = LLM(
             model=str(artifact),
             dtype=str(dtype),
@@ -231,6 +230,12 @@ class VllmAdapter:
         if self._pool is None:
             raise RuntimeError("the engine is not loaded")
         return self._pool
+
+
+def put_model_classes() -> None:
+    """Puts what the image's build learned of models' classes where the engine looks for it."""
+    if _MODEL_CLASSES.is_dir():
+        shutil.copytree(_MODEL_CLASSES, Path(envs.VLLM_CACHE_ROOT) / _MODEL_CLASSES.name, dirs_exist_ok=True)
 
 
 def _kernels(model: Any) -> dict[str, str]:

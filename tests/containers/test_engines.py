@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import docker
 import pytest
 from conftest import Run
 
@@ -128,3 +129,30 @@ def test_the_contract_suite_passes_for_every_variant(run: Run, material: Path, k
         assert done.returncode == 0, done.stdout + done.stderr
         for job in make_plan(Suite(images=tuple(images), variants=("all",)), Catalogue(), "cpu").jobs:
             assert f"{job.title}  forced_length: passed" in done.stdout
+
+
+def test_vllm_asks_no_other_process_what_a_model_can_do(run: Run, docker_client: docker.DockerClient) -> None:
+    """As a measuring container runs: not root, nothing but /tmp to write. The build has left the answer."""
+    done = run("--images", "vllm", "--build-only")
+    assert done.returncode == 0, done.stdout + done.stderr
+    code = """
+import adapter
+from vllm.model_executor.models import registry
+def another_process(*_): raise SystemExit("another process is asked")
+adapter.put_model_classes()
+registry._run_in_subprocess = another_process
+print(registry.ModelRegistry.models["LlamaForCausalLM"].inspect_model_cls().architecture)
+"""
+    said = docker_client.containers.run(
+        "llm-bench/vllm:cpu",
+        ["-c", code],
+        entrypoint="python",
+        working_dir="/opt/bench/image",
+        environment={"VLLM_NO_USAGE_STATS": "1"},
+        network_mode="none",
+        read_only=True,
+        tmpfs={"/tmp": ""},  # noqa: S108 - the container's
+        user="65532:65532",
+        remove=True,
+    )
+    assert said.split()[-1:] == [b"LlamaForCausalLM"]
