@@ -5,7 +5,8 @@
 #   docker/airgap/receive.sh PARTS FOLDER & docker/airgap/host.sh FOLDER PYTHON IMAGE...
 #
 # PYTHON is the interpreter that holds torch. FOLDER/built/IMAGE appears when an image is built, FOLDER/failed/IMAGE with
-# the build's words when it cannot be; `. FOLDER/env.sh` makes a shell ready to call the driver. Ends with 1 if any failed.
+# the build's words when it cannot be; `. FOLDER/env.sh` makes a shell ready to call the driver, which is there once
+# FOLDER/installed is. Ends with 1 if any failed.
 # needs: root, Docker. HOST_WITHOUT: packages to leave out of the system ("jax jaxlib"). BENCH_CUDA_BASE_IMAGE: a system
 # that is there already. BUILDS: at a time (3).
 set -euo pipefail
@@ -42,6 +43,7 @@ build() { # IMAGE; builds of one temporary folder wait for each other, so each h
 ready driver
 "$python" -m pip install -q --no-index --no-deps --no-compile --upgrade --target "$folder/driver-site" \
     "$folder"/airgap/driver/*.whl
+touch "$folder/installed"
 [ -z "$system" ] || wait "$system"
 . "$folder/env.sh"
 ready prepare
