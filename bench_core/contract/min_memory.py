@@ -124,10 +124,10 @@ def search_smallest(
     """Searches for the smallest value in ``low`` .. ``high`` that sustains.
 
     ``high`` is tried first: its throughput is what the others are compared with. Where that trial lets a value be
-    guessed, that is tried next, then values farther and farther to the side where the border must be (2 % of it, then
-    4 %, 8 % …), until the border is passed. Otherwise ``low`` is. Then the middle between the last that sustained and
-    the last that did not, until they are within 2 % of each other. A launch may take minutes, and a good guess saves
-    more than half of them.
+    guessed, that is tried next, then values farther and farther to the side where the border must be (nearly 2 % of it,
+    then twice that, and again), until the border is passed. Otherwise ``low`` is. Then the middle between the last that
+    sustained and the last that did not, until they are within 2 % of each other. A launch may take minutes, and a good
+    guess saves more than half of them.
 
     Args:
         attempt: (value, throughput at ``high`` or ``None`` for the first) to a trial.
