@@ -35,7 +35,7 @@ from bench_core.drive.progress import Display, make_display, printable
 from bench_core.drive.request import Request
 from bench_core.drive.resume import Earlier
 from bench_core.drive.trials import Site
-from bench_core.drive.visit import begin, extended_record, new_record, run_id_now, visit_info
+from bench_core.drive.visit import begin, clear_half_written, extended_record, new_record, run_id_now, visit_info
 from bench_core.prepare.given_artifact import prepare_given
 from bench_core.prepare.model import ModelRequest, plan_model, prepare_model
 from bench_core.prepare.tokenizer import load_tokenizer
@@ -428,6 +428,7 @@ class Session:
         from bench_core.report.load import load_run  # noqa: PLC0415  # drawing is not needed before
         from bench_core.report.write import console_table, write_report  # noqa: PLC0415
 
+        clear_half_written(finished.run_folder)
         paths = write_report(finished.run_folder)
         if self._modes.as_json:
             verdicts = {cell: verdict.model_dump(mode="json") for cell, verdict in finished.all_verdicts.items()}

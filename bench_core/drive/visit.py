@@ -98,6 +98,17 @@ def extended_record(record: RunRecord, plan: Plan, visit: VisitInfo) -> RunRecor
     )
 
 
+def clear_half_written(run_folder: Path) -> None:
+    """Removes what a driver that was killed left of the files that it was just writing, beside the cells.
+
+    For the driver that holds the run: all that it writes has a temporary name first, with a dot in front.
+    """
+    for folder in (run_folder, run_folder / layout.FIGURES_FOLDER):
+        for leftover in folder.glob(".*.*"):
+            if leftover.is_file():
+                leftover.unlink(missing_ok=True)
+
+
 def begin(run_folder: Path, record: RunRecord, suite: Suite, workload: Workload) -> None:
     """Makes a run's folder ready for the cells of its last visit.
 
@@ -105,9 +116,7 @@ def begin(run_folder: Path, record: RunRecord, suite: Suite, workload: Workload)
     one that was not reached; a complete cell is not touched.
     """
     (run_folder / layout.CELLS_FOLDER).mkdir(parents=True, exist_ok=True)
-    for name in (layout.RUN_FILE, layout.SUITE_FILE):  # half-written ones of a driver that was killed
-        for leftover in run_folder.glob(f".{name}.*"):
-            leftover.unlink()
+    clear_half_written(run_folder)
     visit = record.visits[-1]
     for cell in (*visit.cells, *(planned.cell for planned in visit.harness_check or ())):
         set_aside(run_folder, cell)

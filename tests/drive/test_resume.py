@@ -132,6 +132,17 @@ def test_a_failure_of_the_cell_is_kept_and_told_in_the_exit_code(drive: Drive, t
     assert (run / layout.RUN_FILE).read_bytes() == before[layout.RUN_FILE], "a visit without a cell is none"
 
 
+def test_what_a_killed_driver_was_just_writing_is_gone_afterwards_though_no_cell_is_missing(
+    drive: Drive, mine: Path
+) -> None:
+    """Found by a test that kills: every cell was complete, so that no visit began, and the report's half stayed."""
+    before = sorted(path.name for path in mine.rglob("*"))
+    for half in (".report.html.x1", ".run.json.x2", "figures/.memory.png.x3", ".workload.json.gz.x4"):
+        (mine / half).write_text("half", encoding="utf-8")
+    assert drive("--resume", "mine").code == 0
+    assert sorted(path.name for path in mine.rglob("*")) == before
+
+
 def test_cells_are_added_and_the_run_asks_for_them_from_then_on(drive: Drive, mine: Path) -> None:
     called = drive("--resume", str(mine), "--batch-sizes", "2,4")
     assert called.code == 0, called.err
