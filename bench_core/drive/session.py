@@ -100,6 +100,7 @@ class Session:
         if self._modes.dry_run:
             return EXIT_OK
         if not plan.jobs:
+            clear_half_written(run_folder)  # no visit begins, which would
             finished = Finished(run_folder, kept=self._kept(plan))
             return self._search_and_finish(finished, launcher, gpus, device)
         self._ask(plan, outlook)
@@ -428,7 +429,6 @@ class Session:
         from bench_core.report.load import load_run  # noqa: PLC0415  # drawing is not needed before
         from bench_core.report.write import console_table, write_report  # noqa: PLC0415
 
-        clear_half_written(finished.run_folder)
         paths = write_report(finished.run_folder)
         if self._modes.as_json:
             verdicts = {cell: verdict.model_dump(mode="json") for cell, verdict in finished.all_verdicts.items()}

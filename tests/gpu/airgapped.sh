@@ -34,8 +34,8 @@ images_of() { # STAGE; GPTQModel makes the weights that the GPTQ engines read
 }
 images=(null) # the first of host.sh's is built alone, with the bases
 for stage in "$@"; do
-    for image in $(images_of "$stage" || echo unknown); do
-        [[ $image != unknown ]] || exit 2
+    needed=$(images_of "$stage") || exit 2
+    for image in $needed; do
         [[ " ${images[*]} " == *" $image "* ]] || images+=("$image")
     done
 done
