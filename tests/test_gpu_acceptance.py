@@ -6,11 +6,15 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from statistics import geometric_mean
 
 import pytest
 from conftest import ROOT
 
-from bench_core.report.load import load_run
+from bench_core.contract.events import BatchEvent
+from bench_core.contract.repeats import between_runs
+from bench_core.report.embed import sheet_of
+from bench_core.report.load import load_run, read_events
 from bench_core.report.verify import verify_run
 
 PUBLISHED = ROOT / "results" / "published"
@@ -76,12 +80,57 @@ def test_published_failures_are_what_the_page_says(
 
 
 def test_published_parity_is_what_the_page_says() -> None:
-    """Its table follows from the run: tests/test_repository.py."""
-    page = (ROOT / "docs" / "parity.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| ([^|]+) \| (\d+) \|.* \| [\d.]+ \([\d.]+ to ([\d.]+)\) \|", page, re.MULTILINE)
-    assert len(rows) == 34
-    assert f"{len(rows) - 1} of {len(rows)} intervals reach 0.98" in " ".join(page.split())
-    assert [row[:2] for row in rows if float(row[2]) < 0.98] == [("vLLM 16-bit", "64")]
+    """Its tables follow from the runs: tests/test_repository.py."""
+    words = " ".join((ROOT / "docs" / "parity.md").read_text(encoding="utf-8").split())
+    for run, expected, below in (("h200-parity", 34, [("vLLM 16-bit", "64")]), ("h200-parity-2", 10, [])):
+        report = (PUBLISHED / run / "report.md").read_text(encoding="utf-8")
+        rows = re.findall(r"^\| ([^|]+) \| (\d+) \|.* \| [\d.]+ \([\d.]+ to ([\d.]+)\) \|", report, re.MULTILINE)
+        assert len(rows) == expected
+        assert f"{expected - len(below)} of {expected}" in words
+        assert [row[:2] for row in rows if float(row[2]) < 0.98] == below
+
+
+@pytest.mark.parametrize("rows", [1, 64])
+def test_what_the_page_says_of_engines_that_step_in_transformers(rows: int) -> None:
+    """All calls by the suite, each beside the direct one of the same batch and round."""
+    stepping = re.compile(rf"(auto-gptq|bitsandbytes|gptqmodel|transformers)\.(?!fp16-compiled).*\.b{rows}")
+    ratios = []
+    for run in ("h200-parity", "h200-parity-2"):
+        folder = PUBLISHED / run
+        for row in load_run(folder).rows:
+            if row.result is not None and stepping.fullmatch(row.planned.cell):
+                latency_s: dict[tuple[str, int], float] = {}
+                for event in read_events(folder, folder / "cells" / row.planned.cell):
+                    if isinstance(event, BatchEvent):
+                        latency_s[event.phase, event.index] = event.latency_s
+                pairs = [index for phase, index in latency_s if phase == "paired"]
+                ratios += [latency_s["direct", index] / latency_s["paired", index] for index in pairs]
+    words = " ".join((ROOT / "docs" / "parity.md").read_text(encoding="utf-8").split())
+    said = re.search(r"geometric mean of ([\d.]+) at one row and ([\d.]+) at 64 \((\d+) pairs each\)", words)
+    assert said is not None
+    at_one, at_many, pairs_each = said.groups()
+    assert len(ratios) == int(pairs_each)
+    assert geometric_mean(ratios) == pytest.approx(float(at_one if rows == 1 else at_many), abs=0.0006)
+
+
+def test_published_repeats_agree_as_the_page_says() -> None:
+    view = load_run(PUBLISHED / "h200-repeats")
+    found = [between_runs([row.rate for row in repeats if row.rate]) for repeats in view.repeated]
+    told = [cell for cell in found if cell is not None]
+    assert [cell.runs for cell in told] == [5, 5, 5, 5]
+    agreeing = sum(cell.agreeing or 0 for cell in told)
+    assert agreeing >= 18
+    page = (ROOT / "docs" / "trust.md").read_text(encoding="utf-8")
+    assert f"{agreeing} of 20 repeats lie within" in page
+
+
+def test_published_memory_is_explained_within_5_percent() -> None:
+    table = sheet_of(PUBLISHED / "h200-memory", "Memory explained")
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| ")]
+    assert rows[0][-1] == "Difference (%)"
+    differences = {row[0]: float(row[-1]) for row in rows[1:]}
+    assert sorted(differences) == ["Transformers 16-bit", "vLLM 16-bit"]
+    assert all(abs(difference) <= 5 for difference in differences.values())
 
 
 def test_a_run_that_is_there_is_gone_on_with(stub: Path) -> None:

@@ -24,7 +24,8 @@ class BetweenRuns(Record):
         within_relative_half_width: mean of the repeats' own relative half widths (95 %), to set beside it; absent where
             a repeat has no interval.
         agreeing: repeats whose throughput lies within what the others say: their mean ± the mean half width of their
-            intervals and ``stdev_tok_s``. Absent for fewer than three repeats, and where one has no interval.
+            intervals and ``stdev_tok_s``. One without an interval adds no width, which is the stricter way. Absent for
+            fewer than three repeats.
     """
 
     runs: int = Field(ge=1)
@@ -56,9 +57,9 @@ def between_runs(repeats: Sequence[WorkloadRate]) -> BetweenRuns | None:
 
 
 def _agreeing(repeats: Sequence[WorkloadRate], stdev_tok_s: float | None) -> int | None:
-    known = [(rate.throughput_tok_s, rate.interval.half_width_tok_s) for rate in repeats if rate.interval is not None]
-    if stdev_tok_s is None or len(known) < len(repeats) or len(known) < FEWEST_TO_AGREE:
+    if stdev_tok_s is None or len(repeats) < FEWEST_TO_AGREE:
         return None
+    known = [(rate.throughput_tok_s, rate.interval.half_width_tok_s if rate.interval else 0.0) for rate in repeats]
     found = 0
     for index, (own, _) in enumerate(known):
         others = [*known[:index], *known[index + 1 :]]

@@ -51,20 +51,29 @@ def sheet_of(run_folder: Path, heading: str) -> str:
 
 
 def embed(page: Path, run_folder: Path, named: str) -> None:
-    """Makes every block of a page a table of this run, and writes ``named`` into it as the run's place.
+    """Makes the blocks of a page tables of this run, and writes ``named`` into them as the run's place.
+
+    Blocks that name it already, where there are any: a page may show several runs. Otherwise all, where they name one
+    run, which this one replaces.
 
     Raises:
-        BadInput: the page has no block, cannot be read or written, or a table is not there.
+        BadInput: the page has no block, or blocks of several other runs; it cannot be read or written; or a table is
+            not there.
     """
     try:
         text = page.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"{page}: cannot be read: {error}") from error
-    if not _BLOCK.search(text):
+    runs = {block.run for block in blocks(text)}
+    if not runs:
         raise BadInput(f"{page}: has no block for a table", "mark one: <!-- sheet: RUN Quality --> <!-- /sheet -->")
+    if named not in runs and len(runs) > 1:
+        raise BadInput(f"{page}: shows {', '.join(sorted(runs))}", f"name {named} in the blocks that are to show it")
 
     def made(found: re.Match[str]) -> str:
         heading = found["heading"]
+        if named in runs and found["run"] != named:
+            return found[0]
         return f"<!-- sheet: {named} {heading} -->\n{sheet_of(run_folder, heading)}\n<!-- /sheet -->"
 
     try:

@@ -178,7 +178,7 @@ def repeats_sheet(view: RunView) -> Iterable[Sheet]:
         "The whole grid was measured repeatedly, in a random order each time, every repeat in a process of its own. "
         "Stdev: of the repeats' throughputs, between runs. Interval within: mean of the repeats' own 95 % intervals. "
         "Where the first is much larger than the second, an engine differs from start to start. Agreeing: repeats that "
-        "lie within the mean of the others ± the mean of their half intervals and the stdev. The other tables and the "
-        "figures show the first repeat, whose memory and token times belong together.",
+        "lie within the mean of the others ± the mean of their half intervals (none: 0) and the stdev. The other "
+        "tables and the figures show the first repeat, whose memory and token times belong together.",
     )
     yield Sheet("Repeats", columns, tuple(lines), notes)

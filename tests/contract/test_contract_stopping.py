@@ -428,12 +428,18 @@ def test_a_repeat_agrees_that_lies_within_what_the_others_say() -> None:
     assert alike.agreeing == 5
 
 
-def test_two_repeats_or_one_without_an_interval_say_nothing_of_agreement() -> None:
+def test_two_repeats_say_nothing_of_agreement() -> None:
     two = between_runs(rates(100.0, 101.0))
     assert two is not None
     assert two.agreeing is None
-    short = rates(100.0, 101.0, 102.0)
-    short[1] = short[1].model_copy(update={"interval": None})
-    found = between_runs(short)
-    assert found is not None
-    assert (found.agreeing, found.within_relative_half_width) == (None, None)
+
+
+def test_a_repeat_without_an_interval_adds_no_width() -> None:
+    """90, 100 and 110: stdev 10, the outer ones 15 from the mean of the others."""
+    known = rates(90.0, 100.0, 110.0, half_width=10.0)
+    with_intervals = between_runs(known)
+    assert with_intervals is not None
+    assert with_intervals.agreeing == 3
+    without = between_runs([rate.model_copy(update={"interval": None}) for rate in known])
+    assert without is not None
+    assert (without.agreeing, without.within_relative_half_width) == (1, None)

@@ -170,3 +170,17 @@ def test_a_page_gets_the_run_s_table_and_keeps_the_rest(tmp_path: Path) -> None:
     page.write_text("# A\n", encoding="utf-8")
     with pytest.raises(BadInput, match="no block"):
         embed(page, folder, "results/x")
+
+
+def test_a_page_of_several_runs_gets_this_one_s_tables_only(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, Script((REFERENCE, SOUND), model=TRAINED))
+    page = tmp_path / "page.md"
+    other = "<!-- sheet: results/y Roofs -->\nof another\n<!-- /sheet -->\n"
+    page.write_text(f"{other}\n<!-- sheet: results/x Quality -->\n<!-- /sheet -->\n", encoding="utf-8")
+    embed(page, folder, "results/x")
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith(other)
+    assert "| vLLM fp16 | 1 |" in text
+    with pytest.raises(BadInput, match=r"shows results/x, results/y"):
+        embed(page, folder, "results/z")
+    assert page.read_text(encoding="utf-8") == text
