@@ -17,6 +17,7 @@ import altair as alt
 from bench_core.report.content import NOT_READ
 from bench_core.report.format import GIB, one_line
 from bench_core.report.load import Row, RunView
+from bench_core.report.protocol import told_interval
 
 # Okabe and Ito's colours that differ for all common kinds of colour vision (without yellow, which a white page hides),
 # and shapes in a cycle of another length: neighbours differ in both, and 63 methods in one of them.
@@ -54,14 +55,21 @@ class _Point:
     batch_size: int
     value: float | None
     status: str
+    low: float | None = None  # ends of its bar
+    high: float | None = None
 
 
 def throughput(view: RunView) -> Figure:
-    """Output throughput by batch size."""
+    """Output throughput by batch size. Bars: the range of the repeats, or the interval where nothing is repeated."""
+    repeats = view.record.repeats
+    if repeats > 1:
+        spans, bars = _ranges(view), f"bars: lowest to highest of {repeats} repeats, the first marked"
+    else:
+        spans, bars = _intervals(view), "bars: 95 % intervals, where batches suffice"
     return _draw(
-        _points(view, lambda row: row.rate.throughput_tok_s if row.rate else None),
+        _points(view, lambda row: row.rate.throughput_tok_s if row.rate else None, spans),
         title="Throughput by batch size",
-        subtitle=_subtitle(view),
+        subtitle=_subtitle(view, bars if spans else ""),
         unit="Output tokens per second",
     )
 
@@ -81,16 +89,34 @@ def memory(view: RunView) -> Figure:
     )
 
 
-def _subtitle(view: RunView) -> list[str]:
+_Spans = dict[str, tuple[float, float]]  # from a cell to the ends of its bar
+
+
+def _intervals(view: RunView) -> _Spans:
+    told = {row.planned.cell: told_interval(row) for row in view.grid if row.rate}
+    return {cell: (interval.low_tok_s, interval.high_tok_s) for cell, interval in told.items() if interval}
+
+
+def _ranges(view: RunView) -> _Spans:
+    spans = {}
+    for repeats in view.repeated:
+        rates = [r.rate.throughput_tok_s for r in repeats if r.rate and r.planned.repeat <= view.record.repeats]
+        if len(rates) > 1:
+            spans[repeats[0].planned.cell] = (min(rates), max(rates))
+    return spans
+
+
+def _subtitle(view: RunView, note: str = "") -> list[str]:
     record = view.record
     where = (record.gpus[0].name if record.gpus else "GPU") if view.on_cuda else record.host.cpu
     weights = ", random weights" if record.model.synthetic else ""
     new = f"{'exactly' if record.length == 'forced' else 'up to'} {record.max_new_tokens} new tokens"
     longest = LONGEST_SUBTITLE
-    return [one_line(record.model.name, longest - len(weights)) + weights, one_line(f"{new}, {where}", longest)]
+    lines = [one_line(record.model.name, longest - len(weights)) + weights, one_line(f"{new}, {where}", longest)]
+    return [*lines, note] if note else lines
 
 
-def _points(view: RunView, value: Callable[[Row], float | None]) -> list[_Point]:
+def _points(view: RunView, value: Callable[[Row], float | None], spans: _Spans | None = None) -> list[_Point]:
     """One point for each row that is compared; all rows where none is."""
     labels = _labels(view)
     points = []
@@ -101,7 +127,8 @@ def _points(view: RunView, value: Callable[[Row], float | None]) -> list[_Point]
         status = row.status if row.result is None else UNEQUAL if row.breaches else NOT_READ
         planned = row.planned
         label = labels[planned.image, planned.variant]
-        points.append(_Point(planned.image, label, planned.batch_size, number, status))
+        span = (spans or {}).get(planned.cell, (None, None)) if number is not None else (None, None)
+        points.append(_Point(planned.image, label, planned.batch_size, number, status, *span))
     return points
 
 
@@ -204,7 +231,7 @@ def _styles(engines: dict[str, str]) -> _Styles:
 def _plot(
     points: Sequence[_Point], methods: list[str], styles: _Styles, sizes: list[int], unit: str, x_title: str | None
 ) -> Any:
-    values = [point.value for point in points if point.value is not None]
+    values = [number for point in points for number in (point.value, point.low, point.high) if number is not None]
     if not values:
         empty = alt.Chart(alt.InlineData(values=[{"text": "No cell has a number"}]))
         return (
@@ -215,11 +242,13 @@ def _plot(
     # A point without a value breaks its line: nothing is drawn where nothing was measured.
     data = alt.InlineData(
         values=[
-            {"method": p.method, "batch_size": p.batch_size, "value": p.value} for p in points if p.method in methods
+            {"method": p.method, "batch_size": p.batch_size, "value": p.value, "low": p.low, "high": p.high}
+            for p in points
+            if p.method in methods
         ]
     )
     # Shapes without a rim: it would take the line's dashes, which fray it.
-    legend = alt.Legend(title=None, orient="right", symbolStrokeWidth=0)
+    legend = alt.Legend(title=None, orient="right", symbolStrokeWidth=0, symbolOpacity=1)
     colour = alt.Color(
         "method:N",
         sort=None,
@@ -235,8 +264,13 @@ def _plot(
     marks = base.mark_point(size=70, filled=True, opacity=1, stroke="#ffffff", strokeWidth=0.7, clip=False).encode(
         shape=shape
     )
+    layers = [lines, marks]
+    if any(point.low is not None for point in points):
+        told = alt.Chart(data).transform_filter("isValid(datum.low)")
+        bars = told.mark_errorbar(ticks={"size": 7}, thickness=1.3)
+        layers.insert(0, bars.encode(x=_x(sizes, x_title), y=_y(values, unit, "low"), y2="high:Q", color=colour))
     height = max(HEIGHT, HEIGHT_PER_METHOD * len(methods))
-    return alt.layer(lines, marks).properties(width=_width(sizes), height=height)
+    return alt.layer(*layers).properties(width=_width(sizes), height=height)
 
 
 def _width(sizes: list[int]) -> int:
@@ -260,7 +294,7 @@ def _x(sizes: list[int], title: str | None) -> alt.X:
     return alt.X("batch_size:Q", scale=scale, axis=axis)
 
 
-def _y(values: Sequence[float], title: str) -> alt.Y:
+def _y(values: Sequence[float], title: str, field: str = "value") -> alt.Y:
     low, high = min(values), max(values)
     if high / low > LOG_ABOVE_SPREAD:
         ticks = _log_ticks(low, high)
@@ -277,7 +311,7 @@ def _y(values: Sequence[float], title: str) -> alt.Y:
             ticks=False,
             labelPadding=6,
         )
-    return alt.Y("value:Q", scale=scale, axis=axis)
+    return alt.Y(f"{field}:Q", scale=scale, axis=axis)
 
 
 # Vega's own short form would print 0.05 as 50m.

@@ -1,10 +1,17 @@
-"""Whose line is whose: colours, shapes and dashes of the figures."""
+"""Whose line is whose: colours, shapes and dashes of the figures; and how far its points may be believed: bars."""
 
 from __future__ import annotations
 
-import pytest
+import xml.etree.ElementTree as ET
+from pathlib import Path
 
-from bench_core.report.figures import COLOURS, _styles
+import pytest
+from report_runs import VLLM, Script, visit_again, write_run
+
+from bench_core.contract import layout
+from bench_core.contract.run import RunRecord
+from bench_core.report.figures import COLOURS, _intervals, _ranges, _styles, throughput
+from bench_core.report.load import RunView, load_run
 
 
 def engines(*methods_of: int) -> dict[str, str]:
@@ -36,3 +43,46 @@ def test_of_many_methods_an_engine_has_a_colour() -> None:
 def test_more_engines_than_colours_share_them() -> None:
     found = _styles(engines(*(1,) * 12))
     assert {colour for colour, _, _ in found.values()} == set(COLOURS)
+
+
+def bars_and_words(view: RunView) -> tuple[int, str]:
+    """How many bars the figure has, and its words."""
+    root = ET.fromstring(throughput(view).svg)  # noqa: S314
+    svg = "{http://www.w3.org/2000/svg}"
+    groups = [group for group in root.iter(f"{svg}g") if "mark-rule role-mark" in group.attrib.get("class", "")]
+    bars = [line for group in groups for line in group.iter(f"{svg}line") if line.attrib.get("y2", "0") != "0"]
+    return len(bars), " ".join("".join(element.itertext()) for element in root.iter(f"{svg}text"))
+
+
+def test_bars_are_intervals_where_nothing_is_repeated(tmp_path: Path) -> None:
+    """Those that stand beside the throughput in the table; a cell without one has no bar."""
+    view = load_run(write_run(tmp_path / "told", Script((VLLM,), batch_sizes=(1, 2), batches=8)))
+    spans = _intervals(view)
+    assert len(spans) == 2
+    for row in view.rows:
+        assert row.rate is not None
+        low, high = spans[row.planned.cell]
+        assert low < row.rate.throughput_tok_s < high
+    bars, words = bars_and_words(view)
+    assert bars == 2
+    assert "bars: 95 % intervals" in words
+    few = load_run(write_run(tmp_path / "few", Script((VLLM,), batch_sizes=(1, 2), batches=4)))
+    bars, words = bars_and_words(few)
+    assert bars == 0
+    assert "bars:" not in words
+
+
+def test_bars_are_the_range_of_repeats(tmp_path: Path) -> None:
+    one = Script((VLLM,), batch_sizes=(1,))
+    run = write_run(tmp_path, one)
+    visit_again(run, one, VLLM, 1, faster=1.1)
+    visit_again(run, one, VLLM, 1, faster=0.9)
+    record = RunRecord.read(run / layout.RUN_FILE).model_copy(update={"repeats": 3})
+    (run / layout.RUN_FILE).write_text(record.to_json(), encoding="utf-8")
+    view = load_run(run)
+    rates = [row.rate.throughput_tok_s for row in view.rows if row.rate]
+    assert len(rates) == 3
+    assert _ranges(view) == {view.rows[0].planned.cell: (min(rates), max(rates))}
+    bars, words = bars_and_words(view)
+    assert bars == 1
+    assert "bars: lowest to highest of 3 repeats, the first marked" in words
