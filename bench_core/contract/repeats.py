@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from statistics import fmean
 
 from pydantic import Field
 
+from bench_core.contract.interval import student_quantile
 from bench_core.contract.metrics import Distribution
 from bench_core.contract.record import Record
 from bench_core.contract.workload_rate import WorkloadRate
@@ -20,6 +22,7 @@ class BetweenRuns(Record):
     Attributes:
         runs: repeats with numbers.
         mean_tok_s, low_tok_s, high_tok_s: of the repeats' own throughputs: their mean, the lowest, the highest.
+        half_width_tok_s: of the mean's 95 % confidence interval, Student's, by the repeats' spread; absent for one.
         stdev_tok_s, relative_stdev: sample standard deviation (n - 1) of them, and that / mean; absent for one repeat.
         within_relative_half_width: mean of the repeats' own relative half widths (95 %), to set beside it; absent where
             a repeat has no interval.
@@ -32,6 +35,7 @@ class BetweenRuns(Record):
     mean_tok_s: float
     low_tok_s: float
     high_tok_s: float
+    half_width_tok_s: float | None
     stdev_tok_s: float | None
     relative_stdev: float | None
     within_relative_half_width: float | None
@@ -49,11 +53,16 @@ def between_runs(repeats: Sequence[WorkloadRate]) -> BetweenRuns | None:
         mean_tok_s=spread.mean,
         low_tok_s=spread.min,
         high_tok_s=spread.max,
+        half_width_tok_s=_half_width(spread),
         stdev_tok_s=spread.stdev,
         relative_stdev=spread.stdev / spread.mean if spread.stdev is not None and spread.mean > 0 else None,
         within_relative_half_width=sum(widths) / len(widths) if len(widths) == len(repeats) else None,
         agreeing=_agreeing(repeats, spread.stdev),
     )
+
+
+def _half_width(spread: Distribution) -> float | None:
+    return None if spread.stdev is None else student_quantile(spread.n - 1) * spread.stdev / math.sqrt(spread.n)
 
 
 def _agreeing(repeats: Sequence[WorkloadRate], stdev_tok_s: float | None) -> int | None:

@@ -15,8 +15,9 @@ from bench_core.report.glance import glance_sheet
 from bench_core.report.largest import largest_sheets
 from bench_core.report.load import DAMAGED, Row, RunView
 from bench_core.report.own_error import HOW, NO_DEVICE_MEMORY, error_rows, own_error, percent, title, written
-from bench_core.report.protocol import mark_notes, measured_sheet, repeats_sheet, throughput_entry
+from bench_core.report.protocol import mark_notes, measured_sheet, throughput_entry
 from bench_core.report.quality_sheet import quality_sheet
+from bench_core.report.repeats import repeats_sheet
 from bench_core.report.roofs import THROTTLED_MARK, THROTTLED_NOTE, is_throttled, roof_sheets
 from bench_core.report.same_batches import fastest, shared_note, shared_sheet
 from bench_core.report.sheet import Entry, Sheet

@@ -18,6 +18,7 @@ from bench_core.report.content import NOT_READ
 from bench_core.report.format import GIB, one_line
 from bench_core.report.load import Row, RunView
 from bench_core.report.protocol import told_interval
+from bench_core.report.repeats import over_repeats
 
 # Okabe and Ito's colours that differ for all common kinds of colour vision (without yellow, which a white page hides),
 # and shapes in a cycle of another length: neighbours differ in both, and 63 methods in one of them.
@@ -60,14 +61,20 @@ class _Point:
 
 
 def throughput(view: RunView) -> Figure:
-    """Output throughput by batch size. Bars: the range of the repeats, or the interval where nothing is repeated."""
-    repeats = view.record.repeats
-    if repeats > 1:
-        spans, bars = _ranges(view), f"bars: lowest to highest of {repeats} repeats, the first marked"
+    """Output throughput by batch size, with its interval as a bar; of repeats the mean, with their range as a bar."""
+    summed = over_repeats(view)
+    if summed:
+        spans = {cell: (found.low_tok_s, found.high_tok_s) for cell, found in summed.items() if found.runs > 1}
+        bars = f"mean of {view.record.repeats} repeats; bars: lowest to highest"
     else:
         spans, bars = _intervals(view), "bars: 95 % intervals, where batches suffice"
+
+    def tokens_per_s(row: Row) -> float | None:
+        found = summed.get(row.planned.cell)
+        return found.mean_tok_s if found else row.rate.throughput_tok_s if row.rate else None
+
     return _draw(
-        _points(view, lambda row: row.rate.throughput_tok_s if row.rate else None, spans),
+        _points(view, tokens_per_s, spans),
         title="Throughput by batch size",
         subtitle=_subtitle(view, bars if spans else ""),
         unit="Output tokens per second",
@@ -95,15 +102,6 @@ _Spans = dict[str, tuple[float, float]]  # from a cell to the ends of its bar
 def _intervals(view: RunView) -> _Spans:
     told = {row.planned.cell: told_interval(row) for row in view.grid if row.rate}
     return {cell: (interval.low_tok_s, interval.high_tok_s) for cell, interval in told.items() if interval}
-
-
-def _ranges(view: RunView) -> _Spans:
-    spans = {}
-    for repeats in view.repeated:
-        rates = [r.rate.throughput_tok_s for r in repeats if r.rate and r.planned.repeat <= view.record.repeats]
-        if len(rates) > 1:
-            spans[repeats[0].planned.cell] = (min(rates), max(rates))
-    return spans
 
 
 def _subtitle(view: RunView, note: str = "") -> list[str]:

@@ -5,15 +5,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
-from bench_core.contract.interval import Interval
 from bench_core.contract.metrics import CellMetrics
-from bench_core.report.format import ABSENT, gib, seconds, significant
+from bench_core.report.format import ABSENT, gib, rate_within, seconds, significant
 from bench_core.report.load import Row, RunView
-from bench_core.report.protocol import FEW_BATCHES, throughput_text, told_interval
+from bench_core.report.protocol import FEW_BATCHES, told_interval
+from bench_core.report.repeats import over_repeats
 from bench_core.report.same_batches import fastest
 from bench_core.report.sheet import Entry, Sheet
 from bench_core.report.visits import glance_note
+
+
+@dataclass(frozen=True)
+class _Pace:
+    """A method's throughput at one batch size, tokens/s, and what is known of it: half an interval, or nothing."""
+
+    label: str
+    throughput_tok_s: float
+    half_width_tok_s: float | None
+    leads: bool
 
 
 def glance_sheet(view: RunView) -> Iterator[Sheet]:
@@ -24,12 +35,12 @@ def glance_sheet(view: RunView) -> Iterator[Sheet]:
         ranked = view.ranked(rows)
         if len(ranked) < 2:
             continue
-        best = fastest(view, rows)
+        paces = _paces(view, rows)
         lines.append(
             (
                 Entry(str(size), size),
-                Entry(", ".join(_throughput(row) for row in ranked if row.planned.cell in best), strong=True),
-                Entry(_not_told_apart(ranked, best)),
+                Entry(", ".join(_throughput(pace) for pace in paces if pace.leads), strong=True),
+                Entry(_not_told_apart(paces)),
                 _least(ranked, lambda metrics: metrics.ttft_s.mean if metrics.ttft_s else None, _seconds),
                 _least(ranked, view.peak_memory_bytes, gib),
                 _least(ranked, _joules, _joules_per_token),
@@ -45,36 +56,62 @@ def glance_sheet(view: RunView) -> Iterator[Sheet]:
         ("Least memory", False),
         ("Least energy", False),
     )
+    repeated = (
+        f" Throughput: the mean of up to {view.record.repeats} repeats, its interval by their spread; see Repeats."
+        if view.record.repeats > 1
+        else ""
+    )
     notes = (
         "Of the methods that are ranked. Not told apart: the difference is no larger than the two intervals allow "
         "(root of the sum of their squares), and measuring longer would tell; methods with too few batches for an "
-        "interval are not looked at. Memory: peak in use over the batches that each measured, of which longer prompts "
-        "need more; of an engine that reserves, what it reserved. Energy: where a counter can be read.",
+        f"interval are not looked at.{repeated} Memory: peak in use over the batches that each measured, of which "
+        "longer prompts need more; of an engine that reserves, what it reserved. Energy: where a counter can be read.",
         *glance_note(view),
     )
     yield Sheet("At a glance", columns, tuple(lines), notes)
 
 
-def _not_told_apart(ranked: Sequence[Row], best: frozenset[str]) -> str:
+def _paces(view: RunView, rows: Sequence[Row]) -> list[_Pace]:
+    """The ranked rows of a batch size: over the repeats where there are any."""
+    ranked = view.ranked(rows)
+    repeats = over_repeats(view)
+    if repeats:
+        found = [(row.planned.label, repeats[row.planned.cell]) for row in ranked]
+        highest = max(summed.mean_tok_s for _, summed in found)
+        return [
+            _Pace(label, summed.mean_tok_s, summed.half_width_tok_s, summed.mean_tok_s == highest)
+            for label, summed in found
+        ]
+    best = fastest(view, rows)
+    return [
+        _Pace(
+            row.planned.label,
+            row.rate.throughput_tok_s,
+            interval.half_width_tok_s if (interval := told_interval(row)) else None,
+            row.planned.cell in best,
+        )
+        for row in ranked
+        if row.rate
+    ]
+
+
+def _not_told_apart(paces: Sequence[_Pace]) -> str:
     """Methods whose throughput may as well be that of the fastest. One without an interval says nothing."""
-    known = next((told_interval(row) for row in ranked if row.planned.cell in best), None)
-    if known is None:
+    lead = next(pace for pace in paces if pace.leads)
+    if lead.half_width_tok_s is None:
         return FEW_BATCHES
-    others = [(row.planned.label, told_interval(row)) for row in ranked if row.planned.cell not in best]
-    return ", ".join(label for label, own in others if own is not None and _overlap(known, own)) or "none"
+    return ", ".join(pace.label for pace in paces if not pace.leads and _overlap(lead, pace)) or "none"
 
 
-def _overlap(one: Interval, other: Interval) -> bool:
+def _overlap(one: _Pace, other: _Pace) -> bool:
+    if one.half_width_tok_s is None or other.half_width_tok_s is None:
+        return False
     allowed = math.hypot(one.half_width_tok_s, other.half_width_tok_s)
-    return abs(_middle(one) - _middle(other)) <= allowed
+    return abs(one.throughput_tok_s - other.throughput_tok_s) <= allowed
 
 
-def _middle(interval: Interval) -> float:
-    return (interval.low_tok_s + interval.high_tok_s) / 2
-
-
-def _throughput(row: Row) -> str:
-    return f"{row.planned.label}: {throughput_text(row)}"
+def _throughput(pace: _Pace) -> str:
+    return f"{pace.label}: {rate_within(pace.throughput_tok_s, pace.half_width_tok_s)}"
 
 
 def _least(

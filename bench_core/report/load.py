@@ -163,7 +163,7 @@ class RunView:
 
     @cached_property
     def grid(self) -> tuple[Row, ...]:
-        """The rows that tables and figures show: of each cell the first of its repeats."""
+        """The rows that tables show, and the figure of memory: of each cell the first of its repeats."""
         first: dict[tuple[str, str, int], Row] = {}
         for row in self.rows:
             key = (row.planned.image, row.planned.variant, row.planned.batch_size)

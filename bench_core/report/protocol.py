@@ -1,15 +1,14 @@
-"""What a report says of how cells were measured: intervals, reasons to stop, steadiness, repeats."""
+"""What a report says of how cells were measured: intervals, reasons to stop, steadiness."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
 from bench_core.contract.interval import Interval
-from bench_core.contract.repeats import between_runs
 from bench_core.contract.steadiness import Steadiness
 from bench_core.report.cell_key import cell_key
-from bench_core.report.format import ABSENT, rate, rate_within, seconds, significant
-from bench_core.report.load import Row, RunView
+from bench_core.report.format import ABSENT, rate_within, seconds, significant
+from bench_core.report.load import Row
 from bench_core.report.sheet import Entry, Sheet
 
 UNSTEADY_MARK = "¶"
@@ -88,9 +87,9 @@ def measured_sheet(rows: Sequence[Row]) -> Sheet:
         lines.append(
             (
                 *cell_key(row),
-                _share(interval.relative_half_width) if interval else Entry(FEW_BATCHES, mark=FEW_MARK),
-                _share(steadiness.precision),
-                _share(row.rate.explained),
+                percent_entry(interval.relative_half_width) if interval else Entry(FEW_BATCHES, mark=FEW_MARK),
+                percent_entry(steadiness.precision),
+                percent_entry(row.rate.explained),
                 Entry(str(metrics.batches), metrics.batches),
                 Entry(seconds(metrics.measured_s), metrics.measured_s),
                 Entry(_REASONS[steadiness.stop_reason] if steadiness.stop_reason else "not told"),
@@ -134,51 +133,5 @@ def _steadiness(steadiness: Steadiness) -> Entry:
     return Entry("not tested" if steadiness.drift is None else "no trend seen")
 
 
-def _share(value: float | None) -> Entry:
+def percent_entry(value: float | None) -> Entry:
     return Entry(ABSENT if value is None else significant(value * 100, 2), value)
-
-
-def repeats_sheet(view: RunView) -> Iterable[Sheet]:
-    """Cells of a grid that was measured several times: the spread between runs beside the interval within one."""
-    if view.record.repeats == 1:
-        return
-    lines = []
-    for repeats in view.repeated:
-        rows = [row for row in repeats if row.planned.repeat <= view.record.repeats]
-        key = (Entry(rows[0].planned.label), Entry(str(rows[0].planned.batch_size), rows[0].planned.batch_size))
-        found = between_runs([row.rate for row in rows if row.rate])
-        planned = len(rows)
-        if found is None:
-            lines.append((*key, Entry(f"0 of {planned}", 0, failed=True), *(Entry(ABSENT, failed=True),) * 6))
-            continue
-        lines.append(
-            (
-                *key,
-                Entry(f"{found.runs} of {planned}", found.runs),
-                Entry(rate(found.mean_tok_s), found.mean_tok_s),
-                Entry(rate(found.stdev_tok_s), found.stdev_tok_s),
-                _share(found.relative_stdev),
-                Entry(f"{rate(found.low_tok_s)} to {rate(found.high_tok_s)}", found.high_tok_s - found.low_tok_s),
-                _share(found.within_relative_half_width),
-                Entry(ABSENT if found.agreeing is None else f"{found.agreeing} of {found.runs}", found.agreeing),
-            )
-        )
-    columns = (
-        ("Method", False),
-        ("Batch size", True),
-        ("Repeats", True),
-        ("Mean (token/s)", True),
-        ("Stdev (token/s)", True),
-        ("Stdev (%)", True),
-        ("Range (token/s)", True),
-        ("Interval within (± %)", True),
-        ("Agreeing", True),
-    )
-    notes = (
-        "The whole grid was measured repeatedly, in a random order each time, every repeat in a process of its own. "
-        "Stdev: of the repeats' throughputs, between runs. Interval within: mean of the repeats' own 95 % intervals. "
-        "Where the first is much larger than the second, an engine differs from start to start. Agreeing: repeats that "
-        "lie within the mean of the others ± the mean of their half intervals (none: 0) and the stdev. The other "
-        "tables and the figures show the first repeat, whose memory and token times belong together.",
-    )
-    yield Sheet("Repeats", columns, tuple(lines), notes)

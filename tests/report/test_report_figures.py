@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from report_runs import VLLM, Script, visit_again, write_run
 
 from bench_core.contract import layout
 from bench_core.contract.run import RunRecord
-from bench_core.report.figures import COLOURS, _intervals, _ranges, _styles, throughput
+from bench_core.report.figures import COLOURS, _intervals, _styles, throughput
 from bench_core.report.load import RunView, load_run
 
 
@@ -82,7 +83,11 @@ def test_bars_are_the_range_of_repeats(tmp_path: Path) -> None:
     view = load_run(run)
     rates = [row.rate.throughput_tok_s for row in view.rows if row.rate]
     assert len(rates) == 3
-    assert _ranges(view) == {view.rows[0].planned.cell: (min(rates), max(rates))}
     bars, words = bars_and_words(view)
     assert bars == 1
-    assert "bars: lowest to highest of 3 repeats, the first marked" in words
+    assert "mean of 3 repeats; bars: lowest to highest" in words
+    said = " ".join(re.findall(r'aria-label="(batch_size[^"]*)"', throughput(view).svg))
+    for word, expected in (("low", min(rates)), ("high", max(rates)), ("value", sum(rates) / 3)):
+        found = re.search(rf"\b{word}: ([\d.]+)", said)
+        assert found is not None
+        assert float(found[1]) == pytest.approx(expected)

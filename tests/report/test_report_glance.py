@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from report_runs import CT2, VLLM, Method, Script, cell_path, fields, set_latencies, write_run
+from report_runs import CT2, VLLM, Method, Script, cell_path, fields, set_latencies, visit_again, write_run
 
+from bench_core.contract import layout
+from bench_core.contract.repeats import between_runs
+from bench_core.contract.run import RunRecord
 from bench_core.report.content import document
 from bench_core.report.load import load_run
 from bench_core.report.page import unbroken
@@ -50,6 +53,27 @@ def test_of_too_few_batches_nothing_is_told_apart(tmp_path: Path) -> None:
     row = _row(run)
     assert row["Not told apart from it"] == "few batches"
     assert "±" not in row["Fastest (token/s)"]
+
+
+def test_of_repeats_the_means_are_compared_by_their_spread(tmp_path: Path) -> None:
+    """One is ahead the first time, the other over all three; neither clearly, though each run knows itself well."""
+    script = Script((VLLM, CT2), batch_sizes=(1,), batches=8)
+    run = write_run(tmp_path, script)
+    for faster in (0.8, 0.9):  # repeats 2 and 3
+        visit_again(run, script, VLLM, 1, faster=faster)
+    for faster in (1.7, 1.9):  # 4 and 5
+        visit_again(run, script, CT2, 1, faster=faster)
+    assert _row(run)["Fastest (token/s)"].startswith("vLLM fp16: 158.7 ± ")
+    record = RunRecord.read(run / layout.RUN_FILE).model_copy(update={"repeats": 5})
+    (run / layout.RUN_FILE).write_text(record.to_json(), encoding="utf-8")
+    row = _row(run)
+    assert row["Fastest (token/s)"].startswith("CTranslate2 int8_float16: ")
+    assert row["Not told apart from it"] == "vLLM fp16"
+    view = load_run(run)
+    summed = between_runs([row.rate for row in view.rows if row.planned.image == "ctranslate2" and row.rate])
+    assert summed is not None
+    assert row["Fastest (token/s)"].endswith(f"{summed.mean_tok_s:.1f} ± {summed.half_width_tok_s:.1f}")
+    assert "the mean of up to 5 repeats" in markdown(document(view)).split("## Batch size 1")[0]
 
 
 def test_least_memory_and_time_to_a_first_token_need_not_be_the_fastests(tmp_path: Path) -> None:
