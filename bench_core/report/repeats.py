@@ -34,7 +34,7 @@ def repeats_sheet(view: RunView) -> Iterable[Sheet]:
     summed = over_repeats(view)
     lines = []
     for rows in view.repeated if view.record.repeats > 1 else ():
-        key = cell_key(rows[0], strong=False)
+        key = cell_key(rows[0])
         planned = sum(row.planned.repeat <= view.record.repeats for row in rows)
         found = summed.get(rows[0].planned.cell)
         if found is None:
