@@ -1,6 +1,7 @@
 """A Docker engine of the tests' own, which they may restart, stop and kill, and the driver as a process beside it.
 
-The machine's engine is never touched but to copy the base image out of it. Fixtures are registered by conftest.py.
+The machine's engine is never touched but to copy the base image out of it, and for a bridge. Fixtures are registered by
+conftest.py.
 """
 
 from __future__ import annotations
@@ -52,11 +53,19 @@ def until(met: Callable[[], Any], what: str, limit_s: float = 60.0) -> Any:
 
 
 class PrivateEngine:
-    """One dockerd without a bridge and its containerd, which outlives it as a service of its own would."""
+    """One dockerd and its containerd, which outlives it as a service of its own would.
+
+    Its containers have the host's network or none. Still it is given a bridge, which the machine's engine makes and
+    removes: a dockerd that is told to have none deletes ``docker0``, whosever it is.
+    """
 
     def __init__(self) -> None:
         self.home = Path(tempfile.mkdtemp(prefix="bench-engine-"))  # short: a socket's path has 108 characters
         self.url = f"unix://{self.home}/docker.sock"
+        self._interface = f"be-{self.home.name[-8:]}"  # 15 characters at most
+        self._bridge = docker.from_env().networks.create(
+            self.home.name, driver="bridge", internal=True, options={"com.docker.network.bridge.name": self._interface}
+        )
         self._process: subprocess.Popen[bytes] | None = None
         self._containerd: subprocess.Popen[bytes] | None = None
         self._frozen = False
@@ -80,7 +89,7 @@ class PrivateEngine:
             "dockerd", "--host", self.url, "--data-root", str(self.home / "data"),
             "--exec-root", str(self.home / "exec"), "--pidfile", str(self.home / "docker.pid"),
             "--containerd", str(self.home / "containerd.sock"),
-            "--bridge", "none", "--iptables=false", "--ip-forward=false", "--log-level", "warn",
+            "--bridge", self._interface, "--iptables=false", "--ip-forward=false", "--log-level", "warn",
         )  # fmt: skip
         until(self._answers, f"an answer of the private engine: {self._words()}", 60)
 
@@ -158,6 +167,7 @@ class PrivateEngine:
         mounted = [line.split()[1] for line in Path("/proc/mounts").read_text(encoding="utf-8").splitlines()]
         for place in sorted((place for place in mounted if place.startswith(f"{self.home}/")), reverse=True):
             subprocess.run(["umount", "--lazy", place], check=False, capture_output=True)
+        self._bridge.remove()
         shutil.rmtree(self.home)
 
     def _own_processes(self) -> list[int]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import signal
 import time
+from pathlib import Path
 
+import docker
 import pytest
 from private_engine import SLOW, WORK, Driver, PrivateEngine, until
 
@@ -16,6 +18,13 @@ pytestmark = pytest.mark.docker
 NULL = ("--images", "null", *WORK, "--run-id", "mine")
 B1, B2 = "null.scripted.b1", "null.scripted.b2"
 PATIENCE = {"BENCH_DOCKER_PATIENCE_S": "5"}
+
+
+@pytest.mark.usefixtures("engine")
+def test_the_machines_engine_keeps_its_bridge() -> None:
+    """A dockerd that is told to have no bridge deletes the one that others use."""
+    options = docker.from_env().networks.get("bridge").attrs["Options"]
+    assert Path("/sys/class/net", options["com.docker.network.bridge.name"]).exists()
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
