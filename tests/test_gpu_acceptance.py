@@ -12,9 +12,9 @@ import pytest
 from conftest import ROOT
 
 from bench_core.contract.events import BatchEvent
-from bench_core.contract.repeats import between_runs
 from bench_core.report.embed import sheet_of
 from bench_core.report.load import load_run, read_events
+from bench_core.report.repeats import over_repeats
 from bench_core.report.verify import verify_run
 
 PUBLISHED = ROOT / "results" / "published"
@@ -79,9 +79,13 @@ def test_published_failures_are_what_the_page_says(
         assert (cause in verdict.cause) == (cell in failing)
 
 
+def parity_words() -> str:
+    return " ".join((ROOT / "docs" / "parity.md").read_text(encoding="utf-8").split())
+
+
 def test_published_parity_is_what_the_page_says() -> None:
     """Its tables follow from the runs: tests/test_repository.py."""
-    words = " ".join((ROOT / "docs" / "parity.md").read_text(encoding="utf-8").split())
+    words = parity_words()
     for run, expected, below in (("h200-parity", 34, [("vLLM 16-bit", "64")]), ("h200-parity-2", 10, [])):
         report = (PUBLISHED / run / "report.md").read_text(encoding="utf-8")
         rows = re.findall(r"^\| ([^|]+) \| (\d+) \|.* \| [\d.]+ \([\d.]+ to ([\d.]+)\) \|", report, re.MULTILINE)
@@ -105,7 +109,7 @@ def test_what_the_page_says_of_engines_that_step_in_transformers(rows: int) -> N
                         latency_s[event.phase, event.index] = event.latency_s
                 pairs = [index for phase, index in latency_s if phase == "paired"]
                 ratios += [latency_s["direct", index] / latency_s["paired", index] for index in pairs]
-    words = " ".join((ROOT / "docs" / "parity.md").read_text(encoding="utf-8").split())
+    words = parity_words()
     said = re.search(r"geometric mean of ([\d.]+) at one row and ([\d.]+) at 64 \((\d+) pairs each\)", words)
     assert said is not None
     at_one, at_many, pairs_each = said.groups()
@@ -114,9 +118,7 @@ def test_what_the_page_says_of_engines_that_step_in_transformers(rows: int) -> N
 
 
 def test_published_repeats_agree_as_the_page_says() -> None:
-    view = load_run(PUBLISHED / "h200-repeats")
-    found = [between_runs([row.rate for row in repeats if row.rate]) for repeats in view.repeated]
-    told = [cell for cell in found if cell is not None]
+    told = over_repeats(load_run(PUBLISHED / "h200-repeats")).values()
     assert [cell.runs for cell in told] == [5, 5, 5, 5]
     agreeing = sum(cell.agreeing or 0 for cell in told)
     assert agreeing >= 18

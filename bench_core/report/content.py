@@ -10,11 +10,22 @@ from bench_core.contract.metrics import VALUES_BEYOND_A_PERCENTILE, CellResult, 
 from bench_core.contract.outcome import MARKED
 from bench_core.report.cell_key import cell_key
 from bench_core.report.device_time import device_time, device_time_sheet
-from bench_core.report.format import ABSENT, NO_GPU, count, gib, milliseconds, quantity, rate, seconds, significant
+from bench_core.report.format import (
+    ABSENT,
+    NO_GPU,
+    count,
+    gib,
+    milliseconds,
+    percent,
+    quantity,
+    rate,
+    seconds,
+    significant,
+)
 from bench_core.report.glance import glance_sheet
 from bench_core.report.largest import largest_sheets
 from bench_core.report.load import DAMAGED, Row, RunView
-from bench_core.report.own_error import HOW, NO_DEVICE_MEMORY, error_rows, own_error, percent, title, written
+from bench_core.report.own_error import HOW, NO_DEVICE_MEMORY, error_rows, own_error, title, written
 from bench_core.report.protocol import mark_notes, measured_sheet, throughput_entry
 from bench_core.report.quality_sheet import quality_sheet
 from bench_core.report.repeats import repeats_sheet

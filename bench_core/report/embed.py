@@ -67,13 +67,14 @@ def embed(page: Path, run_folder: Path, named: str) -> None:
     runs = {block.run for block in blocks(text)}
     if not runs:
         raise BadInput(f"{page}: has no block for a table", "mark one: <!-- sheet: RUN Quality --> <!-- /sheet -->")
-    if named not in runs and len(runs) > 1:
+    replaced = runs & {named} or runs
+    if len(replaced) > 1:
         raise BadInput(f"{page}: shows {', '.join(sorted(runs))}", f"name {named} in the blocks that are to show it")
 
     def made(found: re.Match[str]) -> str:
-        heading = found["heading"]
-        if named in runs and found["run"] != named:
+        if found["run"] not in replaced:
             return found[0]
+        heading = found["heading"]
         return f"<!-- sheet: {named} {heading} -->\n{sheet_of(run_folder, heading)}\n<!-- /sheet -->"
 
     try:

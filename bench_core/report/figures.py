@@ -56,8 +56,8 @@ class _Point:
     batch_size: int
     value: float | None
     status: str
-    low: float | None = None  # ends of its bar
-    high: float | None = None
+    low: float | None  # ends of its bar
+    high: float | None
 
 
 def throughput(view: RunView) -> Figure:
@@ -89,7 +89,7 @@ def memory(view: RunView) -> Figure:
         return None if peak is None else peak / GIB
 
     return _draw(
-        _points(view, peak_gib),
+        _points(view, peak_gib, {}),
         title=f"Peak {'GPU' if view.on_cuda else 'host'} memory by batch size",
         subtitle=_subtitle(view),
         unit=f"{'GPU memory in use' if view.on_cuda else 'Resident memory of the engine'} (GiB)",
@@ -100,8 +100,8 @@ _Spans = dict[str, tuple[float, float]]  # from a cell to the ends of its bar
 
 
 def _intervals(view: RunView) -> _Spans:
-    told = {row.planned.cell: told_interval(row) for row in view.grid if row.rate}
-    return {cell: (interval.low_tok_s, interval.high_tok_s) for cell, interval in told.items() if interval}
+    told = ((row.planned.cell, told_interval(row)) for row in view.grid)
+    return {cell: (interval.low_tok_s, interval.high_tok_s) for cell, interval in told if interval}
 
 
 def _subtitle(view: RunView, note: str = "") -> list[str]:
@@ -114,7 +114,7 @@ def _subtitle(view: RunView, note: str = "") -> list[str]:
     return [*lines, note] if note else lines
 
 
-def _points(view: RunView, value: Callable[[Row], float | None], spans: _Spans | None = None) -> list[_Point]:
+def _points(view: RunView, value: Callable[[Row], float | None], spans: _Spans) -> list[_Point]:
     """One point for each row that is compared; all rows where none is."""
     labels = _labels(view)
     points = []
@@ -125,8 +125,8 @@ def _points(view: RunView, value: Callable[[Row], float | None], spans: _Spans |
         status = row.status if row.result is None else UNEQUAL if row.breaches else NOT_READ
         planned = row.planned
         label = labels[planned.image, planned.variant]
-        span = (spans or {}).get(planned.cell, (None, None)) if number is not None else (None, None)
-        points.append(_Point(planned.image, label, planned.batch_size, number, status, *span))
+        low, high = spans.get(planned.cell, (None, None)) if number is not None else (None, None)
+        points.append(_Point(planned.image, label, planned.batch_size, number, status, low, high))
     return points
 
 

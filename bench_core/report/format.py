@@ -41,6 +41,11 @@ def milliseconds(value_s: float | None) -> str:
     return ABSENT if value_s is None else significant(value_s * 1000.0)
 
 
+def percent(share: float) -> str:
+    """A share in per cent, two significant digits, without the sign of per cent."""
+    return significant(share * 100.0, 2)
+
+
 def rate(value_per_s: float | None) -> str:
     """Tokens per second, without the unit."""
     return ABSENT if value_per_s is None else significant(value_per_s)

@@ -4,10 +4,11 @@ least time to a first token, memory and energy."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from bench_core.contract.metrics import CellMetrics
+from bench_core.contract.repeats import BetweenRuns
 from bench_core.report.format import ABSENT, gib, rate_within, seconds, significant
 from bench_core.report.load import Row, RunView
 from bench_core.report.protocol import FEW_BATCHES, told_interval
@@ -29,13 +30,14 @@ class _Pace:
 
 def glance_sheet(view: RunView) -> Iterator[Sheet]:
     """One line for each batch size with two ranked cells or more."""
+    repeats = over_repeats(view)
     lines = []
     for size in view.batch_sizes:
         rows = view.of_batch_size(size)
         ranked = view.ranked(rows)
         if len(ranked) < 2:
             continue
-        paces = _paces(view, rows)
+        paces = _over_repeats(ranked, repeats) if repeats else _paces(ranked, fastest(view, rows))
         lines.append(
             (
                 Entry(str(size), size),
@@ -58,7 +60,7 @@ def glance_sheet(view: RunView) -> Iterator[Sheet]:
     )
     repeated = (
         f" Throughput: the mean of up to {view.record.repeats} repeats, its interval by their spread; see Repeats."
-        if view.record.repeats > 1
+        if repeats
         else ""
     )
     notes = (
@@ -71,18 +73,16 @@ def glance_sheet(view: RunView) -> Iterator[Sheet]:
     yield Sheet("At a glance", columns, tuple(lines), notes)
 
 
-def _paces(view: RunView, rows: Sequence[Row]) -> list[_Pace]:
-    """The ranked rows of a batch size: over the repeats where there are any."""
-    ranked = view.ranked(rows)
-    repeats = over_repeats(view)
-    if repeats:
-        found = [(row.planned.label, repeats[row.planned.cell]) for row in ranked]
-        highest = max(summed.mean_tok_s for _, summed in found)
-        return [
-            _Pace(label, summed.mean_tok_s, summed.half_width_tok_s, summed.mean_tok_s == highest)
-            for label, summed in found
-        ]
-    best = fastest(view, rows)
+def _over_repeats(ranked: Sequence[Row], repeats: Mapping[str, BetweenRuns]) -> list[_Pace]:
+    found = [(row.planned.label, repeats[row.planned.cell]) for row in ranked]
+    highest = max(summed.mean_tok_s for _, summed in found)
+    return [
+        _Pace(label, summed.mean_tok_s, summed.half_width_tok_s, summed.mean_tok_s == highest)
+        for label, summed in found
+    ]
+
+
+def _paces(ranked: Sequence[Row], best: frozenset[str]) -> list[_Pace]:
     return [
         _Pace(
             row.planned.label,

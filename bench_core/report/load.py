@@ -162,22 +162,22 @@ class RunView:
         return then or (of_device[-1] if of_device and spec.device == "cuda" else None)
 
     @cached_property
+    def cells(self) -> tuple[tuple[Row, ...], ...]:
+        """The rows of each cell, first repeat first."""
+        found: dict[tuple[str, str, int], list[Row]] = {}
+        for row in self.rows:
+            found.setdefault((row.planned.image, row.planned.variant, row.planned.batch_size), []).append(row)
+        return tuple(tuple(sorted(rows, key=lambda row: row.planned.repeat)) for rows in found.values())
+
+    @cached_property
     def grid(self) -> tuple[Row, ...]:
         """The rows that tables show, and the figure of memory: of each cell the first of its repeats."""
-        first: dict[tuple[str, str, int], Row] = {}
-        for row in self.rows:
-            key = (row.planned.image, row.planned.variant, row.planned.batch_size)
-            if key not in first or row.planned.repeat < first[key].planned.repeat:
-                first[key] = row
-        return tuple(first.values())
+        return tuple(rows[0] for rows in self.cells)
 
     @cached_property
     def repeated(self) -> tuple[tuple[Row, ...], ...]:
-        """Cells that were planned more than once: the rows of each, first repeat first."""
-        found: dict[tuple[str, str, int], list[Row]] = {}
-        for row in sorted(self.rows, key=lambda row: row.planned.repeat):
-            found.setdefault((row.planned.image, row.planned.variant, row.planned.batch_size), []).append(row)
-        return tuple(tuple(rows) for rows in found.values() if len(rows) > 1)
+        """Cells that were planned more than once."""
+        return tuple(rows for rows in self.cells if len(rows) > 1)
 
     def visit_of(self, row: Row) -> int | None:
         """The visit that measured a row, counted from 1: the last that was to; ``None`` for a cell without files."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from bench_core.contract.harness_error import Gap, bounds
-from bench_core.report.format import GIB, gib, milliseconds, quantity, rate, seconds, significant
+from bench_core.report.format import GIB, gib, milliseconds, percent, quantity, rate, seconds, significant
 from bench_core.report.load import RunView
 
 # Number of a gap: its name in tables, and how it is written.
@@ -44,11 +44,6 @@ def own_error(view: RunView) -> str | None:
     words = ", ".join(f"{_WORDS[name][0]} {percent(error)} %" for name, error in errors.items())
     failed = f"; {quantity(len(bad), 'scripted cell')} without numbers" if bad else ""
     return f"at most {words} (measured against {quantity(len(told), 'scripted cell')}{failed})"
-
-
-def percent(share: float) -> str:
-    """A share in per cent, two significant digits, without the sign of per cent."""
-    return significant(share * 100.0, 2)
 
 
 def error_rows(view: RunView) -> Iterable[tuple[int, int, str, Gap | None, str]]:

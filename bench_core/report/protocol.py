@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from bench_core.contract.interval import Interval
 from bench_core.contract.steadiness import Steadiness
 from bench_core.report.cell_key import cell_key
-from bench_core.report.format import ABSENT, rate_within, seconds, significant
+from bench_core.report.format import ABSENT, percent, rate_within, seconds
 from bench_core.report.load import Row
 from bench_core.report.sheet import Entry, Sheet
 
@@ -134,4 +134,4 @@ def _steadiness(steadiness: Steadiness) -> Entry:
 
 
 def percent_entry(value: float | None) -> Entry:
-    return Entry(ABSENT if value is None else significant(value * 100, 2), value)
+    return Entry(ABSENT if value is None else percent(value), value)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from bench_core.contract.repeats import BetweenRuns, between_runs
-from bench_core.contract.workload_rate import WorkloadRate
 from bench_core.report.cell_key import cell_key
 from bench_core.report.format import ABSENT, rate, rate_within
 from bench_core.report.load import RunView
@@ -20,20 +19,21 @@ def over_repeats(view: RunView) -> dict[str, BetweenRuns]:
     """
     if view.record.repeats == 1:
         return {}
-    rates: dict[str, list[WorkloadRate]] = {}
-    first = {(row.planned.image, row.planned.variant, row.planned.batch_size): row.planned.cell for row in view.grid}
-    for row in view.rows:
-        if row.rate and row.planned.repeat <= view.record.repeats:
-            key = (row.planned.image, row.planned.variant, row.planned.batch_size)
-            rates.setdefault(first[key], []).append(row.rate)
-    return {cell: summed for cell, own in rates.items() if (summed := between_runs(own)) is not None}
+    found = {}
+    for rows in view.cells:
+        summed = between_runs([row.rate for row in rows if row.rate and row.planned.repeat <= view.record.repeats])
+        if summed is not None:
+            found[rows[0].planned.cell] = summed
+    return found
 
 
 def repeats_sheet(view: RunView) -> Iterable[Sheet]:
     """One line for each cell that was measured repeatedly."""
+    if view.record.repeats == 1:
+        return
     summed = over_repeats(view)
     lines = []
-    for rows in view.repeated if view.record.repeats > 1 else ():
+    for rows in view.repeated:
         key = cell_key(rows[0])
         planned = sum(row.planned.repeat <= view.record.repeats for row in rows)
         found = summed.get(rows[0].planned.cell)
@@ -52,8 +52,6 @@ def repeats_sheet(view: RunView) -> Iterable[Sheet]:
                 Entry(ABSENT if found.agreeing is None else f"{found.agreeing} of {found.runs}", found.agreeing),
             )
         )
-    if not lines:
-        return
     columns = (
         ("Method", False),
         ("Batch size", True),

@@ -243,6 +243,12 @@ def visit_again(
     _write_cell(run_folder, script, method, batch_size, False, repeat=repeat, gpu=card)
 
 
+def measured_repeatedly(run_folder: Path, repeats: int) -> None:
+    """Says of a run that its grid was to be measured so often: cells of :func:`visit_again` up to there are repeats."""
+    record = RunRecord.read(run_folder / layout.RUN_FILE).model_copy(update={"repeats": repeats})
+    (run_folder / layout.RUN_FILE).write_text(record.to_json(), encoding="utf-8")
+
+
 def cell_path(run_folder: Path, method: Method, batch_size: int) -> Path:
     """The folder of a cell."""
     return layout.cell_folder(run_folder, layout.cell_id(method.image, method.variant, batch_size))

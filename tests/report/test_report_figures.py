@@ -7,10 +7,8 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
-from report_runs import VLLM, Script, visit_again, write_run
+from report_runs import VLLM, Script, measured_repeatedly, visit_again, write_run
 
-from bench_core.contract import layout
-from bench_core.contract.run import RunRecord
 from bench_core.report.figures import COLOURS, _intervals, _styles, throughput
 from bench_core.report.load import RunView, load_run
 
@@ -78,8 +76,7 @@ def test_bars_are_the_range_of_repeats(tmp_path: Path) -> None:
     run = write_run(tmp_path, one)
     visit_again(run, one, VLLM, 1, faster=1.1)
     visit_again(run, one, VLLM, 1, faster=0.9)
-    record = RunRecord.read(run / layout.RUN_FILE).model_copy(update={"repeats": 3})
-    (run / layout.RUN_FILE).write_text(record.to_json(), encoding="utf-8")
+    measured_repeatedly(run, 3)
     view = load_run(run)
     rates = [row.rate.throughput_tok_s for row in view.rows if row.rate]
     assert len(rates) == 3

@@ -6,11 +6,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from report_runs import CT2, VLLM, Method, Script, cell_path, fields, set_latencies, visit_again, write_run
+from report_runs import (
+    CT2,
+    VLLM,
+    Method,
+    Script,
+    cell_path,
+    fields,
+    measured_repeatedly,
+    set_latencies,
+    visit_again,
+    write_run,
+)
 
-from bench_core.contract import layout
 from bench_core.contract.repeats import between_runs
-from bench_core.contract.run import RunRecord
 from bench_core.report.content import document
 from bench_core.report.load import load_run
 from bench_core.report.page import unbroken
@@ -64,8 +73,7 @@ def test_of_repeats_the_means_are_compared_by_their_spread(tmp_path: Path) -> No
     for faster in (1.7, 1.9):  # 4 and 5
         visit_again(run, script, CT2, 1, faster=faster)
     assert _row(run)["Fastest (token/s)"].startswith("vLLM fp16: 158.7 ± ")
-    record = RunRecord.read(run / layout.RUN_FILE).model_copy(update={"repeats": 5})
-    (run / layout.RUN_FILE).write_text(record.to_json(), encoding="utf-8")
+    measured_repeatedly(run, 5)
     row = _row(run)
     assert row["Fastest (token/s)"].startswith("CTranslate2 int8_float16: ")
     assert row["Not told apart from it"] == "vLLM fp16"

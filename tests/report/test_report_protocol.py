@@ -19,6 +19,7 @@ from report_runs import (
     cell_path,
     fields,
     measured,
+    measured_repeatedly,
     read_log,
     set_latencies,
     visit_again,
@@ -28,7 +29,6 @@ from report_runs import (
 
 from bench_core.contract import layout
 from bench_core.contract.events import StopEvent, WarmupEndEvent
-from bench_core.contract.run import RunRecord
 from bench_core.contract.stopping import StoppingRule, WarmupRule
 from bench_core.report.content import document
 from bench_core.report.format import rate_within
@@ -181,8 +181,7 @@ def test_repeats_are_summed_up_beside_their_own_intervals(tmp_path: Path) -> Non
     run = write_run(tmp_path, ONE)
     visit_again(run, ONE, VLLM, 1, faster=1.1)
     visit_again(run, ONE, VLLM, 1, faster=1.2)
-    record = RunRecord.read(run / layout.RUN_FILE).model_copy(update={"repeats": 3})
-    (run / layout.RUN_FILE).write_text(record.to_json(), encoding="utf-8")
+    measured_repeatedly(run, 3)
     (row,) = _fields(run, "Repeats")
     results = [r.result for r in load_run(run).rows]
     rates = [result.metrics.output_throughput_tok_s for result in results if result]
