@@ -15,7 +15,9 @@ import docker.errors
 import pytest
 from private_engine import driver, engine, engine_home, fault_repository, shared_material  # noqa: F401  # fixtures
 
+from bench_core.contract.errors import BadInput
 from bench_core.drive import cli
+from bench_core.drive.docker_endpoint import chosen_endpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -53,9 +55,9 @@ def drive(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tm
 def docker_client() -> docker.DockerClient:
     """A client of a running engine."""
     try:
-        client = docker.from_env(timeout=600)
+        client = chosen_endpoint().client(600)
         client.ping()
-    except (docker.errors.DockerException, OSError) as error:
+    except (BadInput, docker.errors.DockerException, OSError) as error:
         if os.environ.get("CI") or shutil.which("dockerd"):
             pytest.fail(f"a Docker engine could be started here but none answers: {error}")
         pytest.skip("this machine has no Docker engine and none can be started: see .ci/docker-engine.sh")

@@ -26,6 +26,7 @@ import pytest
 from bench_core.contract import layout
 from bench_core.contract.events import BatchEvent, parse_events
 from bench_core.contract.outcome import Verdict
+from bench_core.drive.docker_endpoint import connect
 from bench_core.drive.docker_images import ImageBuilder, tag_of
 from bench_core.report.load import RunView, load_run
 
@@ -63,7 +64,7 @@ class PrivateEngine:
         self.home = Path(tempfile.mkdtemp(prefix="bench-engine-"))  # short: a socket's path has 108 characters
         self.url = f"unix://{self.home}/docker.sock"
         self._interface = f"be-{self.home.name[-8:]}"  # 15 characters at most
-        self._bridge = docker.from_env().networks.create(
+        self._bridge = connect().networks.create(
             self.home.name, driver="bridge", internal=True, options={"com.docker.network.bridge.name": self._interface}
         )
         self._process: subprocess.Popen[bytes] | None = None

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import docker
 import pytest
 import yaml
 
 from bench_core.contract import layout
 from bench_core.contract.outcome import Outcome, Verdict
 from bench_core.drive.catalogue import Catalogue, Image
+from bench_core.drive.docker_endpoint import chosen_endpoint
 from bench_core.drive.docker_images import SYSTEMS, ImageBuilder, base_dockerfile, image_tag, tag_of
 from bench_core.drive.docker_launcher import DockerLauncher
 from bench_core.drive.launcher import Folders, Launch
@@ -217,7 +217,7 @@ def current_images() -> None:
         if os.environ.get("CI"):
             pytest.fail("docker has no compose plugin here: see .ci/docker-engine.sh")
         pytest.skip("docker has no compose plugin here")
-    builder = ImageBuilder(docker.from_env(timeout=3600))
+    builder = ImageBuilder(chosen_endpoint().client(3600))
     builder.ensure(CATALOGUE.get("null"), "measure", "cpu", lambda line: None)
     builder.ensure_service("prepare", "cpu", lambda line: None)
 

@@ -16,7 +16,7 @@ from docker.models.containers import Container
 from docker.types import DeviceRequest, LogConfig, Mount
 
 from bench_core.contract import layout
-from bench_core.contract.errors import BadInput, MayPass, first_line
+from bench_core.contract.errors import MayPass, first_line
 from bench_core.contract.manifest import DeviceKind
 from bench_core.contract.run import ImageInfo
 from bench_core.drive.box import Doors, box_user, limits, require_readable
@@ -28,29 +28,12 @@ from bench_core.drive.launcher import Ended, Launch, LineTaker, Target
 from bench_core.drive.lines import LineSplitter, Tail
 from bench_core.drive.silence import Silence
 
-_CONNECT_S = 10.0
 _KILLED = 137
 _NOT_STARTED = 125  # as `docker run` has it
 _IMPATIENT_S = 5.0  # how long the engine may not answer somebody who has asked twice to stop
 _ATTEMPTS = 3  # at making a container, while the engine comes and goes
 _LONGEST_CAUSE = 250
 _SIGNAL_S = 2.0  # to pass on a signal; an engine that hangs may not hold up the next one
-
-
-def connect() -> docker.DockerClient:
-    """A client of the Docker engine that answers here.
-
-    Raises:
-        BadInput: none answers.
-    """
-    call_limit_s = patience_s()
-    try:
-        docker.from_env(timeout=min(_CONNECT_S, call_limit_s)).ping()  # type: ignore[arg-type]  # seconds, also in parts
-        return docker.from_env(timeout=call_limit_s)  # type: ignore[arg-type]
-    except (docker.errors.DockerException, OSError) as error:
-        raise BadInput(
-            "no Docker daemon answers here", "start it, or use --launcher process, which needs none"
-        ) from error
 
 
 class DockerLauncher:

@@ -9,7 +9,7 @@ from pathlib import Path
 from bench_core.contract.artifact import recipe_digest, usable_artifact
 from bench_core.contract.run import GpuInfo
 from bench_core.drive.estimate import TYPICAL_PROMPTS, conversion_bytes, measuring_estimate_s, readable_duration
-from bench_core.drive.launcher import Launcher
+from bench_core.drive.launcher_choice import Choice
 from bench_core.drive.plan import Job, Plan
 from bench_core.drive.request import Suite
 from bench_core.prepare.disk import readable, require_free
@@ -90,9 +90,10 @@ def _weights_bytes(suite: Suite, plan: ModelPlan) -> int:
 
 
 def plan_words(
-    suite: Suite, plan: Plan, outlook: Outlook, launcher: Launcher, gpus: list[GpuInfo], resumed: str | None
+    suite: Suite, plan: Plan, outlook: Outlook, choice: Choice, gpus: list[GpuInfo], resumed: str | None
 ) -> list[str]:
     """The plan in lines: cells, what will be built, fetched and converted, time and disk."""
+    launcher = choice.launcher
     to_build = [image.name for image in plan.images if not launcher.is_ready(image, "measure", plan.device)]
     to_build += [
         f"{outlook.makers[name].image.name} (converter)"
@@ -106,7 +107,7 @@ def plan_words(
         cells += ": " + ", ".join(f"{job.title} x {_sizes(job)}" for job in plan.jobs)
     lines = [
         cells,
-        f"on {', '.join(gpu.name for gpu in gpus) or 'the CPU'}, launched as {launcher.name}",
+        f"on {', '.join(gpu.name for gpu in gpus) or 'the CPU'}, launched as {choice.words}",
         f"model {suite.model}: {_action(outlook.model)}",
         f"prompts: {suite.dataset}, {suite.samples or 'all'}; {suite.max_new_tokens} new tokens, {suite.length}",
         "to build: " + (", ".join(dict.fromkeys(to_build)) or "nothing"),

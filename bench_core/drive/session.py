@@ -26,6 +26,7 @@ from bench_core.drive.catalogue import Catalogue, nearest
 from bench_core.drive.execute import Execution, Finished, Prepared
 from bench_core.drive.gpus import choose_gpus, host_gpus
 from bench_core.drive.launcher import Launcher
+from bench_core.drive.launcher_choice import Choice, choose_launcher
 from bench_core.drive.locks import Locks
 from bench_core.drive.max_batch import BatchSizeSearch
 from bench_core.drive.min_memory import MemorySearch, budget_of
@@ -82,7 +83,8 @@ class Session:
         request, suite = self._request, self._request.suite
         device, gpus = self._device()
         self._refuse_early(device)
-        launcher = self._launcher()
+        choice = self._choose()
+        launcher = choice.launcher
         if not self._modes.dry_run and launcher.clear_orphans(self._say) and self._earlier is not None:
             self._earlier = Earlier.load(self._earlier.folder)  # one of them may just have ended a cell
         plan = self._with_harness(self._plan(device))
@@ -96,7 +98,7 @@ class Session:
             run_folder = self._earlier.folder
         if not self._modes.self_check:
             _require_writable(run_folder, resumed=self._earlier is not None)
-        self._show(plan, outlook, launcher, gpus)
+        self._show(plan, outlook, choice, gpus)
         if self._modes.dry_run:
             return EXIT_OK
         if not plan.jobs:
@@ -216,7 +218,7 @@ class Session:
         """
         device, gpus = self._device()
         plan = self._plan(device)
-        launcher = self._launcher()
+        launcher = self._choose().launcher
         run_folder = self._request.results / (self._request.run_id or run_id_now(""))
         self._hold(run_folder, gpus)
         with Display() as display:
@@ -320,19 +322,12 @@ class Session:
             raise BadInput("--gpus is given, but the run is on the CPU", "leave it out, or use --device cuda")
         return "cpu", []
 
-    def _launcher(self) -> Launcher:
-        # Each brings its own world; the one not taken is not imported.
-        if self._request.suite.launcher != "process":
-            from bench_core.drive.docker_launcher import DockerLauncher, connect  # noqa: PLC0415
-
-            try:
-                return DockerLauncher(connect())
-            except BadInput:
-                if self._request.suite.launcher == "docker":
-                    raise
-        from bench_core.drive.process_launcher import ProcessLauncher  # noqa: PLC0415
-
-        return ProcessLauncher()
+    def _choose(self) -> Choice:
+        """The launcher; says at the start where there are no containers though nobody asked for processes."""
+        choice = choose_launcher(self._request.suite.launcher)
+        if choice.instead_of_docker:
+            self._say(f"engines run as processes, not in containers: {choice.instead_of_docker}")
+        return choice
 
     def _makers(self, plan: Plan) -> dict[str, Job]:
         """Artifact to be converted to the image that makes it, with a variant of that image for its device."""
@@ -404,10 +399,10 @@ class Session:
         require_fit(workload, model, plan.batch_sizes, suite.max_new_tokens)
         return Prepared(model, model_folder, workload, path)
 
-    def _show(self, plan: Plan, outlook: Outlook, launcher: Launcher, gpus: list[GpuInfo]) -> None:
+    def _show(self, plan: Plan, outlook: Outlook, choice: Choice, gpus: list[GpuInfo]) -> None:
         """The plan in words."""
         resumed = self._earlier.record.run_id if self._earlier is not None else None
-        lines = plan_words(self._request.suite, plan, outlook, launcher, gpus, resumed)
+        lines = plan_words(self._request.suite, plan, outlook, choice, gpus, resumed)
         if self._modes.as_json:
             news = {"type": "plan", "cells": list(plan.to_measure), "words": lines}
             sys.stdout.write(json.dumps(news) + "\n")

@@ -6,12 +6,12 @@ import signal
 import time
 from pathlib import Path
 
-import docker
 import pytest
 from private_engine import SLOW, WORK, Driver, PrivateEngine, until
 
 from bench_core.contract import layout
 from bench_core.contract.outcome import MARKED, Outcome
+from bench_core.drive.docker_endpoint import connect
 
 pytestmark = pytest.mark.docker
 
@@ -23,7 +23,7 @@ PATIENCE = {"BENCH_DOCKER_PATIENCE_S": "5"}
 @pytest.mark.usefixtures("engine")
 def test_the_machines_engine_keeps_its_bridge() -> None:
     """A dockerd that is told to have no bridge deletes the one that others use."""
-    options = docker.from_env().networks.get("bridge").attrs["Options"]
+    options = connect().networks.get("bridge").attrs["Options"]
     assert Path("/sys/class/net", options["com.docker.network.bridge.name"]).exists()
 
 

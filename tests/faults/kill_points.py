@@ -23,10 +23,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import docker
-
 from bench_core.contract import layout
 from bench_core.contract.events import BatchEvent, parse_events
+from bench_core.drive.docker_endpoint import connect
 from bench_core.drive.resume import Earlier
 from bench_core.report.load import load_run
 
@@ -208,7 +207,7 @@ def _survivors(point: Point, root: Path) -> None:
 
 def _containers(point: Point) -> None:
     """No container of this run is left: those of killed drivers were cleared by the driver that came after them."""
-    client = docker.from_env(timeout=60)
+    client = connect()
     left = client.containers.list(all=True, filters={"label": f"llm-bench.run={RUN}"}, ignore_removed=True)
     point.faults += [f"left over: container {container.name}" for container in left]
 

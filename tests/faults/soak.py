@@ -25,6 +25,7 @@ from typing import Any
 import docker
 
 from bench_core.contract.outcome import Outcome
+from bench_core.drive.docker_endpoint import chosen_endpoint
 from bench_core.report.load import load_run
 from bench_core.report.verify import verify_run
 
@@ -227,7 +228,7 @@ def main() -> int:
     given = parser.parse_args()
     place = given.place or Path(tempfile.mkdtemp(prefix="llm-bench-soak-"))
     place.mkdir(exist_ok=True)
-    seen = watch(place, given.cells, docker.from_env(timeout=600))
+    seen = watch(place, given.cells, chosen_endpoint().client(600))
     found = faults(seen)
     sys.stdout.write("\n".join([*words(seen), *(f"  {fault}" for fault in found), "leaks: " + str(len(found))]) + "\n")
     if not found and given.place is None:
