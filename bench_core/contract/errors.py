@@ -25,10 +25,26 @@ class MayPass(BadInput):
     """
 
 
+def shortened(text: str, longest: int) -> str:
+    """Foreign text of at most ``longest`` characters. Where something is left out, the end says how much:
+    ``it begins so … (1234 more characters)``.
+
+    For what engines, tools and users write. A text of the suite's own is never shortened.
+    """
+    if len(text) <= longest:
+        return text
+    kept = max(longest - len(_left_out(len(text))), 0)
+    return text[:kept] + _left_out(len(text) - kept)
+
+
+def _left_out(characters: int) -> str:
+    return f"\N{HORIZONTAL ELLIPSIS} ({characters} more characters)"
+
+
 def first_line(error: BaseException, limit: int = 300) -> str:
     """The cause of an exception in one printable line of at most ``limit`` characters, with its type in front."""
     lines = [" ".join(line.split()) for line in str(error).splitlines()]
     text = next((line for line in lines if line), "")
     text = "".join(char if char.isprintable() else "?" for char in text)
     name = type(error).__name__
-    return (f"{name}: {text}" if text else name)[:limit]
+    return shortened(f"{name}: {text}" if text else name, limit)

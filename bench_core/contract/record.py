@@ -7,11 +7,14 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from bench_core.contract.errors import BadInput
+from bench_core.contract.errors import BadInput, shortened
 
 Scalar = str | int | float | bool | None
 
 R = TypeVar("R", bound="Record")
+
+# Of a message that names a value of the file, which may be of any length.
+_LONGEST = 500
 
 
 class Record(BaseModel):
@@ -52,10 +55,10 @@ class Record(BaseModel):
 def describe(error: Exception) -> str:
     """The first problem of a validation error as ``where: what``, in one line; values are shown shortened."""
     if not isinstance(error, ValidationError):
-        return " ".join(str(error).split())[:300]
+        return shortened(" ".join(str(error).split()), _LONGEST)
     first: Any = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"])
     unknown = first["type"] == "extra_forbidden"
     what = "unknown key" if unknown else first["msg"].removeprefix("Value error, ")
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return " ".join(f"{where}: {what}{more}".split())[:300] if where else " ".join(f"{what}{more}".split())[:300]
+    return shortened(" ".join((f"{where}: {what}{more}" if where else f"{what}{more}").split()), _LONGEST)

@@ -6,13 +6,16 @@ import contextlib
 from pathlib import Path
 
 from bench_core.contract import layout
-from bench_core.contract.errors import BadInput
+from bench_core.contract.errors import BadInput, shortened
 from bench_core.contract.events import TelemetryEvent, parse_events
 from bench_core.contract.outcome import EXIT_BAD_INPUT, MemoryEvidence, Outcome, Verdict
 from bench_core.contract.record import Record
 from bench_core.drive.launcher import Ended
 from bench_core.prepare.staging import sync_folder, write_file
 from bench_core.report.load import Unreadable, read_record
+
+# The worker states its causes itself; a line of this kind may also be an engine's.
+_LONGEST_CAUSE = 1000
 
 
 def write_record(path: Path, record: Record) -> None:
@@ -60,7 +63,7 @@ def _on_silence(ended: Ended, begun: Path | None) -> Verdict:
     """The verdict on a box that left none; ``begun`` is the folder of the cell in hand."""
     evidence = {"last_line": last_line(ended.stderr_tail), **(_memory_told(begun).words if begun else {})}
     if ended.removed:
-        evidence["removed"] = ", ".join(ended.removed)[:300]
+        evidence["removed"] = shortened(", ".join(ended.removed), 300)
     if ended.never_ran:  # nothing that the cell did
         outcome, cause = Outcome.KILLED, stated_cause(ended.stderr_tail)
     elif ended.exit_code == EXIT_BAD_INPUT:
@@ -117,10 +120,10 @@ def set_aside(run_folder: Path, cell: str) -> None:
 def stated_cause(text: str) -> str:
     """The worker's own ``error: ...`` line, or its last line."""
     stated = [line.removeprefix("error: ") for line in text.splitlines() if line.startswith("error: ")]
-    return stated[-1][:300] if stated else last_line(text)
+    return shortened(stated[-1], _LONGEST_CAUSE) if stated else last_line(text)
 
 
 def last_line(text: str) -> str:
     """The last line that says anything, shortened, printable."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return "".join(char if char.isprintable() else "?" for char in lines[-1])[:300] if lines else ""
+    return shortened("".join(char if char.isprintable() else "?" for char in lines[-1]), 300) if lines else ""

@@ -15,7 +15,7 @@ import docker.errors
 from docker.models.images import Image as DockerImage
 
 from bench_core.contract.digest import files_below
-from bench_core.contract.errors import BadInput, MayPass, first_line
+from bench_core.contract.errors import BadInput, MayPass, first_line, shortened
 from bench_core.contract.manifest import DeviceKind
 from bench_core.contract.run import ImageInfo
 from bench_core.drive.catalogue import REPOSITORY, Image
@@ -243,7 +243,10 @@ class ImageBuilder:
                 if "error" in message:
                     cause = " ".join(str(message["error"]).split())
                     kind = MayPass if _NETWORK.search(cause + last) else BadInput
-                    raise kind(f"{tag} could not be built: {last[:200]} ({cause[:200]})", _build_hint(cause + last))
+                    raise kind(
+                        f"{tag} could not be built: {shortened(last, 200)} ({shortened(cause, 200)})",
+                        _build_hint(cause + last),
+                    )
                 for line in str(message.get("stream", "")).splitlines():
                     text = line.strip()
                     if text:

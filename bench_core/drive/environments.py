@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench_core.contract.digest import entries_sha256, file_sha256
-from bench_core.contract.errors import BadInput
+from bench_core.contract.errors import BadInput, shortened
 from bench_core.contract.manifest import DeviceKind
 from bench_core.drive.catalogue import REPOSITORY, Image
 from bench_core.drive.launcher import Target
@@ -113,4 +113,4 @@ def _run(command: list[str], what: str) -> None:
         cause = next(
             (line for line in reversed(lines) if "ERROR" in line or "error" in line), lines[-1] if lines else ""
         )
-        raise BadInput(f"{what} could not be installed: {cause[:300]}", "is a package index reachable?")
+        raise BadInput(f"{what} could not be installed: {shortened(cause, 300)}", "is a package index reachable?")

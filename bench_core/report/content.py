@@ -14,6 +14,7 @@ from bench_core.report.format import (
     ABSENT,
     NO_GPU,
     count,
+    foreign,
     gib,
     milliseconds,
     percent,
@@ -115,14 +116,14 @@ def _facts(view: RunView) -> Iterable[tuple[str, str]]:
     yield (
         "Model",
         (
-            f"{model.name} ({weights}; {model.architecture}, {_short_count(model.parameters)} parameters, "
-            f"stored as {model.dtype})"
+            f"{foreign(model.name)} ({weights}; {foreign(model.architecture)}, "
+            f"{_short_count(model.parameters)} parameters, stored as {foreign(model.dtype)})"
         ),
     )
     yield (
         "Workload",
         (
-            f"{record.workload.name}, {quantity(record.workload.prompts, 'prompt')}, "
+            f"{foreign(record.workload.name)}, {quantity(record.workload.prompts, 'prompt')}, "
             f"longest {quantity(record.workload.longest_prompt_tokens, 'token')}, digest {record.workload.digest[:12]}"
         ),
     )
@@ -137,7 +138,10 @@ def _facts(view: RunView) -> Iterable[tuple[str, str]]:
         ),
     )
     yield "Device", _device(view)
-    yield "Host", f"{host.cpu}, {quantity(host.cores, 'core')}, {gib(host.memory_bytes)}, {host.system}"
+    yield (
+        "Host",
+        f"{foreign(host.cpu)}, {quantity(host.cores, 'core')}, {gib(host.memory_bytes)}, {foreign(host.system)}",
+    )
     yield "CPU threads", _spread([row.spec.threads for row in view.rows if row.spec], "not known: no cell was reached")
     visits = record.all_visits
     again = f", {len(visits)} visits until {visits[-1].started_utc}; see Visits" if len(visits) > 1 else ""
@@ -188,7 +192,8 @@ def _device(view: RunView) -> str:
     if not view.record.gpus:
         return "CUDA, the GPU is not recorded"
     return "; ".join(
-        f"{gpu.name}, {gib(gpu.memory_bytes)}, driver {gpu.driver_version}, {gpu.uuid}" for gpu in view.record.gpus
+        f"{foreign(gpu.name)}, {gib(gpu.memory_bytes)}, driver {gpu.driver_version}, {gpu.uuid}"
+        for gpu in view.record.gpus
     )
 
 
@@ -211,13 +216,14 @@ def _images(view: RunView) -> Sheet:
         told = [row.result.versions for row in view.rows if row.planned.image == image and row.result]
         names = sorted({name for versions in told for name in versions})
         versions = ", ".join(
-            f"{name} {' / '.join(sorted({versions[name] for versions in told if name in versions}))}" for name in names
+            f"{name} {' / '.join(sorted({foreign(versions[name]) for versions in told if name in versions}))}"
+            for name in names
         )
         infos = [visit.images[image] for visit in view.record.all_visits if image in visit.images]
         rows.append(
             (
                 Entry(image),
-                Entry(" / ".join(dict.fromkeys(info.reference for info in infos)) or "not recorded"),
+                Entry(" / ".join(dict.fromkeys(foreign(info.reference) for info in infos)) or "not recorded"),
                 Entry(" / ".join(dict.fromkeys(info.id.removeprefix("sha256:")[:12] for info in infos)) or ABSENT),
                 Entry(versions or "not known: none of its cells was measured"),
             )
@@ -504,7 +510,8 @@ def _engines(view: RunView) -> Sheet:
     """What the engines told of how they ran, once for all batch sizes where they told the same."""
     told: dict[tuple[str, str, str], list[int]] = {}
     for row, result in _measured(view):
-        facts = ", ".join(f"{name}: {value}" for name, value in sorted(result.engine_facts.items())) or NOT_TOLD
+        told_facts = sorted(result.engine_facts.items())
+        facts = ", ".join(f"{name}: {foreign(value)}" for name, value in told_facts) or NOT_TOLD
         artifact = row.spec.artifact if row.spec else ABSENT
         told.setdefault((row.planned.label, artifact, facts), []).append(row.planned.batch_size)
     rows = tuple(
@@ -602,7 +609,7 @@ def _failure(row: Row) -> Failure:
             evidence.append(f"phase {row.verdict.phase}")
         if row.verdict.exit_code is not None:
             evidence.append(f"exit code {row.verdict.exit_code}")
-        evidence += [f"{name} {value}" for name, value in sorted(row.verdict.evidence.items())]
+        evidence += [f"{name} {foreign(value)}" for name, value in sorted(row.verdict.evidence.items())]
         evidence.append(f"judged by the {row.verdict.judged_by}")
     return Failure(row.planned.label, row.planned.batch_size, row.status, row.problem, ", ".join(evidence))
 

@@ -32,7 +32,7 @@ class Difference:
     @property
     def line(self) -> str:
         """``file: cell: what``."""
-        return one_line(": ".join(part for part in (self.file, self.cell, self.what) if part), 1000)
+        return one_line(": ".join(part for part in (self.file, self.cell, self.what) if part))
 
 
 def in_cell(cell: str, file: str, what: str) -> Difference:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import altair as alt
 
 from bench_core.report.content import NOT_READ
-from bench_core.report.format import GIB, one_line
+from bench_core.report.format import GIB, foreign
 from bench_core.report.load import Row, RunView
 from bench_core.report.protocol import told_interval
 from bench_core.report.repeats import over_repeats
@@ -34,7 +34,8 @@ WIDTH, WIDEST, WIDTH_PER_SIZE = 460, 900, 90
 HEIGHT, STRIP_ROW_HEIGHT = 320, 20
 HEIGHT_PER_METHOD = 21  # a line of the legend: where that is longer than the plot, the plot may be as long
 LOG_ABOVE_SPREAD = 20.0
-LONGEST_LABEL, LONGEST_SUBTITLE = 44, 70
+# A label is an image's title and a variant's, whole; longer ones are of no image.yaml.
+LONGEST_LABEL, LONGEST_SUBTITLE = 160, 70
 # Room for a viewer that has none of the fonts and takes a wider one: a sixth of a character for each.
 SPARE_PER_CHARACTER = 1.0
 PNG_SCALE = 2
@@ -110,7 +111,7 @@ def _subtitle(view: RunView, note: str = "") -> list[str]:
     weights = ", random weights" if record.model.synthetic else ""
     new = f"{'exactly' if record.length == 'forced' else 'up to'} {record.max_new_tokens} new tokens"
     longest = LONGEST_SUBTITLE
-    lines = [one_line(record.model.name, longest - len(weights)) + weights, one_line(f"{new}, {where}", longest)]
+    lines = [foreign(record.model.name, longest - len(weights)) + weights, foreign(f"{new}, {where}", longest)]
     return [*lines, note] if note else lines
 
 
@@ -134,7 +135,7 @@ def _labels(view: RunView) -> dict[tuple[str, str], str]:
     """One name for each method; where two have the same, their image and variant stand behind it."""
     wanted: dict[tuple[str, str], str] = {}
     for row in view.rows:
-        wanted.setdefault((row.planned.image, row.planned.variant), one_line(row.planned.label, LONGEST_LABEL))
+        wanted.setdefault((row.planned.image, row.planned.variant), foreign(row.planned.label, LONGEST_LABEL))
     names = list(wanted.values())
     return {key: name if names.count(name) == 1 else f"{name} ({key[0]}.{key[1]})" for key, name in wanted.items()}
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import re
 
+from bench_core.contract.errors import shortened
+
 GIB = 2**30
 
 ABSENT = "\N{EN DASH}"
@@ -12,7 +14,8 @@ NO_GPU = "none (CPU)"
 
 # Below this, a plain decimal is mostly zeros.
 _SMALLEST_PLAIN = 1e-4
-_LONGEST_TEXT = 500
+# Of what engines, tools and users write; no text of the report's own has a limit.
+LONGEST_FOREIGN = 500
 
 
 def significant(value: float, digits: int = 4) -> str:
@@ -79,11 +82,16 @@ def quantity(number: int, singular: str) -> str:
     return f"{number} {singular}{'es' if singular.endswith(('ch', 's', 'x')) else 's'}"
 
 
-def one_line(text: str, longest: int = _LONGEST_TEXT) -> str:
-    """Foreign text in one printable line of at most ``longest`` characters."""
+def one_line(text: str) -> str:
+    """Any text in one printable line, whole."""
     plain = "".join(char if char.isprintable() else " " for char in text)
-    plain = " ".join(plain.split())
-    return plain if len(plain) <= longest else plain[: longest - 1] + "…"
+    return " ".join(plain.split())
+
+
+def foreign(text: str, longest: int = LONGEST_FOREIGN) -> str:
+    """What an engine, a tool or a user wrote, in one printable line of at most ``longest`` characters; the end says how
+    much is left out."""
+    return shortened(one_line(text), longest)
 
 
 # Characters that Markdown, its tables, or HTML inside it would act upon. Entities rather than backslashes where both a
@@ -102,7 +110,7 @@ _ACTIVE = re.compile(r"[&<>|`\\@$]|[*\[\]~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|:
 
 
 def markdown_text(text: str) -> str:
-    """Foreign text for a place in a Markdown line or table cell: nothing in it acts as markup, HTML or a link."""
+    """Any text for a place in a Markdown line or table cell, whole: nothing in it acts as markup, HTML or a link."""
     return _ACTIVE.sub(_inert, one_line(text))
 
 
@@ -116,6 +124,6 @@ def _inert(match: re.Match[str]) -> str:
 
 
 def csv_text(text: str) -> str:
-    """Foreign text for a CSV field: one line, and never a formula when a spreadsheet opens the file."""
+    """Any text for a CSV field: one line, whole, and never a formula when a spreadsheet opens the file."""
     plain = one_line(text)
     return f"'{plain}" if plain.startswith(("=", "+", "-", "@")) else plain

@@ -11,7 +11,7 @@ from bench_core.contract.metrics import CellMetrics
 from bench_core.contract.repeats import BetweenRuns
 from bench_core.report.format import ABSENT, gib, rate_within, seconds, significant
 from bench_core.report.load import Row, RunView
-from bench_core.report.protocol import FEW_BATCHES, told_interval
+from bench_core.report.protocol import WIDEST_COMPARED, throughput_text, told_interval, untold
 from bench_core.report.repeats import over_repeats
 from bench_core.report.same_batches import fastest
 from bench_core.report.sheet import Entry, Sheet
@@ -20,12 +20,19 @@ from bench_core.report.visits import glance_note
 
 @dataclass(frozen=True)
 class _Pace:
-    """A method's throughput at one batch size, tokens/s, and what is known of it: half an interval, or nothing."""
+    """A method's throughput at one batch size, tokens/s.
+
+    Attributes:
+        written: as tables show it.
+        half_width_tok_s: of the interval to compare by; ``None`` where there is none, and ``untold`` says why.
+    """
 
     label: str
     throughput_tok_s: float
+    written: str
     half_width_tok_s: float | None
     leads: bool
+    untold: str
 
 
 def glance_sheet(view: RunView) -> Iterator[Sheet]:
@@ -41,7 +48,7 @@ def glance_sheet(view: RunView) -> Iterator[Sheet]:
         lines.append(
             (
                 Entry(str(size), size),
-                Entry(", ".join(_throughput(pace) for pace in paces if pace.leads), strong=True),
+                Entry(", ".join(f"{pace.label}: {pace.written}" for pace in paces if pace.leads), strong=True),
                 Entry(_not_told_apart(paces)),
                 _least(ranked, lambda metrics: metrics.ttft_s.mean if metrics.ttft_s else None, _seconds),
                 _least(ranked, view.peak_memory_bytes, gib),
@@ -65,9 +72,10 @@ def glance_sheet(view: RunView) -> Iterator[Sheet]:
     )
     notes = (
         "Of the methods that are ranked. Not told apart: the difference is no larger than the two intervals allow "
-        "(root of the sum of their squares), and measuring longer would tell; methods with too few batches for an "
-        f"interval are not looked at.{repeated} Memory: peak in use over the batches that each measured, of which "
-        "longer prompts need more; of an engine that reserves, what it reserved. Energy: where a counter can be read.",
+        "(root of the sum of their squares), and measuring longer would tell; methods without an interval, or with "
+        f"one wider than ± {WIDEST_COMPARED:.0%} (uneven), are not looked at.{repeated} Memory: peak in use over the "
+        "batches that each measured, of which longer prompts need more; of an engine that reserves, what it reserved. "
+        "Energy: where a counter can be read.",
         *glance_note(view),
     )
     yield Sheet("At a glance", columns, tuple(lines), notes)
@@ -77,7 +85,14 @@ def _over_repeats(ranked: Sequence[Row], repeats: Mapping[str, BetweenRuns]) -> 
     found = [(row.planned.label, repeats[row.planned.cell]) for row in ranked]
     highest = max(summed.mean_tok_s for _, summed in found)
     return [
-        _Pace(label, summed.mean_tok_s, summed.half_width_tok_s, summed.mean_tok_s == highest)
+        _Pace(
+            label,
+            summed.mean_tok_s,
+            rate_within(summed.mean_tok_s, summed.half_width_tok_s),
+            summed.half_width_tok_s,
+            leads=summed.mean_tok_s == highest,
+            untold="" if summed.half_width_tok_s is not None else "one repeat",
+        )
         for label, summed in found
     ]
 
@@ -87,8 +102,10 @@ def _paces(ranked: Sequence[Row], best: frozenset[str]) -> list[_Pace]:
         _Pace(
             row.planned.label,
             row.rate.throughput_tok_s,
+            throughput_text(row),
             interval.half_width_tok_s if (interval := told_interval(row)) else None,
-            row.planned.cell in best,
+            leads=row.planned.cell in best,
+            untold=untold(row),
         )
         for row in ranked
         if row.rate
@@ -99,7 +116,7 @@ def _not_told_apart(paces: Sequence[_Pace]) -> str:
     """Methods whose throughput may as well be that of the fastest. One without an interval says nothing."""
     lead = next(pace for pace in paces if pace.leads)
     if lead.half_width_tok_s is None:
-        return FEW_BATCHES
+        return lead.untold
     return ", ".join(pace.label for pace in paces if not pace.leads and _overlap(lead, pace)) or "none"
 
 
@@ -108,10 +125,6 @@ def _overlap(one: _Pace, other: _Pace) -> bool:
         return False
     allowed = math.hypot(one.half_width_tok_s, other.half_width_tok_s)
     return abs(one.throughput_tok_s - other.throughput_tok_s) <= allowed
-
-
-def _throughput(pace: _Pace) -> str:
-    return f"{pace.label}: {rate_within(pace.throughput_tok_s, pace.half_width_tok_s)}"
 
 
 def _least(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from bench_core.contract.max_batch import BatchTrial, MaxBatch
 from bench_core.contract.outcome import MARKED, MemoryEvidence
-from bench_core.report.format import ABSENT, gib, one_line
+from bench_core.report.format import ABSENT, foreign, gib, one_line
 from bench_core.report.load import RunView
 from bench_core.report.sheet import Entry, Sheet
 
@@ -70,7 +70,7 @@ def _answer(view: RunView, found: MaxBatch) -> tuple[Entry, ...]:
         Entry(fails.outcome.value if fails else ABSENT),
         _at_death(view, fails),
         Entry(str(len(found.trials)), len(found.trials)),
-        Entry(found.problem or ABSENT),
+        Entry(foreign(found.problem) or ABSENT),
     )
 
 
@@ -92,7 +92,7 @@ def _trials(view: RunView) -> Sheet:
             Entry(trial.outcome.value, failed=trial.fits is not True),
             _peak(view, trial),
             _at_death(view, trial),
-            Entry("; ".join(filter(None, (trial.cause, trial.evidence.get(MARKED)))) or ABSENT),
+            Entry("; ".join(filter(None, (foreign(trial.cause), trial.evidence.get(MARKED)))) or ABSENT),
         )
         for found in view.max_batches
         for trial in found.trials

@@ -28,6 +28,7 @@ from bench_core.contract.steadiness import sample
 from bench_core.contract.stopping import rate_of
 from bench_core.contract.workload import Workload
 from bench_core.contract.workload_rate import MeanWork, WorkloadRate
+from bench_core.report.format import foreign
 from bench_core.report.published import Published, read_published
 from bench_core.report.quality import Candidate, Outputs, RunQuality, assess
 
@@ -103,12 +104,12 @@ class Row:
     def problem(self) -> str:
         """One line: the cause of a cell without numbers; empty for one that has them."""
         if self.damage is not None:
-            return f"{self.damage.where}: {self.damage.what}"
+            return foreign(f"{self.damage.where}: {self.damage.what}")
         if self.result is not None:
             return ""
         if self.verdict is None:
             return "no outcome was written: the run ended before this cell did"
-        return self.verdict.cause or "no cause was given"
+        return foreign(self.verdict.cause) or "no cause was given"
 
     @property
     def complete(self) -> bool:

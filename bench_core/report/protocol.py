@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
-from bench_core.contract.interval import Interval
+from bench_core.contract.interval import FEWEST_BATCHES, Interval
 from bench_core.contract.steadiness import Steadiness
 from bench_core.report.cell_key import cell_key
 from bench_core.report.format import ABSENT, percent, rate_within, seconds
@@ -13,11 +14,14 @@ from bench_core.report.sheet import Entry, Sheet
 
 UNSTEADY_MARK = "¶"
 FEW_MARK = "‖"
+UNEVEN_MARK = "≀"
 UNSTEADY = "unsteady"
 FEW_BATCHES = "few batches"
-_MARKS = {UNSTEADY: UNSTEADY_MARK, FEW_BATCHES: FEW_MARK}
-# A wider one says nothing but that there is nothing to say: few batches, and unlike each other.
-WIDEST_TOLD = 0.5
+UNEVEN = "uneven"
+NO_OUTPUT = "no output"
+_MARKS = {UNSTEADY: UNSTEADY_MARK, FEW_BATCHES: FEW_MARK, UNEVEN: UNEVEN_MARK}
+# A wider interval is shown and compared with nobody's: no difference between two methods could be told by it.
+WIDEST_COMPARED = 0.5
 _REASONS = {
     "precision": "precision",
     "workload": "end of workload",
@@ -29,10 +33,10 @@ _WARMUPS = {"flat": "flat", "trend": "still a trend", "not_tested": "not tested"
 
 
 def throughput_text(row: Row) -> str:
-    """Throughput with half its interval, as far as that says anything."""
+    """Throughput with half its interval, however wide, where there is one."""
     if row.rate is None:
         return ABSENT
-    interval = told_interval(row)
+    interval = row.rate.interval
     return rate_within(row.rate.throughput_tok_s, interval.half_width_tok_s if interval else None)
 
 
@@ -44,9 +48,18 @@ def throughput_entry(row: Row, *, strong: bool, marks: Sequence[str] = ()) -> En
 
 
 def told_interval(row: Row) -> Interval | None:
-    """The interval that stands beside a throughput, unless it is too wide to say anything."""
+    """The interval by which a throughput is compared: the one beside it, unless that is too wide to tell anything."""
     interval = row.rate.interval if row.rate else None
-    return interval if interval is not None and interval.relative_half_width <= WIDEST_TOLD else None
+    return interval if interval is not None and interval.relative_half_width <= WIDEST_COMPARED else None
+
+
+def untold(row: Row) -> str:
+    """Why a throughput has no interval to be compared by, in a word or two; empty where it has one."""
+    if row.rate is None or told_interval(row) is not None:
+        return ""
+    if row.rate.interval is not None:
+        return UNEVEN
+    return FEW_BATCHES if len(row.pace) < FEWEST_BATCHES else NO_OUTPUT
 
 
 def remarks(row: Row) -> list[str]:
@@ -54,8 +67,7 @@ def remarks(row: Row) -> list[str]:
     if row.result is None:
         return []
     steadiness = row.result.metrics.steadiness
-    found = [UNSTEADY] if steadiness.unsteady else []
-    return [*found, FEW_BATCHES] if told_interval(row) is None else found
+    return [word for word in (UNSTEADY if steadiness.unsteady else "", untold(row)) if word]
 
 
 def mark_notes(rows: Iterable[Row]) -> list[str]:
@@ -69,8 +81,12 @@ def mark_notes(rows: Iterable[Row]) -> list[str]:
         )
     if FEW_BATCHES in said:
         notes.append(
-            f"{FEW_MARK} {FEW_BATCHES}: fewer than five were measured, or so few and so unlike that their interval is "
-            f"wider than ± {WIDEST_TOLD:.0%}; see How it was measured."
+            f"{FEW_MARK} {FEW_BATCHES}: fewer than five were measured, which give no interval; see How it was measured."
+        )
+    if UNEVEN in said:
+        notes.append(
+            f"{UNEVEN_MARK} {UNEVEN}: the measured batches differ so much from each other that the interval is wider "
+            f"than ± {WIDEST_COMPARED:.0%}; who is fastest is not told by it; see How it was measured."
         )
     return notes
 
@@ -81,13 +97,13 @@ def measured_sheet(rows: Sequence[Row]) -> Sheet:
     for row in rows:
         if row.result is None or row.rate is None:
             continue
-        metrics, steadiness, interval = row.result.metrics, row.result.metrics.steadiness, row.rate.interval
+        metrics, steadiness = row.result.metrics, row.result.metrics.steadiness
         drift = steadiness.drift
         end = f", {_WARMUPS[steadiness.warmup]}" if steadiness.warmup else ""
         lines.append(
             (
                 *cell_key(row),
-                percent_entry(interval.relative_half_width) if interval else Entry(FEW_BATCHES, mark=FEW_MARK),
+                _width(row),
                 percent_entry(steadiness.precision),
                 percent_entry(row.rate.explained),
                 Entry(str(metrics.batches), metrics.batches),
@@ -125,6 +141,14 @@ def measured_sheet(rows: Sequence[Row]) -> Sheet:
         "cases at most (Mann and Kendall). Not tested with fewer than five batches.",
     )
     return Sheet("How it was measured", columns, tuple(lines), notes)
+
+
+def _width(row: Row) -> Entry:
+    """Of the interval, with the mark of one that is too wide to compare by; or why there is none."""
+    interval, word = row.rate.interval if row.rate else None, untold(row)
+    if interval is None:
+        return Entry(word, mark=_MARKS.get(word, ""))
+    return replace(percent_entry(interval.relative_half_width), mark=_MARKS.get(word, ""))
 
 
 def _steadiness(steadiness: Steadiness) -> Entry:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from bench_core.contract.quality import ROWS_TO_JUDGE, SCORE_TOKENS, Agreement, Likelihood, NllDifference
 from bench_core.report.cell_key import cell_key
-from bench_core.report.format import ABSENT, quantity, significant
+from bench_core.report.format import ABSENT, foreign, quantity, significant
 from bench_core.report.load import Row, RunView
 from bench_core.report.quality import CellQuality, RunQuality
 from bench_core.report.sheet import Entry, Sheet
@@ -55,7 +55,7 @@ def _nll(likelihood: Likelihood | None) -> Entry:
     if likelihood is None:
         return Entry(ABSENT)
     if likelihood.nll_nat_per_token is None:
-        return Entry(f"not scored: {likelihood.cause}", failed=True)
+        return Entry(f"not scored: {foreign(likelihood.cause)}", failed=True)
     return Entry(f"{likelihood.nll_nat_per_token:.4f}", likelihood.nll_nat_per_token)
 
 

@@ -11,7 +11,7 @@ from bench_core.contract.metrics import CellMetrics, CellResult
 from bench_core.contract.roofline import BUSY, LAUNCHES_PER_LAYER, LAUNCHING, NEAR, Roofline, roofline
 from bench_core.contract.telemetry import MARKED_FROM_SHARE, TelemetrySummary, is_throttling, reason_words
 from bench_core.report.cell_key import cell_key
-from bench_core.report.format import ABSENT, gib, milliseconds, significant
+from bench_core.report.format import ABSENT, foreign, gib, milliseconds, significant
 from bench_core.report.load import Row, RunView
 from bench_core.report.sheet import Entry, Sheet
 
@@ -231,7 +231,9 @@ def _roofs(view: RunView) -> Iterable[Sheet]:
             _number(found.launch_s, 1e6),
             _bytes(found.context_bytes),
             Entry(_throttling(found)),
-            Entry(", ".join(f"{name} {version}" for name, version in sorted(found.versions.items())) or ABSENT),
+            Entry(
+                ", ".join(f"{name} {foreign(version)}" for name, version in sorted(found.versions.items())) or ABSENT
+            ),
         )
         for found in view.calibrations
     )
@@ -335,7 +337,7 @@ def _smallest(view: RunView) -> Iterable[Sheet]:
                 _bytes(trial.device_peak_bytes if trial else None),
                 _number(trial.output_throughput_tok_s if trial else None, digits=4),
                 Entry(str(len(search.trials)), len(search.trials)),
-                Entry(search.problem or ABSENT),
+                Entry(foreign(search.problem) or ABSENT),
             )
         )
     columns = (

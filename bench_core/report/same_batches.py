@@ -2,8 +2,8 @@
 
 All cells of a batch size measure the same batches in the same order, and a slow engine gets through fewer of them. One
 batch with a long prompt makes a difference of a tenth and more, most of all to engines that pad. A throughput with an
-interval speaks for the whole workload and is compared as it is; one without is of whatever was measured, and is
-compared with the fastest of those on the batches that both measured.
+interval speaks for the whole workload and is compared as it is. One without, or with a very wide one, is of whatever
+was measured, and is compared with the fastest of those on the batches that both measured.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from bench_core.report.cell_key import cell_key
 from bench_core.report.format import ABSENT, rate, significant
 from bench_core.report.load import Row, RunView
-from bench_core.report.protocol import told_interval
+from bench_core.report.protocol import WIDEST_COMPARED, told_interval
 from bench_core.report.sheet import Entry, Sheet
 
 
@@ -60,7 +60,7 @@ def fastest(view: RunView, rows: Sequence[Row]) -> frozenset[str]:
     """The cells with the highest throughput among the ranked ones of a batch size; more than one only if they are
     equal.
 
-    Where none has an interval, they are compared on the batches that all of them measured.
+    Where none has an interval to compare by, they are compared on the batches that all of them measured.
     """
     ranked = view.ranked(rows)
     known = {row.planned.cell: row.rate.throughput_tok_s for row in ranked if row.rate and told_interval(row)}
@@ -85,8 +85,8 @@ def shared_note(view: RunView, rows: Sequence[Row]) -> Iterator[str]:
     counted = f"Batches measured: {shared.fewest} to {shared.most}, from the first on."
     if any(map(told_interval, view.ranked(rows))):
         yield (
-            f"{counted} Bold goes by throughput with an interval; a method without one is compared with the fastest of "
-            "these on the batches that both measured; see On the same batches."
+            f"{counted} Bold goes by throughput with an interval within ± {WIDEST_COMPARED:.0%}; a method without one "
+            "is compared with the fastest of these on the batches that both measured; see On the same batches."
         )
     elif shared.throughput_tok_s:
         yield f"{counted} Bold goes by the {shared.batches} that all measured; see On the same batches."

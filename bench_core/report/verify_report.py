@@ -11,10 +11,11 @@ from pathlib import Path
 from bench_core.contract import layout
 from bench_core.report.content import document
 from bench_core.report.differences import Difference, of_run
-from bench_core.report.format import one_line
+from bench_core.report.format import foreign, one_line
 from bench_core.report.load import RunView, Unreadable, check_inside
 from bench_core.report.table import FIGURES, csv_table, markdown
 
+_PART = 160  # characters of a line that differs
 _MOST_LINES = 20  # of one file; a table of another run differs everywhere
 _DRAWING = re.compile(r"<svg\b.*?</svg>", re.DOTALL)
 # A mark says its own data: batch size, value, method. Axes and layout depend on the drawing tool's version.
@@ -84,10 +85,10 @@ def _table(present: str, expected: str) -> Iterator[Difference]:
             continue
         for column, left, right in zip(wants[0], told, row, strict=True):
             if left != right:
-                what = f"{column} is {one_line(left, 80) or 'empty'}, recomputed {one_line(right, 80) or 'empty'}"
+                what = f"{column} is {foreign(left, 80) or 'empty'}, recomputed {foreign(right, 80) or 'empty'}"
                 yield of_run(f"{layout.TABLE_FILE}:{number}", what, row[0])
     for cell, (number, _) in by_cell.items():
-        yield of_run(f"{layout.TABLE_FILE}:{number}", "is not in the plan", one_line(cell, 100))
+        yield of_run(f"{layout.TABLE_FILE}:{number}", "is not in the plan", foreign(cell, 100))
     if present != expected and has == wants:
         yield of_run(layout.TABLE_FILE, "is written otherwise, with the same fields")
 
@@ -117,11 +118,12 @@ def _lines(name: str, present: str, expected: str) -> Iterator[Difference]:
 
 
 def _part(line: str, start: int) -> str:
-    return repr(("…" if start else "") + one_line(line[start : start + 160], 160))
+    more = "…" if len(line) > start + _PART else ""
+    return repr(("…" if start else "") + one_line(line[start : start + _PART]) + more)
 
 
 def _marks(name: str, present: str, expected: str) -> Iterator[Difference]:
     has, wants = sorted(_MARK.findall(present)), sorted(_MARK.findall(expected))
     if has != wants:
         odd = next(iter([*sorted(set(has) - set(wants)), *sorted(set(wants) - set(has))]), "")
-        yield of_run(name, f"its marks are not those of the raw events, among them {one_line(odd, 200)!r}")
+        yield of_run(name, f"its marks are not those of the raw events, among them {foreign(odd, 200)!r}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from bench_core.contract import layout
 from bench_core.contract.errors import BadInput
 from bench_core.report.content import RESULT_COLUMNS, SEQUENTIAL_MARK, document, result_entries
-from bench_core.report.format import one_line
+from bench_core.report.format import foreign, one_line
 from bench_core.report.load import RunView, load_run
 from bench_core.report.own_error import own_error
 from bench_core.report.protocol import remarks
@@ -124,7 +124,7 @@ def _first_difference(present: str, expected: str) -> str:
 
 
 def _excerpt(line: str) -> str:
-    return repr(one_line(line, 240))
+    return repr(foreign(line, 240))
 
 
 def console_table(view: RunView) -> Table:

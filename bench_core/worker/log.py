@@ -12,6 +12,8 @@ import threading
 import time
 from typing import BinaryIO
 
+from bench_core.contract.errors import shortened
+
 MAX_BYTES = 4 * 1024 * 1024
 _PIECE_BYTES = 1 << 16
 _TAIL_BYTES = 1 << 16
@@ -107,4 +109,4 @@ class EngineLog:
 def last_line(text: str) -> str:
     """The last line that says anything, at most 300 characters, printable; empty where there is none."""
     line = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
-    return "".join(char if char.isprintable() else "?" for char in line)[:300]
+    return shortened("".join(char if char.isprintable() else "?" for char in line), 300)

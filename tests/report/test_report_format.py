@@ -11,7 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from bench_core.report.format import count, csv_text, gib, markdown_text, one_line, quantity, significant
+from bench_core.report.format import (
+    LONGEST_FOREIGN,
+    count,
+    csv_text,
+    foreign,
+    gib,
+    markdown_text,
+    one_line,
+    quantity,
+    significant,
+)
 
 
 @given(st.floats(min_value=1e-12, max_value=1e15), st.integers(min_value=2, max_value=6))
@@ -80,6 +90,22 @@ def test_foreign_text_is_one_line_and_no_formula_in_csv(text: str) -> None:
     (row,) = csv.reader(io.StringIO(target.getvalue()))
     assert "\n" not in row[0]
     assert not row[0].startswith(("=", "+", "-", "@"))
+
+
+def test_what_others_wrote_is_bounded_and_says_how_much_is_left_out() -> None:
+    """An engine may print a megabyte in one line."""
+    shown = foreign("x" * 10_000)
+    assert len(shown) <= LONGEST_FOREIGN
+    kept, _, rest = shown.partition("… (")
+    assert rest == f"{10_000 - len(kept)} more characters)"
+    assert foreign("x" * LONGEST_FOREIGN) == "x" * LONGEST_FOREIGN
+
+
+@given(st.integers(min_value=0, max_value=3000))
+def test_text_of_the_reports_own_is_whole_whatever_its_length(length: int) -> None:
+    """Markdown and CSV dress a text and never cut it."""
+    text = "a note " * (length // 7)
+    assert markdown_text(text) == csv_text(text) == text.strip()
 
 
 def test_links_are_inert() -> None:

@@ -64,6 +64,16 @@ def test_of_too_few_batches_nothing_is_told_apart(tmp_path: Path) -> None:
     assert "±" not in row["Fastest (token/s)"]
 
 
+def test_a_fastest_with_a_very_wide_interval_is_uneven(tmp_path: Path) -> None:
+    """Sixteen batches are not few; nothing is told apart from it, and why is said."""
+    run = write_run(tmp_path, replace(THREE, batches=16))
+    for method in (VLLM, CT2, OTHER):
+        _at(run, method, [0.01] * 15 + [9.0])
+    row = _row(run)
+    assert row["Not told apart from it"] == "uneven"
+    assert " ± " in row["Fastest (token/s)"]
+
+
 def test_of_repeats_the_means_are_compared_by_their_spread(tmp_path: Path) -> None:
     """One is ahead the first time, the other over all three; neither clearly, though each run knows itself well."""
     script = Script((VLLM, CT2), batch_sizes=(1,), batches=8)

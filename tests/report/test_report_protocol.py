@@ -158,14 +158,22 @@ def test_few_batches_have_no_interval_and_say_so(tmp_path: Path) -> None:
     assert "‖ few batches: fewer than five" in markdown(document(load_run(run)))
 
 
-def test_an_interval_that_is_too_wide_to_say_anything_is_not_shown(tmp_path: Path) -> None:
-    run = write_run(tmp_path, replace(ONE, batches=5))
-    set_latencies(cell_path(run, VLLM, 1), [0.126, 0.126, 0.127, 0.2, 0.13])
+@pytest.mark.parametrize("batches", [5, 64])
+def test_batches_that_differ_much_are_uneven_and_not_few(tmp_path: Path, batches: int) -> None:
+    """Their interval is shown, however wide, and nobody is told to have had few batches."""
+    run = write_run(tmp_path, replace(ONE, batches=batches))
+    set_latencies(cell_path(run, VLLM, 1), ([0.05] * (batches - 2) + [0.6, 3.0 * batches])[:batches])
     (throughput,) = _main(run)
-    assert "±" not in throughput
-    assert throughput.endswith("‖")
-    assert float(_fields(run, "How it was measured")[0]["Interval (± %)"]) > 50
-    assert "wider than ± 50%" in markdown(document(load_run(run)))
+    assert throughput.endswith(" ≀")
+    (row,) = _fields(run, "How it was measured")
+    width = row["Interval (± %)"]
+    assert float(width) > 50
+    rate_text, _, half_width = throughput.removesuffix(" ≀").partition(" ± ")
+    assert float(half_width) / float(rate_text) * 100 == pytest.approx(float(width), rel=0.1), "the width stands there"
+    text = markdown(document(load_run(run)))
+    assert "≀ uneven: the measured batches differ so much" in text
+    assert "wider than ± 50%" in text
+    assert "few batches" not in text.replace("with fewer than five batches", "")
 
 
 def test_prefill_and_decode_follow_from_token_times(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from markdown_it import MarkdownIt
+from markupsafe import escape
 from report_runs import CT2, FP32, SEQUENTIAL, VLLM, Method, Script, cell_path, many_methods, visit_again, write_run
 from rich.console import Console
 from typer.testing import CliRunner
@@ -26,8 +27,9 @@ from bench_core.contract.outcome import Outcome
 from bench_core.report import figures
 from bench_core.report.cli import app
 from bench_core.report.content import document
-from bench_core.report.format import ABSENT
+from bench_core.report.format import ABSENT, one_line
 from bench_core.report.load import load_run
+from bench_core.report.page import html as html_page
 from bench_core.report.table import csv_table, markdown
 from bench_core.report.write import console_table, differences, write_report
 
@@ -66,6 +68,25 @@ def test_the_report_is_the_golden_one(tmp_path: Path) -> None:
     if os.environ.get("UPDATE_GOLDEN") == "1":
         GOLDEN.write_text(text, encoding="utf-8")
     assert text == GOLDEN.read_text(encoding="utf-8")
+
+
+PUBLISHED = sorted(path.parent for path in (Path(__file__).parents[2] / "results" / "published").glob("*/run.json"))
+
+
+@pytest.mark.parametrize("run", PUBLISHED, ids=lambda path: path.name)
+def test_every_text_of_the_report_s_own_stands_in_it_whole(run: Path) -> None:
+    """Facts, meanings of columns and notes, some of which are longer than a foreign text may be."""
+    words = document(load_run(run))
+    sheets = [*words.glance, *words.results, *words.details, words.images]
+    texts = [text for _, text in (*words.facts, *words.meanings)]
+    texts += [note for sheet in sheets if sheet.rows for note in sheet.notes]
+    tokens = MarkdownIt("commonmark").enable("table").parse(markdown(words))
+    shown = ["".join(child.content for child in token.children or ()) for token in tokens if token.type == "inline"]
+    for text in texts:
+        assert any(line.endswith(one_line(text)) for line in shown), text
+    page = html_page(words, [])
+    for text in texts:
+        assert str(escape(one_line(text))) in page
 
 
 def test_the_study_s_columns_come_first_and_hold_the_script_s_numbers(tmp_path: Path) -> None:
