@@ -64,15 +64,6 @@ def docker_client() -> docker.DockerClient:
     return client
 
 
-@pytest.fixture(scope="session")
-def material() -> Path:
-    """The folder of real stories and models that lies beside the checkout in development and CI."""
-    folder = ROOT.parent / "shared" / "data"
-    if not folder.is_dir():
-        pytest.fail(f"{folder.name} is missing beside the checkout: these tests need its model and stories")
-    return folder
-
-
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 

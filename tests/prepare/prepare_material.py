@@ -1,4 +1,4 @@
-"""Real material in small: stories written for these tests, a tiny true model folder, and the shared data."""
+"""Real material in small: stories written for these tests, and a tiny true model folder."""
 
 from __future__ import annotations
 
@@ -18,13 +18,6 @@ STORIES = (
 )
 # Small enough for a test to write many of them, and a true model: two shards, if asked, and a tokenizer that fits.
 TOY = Shape(272, 16, 32, 1, 2, 1, 128, "float32")
-
-
-def shared(name: str) -> Path:
-    """A file of the data beside the checkout; a clear failure where it is missing, because CI has it."""
-    path = Path(__file__).resolve().parents[3] / "shared" / "data" / name
-    assert path.exists(), f"../shared/data/{name} is missing beside the checkout: these tests need it"
-    return path
 
 
 def toy_model(folder: Path, *, shape: Shape = TOY, seed: int = 0, shard_bytes: int = 1 << 30) -> Path:

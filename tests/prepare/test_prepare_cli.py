@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from prepare_material import STORIES, jsonl, shared, toy_model, tree
+from made_model import story_model, write_stories
+from prepare_material import STORIES, jsonl, toy_model, tree
 
 from bench_core.contract import layout
 from bench_core.contract.model import ModelInfo
@@ -29,16 +30,17 @@ def test_the_defaults_prepare_the_tiny_model_and_the_embedded_prompts(
     assert max(max(prompt) for prompt in workload.prompts) < model.vocab_size
 
 
-def test_a_real_model_with_real_stories(tmp_path: Path) -> None:
+def test_a_model_of_ones_own_with_stories_of_ones_own(tmp_path: Path) -> None:
+    stories = write_stories(tmp_path / "stories.jsonl", 1000)
     arguments = [
-        "--model", str(shared("stories260k-hf")), "--dataset", str(shared("tinystories_valid_1000.jsonl")),
-        "--samples", "32", "--max-prompt-tokens", "256",
+        "--model", str(story_model(tmp_path / "stories")), "--dataset", str(stories),
+        "--samples", "64", "--max-prompt-tokens", "256",
         "--data", str(tmp_path / "data"), "--models", str(tmp_path / "models"),
     ]  # fmt: skip
     assert main(arguments) == 0
     prepared = Prepared.read(tmp_path / "data" / layout.PREPARED_FILE)
     workload = read_workload(tmp_path / "data" / prepared.workload)
-    assert len(workload.prompts) == 32
+    assert len(workload.prompts) == 64
     assert workload.longest == 256
 
 

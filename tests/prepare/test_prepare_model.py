@@ -13,7 +13,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from prepare_material import TOY, edit_json, safetensors_bytes, shared, toy_model, tree
+from made_model import STORY_EOS, STORY_SHAPE, story_model
+from prepare_material import TOY, edit_json, safetensors_bytes, toy_model, tree
 
 from bench_core.contract.artifact import ArtifactRecord, usable_artifact
 from bench_core.contract.errors import BadInput
@@ -92,11 +93,13 @@ def test_a_local_folder_is_linked_with_its_facts(toy: Path, models: Path) -> Non
     }
 
 
-def test_a_real_model_is_described_right(models: Path) -> None:
-    info = prepare(shared("stories260k-hf"), models)
+def test_a_model_of_a_hub_is_described_right(models: Path, tmp_path: Path) -> None:
+    """The shape of stories260K, whose published count of parameters is 260,032: heads share keys and values, the
+    embedding is the head too, and two ids end a story."""
+    info = prepare(story_model(tmp_path / "stories"), models)
     assert (info.parameters, info.layers, info.attention_heads, info.kv_heads) == (260_032, 5, 8, 4)
-    assert (info.head_dim, info.context_length, info.tied_embeddings) == (8, 512, True)
-    assert info.eos_token_ids == (1, 2)
+    assert (info.head_dim, info.context_length, info.tied_embeddings) == (8, STORY_SHAPE.context_length, True)
+    assert info.eos_token_ids == STORY_EOS
 
 
 def test_only_what_is_needed_is_taken(toy: Path, models: Path) -> None:
@@ -169,8 +172,10 @@ def test_another_tokenizer_replaces_the_models(toy: Path, models: Path, tmp_path
         assert info.digest != prepare(name, models).digest
 
 
-def test_a_tokenizer_of_a_larger_vocabulary_is_refused(toy: Path, models: Path) -> None:
-    llama = shared("llama2-tokenizer")
+def test_a_tokenizer_of_a_larger_vocabulary_is_refused(toy: Path, models: Path, tmp_path: Path) -> None:
+    llama = tmp_path / "llama"
+    llama.mkdir()
+    (llama / "tokenizer.json").write_bytes(ByteTokenizer(32_000).files()["tokenizer.json"])
     for name in (str(toy), "synthetic/tiny"):
         assert "32000 token ids, but the model's vocabulary has" in refused(name, models, tokenizer=llama).cause
 

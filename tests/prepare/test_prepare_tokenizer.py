@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prepare_material import STORIES, shared
+from made_model import SPACE, stories, story_tokenizer
+from prepare_material import STORIES
 from tokenizers import Tokenizer
 
 from bench_core.contract.errors import BadInput
@@ -59,13 +62,34 @@ def test_a_vocabulary_too_small_for_bytes_is_a_programming_error() -> None:
         ByteTokenizer(256)
 
 
-def test_the_llama_2_tokenizer_gives_the_published_ids() -> None:
-    tokenizer = load_tokenizer(shared("llama2-tokenizer"))
-    assert tokenizer.encode("Hello world") == [1, 15043, 3186]
-    assert tokenizer.vocab_size == 32000
+def _plain_bpe(content: dict[str, Any], text: str) -> list[int]:
+    """Byte pair encoding from its definition: the earliest learnt merge first, what has no piece as bytes."""
+    vocab, ranks = content["model"]["vocab"], {tuple(pair): n for n, pair in enumerate(content["model"]["merges"])}
+    pieces: list[str] = []
+    for character in SPACE + text.replace(" ", SPACE):
+        known = character in vocab
+        pieces += [character] if known else [f"<0x{byte:02X}>" for byte in character.encode()]
+    while True:
+        pairs = [(ranks[pair], index) for index, pair in enumerate(pairwise(pieces)) if pair in ranks]
+        if not pairs:
+            return [vocab["<s>"], *(vocab[piece] for piece in pieces)]
+        _rank, index = min(pairs)
+        pieces[index : index + 2] = [pieces[index] + pieces[index + 1]]
+
+
+def test_a_tokenizer_of_the_build_of_llama_2s_gives_the_ids_of_its_merges(tmp_path: Path) -> None:
+    """Ids are those that follow from vocabulary and merges of the file, its BOS first; texts come back whole."""
+    content = json.loads(story_tokenizer())
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.vocab_size == 512
     assert tokenizer.prefix_tokens == 1
-    for story in STORIES:
-        assert tokenizer.decode(tokenizer.encode(story)).strip() == story
+    learnt = content["model"]["vocab"]
+    assert tokenizer.encode("the") == [1, learnt[f"{SPACE}the"]], "a word with its space is one piece"
+    for text in (*STORIES, *stories(50), "caf\u00e9 \U0001f98a", "  two  spaces ", ""):
+        assert tokenizer.encode(text) == (_plain_bpe(content, text) if text else [1])
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert max(len(story) / len(tokenizer.encode(story)) for story in STORIES) > 1.5, "words, not letters"
 
 
 def test_truncation_and_padding_of_the_file_are_not_applied(tmp_path: Path) -> None:

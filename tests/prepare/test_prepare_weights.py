@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prepare_material import TOY, safetensors_bytes, shared, toy_model
+from made_model import story_model
+from prepare_material import TOY, safetensors_bytes, toy_model
 from safetensors.numpy import save_file
 
 from bench_core.contract.errors import BadInput
@@ -35,8 +36,9 @@ def test_what_the_library_writes_is_read_the_same(tmp_path: Path) -> None:
     assert {name: tensor.dtype for name, tensor in header.items()} == {"a": "F32", "b": "F16", "scalar": "I64"}
 
 
-def test_a_real_model_is_counted_as_published() -> None:
-    folder = shared("stories260k-hf")
+def test_a_tied_model_is_counted_as_published(tmp_path: Path) -> None:
+    """The shape of stories260K, which is published as 260,032 parameters."""
+    folder = story_model(tmp_path / "stories")
     tensors = weights.check_shards(folder, weights.shard_names(folder))
     assert weights.stored_dtype(tensors, "x") == "float32"
     assert weights.count_parameters(tensors, tied=True) == 260_032

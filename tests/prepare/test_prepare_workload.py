@@ -13,7 +13,8 @@ from typing import Any
 import datasets  # type: ignore[import-untyped]
 import huggingface_hub
 import pytest
-from prepare_material import STORIES, jsonl, shared, toy_model
+from made_model import story_model, write_stories
+from prepare_material import STORIES, jsonl, toy_model
 
 from bench_core.contract.digest import prompts_sha256
 from bench_core.contract.errors import BadInput
@@ -160,9 +161,10 @@ def test_the_embedded_prompts_are_many_different_and_short(tmp_path: Path) -> No
     assert workload.name == "embedded"
 
 
-def test_real_stories_with_the_real_llama_2_tokenizer(tmp_path: Path) -> None:
-    tokenizer = load_tokenizer(shared("llama2-tokenizer"))
-    request = WorkloadRequest(dataset=str(shared("tinystories_valid_1000.jsonl")), samples=200, max_prompt_tokens=256)
+def test_stories_with_a_tokenizer_of_words(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(story_model(tmp_path / "stories"))
+    stories = write_stories(tmp_path / "stories.jsonl", 1000)
+    request = WorkloadRequest(dataset=str(stories), samples=200, max_prompt_tokens=256)
     _path, workload = prepare_workload(request, tokenizer, tmp_path)
     assert len(workload.prompts) == 200
     assert workload.tokenizer == tokenizer.digest
