@@ -84,9 +84,14 @@ def require_readable(folder: Path, artifact: str | None = None) -> None:
             continue
         needed = stat.S_IROTH | (stat.S_IXOTH if stat.S_ISDIR(status.st_mode) else 0)
         if status.st_mode & needed != needed:
+            hint = f"chmod -R o+rX {folder}, or run the driver as an ordinary user"
+            if stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
+                # Another name of the same file is a person's own, whose mode would change with this one's.
+                hint = (
+                    f"remove {folder / top}: it is made again with a copy of that file, which leaves the original alone"
+                )
             raise BadInput(
-                f"{folder}: {name} may not be read by others, and root's containers do not run as root",
-                f"chmod -R o+rX {folder}, or run the driver as an ordinary user",
+                f"{folder}: {name} may not be read by others, and root's containers do not run as root", hint
             )
 
 

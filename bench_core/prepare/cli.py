@@ -38,7 +38,6 @@ def prepare(
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a model from the hub.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of synthetic weights.")] = 0,
-    allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Take .bin weights; trust them.")] = False,
     data: Annotated[Path, typer.Option(help="Folder of workloads.")] = Path("data"),
     models: Annotated[Path, typer.Option(help="Folder of models.")] = Path("models"),
 ) -> None:
@@ -51,7 +50,7 @@ def prepare(
         max_prompt_tokens=max_prompt_tokens,
     )
     survey_workload(wanted)  # before the model: a wrong dataset must not cost a download
-    request = ModelRequest(name=model, revision=revision, tokenizer=tokenizer, seed=seed, allow_pickle=allow_pickle)
+    request = ModelRequest(name=model, revision=revision, tokenizer=tokenizer, seed=seed)
     info = prepare_model(request, models, _say)
     _say(f"model {info.name}: {models / info.folder}")
     path, workload = prepare_workload(wanted, load_tokenizer(models / info.folder / layout.HF_ARTIFACT), data, _say)

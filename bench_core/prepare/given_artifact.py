@@ -23,7 +23,15 @@ from bench_core.prepare import hf_config, weights
 from bench_core.prepare.disk import readable, require_free
 from bench_core.prepare.hub import is_hub_id
 from bench_core.prepare.hub_model import Repository
-from bench_core.prepare.model_folder import PICKLES, ModelFolder, assemble, folder_name, inside, matches
+from bench_core.prepare.model_folder import (
+    PICKLES,
+    ModelFolder,
+    assemble,
+    folder_name,
+    inside,
+    matches,
+    must_be_copied,
+)
 from bench_core.prepare.staging import Progress, disk_errors, locked, quiet, remove, replace_folder, staged, write_file
 
 # In every record, where a converter's has the digest of its code: artifacts brought by another way are brought again.
@@ -97,8 +105,9 @@ def plan_given(artifact: str, source: str, model: ModelInfo | None, models_root:
     root = models_root.absolute()
     while not root.exists():
         root = root.parent
-    states = [path.stat() for path in files.files.values()]
-    size = sum(state.st_size for state in states if state.st_dev != root.stat().st_dev)
+    here = root.stat().st_dev
+    states = [(path.stat(), must_be_copied(path)) for path in files.files.values()]
+    size = sum(state.st_size for state, copied in states if copied or state.st_dev != here)
     return GivenPlan(artifact=artifact, source=place.given, action="link", bytes_expected=size)
 
 
@@ -197,7 +206,7 @@ def _is_plain(name: str) -> bool:
 
 def _plain(folder: Path) -> ModelFolder:
     names = sorted(path.name for path in folder.iterdir() if _is_plain(path.name) and path.is_file())
-    return ModelFolder({name: inside(folder, folder / name) for name in names}, {}, pickled=False)
+    return ModelFolder({name: inside(folder, folder / name) for name in names}, {})
 
 
 def _inspect(place: _Source) -> ModelFolder:
@@ -218,7 +227,7 @@ def _inspect(place: _Source) -> ModelFolder:
         with path.open("rb") as stream:
             if name == _BINARY_WEIGHTS and stream.read(2).startswith(_PICKLE_STARTS):
                 raise _pickled(place, name)
-    return ModelFolder(plain, found, pickled=False)
+    return ModelFolder(plain, found)
 
 
 def _weight_names(place: _Source, folder: Path, names: Iterable[str]) -> list[str]:

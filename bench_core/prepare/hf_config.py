@@ -16,12 +16,23 @@ MAX_CONFIG_BYTES = 4 * 1024 * 1024
 # transformers' names, then those of older architectures.
 _NAMES = {
     "vocab_size": ("vocab_size",),
-    "context_length": ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length"),
-    "hidden_size": ("hidden_size", "n_embd", "d_model"),
-    "layers": ("num_hidden_layers", "n_layer", "num_layers"),
-    "attention_heads": ("num_attention_heads", "n_head"),
+    "context_length": (
+        "max_position_embeddings",
+        "n_positions",
+        "n_ctx",
+        "max_sequence_length",
+        "max_seq_len",
+        "seq_length",
+    ),
+    "hidden_size": ("hidden_size", "n_embd", "n_embed", "d_model"),
+    "layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
+    "attention_heads": ("num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads"),
 }
 _CAUSAL = ("ForCausalLM", "LMHeadModel")
+# Lists with an entry for each layer, which some families write instead of the layers' number.
+_LAYER_LISTS = ("layers_block_type", "layer_types")
+# Families whose files need not tell a length: their positions are computed. What their first models were trained on.
+_TRAINED_CONTEXT = {"bloom": 2048, "falcon": 2048, "mpt": 2048, "recurrent_gemma": 8192}
 
 Json = dict[str, Any]
 
@@ -78,6 +89,13 @@ def stated(config: Mapping[str, Any], name: str) -> object:
     return next((config[key] for key in _NAMES[name] if config.get(key) is not None), None)
 
 
+def layer_counts(config: Mapping[str, Any]) -> list[int]:
+    """Every number of layers that the file has, the usual name first: a family may count in two ways."""
+    values = [config.get(key) for key in _NAMES["layers"]]
+    values += [len(config[key]) for key in _LAYER_LISTS if isinstance(config.get(key), list)]
+    return [value for value in values if isinstance(value, int) and not isinstance(value, bool) and value > 0]
+
+
 def architecture(config: Mapping[str, Any], origin: str) -> str:
     """The first of ``architectures``.
 
@@ -101,10 +119,18 @@ def dimensions(config: Mapping[str, Any], origin: str) -> dict[str, int]:
     Raises:
         BadInput: a size is missing or is not a positive whole number.
     """
-    sizes = {name: _positive(config, keys, None, origin) for name, keys in _NAMES.items()}
+    lengths = [len(config[key]) for key in _LAYER_LISTS if isinstance(config.get(key), list)]
+    defaults = {
+        "context_length": _TRAINED_CONTEXT.get(str(config.get("model_type"))),
+        "layers": lengths[0] if lengths else None,
+    }
+    sizes = {name: _positive(config, keys, defaults.get(name), origin) for name, keys in _NAMES.items()}
     heads, hidden = sizes["attention_heads"], sizes["hidden_size"]
     sizes["kv_heads"] = _positive(config, ("num_key_value_heads",), heads, origin)
     sizes["head_dim"] = _positive(config, ("head_dim",), max(hidden // heads, 1), origin)
+    inner = config.get("intermediate_size")
+    if isinstance(inner, list) and inner and all(isinstance(width, int) for width in inner):
+        config = {**config, "intermediate_size": max(inner)}  # Gemma 3n's: one for each layer
     sizes["intermediate_size"] = _positive(config, ("intermediate_size", "n_inner", "ffn_dim"), 4 * hidden, origin)
     return sizes
 
@@ -163,7 +189,10 @@ def portable_tokenizer_config(config: Mapping[str, Any]) -> Json:
 def _positive(config: Mapping[str, Any], keys: tuple[str, ...], default: int | None, origin: str) -> int:
     value = next((config[key] for key in keys if config.get(key) is not None), default)
     if value is None:
-        raise BadInput(f"{origin}: {CONFIG_FILE} lacks {keys[0]}", "only decoder-only text models are measured")
+        hint = f"write it into {CONFIG_FILE}, as the model's class in Transformers has it by default"
+        if "num_attention_heads" in keys:
+            hint = "decoders with attention are measured, others such as Mamba and RWKV are not"
+        raise BadInput(f"{origin}: {CONFIG_FILE} lacks {keys[0]}", hint)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise BadInput(
             f"{origin}: {CONFIG_FILE} has {keys[0]} = {str(value)[:40]}", "a positive whole number is needed"

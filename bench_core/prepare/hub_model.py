@@ -7,9 +7,17 @@ from pathlib import Path
 
 from bench_core.contract.errors import BadInput
 from bench_core.prepare import hf_config, weights
+from bench_core.prepare.completeness import MERGE, require_whole_files
 from bench_core.prepare.disk import readable, require_free
 from bench_core.prepare.hub import hub_errors
-from bench_core.prepare.model_folder import CONFIG_FILES, PICKLES, TOKENIZER_FILES, matches
+from bench_core.prepare.model_folder import (
+    ADAPTER_FILE,
+    CONFIG_FILES,
+    PICKLE_HINT,
+    PICKLES,
+    TOKENIZER_FILES,
+    matches,
+)
 from bench_core.prepare.staging import Progress, remove
 from bench_core.prepare.tokenizer import tokenizer_file
 
@@ -62,9 +70,7 @@ class Repository:
         remove(self.folder / ".cache")
 
 
-def download(
-    name: str, revision: str | None, target: Path, progress: Progress, *, own_tokenizer: bool, allow_pickle: bool
-) -> str:
+def download(name: str, revision: str | None, target: Path, progress: Progress, *, own_tokenizer: bool) -> str:
     """Downloads a model's files into ``target`` and returns the commit; what an earlier attempt left is continued.
 
     Configuration and tokenizer come first, so that a model which cannot be used is refused before its weights.
@@ -76,12 +82,14 @@ def download(
     repository = Repository(name, revision, target, what, progress)
     sizes = repository.sizes
     if hf_config.CONFIG_FILE not in sizes:
+        if ADAPTER_FILE in sizes:
+            raise BadInput(f"{what}: holds an adapter (LoRA), not a model", MERGE)
         raise BadInput(f"{what}: has no {hf_config.CONFIG_FILE}", "it is not a transformers model")
     repository.fetch([n for n in sizes if matches(n, (*CONFIG_FILES, *TOKENIZER_FILES, weights.INDEX_FILE))])
     hf_config.check_config(hf_config.read_json(target / hf_config.CONFIG_FILE), what)
     if own_tokenizer:
         tokenizer_file(target)
-    shards = weight_names(what, target, sizes, allow_pickle)
+    shards = weight_names(what, target, sizes)
     size = sum(sizes[shard] for shard in shards)
     require_free(target, size, f"{what} ({readable(size)})")
     progress(f"{what}: downloading {readable(size)} in {len(shards)} files, commit {repository.commit[:12]}")
@@ -90,11 +98,11 @@ def download(
     return repository.commit
 
 
-def weight_names(what: str, folder: Path, sizes: dict[str, int], allow_pickle: bool) -> list[str]:
+def weight_names(what: str, folder: Path, sizes: dict[str, int]) -> list[str]:
     """Which of a repository's files are its weights; ``folder`` holds the index, if there is one.
 
     Raises:
-        BadInput: none, only pickled ones, or an index that names what is not there.
+        BadInput: none, only pickled ones, not all shards, an adapter's, or an index that names what is not there.
     """
     index = folder / weights.INDEX_FILE
     if index.is_file():
@@ -102,19 +110,16 @@ def weight_names(what: str, folder: Path, sizes: dict[str, int], allow_pickle: b
         missing = [name for name in names if name not in sizes]
         if missing:
             raise BadInput(f"{what}: the shard {missing[0]} is missing on the hub", "another revision may be whole")
+        require_whole_files(names, what)
         return names
     # Some repositories hold the same weights a second time in another layout.
     single = [n for n in sizes if matches(n, ("*.safetensors",)) and not n.startswith("consolidated")]
     if weights.SINGLE_FILE in single:
         return [weights.SINGLE_FILE]
     if len(single) == 1:
+        require_whole_files(single, what)
         return single
     pickles = [name for name in sizes if matches(name, PICKLES)]
     if not pickles:
         raise BadInput(f"{what}: has no weights (*.safetensors)", "give a repository that holds them")
-    if not allow_pickle:
-        raise BadInput(
-            f"{what}: the weights are pickled ({pickles[0]})",
-            "loading one runs the code inside it; take a repository with safetensors, or add --allow-pickle",
-        )
-    return pickles
+    raise BadInput(f"{what}: the weights are pickled ({pickles[0]})", PICKLE_HINT)

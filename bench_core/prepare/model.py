@@ -24,8 +24,6 @@ from bench_core.prepare.staging import Progress, disk_errors, locked, quiet, rep
 
 __all__ = ["ModelPlan", "ModelRequest", "plan_model", "prepare_model"]
 
-_ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-
 
 class ModelPlan(Record):
     """What preparing would do.
@@ -161,22 +159,15 @@ def _describe(hf: Path, source: Source, digest: str, folder: str) -> ModelInfo:
     tensors = weights.check_shards(hf, names)
     tied = config.get("tie_word_embeddings")
     if not isinstance(tied, bool):
-        tied = bool(tensors) and "lm_head.weight" not in tensors
-    if tensors:
-        dtype = weights.stored_dtype(tensors, origin)
-        parameters = weights.count_parameters(tensors, tied)
-    else:  # pickled: nothing may be unpickled here, so the files' sizes must do
-        named = str(config.get("dtype", config.get("torch_dtype"))).removeprefix("torch.")
-        dtype = named if named in _ITEM_BYTES else "float32"
-        parameters = sum(p.stat().st_size for p in hf.iterdir() if p.suffix != ".json") // _ITEM_BYTES[dtype]
+        tied = "lm_head.weight" not in tensors
     return ModelInfo(
         name=source.name,
         folder=folder,
         digest=digest,
         synthetic=source.synthetic,
         architecture=hf_config.architecture(config, origin),
-        dtype=dtype,
-        parameters=parameters,
+        dtype=weights.stored_dtype(tensors, origin),
+        parameters=weights.count_parameters(tensors, tied),
         tied_embeddings=tied,
         **sizes,
         **hf_config.special_ids(config, generation, sizes["vocab_size"]),

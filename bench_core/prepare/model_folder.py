@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -12,13 +13,18 @@ from pathlib import Path
 
 from bench_core.contract.errors import BadInput
 from bench_core.prepare import hf_config, weights
+from bench_core.prepare.completeness import MERGE, require_complete, require_whole_files
 from bench_core.prepare.disk import require_free
 from bench_core.prepare.tokenizer import TOKENIZER_CONFIG_FILE, load_tokenizer, tokenizer_file
 
 CONFIG_FILES = (hf_config.CONFIG_FILE, hf_config.GENERATION_FILE)
 TOKENIZER_FILES = ("tokenizer*.json", "special_tokens_map.json", "tokenizer.model", "vocab.json", "merges.txt")
+ADAPTER_FILE = "adapter_config.json"
 PICKLES = ("pytorch_model*.bin", "pytorch_model.bin.index.json", "*.pt", "*.pth")
-_PICKLE_HINT = "loading one runs the code inside it; convert to safetensors, or add --allow-pickle if you trust it"
+PICKLE_HINT = (
+    "loading one runs the code inside it; if you trust it, let transformers save it anew: "
+    "AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW), and the same with AutoTokenizer"
+)
 
 
 @dataclass(frozen=True)
@@ -27,13 +33,11 @@ class ModelFolder:
 
     Attributes:
         plain: configuration and tokenizer.
-        weights: shards, their index, or pickled weights.
-        pickled: weights are pickled.
+        weights: shards and their index, or what another format has in their place.
     """
 
     plain: Mapping[str, Path]
     weights: Mapping[str, Path]
-    pickled: bool
 
     @property
     def files(self) -> dict[str, Path]:
@@ -59,17 +63,20 @@ def matches(name: str, patterns: tuple[str, ...]) -> bool:
     return "/" not in name and any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def inspect_folder(folder: Path, tokenizer: Path | None, allow_pickle: bool) -> ModelFolder:
+def inspect_folder(folder: Path, tokenizer: Path | None) -> ModelFolder:
     """Checks a model's folder without reading its tensors; ``tokenizer`` names another folder to take that part from.
 
     Raises:
-        BadInput: missing folder, configuration, tokenizer or weights; code or pickles; damaged weights; a link that
-            leaves the folder; a tokenizer from elsewhere with ids past the model's vocabulary.
+        BadInput: missing folder, configuration, tokenizer or weights; code or pickles; damaged weights, or fewer than
+            the configuration says; a link that leaves the folder; a tokenizer from elsewhere with ids past the
+            model's vocabulary.
     """
     if not folder.is_dir():
         raise BadInput(f"{folder}: no such model folder", "give a folder, a hub id, or synthetic/tiny")
     config_path = folder / hf_config.CONFIG_FILE
     if not config_path.is_file():
+        if (folder / ADAPTER_FILE).is_file():
+            raise BadInput(f"{folder}: holds an adapter (LoRA), not a model", MERGE)
         raise BadInput(f"{folder}: has no {hf_config.CONFIG_FILE}", "a model folder is what save_pretrained writes")
     config = hf_config.read_json(inside(folder, config_path))
     hf_config.check_config(config, str(folder))
@@ -78,7 +85,7 @@ def inspect_folder(folder: Path, tokenizer: Path | None, allow_pickle: bool) -> 
     plain.update(tokenizer_files(tokenizer or folder))
     if tokenizer is not None:
         require_vocabulary(tokenizer, sizes["vocab_size"])
-    return ModelFolder(plain, *_weights(folder, allow_pickle))
+    return ModelFolder(plain, _weights(folder, config))
 
 
 def tokenizer_files(folder: Path) -> dict[str, Path]:
@@ -126,6 +133,9 @@ def inside(folder: Path, path: Path) -> Path:
 def assemble(model: ModelFolder, target: Path) -> dict[str, str]:
     """Puts a model's files into an empty folder: hard links where the disk allows, else copies; returns facts.
 
+    A file that only its owner may read is copied too where root prepares, whose containers do not run as root: the
+    copy may be read, and the mode of the person's own file, which a link would share, stays as it is.
+
     ``config.json`` and ``tokenizer_config.json`` are written anew where engines of transformers 4 and 5 need it.
 
     Raises:
@@ -134,14 +144,17 @@ def assemble(model: ModelFolder, target: Path) -> dict[str, str]:
     """
     linked = copied = 0
     for name, path in model.files.items():
-        try:
-            os.link(path, target / name)
-            linked += 1
-        except OSError:  # another disk, no links there, or not allowed: the copy says what is truly wrong
-            if not copied:
-                require_free(target, model.size_bytes, "a copy of the model")
-            shutil.copyfile(path, target / name)
-            copied += 1
+        if not must_be_copied(path):
+            try:
+                os.link(path, target / name)
+                linked += 1
+                continue
+            except OSError:  # another disk, no links there, or not allowed: the copy says what is truly wrong
+                pass
+        if not copied:
+            require_free(target, model.size_bytes, "a copy of the model")
+        shutil.copyfile(path, target / name)
+        copied += 1
     rewritten = [
         name
         for name, portable in (
@@ -152,6 +165,11 @@ def assemble(model: ModelFolder, target: Path) -> dict[str, str]:
     ]
     facts = {"linked_files": str(linked), "copied_files": str(copied)}
     return {**facts, "rewritten": ", ".join(rewritten)} if rewritten else facts
+
+
+def must_be_copied(path: Path) -> bool:
+    """Whether a link would leave containers without the right to read: root's run as another user."""
+    return os.getuid() == 0 and not path.stat().st_mode & stat.S_IROTH
 
 
 def _blobs(home: Path) -> Path | None:
@@ -172,17 +190,17 @@ def _pick(folder: Path, patterns: tuple[str, ...]) -> dict[str, Path]:
     return {name: inside(folder, folder / name) for name in names}
 
 
-def _weights(folder: Path, allow_pickle: bool) -> tuple[dict[str, Path], bool]:
+def _weights(folder: Path, config: hf_config.Json) -> dict[str, Path]:
     names = weights.shard_names(folder)
-    if names:
-        index = [weights.INDEX_FILE] if (folder / weights.INDEX_FILE).is_file() else []
-        found = {name: inside(folder, folder / name) for name in (*names, *index)}
-        tensors = weights.check_shards(folder, names)
-        weights.stored_dtype(tensors, str(folder))
-        return found, False
-    pickles = _pick(folder, PICKLES)
-    if not pickles:
+    if not names:
+        pickles = _pick(folder, PICKLES)
+        if pickles:
+            raise BadInput(f"{folder}: the weights are pickled ({next(iter(pickles))})", PICKLE_HINT)
         raise BadInput(f"{folder}: has no weights (*.safetensors)", "the folder is incomplete: fetch the model again")
-    if not allow_pickle:
-        raise BadInput(f"{folder}: the weights are pickled ({next(iter(pickles))})", _PICKLE_HINT)
-    return pickles, True
+    require_whole_files(names, str(folder))
+    index = [weights.INDEX_FILE] if (folder / weights.INDEX_FILE).is_file() else []
+    found = {name: inside(folder, folder / name) for name in (*names, *index)}
+    tensors = weights.check_shards(folder, names)
+    weights.stored_dtype(tensors, str(folder))
+    require_complete(config, tensors, str(folder))
+    return found

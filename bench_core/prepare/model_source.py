@@ -23,6 +23,7 @@ from bench_core.prepare.model_folder import (
     folder_name,
     inspect_folder,
     matches,
+    must_be_copied,
     require_vocabulary,
     tokenizer_files,
 )
@@ -42,14 +43,12 @@ class ModelRequest(Record):
         revision: branch, tag or commit of a hub id; what was downloaded once stays until it is asked for by another.
         tokenizer: a folder whose tokenizer replaces the model's own.
         seed: of synthetic weights.
-        allow_pickle: take ``.bin`` weights where there are no safetensors.
     """
 
     name: str
     revision: str | None = None
     tokenizer: Path | None = None
     seed: int = Field(0, ge=0)
-    allow_pickle: bool = False
 
 
 class Source(ABC):
@@ -86,7 +85,7 @@ class _Local(Source):
     made_by = "a local folder"
 
     def __init__(self, request: ModelRequest, models_root: Path, folder: Path) -> None:
-        self.model = inspect_folder(folder, request.tokenizer, request.allow_pickle)
+        self.model = inspect_folder(folder, request.tokenizer)
         # A file is the same file while device, inode, size and time are: names alone could be another model's.
         states = {name: path.stat() for name, path in sorted(self.model.files.items())}
         origin = [(n, s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns) for n, s in states.items()]
@@ -96,8 +95,9 @@ class _Local(Source):
         root = self.models_root.absolute()
         while not root.exists():
             root = root.parent
-        other = (p.stat() for p in self.model.files.values())
-        return sum(status.st_size for status in other if status.st_dev != root.stat().st_dev)
+        here = root.stat().st_dev
+        states = ((path.stat(), must_be_copied(path)) for path in self.model.files.values())
+        return sum(status.st_size for status, copied in states if copied or status.st_dev != here)
 
     def fill(self, target: Path, progress: Progress) -> dict[str, str]:
         progress(f"model {self.name}: linking {len(self.model.files)} files")
@@ -126,7 +126,7 @@ class _Synthetic(Source):
             for path in target.iterdir():
                 if matches(path.name, TOKENIZER_FILES):
                     path.unlink()
-            assemble(ModelFolder(tokenizer_files(self.request.tokenizer), {}, pickled=False), target)
+            assemble(ModelFolder(tokenizer_files(self.request.tokenizer), {}), target)
         return {"shape": self.request.name, "seed": str(self.request.seed)}
 
 
@@ -136,7 +136,7 @@ class _Hub(Source):
 
     def __init__(self, request: ModelRequest, models_root: Path) -> None:
         tokenizer = _tokenizer_state(request.tokenizer)
-        origin = [request.name, request.revision, tokenizer, request.allow_pickle]
+        origin = [request.name, request.revision, tokenizer, False]  # False: as older records have it
         super().__init__(request, models_root, request.name, origin)
 
     def bytes_expected(self) -> None:
@@ -152,9 +152,8 @@ class _Hub(Source):
             partial,
             progress,
             own_tokenizer=request.tokenizer is None,
-            allow_pickle=request.allow_pickle,
         )
-        facts = assemble(inspect_folder(partial, request.tokenizer, request.allow_pickle), target)
+        facts = assemble(inspect_folder(partial, request.tokenizer), target)
         remove(partial)
         return {**facts, "commit": commit}
 

@@ -66,6 +66,19 @@ def test_what_root_alone_may_read_is_refused_with_what_to_do(tmp_path: Path, mon
     box.require_readable(tmp_path)
 
 
+def test_the_hint_leaves_a_persons_own_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of a model is a hard link to the person's: a chmod here would open the original."""
+    (tmp_path / "original").write_text("x")
+    (tmp_path / "original").chmod(0o600)
+    (tmp_path / "model" / "hf").mkdir(parents=True)
+    os.link(tmp_path / "original", tmp_path / "model" / "hf" / "weights")
+    monkeypatch.setattr(os, "getuid", lambda: 0)
+    with pytest.raises(BadInput, match="hf/weights may not be read by others") as refused:
+        box.require_readable(tmp_path / "model")
+    assert "chmod" not in refused.value.hint
+    assert str(tmp_path / "model" / "hf") in refused.value.hint
+
+
 def test_what_another_conversion_is_writing_is_nobodys_to_read_yet(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,7 @@ from prepare_material import TOY, edit_json, safetensors_bytes, toy_model, tree
 from bench_core.contract.artifact import ArtifactRecord, usable_artifact
 from bench_core.contract.errors import BadInput
 from bench_core.contract.model import ModelInfo
+from bench_core.drive.box import require_readable
 from bench_core.prepare import model as model_module
 from bench_core.prepare import shapes, synthetic
 from bench_core.prepare.hf_config import portable_config, portable_tokenizer_config
@@ -132,6 +133,30 @@ def test_where_links_are_refused_files_are_copied(toy: Path, models: Path, monke
     with pytest.raises(BadInput, match="not enough disk for a copy of the model"):
         prepare(toy, models / "full")
     assert not tree(models / "full")
+
+
+def test_root_copies_what_only_its_owner_may_read(toy: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root's containers run as another user. A link would have them refused, and a chmod would open the original."""
+    weights = toy / "model.safetensors"
+    weights.chmod(0o600)
+    monkeypatch.setattr(os, "getuid", lambda: 0)
+    plan = plan_model(ModelRequest(name=str(toy)), models)
+    assert plan.bytes_expected == weights.stat().st_size
+    info = prepare(toy, models)
+    taken = models / info.folder / "hf" / "model.safetensors"
+    assert taken.stat().st_ino != weights.stat().st_ino
+    assert taken.stat().st_mode & 0o004
+    assert weights.stat().st_mode & 0o777 == 0o600
+    assert (models / info.folder / "hf" / "tokenizer.json").stat().st_ino == (toy / "tokenizer.json").stat().st_ino
+    require_readable(models / info.folder)
+
+
+def test_a_user_links_what_only_they_may_read(toy: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (toy / "model.safetensors").chmod(0o600)
+    monkeypatch.setattr(os, "getuid", lambda: 1000)
+    info = prepare(toy, models)
+    linked = models / info.folder / "hf" / "model.safetensors"
+    assert linked.stat().st_ino == (toy / "model.safetensors").stat().st_ino
 
 
 def test_the_persons_own_files_stay_as_they_are(toy: Path, models: Path) -> None:
@@ -319,13 +344,6 @@ def test_a_folder_that_cannot_be_measured_is_refused(
     error = refused(toy, models)
     assert cause in error.cause
     assert str(toy) in error.cause
-
-
-def test_pickles_are_taken_only_when_asked_for(toy: Path, models: Path) -> None:
-    only_pickles(toy)
-    info = prepare(toy, models, allow_pickle=True)
-    assert (models / info.folder / "hf" / "pytorch_model.bin").exists()
-    assert info.parameters > 0
 
 
 @pytest.mark.parametrize("name", ["/absent", "./absent", "a/b/c", "", "x\0y", "../up", "-x", "o/n--m"])
