@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 from collections.abc import Sequence
 from typing import Literal
 
@@ -14,6 +15,20 @@ from bench_core.contract.model import ModelInfo
 from bench_core.contract.record import Record
 from bench_core.contract.workload_rate import MeanWork, mean_work
 
+SEEDS = 2**63
+DEFAULT_SAMPLE_SEED = 0
+
+
+def shuffled_order(count: int, seed: int) -> list[int]:
+    """The places of ``count`` prompts in a random order that follows from the seed: sorted by the SHA-256 of
+    ``seed/place``. The same on every machine and in every version of Python, which promises that of no shuffle."""
+    return sorted(range(count), key=lambda place: hashlib.sha256(f"{seed}/{place}".encode()).digest())
+
+
+def order_words(sample_seed: int | None) -> str:
+    """How a workload's prompts were put in order, in words."""
+    return "the dataset's own order" if sample_seed is None else f"shuffled with seed {sample_seed}"
+
 
 class Workload(Record):
     """A workload file. The digest is over the token ids in order and is checked whenever the file is read.
@@ -22,6 +37,8 @@ class Workload(Record):
         truncated: prompts cut from the left to ``max_prompt_tokens``.
         dropped_empty: texts without a token, left out.
         duplicates: prompts equal to an earlier one (they stay; a cell that needs unique prompts can see them).
+        sample_seed: of the shuffle that gave the prompts their order; ``None``: the dataset's own order, as in all
+            files of before prompts were shuffled.
     """
 
     schema_version: Literal[1] = 1
@@ -32,6 +49,7 @@ class Workload(Record):
     dropped_empty: int = Field(ge=0)
     duplicates: int = Field(ge=0)
     digest: str
+    sample_seed: int | None = Field(None, ge=0, lt=SEEDS)
     prompts: tuple[tuple[int, ...], ...] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -57,7 +75,11 @@ class Workload(Record):
     def reference(self) -> WorkloadRef:
         """What a cell keeps of it."""
         return WorkloadRef(
-            name=self.name, digest=self.digest, prompts=len(self.prompts), longest_prompt_tokens=self.longest
+            name=self.name,
+            digest=self.digest,
+            prompts=len(self.prompts),
+            longest_prompt_tokens=self.longest,
+            sample_seed=self.sample_seed,
         )
 
     def packed(self) -> bytes:
@@ -116,12 +138,18 @@ def require_fit(workload: Workload, model: ModelInfo, batch_sizes: Sequence[int]
 
 
 class WorkloadRef(Record):
-    """What a cell keeps of its workload."""
+    """What a cell keeps of its workload; see :class:`Workload`."""
 
     name: str
     digest: str
     prompts: int = Field(gt=0)
     longest_prompt_tokens: int = Field(gt=0)
+    sample_seed: int | None = Field(None, ge=0, lt=SEEDS, description="of the prompts' order; none: the dataset's own")
+
+    @property
+    def order(self) -> str:
+        """Of the prompts, in words."""
+        return order_words(self.sample_seed)
 
 
 class Prepared(Record):

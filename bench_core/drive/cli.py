@@ -46,6 +46,10 @@ def drive(
     split: Annotated[str | None, typer.Option(help="Split of the dataset  [default: validation]")] = None,
     text_column: Annotated[str | None, typer.Option(help="Column of the prompts.")] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Prompts to take  [default: all]")] = None,
+    sample_order: Annotated[
+        str | None, typer.Option(help="Of these: shuffled, or dataset to keep the dataset's  [default: shuffled]")
+    ] = None,
+    sample_seed: Annotated[int | None, typer.Option(min=0, help="Seed of that shuffle  [default: 0]")] = None,
     max_prompt_tokens: Annotated[
         int | None, typer.Option(min=1, help="Longer prompts lose their beginning  [default: 1024, or what fits]")
     ] = None,
@@ -193,6 +197,8 @@ def drive(
         "split": split,
         "text_column": text_column,
         "samples": samples,
+        "sample_order": sample_order,
+        "sample_seed": sample_seed,
         "max_prompt_tokens": max_prompt_tokens,
         "max_new_tokens": max_new_tokens,
         "length": length,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bench_core.contract.artifact import recipe_digest, usable_artifact
 from bench_core.contract.run import GpuInfo
+from bench_core.contract.workload import order_words
 from bench_core.drive.estimate import TYPICAL_PROMPTS, conversion_bytes, measuring_estimate_s, readable_duration
 from bench_core.drive.launcher_choice import Choice
 from bench_core.drive.plan import Job, Plan
@@ -109,7 +110,8 @@ def plan_words(
         cells,
         f"on {', '.join(gpu.name for gpu in gpus) or 'the CPU'}, launched as {choice.words}",
         f"model {suite.model}: {_action(outlook.model)}",
-        f"prompts: {suite.dataset}, {suite.samples or 'all'}; {suite.max_new_tokens} new tokens, {suite.length}",
+        f"prompts: {suite.dataset}, {suite.samples or 'all'}, {order_words(suite.shuffle_seed)}; "
+        f"{suite.max_new_tokens} new tokens, {suite.length}",
         "to build: " + (", ".join(dict.fromkeys(to_build)) or "nothing"),
         "to convert: " + (", ".join(outlook.to_convert) or "nothing"),
         f"measuring will take about {readable_duration(measuring_s)} (rough), "

@@ -14,6 +14,7 @@ from bench_core.contract.quality import QualityBounds
 from bench_core.contract.record import Record, Scalar
 from bench_core.contract.spec import MAX_REPEAT, Length, MeasureProtocol
 from bench_core.contract.stopping import DEFAULT_MAX_WARMUP_BATCHES, DEFAULT_MAX_WARMUP_S, DEFAULT_PRECISION
+from bench_core.contract.workload import DEFAULT_SAMPLE_SEED, SEEDS
 
 BatchSize = Annotated[int, Field(ge=1, le=65536)]
 
@@ -37,6 +38,10 @@ class Suite(Record):
     split: str = "validation"
     text_column: str | None = None
     samples: int | None = Field(None, ge=1)
+    sample_order: Literal["shuffled", "dataset"] = Field(
+        "shuffled", description="of the prompts taken, which are the first of the dataset"
+    )
+    sample_seed: int = Field(DEFAULT_SAMPLE_SEED, ge=0, lt=SEEDS, description="of that shuffle")
     max_prompt_tokens: int | None = Field(None, ge=1)
     max_new_tokens: int = Field(64, ge=1)
     length: Length = "forced"
@@ -111,6 +116,11 @@ class Suite(Record):
             max_warmup_batches=self.max_warmup_batches,
             max_warmup_seconds=self.max_warmup_seconds,
         )
+
+    @property
+    def shuffle_seed(self) -> int | None:
+        """The seed that the prompts are shuffled with; ``None`` for the dataset's own order."""
+        return self.sample_seed if self.sample_order == "shuffled" else None
 
     @property
     def quality(self) -> QualityBounds:

@@ -17,6 +17,7 @@ from bench_core.contract.errors import BadInput
 from bench_core.contract.host import host_info
 from bench_core.contract.run import GpuInfo, ImageInfo, PlannedCell, RunRecord, VisitInfo
 from bench_core.contract.spec import CellSpec, MeasureProtocol
+from bench_core.contract.workload import order_words
 from bench_core.drive.catalogue import nearest
 from bench_core.drive.execute import Prepared
 from bench_core.drive.launcher import Launcher
@@ -93,8 +94,11 @@ class Earlier:
         path = self.folder / layout.SUITE_FILE
         if path.is_file():
             suite = Suite.read(path)
-            # Of before there was a rule to stop by: everything was measured.
-            return suite if "precision" in json.loads(path.read_bytes()) else suite.model_copy(update=_NO_RULES)
+            kept = json.loads(path.read_bytes())
+            # Of before there was a rule to stop by: everything was measured. Of before prompts were shuffled: they
+            # were not.
+            then = {} if "precision" in kept else _NO_RULES
+            return suite.model_copy(update=then if "sample_order" in kept else {**then, "sample_order": "dataset"})
         cells, record = self.record.cells, self.record
         protocol = next((spec.protocol for spec in self._specs()), None)
         return Suite(
@@ -103,6 +107,7 @@ class Earlier:
             batch_sizes=tuple(cell.batch_size for cell in cells),
             model=record.model.name,
             samples=record.workload.prompts,
+            **_order_as_asked(record.workload.sample_seed),
             max_new_tokens=record.max_new_tokens,
             length=record.length,
             device=record.device,
@@ -173,6 +178,7 @@ class Earlier:
             ("device", record.device, plan.device),
             ("max_new_tokens", record.max_new_tokens, suite.max_new_tokens),
             ("length", record.length, suite.length),
+            ("order of the prompts", record.workload.order, order_words(suite.shuffle_seed)),
             *((f"bound {name}", had, getattr(suite.quality, name)) for name, had in record.quality),
         ]
         for spec in self._specs():
@@ -258,6 +264,11 @@ def _as_asked(protocol: MeasureProtocol) -> dict[str, Any]:
     """The keys of a suite that give this protocol."""
     given = {key: value for key, value in protocol.model_dump().items() if value is not None}
     return {"exhaustive": protocol.precision is None, "max_warmup_batches": 1, **given}
+
+
+def _order_as_asked(sample_seed: int | None) -> dict[str, Any]:
+    """The keys of a suite that give this order of prompts."""
+    return {"sample_order": "dataset"} if sample_seed is None else {"sample_seed": sample_seed}
 
 
 def _differing(pairs: Iterable[tuple[str, object, object]]) -> Iterator[str]:

@@ -381,6 +381,7 @@ class Session:
             text_column=suite.text_column,
             samples=suite.samples,
             max_prompt_tokens=max_prompt_tokens,
+            sample_seed=suite.shuffle_seed,
         )
 
     def _prepare(self, plan: Plan, display: Display) -> Prepared:

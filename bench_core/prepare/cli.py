@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -12,11 +13,19 @@ from bench_core.contract import layout
 from bench_core.contract.errors import BadInput
 from bench_core.contract.model import ModelInfo
 from bench_core.contract.outcome import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK
-from bench_core.contract.workload import Prepared, require_fit
+from bench_core.contract.workload import DEFAULT_SAMPLE_SEED, Prepared, require_fit
 from bench_core.prepare.model import ModelRequest, prepare_model
 from bench_core.prepare.staging import disk_errors, write_file
 from bench_core.prepare.tokenizer import load_tokenizer
 from bench_core.prepare.workload import WorkloadRequest, prepare_workload, survey_workload
+
+
+class SampleOrder(Enum):
+    """How the prompts that are taken are put in order."""
+
+    SHUFFLED = "shuffled"
+    DATASET = "dataset"
+
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -32,6 +41,10 @@ def prepare(
         str | None, typer.Option(help="Column of the prompts  [default: text, or the only one with text]")
     ] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Prompts to take from the front  [default: all]")] = None,
+    sample_order: Annotated[
+        SampleOrder, typer.Option(help="Of the prompts taken: shuffled, or dataset to keep the dataset's order.")
+    ] = SampleOrder.SHUFFLED,
+    sample_seed: Annotated[int, typer.Option(min=0, help="Seed of that shuffle.")] = DEFAULT_SAMPLE_SEED,
     max_prompt_tokens: Annotated[int, typer.Option(min=1, help="Longer prompts lose their beginning.")] = 1024,
     tokenizer: Annotated[
         Path | None, typer.Option(help="Folder with a tokenizer.json that replaces the model's.")
@@ -48,6 +61,7 @@ def prepare(
         text_column=text_column,
         samples=samples,
         max_prompt_tokens=max_prompt_tokens,
+        sample_seed=sample_seed if sample_order is SampleOrder.SHUFFLED else None,
     )
     survey_workload(wanted)  # before the model: a wrong dataset must not cost a download
     request = ModelRequest(name=model, revision=revision, tokenizer=tokenizer, seed=seed)

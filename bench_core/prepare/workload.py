@@ -14,7 +14,7 @@ from bench_core.contract import layout
 from bench_core.contract.digest import prompts_sha256
 from bench_core.contract.errors import BadInput
 from bench_core.contract.record import Record
-from bench_core.contract.workload import Workload
+from bench_core.contract.workload import SEEDS, Workload, order_words, shuffled_order
 from bench_core.prepare.embedded import EMBEDDED
 from bench_core.prepare.sources import Selection, dataset_name, local_path, texts
 from bench_core.prepare.staging import Progress, disk_errors, quiet, write_file
@@ -32,6 +32,8 @@ class WorkloadRequest(Record):
         text_column: column of the prompts; by default ``text``, else the only one that holds text.
         samples: prompts to take from the front, not counting empty texts; ``None`` for all.
         max_prompt_tokens: longer prompts lose tokens at their beginning; special tokens there (BOS) stay.
+        sample_seed: the prompts taken are shuffled once with it, so that the batches that a cell measures are a random
+            sample of all; ``None`` keeps the dataset's order.
     """
 
     dataset: str = "roneneldan/TinyStories"
@@ -39,6 +41,7 @@ class WorkloadRequest(Record):
     text_column: str | None = None
     samples: int | None = Field(None, ge=1)
     max_prompt_tokens: int = Field(gt=0)
+    sample_seed: int | None = Field(None, ge=0, lt=SEEDS)
 
 
 @dataclass(frozen=True)
@@ -84,15 +87,19 @@ def prepare_workload(
         done = _tokenise(texts(selection, data_root, progress), tokenizer, request)
     if not done.prompts:
         raise _no_prompt(request)
+    prompts = done.prompts
+    if request.sample_seed is not None:
+        prompts = tuple(prompts[place] for place in shuffled_order(len(prompts), request.sample_seed))
     workload = Workload(
         name=dataset_name(request.dataset, request.split),
         tokenizer=tokenizer.digest,
         max_prompt_tokens=request.max_prompt_tokens,
         truncated=done.truncated,
         dropped_empty=done.dropped_empty,
-        duplicates=len(done.prompts) - len(set(done.prompts)),
-        digest=prompts_sha256(done.prompts),
-        prompts=done.prompts,
+        duplicates=len(prompts) - len(set(prompts)),
+        digest=prompts_sha256(prompts),
+        sample_seed=request.sample_seed,
+        prompts=prompts,
     )
     path = data_root / layout.WORKLOADS_FOLDER / f"{layout.slug(workload.name)}-{workload.digest[:12]}.json"
     if not _holds(path, workload):
@@ -157,7 +164,10 @@ def _holds(path: Path, workload: Workload) -> bool:
 
 def _remarks(workload: Workload, request: WorkloadRequest) -> list[str]:
     found = len(workload.prompts)
-    remarks = [f"{found} prompts, the longest of {workload.longest} tokens, digest {workload.digest[:12]}"]
+    remarks = [
+        f"{found} prompts, the longest of {workload.longest} tokens, {order_words(workload.sample_seed)}, "
+        f"digest {workload.digest[:12]}"
+    ]
     if request.samples is not None and found < request.samples:
         remarks.append(f"{request.samples} prompts were asked for, but the dataset has only {found}")
     if workload.truncated:

@@ -124,7 +124,8 @@ def _facts(view: RunView) -> Iterable[tuple[str, str]]:
         "Workload",
         (
             f"{foreign(record.workload.name)}, {quantity(record.workload.prompts, 'prompt')}, "
-            f"longest {quantity(record.workload.longest_prompt_tokens, 'token')}, digest {record.workload.digest[:12]}"
+            f"longest {quantity(record.workload.longest_prompt_tokens, 'token')}, {record.workload.order}, "
+            f"digest {record.workload.digest[:12]}"
         ),
     )
     new = quantity(record.max_new_tokens, "new token")

@@ -17,7 +17,7 @@ from bench_core.contract.model import ModelInfo
 from bench_core.contract.record import Scalar
 from bench_core.contract.spec import CellSpec, Length, MeasureProtocol
 from bench_core.contract.stored_weights import StoredWeights, stored_weights
-from bench_core.contract.workload import Prepared, Workload, WorkloadRef, require_fit, require_vocabulary
+from bench_core.contract.workload import Prepared, Workload, require_fit, require_vocabulary
 from bench_core.worker.nvml import visible_gpus
 
 
@@ -182,12 +182,6 @@ class Resolver:
         workload = Workload.read(workload_path)
         require_fit(workload, model, self.options.batch_sizes, self.options.max_new_tokens)
         artifact, digest, weights = self.artifact(model)
-        reference = WorkloadRef(
-            name=workload.name,
-            digest=workload.digest,
-            prompts=len(workload.prompts),
-            longest_prompt_tokens=workload.longest,
-        )
         cells = tuple(
             CellSpec(
                 image=self.manifest.name,
@@ -207,7 +201,7 @@ class Resolver:
                 artifact_digest=digest,
                 weights=weights,
                 options=dict(self.variant.options),
-                workload=reference,
+                workload=workload.reference,
                 max_new_tokens=self.options.max_new_tokens,
                 length=self.options.length,
                 protocol=self._protocol(batch_size),

@@ -103,6 +103,7 @@ def test_the_study_is_the_study() -> None:
     assert suite.batch_sizes == (1, 4, 16, 64)
     assert (suite.samples, suite.max_new_tokens, suite.length, suite.warmup_batches) == (6000, 200, "natural", 1)
     assert (suite.dataset, suite.split) == ("roneneldan/TinyStories", "validation")
+    assert suite.shuffle_seed is None, "the first 6000 stories, in their order"
     assert suite.protocol.precision is None, "all prompts are measured"
     assert not suite.protocol.warmup_rule.has_room_for_the_test, "the first batch is discarded, and nothing else"
 

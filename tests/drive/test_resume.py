@@ -253,6 +253,39 @@ def test_a_record_of_before_visits_can_be_gone_on_with(drive: Drive, mine: Path)
     ]
 
 
+def test_the_order_of_the_prompts_is_the_runs_own(drive: Drive, mine: Path) -> None:
+    """It stands in the record, in each cell, and in the prompts kept with the run; a visit keeps to it."""
+    record = _record(mine)
+    assert record.workload.sample_seed == 0
+    spec = CellSpec.read(layout.cell_folder(mine, "null.scripted.b1") / layout.SPEC_FILE)
+    assert spec.workload == record.workload
+    for asked in (("--sample-seed", "1"), ("--sample-order", "dataset")):
+        called = drive("--resume", "mine", "--batch-sizes", "2", *asked)
+        assert called.code == 2
+        assert "order of the prompts is" in called.err
+        assert "was shuffled with seed 0" in called.err
+    assert "8, shuffled with seed 0; 4 new tokens" in drive("--resume", "mine", "--batch-sizes", "2", "--dry-run").out
+
+
+@pytest.mark.parametrize("suite_kept", [True, False])
+def test_a_run_of_before_prompts_were_shuffled_goes_on_in_the_datasets_order(
+    drive: Drive, tmp_path: Path, suite_kept: bool
+) -> None:
+    assert drive(*RUN, "--batch-sizes", "1", "--sample-order", "dataset", "--run-id", "old").code == 0
+    run = tmp_path / "results" / "old"
+    _edit(run / layout.RUN_FILE, lambda content: content["workload"].pop("sample_seed"))
+    _edit(layout.cell_folder(run, "null.scripted.b1") / layout.SPEC_FILE, lambda c: c["workload"].pop("sample_seed"))
+    for key in ("sample_order", "sample_seed"):
+        _edit(run / layout.SUITE_FILE, lambda content, key=key: content.pop(key))  # type: ignore[misc]
+    if not suite_kept:
+        (run / layout.SUITE_FILE).unlink()
+    called = drive("--resume", "old", "--batch-sizes", "2", *FAST)
+    assert called.code == 0, called.err
+    assert _record(run).workload.order == "the dataset's own order"
+    cells = (CellSpec.read(layout.cell_folder(run, f"null.scripted.b{size}") / layout.SPEC_FILE) for size in (1, 2))
+    assert len({spec.workload for spec in cells}) == 1
+
+
 # --- differences that a test cannot bring about by options ------------------------------------------------------------
 
 

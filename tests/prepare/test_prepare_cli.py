@@ -12,7 +12,7 @@ from prepare_material import STORIES, jsonl, toy_model, tree
 
 from bench_core.contract import layout
 from bench_core.contract.model import ModelInfo
-from bench_core.contract.workload import Prepared
+from bench_core.contract.workload import Prepared, Workload
 from bench_core.prepare.cli import main
 from bench_core.prepare.workload import read_workload
 
@@ -28,6 +28,20 @@ def test_the_defaults_prepare_the_tiny_model_and_the_embedded_prompts(
     assert workload.name == "embedded"
     assert model.name == "synthetic/tiny"
     assert max(max(prompt) for prompt in workload.prompts) < model.vocab_size
+
+
+def test_prompts_are_shuffled_unless_the_datasets_order_is_asked_for(tmp_path: Path) -> None:
+    places = ["--data", str(tmp_path / "data"), "--models", str(tmp_path / "models"), "--samples", "12"]
+
+    def workload(*arguments: str) -> Workload:
+        assert main([*places, *arguments]) == 0
+        return read_workload(tmp_path / "data" / Prepared.read(tmp_path / "data" / layout.PREPARED_FILE).workload)
+
+    default, own = workload(), workload("--sample-order", "dataset")
+    assert (default.sample_seed, own.sample_seed) == (0, None)
+    assert default.prompts != own.prompts
+    assert default == workload("--sample-seed", "0")
+    assert workload("--sample-seed", "1").prompts not in (default.prompts, own.prompts)
 
 
 def test_a_model_of_ones_own_with_stories_of_ones_own(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from prepare_material import STORIES, jsonl, toy_model
 
 from bench_core.contract.digest import prompts_sha256
 from bench_core.contract.errors import BadInput
-from bench_core.contract.workload import Workload, require_fit
+from bench_core.contract.workload import Workload, require_fit, shuffled_order
 from bench_core.prepare import sources
 from bench_core.prepare.model import ModelRequest, prepare_model
 from bench_core.prepare.tokenizer import ByteTokenizer, load_tokenizer
@@ -482,3 +482,63 @@ def test_ids_and_lengths_must_fit_the_model(tmp_path: Path) -> None:
         require_fit(workload, model, (1,), max_new_tokens=65)
     with pytest.raises(BadInput, match="has a vocabulary of 100"):
         require_fit(workload, model.model_copy(update={"vocab_size": 100}), (1,), max_new_tokens=1)
+
+
+# --- order ---
+
+
+def test_prompts_are_the_first_of_the_dataset_in_an_order_that_follows_from_the_seed(tmp_path: Path) -> None:
+    path = as_jsonl(tmp_path)
+    own = prepared(path, tmp_path / "data", samples=6)
+    shuffled = prepared(path, tmp_path / "data", samples=6, sample_seed=7)
+    other = prepared(path, tmp_path / "data", samples=6, sample_seed=8)
+    assert (own.sample_seed, shuffled.sample_seed, other.sample_seed) == (None, 7, 8)
+    assert decoded(own) == list(STORIES[:6])
+    assert sorted(shuffled.prompts) == sorted(other.prompts) == sorted(own.prompts), "the first six, all of them"
+    orders = {own.prompts, shuffled.prompts, other.prompts}
+    assert len(orders) == len({w.digest for w in (own, shuffled, other)}) == 3, "the digest is of the order, too"
+    assert prepared(path, tmp_path / "elsewhere", samples=6, sample_seed=7) == shuffled
+    assert (shuffled.reference.sample_seed, own.reference.sample_seed) == (7, None)
+
+
+def test_another_seed_is_another_file_and_the_same_one_is_used_again(tmp_path: Path) -> None:
+    def file(seed: int | None) -> Path:
+        request = WorkloadRequest(dataset=str(as_jsonl(tmp_path)), max_prompt_tokens=512, sample_seed=seed)
+        return prepare_workload(request, BYTES, tmp_path / "data")[0]
+
+    one = file(1)
+    before = one.stat().st_mtime_ns
+    assert len({one, file(2), file(None)}) == 3
+    assert file(1) == one
+    assert one.stat().st_mtime_ns == before
+
+
+def test_a_file_of_the_same_order_by_chance_tells_the_seed_that_was_asked_for(tmp_path: Path) -> None:
+    """One prompt has one order: the digest is the same, and so is the file's name."""
+    assert prepared(as_jsonl(tmp_path), tmp_path / "data", samples=1).sample_seed is None
+    assert prepared(as_jsonl(tmp_path), tmp_path / "data", samples=1, sample_seed=3).sample_seed == 3
+
+
+def test_a_file_of_before_prompts_were_shuffled_is_in_the_datasets_own_order(tmp_path: Path) -> None:
+    request = WorkloadRequest(dataset=str(as_jsonl(tmp_path)), max_prompt_tokens=512)
+    path, workload = prepare_workload(request, BYTES, tmp_path / "data")
+    content = json.loads(path.read_text())
+    del content["sample_seed"]
+    path.write_text(json.dumps(content))
+    assert read_workload(path) == workload
+    assert workload.reference.order == "the dataset's own order"
+
+
+def test_the_shuffle_is_one_that_any_program_can_repeat() -> None:
+    """Places sorted by SHA-256 of ``seed/place``: nothing of Python's own generator is in it."""
+    by_hand = [(hashlib.sha256(f"5/{place}".encode()).hexdigest(), place) for place in range(100)]
+    assert shuffled_order(100, 5) == [place for _, place in sorted(by_hand)]
+
+
+def test_every_place_is_as_likely_for_every_prompt() -> None:
+    """Chi-square of 4000 shuffles of five: 16 degrees of freedom, above 39.3 by chance in one case of a thousand."""
+    counts = [[0] * 5 for _ in range(5)]
+    for seed in range(4000):
+        for place, prompt in enumerate(shuffled_order(5, seed)):
+            counts[place][prompt] += 1
+    assert sum((count - 800) ** 2 / 800 for row in counts for count in row) < 39.3
