@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import docker
 import docker.errors
 import pytest
+import reading_guard
 from private_engine import driver, engine, engine_home, fault_repository, shared_material  # noqa: F401  # fixtures
 
 from bench_core.contract.errors import BadInput
@@ -20,6 +23,10 @@ from bench_core.drive import cli
 from bench_core.drive.docker_endpoint import chosen_endpoint
 
 ROOT = Path(__file__).resolve().parents[1]
+_GUARD = tempfile.mkdtemp(prefix="reading-guard-")
+atexit.register(shutil.rmtree, _GUARD, ignore_errors=True)
+PLACES = reading_guard.places_here(str(ROOT), [tempfile.gettempdir()])
+read_outside = reading_guard.begin(_GUARD, PLACES)
 
 
 @dataclass
@@ -29,6 +36,14 @@ class Called:
     code: int
     out: str
     err: str
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_read_outside() -> Iterator[None]:
+    """Of this test, or while tests were collected."""
+    yield
+    read = read_outside()
+    assert not read, f"read outside of the clone and temporary folders (tests/reading_guard.py): {read}"
 
 
 Drive = Callable[..., Called]
