@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench_core.contract import layout
+from bench_core.contract.record import LARGEST_FLOAT
 
 # Names of artifacts by the settings of Transformers' ``quantization_config``: gptq-int4-g128, exl2-4.0bpw.
 _NAMES = (re.compile(r"(gptq)-int(\d+)(?:-|$)"), re.compile(r"(exl2)-(\d+(?:\.\d+)?)bpw$"))
@@ -30,9 +31,14 @@ def other_form(folder: Path, artifact: str) -> str | None:
     if method != wanted:
         return method[:40]
     found_bits = settings.get("bits")
-    if bits is not None and not (isinstance(found_bits, int | float) and math.isclose(found_bits, float(bits))):
+    if bits is not None and not _is_number(found_bits, float(bits)):
         return f"{method} of {str(found_bits)[:40]} bits"
     return None
+
+
+def _is_number(found: object, wanted: float) -> bool:
+    """Of what JSON may hold: a whole number of any length too, which no fraction can be."""
+    return isinstance(found, int | float) and abs(found) <= LARGEST_FLOAT and math.isclose(found, wanted)
 
 
 def _quantisation(folder: Path) -> dict[str, Any]:

@@ -18,6 +18,13 @@ from bench_core.contract.record import Record, describe
 from bench_core.contract.stopping import StoppingRule, StopReason, WarmupEnd, WarmupRule
 from bench_core.contract.workload_rate import MeanWork
 
+Count = Annotated[int, Field(ge=0)]
+MaybeCount = Count | None
+# Seconds of a clock since its beginning: room for any clock.
+Moment = Annotated[float, Field(ge=0, le=1e12)]
+# A nanosecond is what clocks tell apart; less would divide into numbers without end.
+Duration = Annotated[float, Field(ge=1e-9, le=1e12)]
+
 BatchPhase = Literal["warmup", "measure", "latency", "paired", "direct"]
 Phase = Literal["start", "load", "prepare", "warmup", "measure", "latency", "paired", "direct", "score", "close"]
 
@@ -35,7 +42,7 @@ class StartEvent(Record):
 
     type: Literal["start"] = "start"
     version: Literal[1] = 1
-    t_s: float
+    t_s: Moment
     wall_time_utc: str
     versions: dict[str, str]
     host: dict[str, str]
@@ -47,15 +54,15 @@ class PhaseEvent(Record):
 
     type: Literal["phase"] = "phase"
     phase: Phase
-    started_s: float
-    duration_s: float = Field(ge=0)
+    started_s: Moment
+    duration_s: Moment
 
 
 class EngineEvent(Record):
     """What the engine says of how it runs (``facts``), and of its own memory pool (bytes)."""
 
     type: Literal["engine"] = "engine"
-    t_s: float
+    t_s: Moment
     facts: dict[str, str] = {}
     memory: dict[str, int] = {}
 
@@ -71,7 +78,7 @@ class Arrivals(Record):
 
     source: Literal["worker", "engine"]
     shared: bool
-    offsets_us: tuple[tuple[int, ...], ...]
+    offsets_us: tuple[tuple[Count, ...], ...]
 
     def of_row(self, row: int) -> tuple[int, ...]:
         """Offsets of one row, microseconds."""
@@ -93,11 +100,11 @@ class BatchEvent(Record):
     type: Literal["batch"] = "batch"
     phase: BatchPhase
     index: int = Field(ge=0, description="counts from 0 within its phase")
-    prompts: tuple[int, ...] = Field(min_length=1)
+    prompts: tuple[Count, ...] = Field(min_length=1)
     prompts_digest: str
-    prompt_tokens: tuple[int, ...]
-    started_s: float
-    latency_s: float = Field(gt=0)
+    prompt_tokens: tuple[Count, ...]
+    started_s: Moment
+    latency_s: Duration
     outputs: tuple[tuple[int, ...], ...]
     arrivals: Arrivals | None = None
 
@@ -129,7 +136,7 @@ class WarmupEndEvent(Record):
     """The warm-up has ended, and how; ``rule`` is what it was held to, so that the log alone can be judged."""
 
     type: Literal["warmup_end"] = "warmup_end"
-    t_s: float
+    t_s: Moment
     end: WarmupEnd
     rule: WarmupRule
 
@@ -141,7 +148,7 @@ class StopEvent(Record):
     """
 
     type: Literal["stop"] = "stop"
-    t_s: float
+    t_s: Moment
     reason: StopReason
     rule: StoppingRule
     available_batches: int = Field(ge=1)
@@ -163,17 +170,17 @@ class TelemetryEvent(Record):
     """
 
     type: Literal["telemetry"] = "telemetry"
-    t_s: tuple[float, ...]
-    rss_bytes: tuple[int | None, ...]
-    device_used_bytes: tuple[int | None, ...] | None = None
+    t_s: tuple[Moment, ...]
+    rss_bytes: tuple[MaybeCount, ...]
+    device_used_bytes: tuple[MaybeCount, ...] | None = None
     power_w: tuple[float | None, ...] | None = None
-    energy_mj: tuple[int | None, ...] | None = None
-    sm_clock_mhz: tuple[int | None, ...] | None = None
-    memory_clock_mhz: tuple[int | None, ...] | None = None
+    energy_mj: tuple[MaybeCount, ...] | None = None
+    sm_clock_mhz: tuple[MaybeCount, ...] | None = None
+    memory_clock_mhz: tuple[MaybeCount, ...] | None = None
     temperature_c: tuple[int | None, ...] | None = None
-    utilisation_percent: tuple[int | None, ...] | None = None
-    throttle_reasons: tuple[int | None, ...] | None = None
-    package_energy_uj: tuple[int | None, ...] | None = None
+    utilisation_percent: tuple[MaybeCount, ...] | None = None
+    throttle_reasons: tuple[MaybeCount, ...] | None = None
+    package_energy_uj: tuple[MaybeCount, ...] | None = None
 
     @model_validator(mode="after")
     def _columns_of_one_length(self) -> TelemetryEvent:
@@ -195,9 +202,9 @@ class ScoreEvent(Record):
     """
 
     type: Literal["score"] = "score"
-    started_s: float
-    duration_s: float = Field(ge=0)
-    texts: tuple[int, ...]
+    started_s: Moment
+    duration_s: Moment
+    texts: tuple[Count, ...]
     digest: str
     scored_tokens: tuple[Annotated[int, Field(ge=1)], ...] = ()
     log_probability_nat: tuple[float, ...] = ()
@@ -215,7 +222,7 @@ class EndEvent(Record):
     """Last line of a cell that could still speak."""
 
     type: Literal["end"] = "end"
-    t_s: float
+    t_s: Moment
     outcome: Outcome
     phase: Phase | None = None
     cause: str = ""

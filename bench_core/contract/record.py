@@ -1,11 +1,12 @@
-"""What every record of the contract has in common: immutable, no unknown keys, plain JSON."""
+"""What every record of the contract has in common: immutable, no unknown keys, plain JSON, every number bounded."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
+from pydantic_core import CoreSchema
 
 from bench_core.contract.errors import BadInput, shortened
 
@@ -17,10 +18,41 @@ R = TypeVar("R", bound="Record")
 _LONGEST = 500
 
 
+# What any number of a record may be, unless its field says less. A whole number has 63 bits and a sign, as digests,
+# files and other languages hold it; a fraction leaves room to square it and to sum the squares.
+SMALLEST_INT, LARGEST_INT = -(2**63), 2**63 - 1
+LARGEST_FLOAT = 1e30
+_BOUNDS = {"int": (SMALLEST_INT, LARGEST_INT), "float": (-LARGEST_FLOAT, LARGEST_FLOAT)}
+
+
+def _bound(schema: Any) -> None:
+    """Of numbers without a bound of their own; those of a nested record have been seen to by itself."""
+    if isinstance(schema, dict):
+        kind = schema.get("type")  # of a field, where a record has one of that name
+        if isinstance(kind, str) and kind in _BOUNDS:
+            bounds = _BOUNDS[kind]
+            if not schema.keys() & {"ge", "gt"}:
+                schema["ge"] = bounds[0]
+            if not schema.keys() & {"le", "lt"}:
+                schema["le"] = bounds[1]
+        for part in schema.values():
+            _bound(part)
+    elif isinstance(schema, list | tuple):
+        for part in schema:
+            _bound(part)
+
+
 class Record(BaseModel):
-    """An immutable pydantic model that refuses keys it does not know."""
+    """An immutable pydantic model that refuses keys it does not know, and numbers beyond the bounds above."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Bounds every number of every field, however deep it stands in the field's type."""
+        schema = handler(source)
+        _bound(schema)
+        return schema
 
     @classmethod
     def parse(cls: type[R], text: str | bytes, origin: str) -> R:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field
 
@@ -45,7 +44,7 @@ def stored_weights(folder: Path, record: ArtifactRecord) -> StoredWeights | None
     if safe:
         try:
             sizes = {name: size for file in safe for name, size in tensor_bytes(folder / file.path).items()}
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
             sizes = {}
         if sum(sizes.values()) > 0:
             embeddings = [size for name, size in sizes.items() if name.endswith(_EMBEDDINGS)]
@@ -61,15 +60,21 @@ def tensor_bytes(path: Path) -> dict[str, int]:
 
     Raises:
         OSError: it cannot be read.
-        ValueError, KeyError, TypeError: not such a file.
+        ValueError, LookupError, TypeError, RecursionError: not such a file, or one that says more than it holds.
     """
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         if not 0 < length <= _LONGEST_HEADER_BYTES:
             raise ValueError("no header of safetensors")
-        header: dict[str, Any] = json.loads(stream.read(length))
-    return {
-        name: int(entry["data_offsets"][1]) - int(entry["data_offsets"][0])
-        for name, entry in header.items()
-        if name != "__metadata__"
-    }
+        header: object = json.loads(stream.read(length))
+    held = path.stat().st_size - 8 - length
+    if not isinstance(header, dict):
+        raise ValueError("the header is no JSON object")
+    sizes = {}
+    for name, entry in header.items():
+        if name != "__metadata__":
+            begin, end = entry["data_offsets"]
+            if not (isinstance(begin, int) and isinstance(end, int) and 0 <= begin <= end <= held):
+                raise ValueError(f"the tensor {name[:80]} does not lie in the file")
+            sizes[name] = end - begin
+    return sizes

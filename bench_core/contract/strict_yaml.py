@@ -1,4 +1,4 @@
-"""YAML as data: safe loading with limits on size and depth, no duplicate keys, and the line of every key."""
+"""YAML as data: safe loading with limits on size, depth and numbers, no duplicate keys, and the line of every key."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from bench_core.contract.errors import BadInput
-from bench_core.contract.record import Record, describe
+from bench_core.contract.errors import BadInput, shortened
+from bench_core.contract.record import LARGEST_FLOAT, LARGEST_INT, SMALLEST_INT, Record, describe
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 20
+_LONGEST_NUMBER = 100  # characters: 63 bits in base 2, with a sign and separators
+_TAG = "tag:yaml.org,2002:"
 
 R = TypeVar("R", bound=Record)
 
@@ -37,8 +39,8 @@ def parse(text: str, origin: str) -> Document:
     """Parses one YAML mapping with plain scalars, lists and mappings; aliases are refused.
 
     Raises:
-        BadInput: not YAML, too large (256 KiB), nested deeper than 20, an alias, a duplicate key, or not a mapping;
-            the message names ``origin`` and the line.
+        BadInput: not YAML, too large (256 KiB), nested deeper than 20, an alias, a duplicate key, a number beyond the
+            bounds of every record, or not a mapping; the message names ``origin`` and the line.
     """
     if len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
         raise BadInput(f"{origin}: larger than {MAX_BYTES // 1024} KiB", "a suite or image file is a short text")
@@ -115,9 +117,43 @@ def _walk(node: yaml.Node, path: tuple[str | int, ...], lines: dict[tuple[str | 
             seen.add(name)
             here = (*path, name)
             lines[here] = line
+            if isinstance(key, yaml.ScalarNode):
+                _check_number(key, here, origin)
             _walk(value, here, lines, origin)
+    elif isinstance(node, yaml.ScalarNode):
+        _check_number(node, path, origin)
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
             here = (*path, index)
             lines[here] = value.start_mark.line + 1
             _walk(value, here, lines, origin)
+
+
+def _check_number(node: yaml.ScalarNode, path: tuple[str | int, ...], origin: str) -> None:
+    """Refuses a number that no record could hold, also where a text of digits could be read as none at all."""
+    kind = node.tag.removeprefix(_TAG)
+    if kind not in ("int", "float"):
+        return
+    try:
+        within = len(node.value) <= _LONGEST_NUMBER and _is_within(node, kind)
+    except (ValueError, IndexError) as error:
+        raise _bad_number(node, path, origin, f"is no {kind}") from error
+    if not within:
+        what = "more than 63 bits" if kind == "int" else f"no finite number, or beyond {LARGEST_FLOAT:g}"
+        raise _bad_number(node, path, origin, what)
+
+
+def _is_within(node: yaml.ScalarNode, kind: str) -> bool:
+    constructor = yaml.constructor.SafeConstructor()
+    if kind == "int":
+        whole: int = constructor.construct_yaml_int(node)
+        return SMALLEST_INT <= whole <= LARGEST_INT
+    value: float = constructor.construct_yaml_float(node)
+    return -LARGEST_FLOAT <= value <= LARGEST_FLOAT  # which no NaN is
+
+
+def _bad_number(node: yaml.ScalarNode, path: tuple[str | int, ...], origin: str, what: str) -> BadInput:
+    key = shortened(".".join(str(part) for part in path), 80)
+    where = f"{origin}:{node.start_mark.line + 1}"
+    cause = f"{where}: {key}: {shortened(node.value, 40)}: {what}"
+    return BadInput(cause, "a text that looks like a number stands in quotes")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from bench_core.contract.manifest import Manifest
-from bench_core.contract.record import Record
+from bench_core.contract.record import LARGEST_FLOAT, LARGEST_INT, SMALLEST_INT, Record
 from bench_core.drive.catalogue import REPOSITORY
 from bench_core.drive.request import Suite
 
@@ -19,7 +20,21 @@ SCHEMAS: dict[Path, type[Record]] = {
 
 def schema_text(path: Path) -> str:
     """What the schema file at ``path`` must hold."""
-    return json.dumps(SCHEMAS[path].model_json_schema(), indent=2) + "\n"
+    return json.dumps(_without_bounds_of_all(SCHEMAS[path].model_json_schema()), indent=2) + "\n"
+
+
+def _without_bounds_of_all(schema: Any) -> Any:
+    """Leaves out what holds for every number of every record: it tells an editor nothing."""
+    if isinstance(schema, list):
+        return [_without_bounds_of_all(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    usual = {"minimum": (SMALLEST_INT, -LARGEST_FLOAT), "maximum": (LARGEST_INT, LARGEST_FLOAT)}
+    return {
+        key: _without_bounds_of_all(part)
+        for key, part in schema.items()
+        if isinstance(part, dict | list) or part not in usual.get(key, ())
+    }
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from bench_core.contract.errors import BadInput, first_line
 CONFIG_FILE = "config.json"
 GENERATION_FILE = "generation_config.json"
 MAX_CONFIG_BYTES = 4 * 1024 * 1024
+LARGEST_SIZE = 2**31 - 1  # of a dimension, a number of layers or a context, as engines hold them
 
 # transformers' names, then those of older architectures.
 _NAMES = {
@@ -193,8 +194,9 @@ def _positive(config: Mapping[str, Any], keys: tuple[str, ...], default: int | N
         if "num_attention_heads" in keys:
             hint = "decoders with attention are measured, others such as Mamba and RWKV are not"
         raise BadInput(f"{origin}: {CONFIG_FILE} lacks {keys[0]}", hint)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= LARGEST_SIZE:
         raise BadInput(
-            f"{origin}: {CONFIG_FILE} has {keys[0]} = {str(value)[:40]}", "a positive whole number is needed"
+            f"{origin}: {CONFIG_FILE} has {keys[0]} = {str(value)[:40]}",
+            f"a positive whole number of at most {LARGEST_SIZE} is needed",
         )
     return value

@@ -13,6 +13,7 @@ from math import prod
 from pathlib import Path
 
 from bench_core.contract.errors import BadInput, first_line
+from bench_core.contract.record import LARGEST_INT
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
@@ -165,7 +166,7 @@ def _entry(path: Path, name: str, entry: object) -> tuple[int, int, str, Tensor]
 
 
 def _count(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= LARGEST_INT:
         raise ValueError(f"{str(value)[:20]!r} is not a count")
     return value
 
