@@ -8,6 +8,7 @@ POINTS ?= 200
 CELLS ?= 500
 LAUNCHER ?= process
 INPUTS ?= 100000
+RUNS ?= 500
 SEED ?= 1
 HOST_PYTHON ?= 3.12
 STAGES ?= all
@@ -70,8 +71,9 @@ soak: setup  ## 500 cells in containers in one run, and what they cost the drive
 soak-kill: setup  ## kill the driver at 200 seeded random moments and finish each run (POINTS=n, SEED=n, LAUNCHER=x)
 	PYTHONPATH=. $(PY) tests/faults/kill_points.py --points $(POINTS) --seed $(SEED) --launcher $(LAUNCHER)
 
-fuzz: setup  ## give 100,000 damaged inputs to every reader of files (INPUTS=n, SEED=n)
+fuzz: setup  ## give 100,000 damaged inputs to every reader of files, and 500 runs to whole commands (INPUTS=n, RUNS=n, SEED=n)
 	PYTHONPATH=. $(PY) tests/faults/fuzz_readers.py --inputs $(INPUTS) --seed $(SEED)
+	PYTHONPATH=. $(PY) tests/faults/fuzz_commands.py --inputs $(RUNS) --seed $(SEED)
 
 gpu: setup  ## what only a GPU can show: contract suites, failures, parity, memory, repeats (STAGES=x, tests/gpu)
 	tests/gpu/acceptance.sh $(STAGES)

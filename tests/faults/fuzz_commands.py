@@ -18,7 +18,7 @@ import sys
 import tempfile
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
@@ -33,14 +33,18 @@ from bench_core.report import verify_cli
 ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED = tuple(ROOT / "results" / "published" / name for name in ("2026-11-23-cpu-smollm2-b", "h200-memory"))
 # Literals that JSON or YAML readers take, or nearly so, in the place of a number.
-NUMBERS = (
-    *(b"9223372036854775807", b"9223372036854775808", b"-9223372036854775809", b"18446744073709551616"),
-    *(b"9" * 30, b"-" + b"9" * 400, b"9" * 5000, b"1" + b"0" * 308, b"1_000", b"0x" + b"f" * 40),
-    *(b"1e308", b"-1e308", b"1.7976931348623157e308", b"1e400", b"5e-324", b"1e-300", b"1e18", b"1e30"),
-    *(b"0", b"-1", b"0.0", b"-0.0", b"NaN", b"Infinity", b"-Infinity", b".nan", b".inf", b"true", b"null", b'"9"'),
-    *(b"[" * 200 + b"]" * 200, b"[" * 100_000, b'{"a":' * 200 + b"1" + b"}" * 200),
+LITERALS: tuple[tuple[bytes, ...], ...] = (
+    (b"9223372036854775808", b"-9223372036854775809", b"18446744073709551616", b"9" * 30, b"-" + b"9" * 400),
+    (b"9223372036854775807", b"-9223372036854775808", b"-1", b"0", b"1000000000000", b"2147483648"),
+    (b"1e308", b"-1e308", b"1.7976931348623157e308", b"1e400", b"1e30", b"-1e30", b"1e18"),
+    (b"5e-324", b"1e-300", b"-0.0", b"0.0", b"1e-30"),
+    (b"NaN", b"Infinity", b"-Infinity", b".nan", b".inf"),
+    (b"9" * 5000, b"1" + b"0" * 308, b"1_000", b"0x" + b"f" * 40, b"true", b"null", b'"9"', b"[]", b"{}"),
+    (b"[" * 200 + b"]" * 200, b"[" * 100_000, b'{"a":' * 200 + b"1" + b"}" * 200),
 )
-_NUMBER = re.compile(rb"(?<=[\s:,\[])-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?(?=[\s,\]}])")
+_KEY_OR_NUMBER = re.compile(
+    rb"[\"'\s]?(?P<key>[a-z_A-Z]+)[\"']?\s*:|(?<=[\s:,\[])(?P<number>-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)(?=[\s,\]}])"
+)
 _RECORDS = (".json", ".jsonl", ".yaml", ".csv", ".gz")
 
 
@@ -78,23 +82,31 @@ class Commands:
     def one(self, command: str, chance: random.Random) -> tuple[str, Fault | None]:
         """Draws an input and reads it; how the command ended, and what was wrong with that."""
         source = self._run if command == "resume" else chance.choice((self._run, *PUBLISHED))
-        copy = self._place / "results" / source.name
-        shutil.rmtree(self._place / "results", ignore_errors=True)
-        shutil.copytree(source, copy)
-        file, literal = _spoil(copy, chance)
-        name = file.relative_to(copy).as_posix()
-        words = io.StringIO()
+        spoilt: list[tuple[str, bytes]] = []
+
+        def spoil(copy: Path) -> None:
+            path, literal = _spoil(copy, chance)
+            spoilt.append((path.relative_to(copy).as_posix(), literal[:60]))
+
+        what, ended = "", f"{command}: traceback"
         try:
-            code = self._call(command, copy, words)
+            code, words = self.on(command, source, spoil)
+            ended = f"{command}: exit code {code}"
+            if code not in (0, 1, 2) or (code and not words.strip()):
+                what = f"exit code {code}, and said {words[-200:]!r}"
         except BaseException as error:  # noqa: BLE001  # what this looks for
             where = traceback.extract_tb(error.__traceback__)[-1]
             what = f"{type(error).__name__}: {error!s:.200} at {Path(where.filename).name}:{where.lineno}"
-            return f"{command}: traceback", Fault(command, name, literal[:60], what)
-        if code not in (0, 1, 2):
-            return f"{command}: {code}", Fault(command, name, literal[:60], f"exit code {code}")
-        if code and not words.getvalue().strip():
-            return f"{command}: {code}", Fault(command, name, literal[:60], f"exit code {code} without a word")
-        return f"{command}: exit code {code}", None
+        return ended, Fault(command, *spoilt[0], what) if what else None
+
+    def on(self, command: str, source: Path, spoil: Callable[[Path], object]) -> tuple[int, str]:
+        """Its exit code and words, on a copy of a run that has been spoilt."""
+        copy = self._place / "results" / source.name
+        shutil.rmtree(self._place / "results", ignore_errors=True)
+        shutil.copytree(source, copy)
+        spoil(copy)
+        words = io.StringIO()
+        return self._call(command, copy, words), words.getvalue()
 
     def _call(self, command: str, run: Path, words: io.StringIO) -> int:
         main, arguments = {
@@ -119,22 +131,36 @@ def _exit_code(main: Callable[[], None], argv: list[str], words: io.StringIO) ->
 
 
 def _spoil(run: Path, chance: random.Random) -> tuple[Path, bytes]:
-    """Replaces a number of one of the run's files, or puts a literal into its middle; the file and the literal."""
+    """Replaces a number of one of the run's files; which, and with what. Kinds of files, fields within a file and kinds
+    of literals are drawn alike, so that the one count in a plan is met as often as the million ids of the logs."""
     files = sorted(path for path in run.rglob("*") if path.is_file() and path.suffix in _RECORDS and not _is_page(path))
-    kind = chance.choice(sorted({path.name for path in files}))  # as many logs as plans
+    kind = chance.choice(sorted({path.name for path in files}))
     path = chance.choice([path for path in files if path.name == kind])
-    content = path.read_bytes()
-    data = gzip.decompress(content) if path.suffix == ".gz" else content
-    literal = chance.choice(NUMBERS)
-    numbers = list(_numbers(data))
-    begin, end = chance.choice(numbers) if numbers else (len(data) // 2, len(data) // 2)
-    data = data[:begin] + literal + data[end:]
-    path.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
+    literal = chance.choice(chance.choice(LITERALS))
+    put(path, literal, chance)
     return path, literal
 
 
-def _numbers(data: bytes) -> Iterator[tuple[int, int]]:
-    return (found.span() for found in _NUMBER.finditer(data))
+def put(path: Path, literal: bytes, chance: random.Random, field: str | None = None) -> None:
+    """Puts a literal into the place of a number of a file: of that field, or of one that is drawn."""
+    content = path.read_bytes()
+    data = gzip.decompress(content) if path.suffix == ".gz" else content
+    places = _fields(data)
+    span = chance.choice(places[field or chance.choice(sorted(places))]) if places else (len(data) // 2, len(data) // 2)
+    data = data[: span[0]] + literal + data[span[1] :]
+    path.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
+
+
+def _fields(data: bytes) -> dict[str, list[tuple[int, int]]]:
+    """Where numbers stand, by the key before them (in a text without keys, all under none)."""
+    found: dict[str, list[tuple[int, int]]] = {}
+    key = ""
+    for match in _KEY_OR_NUMBER.finditer(data):
+        if match["key"] is not None:
+            key = match["key"].decode()
+        else:
+            found.setdefault(key, []).append(match.span("number"))
+    return found
 
 
 def _is_page(path: Path) -> bool:

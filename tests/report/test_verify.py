@@ -653,7 +653,9 @@ def _damaged(content: bytes, drawn: random.Random) -> bytes:
     if kind == 1 or not numbers:
         return content[: drawn.randrange(len(content))]
     number = drawn.choice(numbers)
-    word = drawn.choice([b"9" * 400, b"-1", b"1e308", b"1e-320", b"12345678901234567890"])
+    word = drawn.choice(
+        [b"9" * 400, b"-1", b"1e308", b"1e-320", b"12345678901234567890", b"9223372036854775808", b"NaN", b"9" * 5000]
+    )
     return content[: number.start()] + word + content[number.end() :]
 
 
