@@ -42,14 +42,16 @@ PUBLISHED = ROOT / "results" / "published" / "2026-11-23-cpu-smollm2-b"
 SLOW_S = 5.0  # an input of a few kilobytes that takes longer has found something as well
 
 _STRANGE: tuple[Any, ...] = (
-    None, True, -1, 0, 2**63, -(2**70), 10**400, 1e308, -1e308, 5e-324, float("nan"), float("inf"), -0.0, "", "\x00", "../..", "/etc/passwd", "a" * 300, "\ud800", [], {},
-    [[]], [None], {"": None}, [0] * 50, "1e999", "null", "ok",
+    None, True, -1, 0, 2**63, -(2**70), 1e308, -1e308, 5e-324, -0.0, "", "\x00", "../..", "/etc/passwd", "a" * 300, "\ud800", [], {},
+    [[]], [None], {"": None}, [0] * 50, "1e999", "null", "ok", 10**400, float("nan"), float("inf"),
 )  # fmt: skip
+_PUT_IN = (b"\x00", b"\xff", b"\n", b"{", b'"', b"9" * 400, b"9" * 5000, b"-", b"NaN", b"Infinity", b"\\ud800")
 _YAML_PIECES = (
     "a: b\n", "- x\n", "? ", ": ", "&a [1]\n", "*a", "!!python/object/apply:os.system ['true']\n", "!!bool perhaps",
     "!!timestamp 2026-13-45", "!!binary '='", "<<: *a\n", "{", "}", "[", "]", '"', "'", "|\n", ">-\n", "\t", "\x00",
     "\ufeff", "name: x\n", "images: [null]\n", "batch_sizes: [1, 4]\n", "---\n", "...\n", "%YAML 9.9\n", "0x", ".inf",
-    ".nan", "9" * 30, "9" * 5000, "-1.0e+400", "0x" + "f" * 40, "1:2:3", "\u2028", "#", "  ", "variants:\n", "options: {a: {b: 1}}\n", "é", "\udcff",
+    ".nan", "1:2:3", "\u2028", "#", "  ", "variants:\n", "options: {a: {b: 1}}\n", "é", "\udcff", "9" * 30, "9" * 5000,
+    "-1.0e+400", "0x" + "f" * 40,
 )  # fmt: skip
 
 
