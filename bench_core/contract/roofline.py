@@ -20,7 +20,7 @@ from bench_core.contract import layout
 from bench_core.contract.calibration import Calibration
 from bench_core.contract.metrics import CellMetrics
 from bench_core.contract.model import ModelInfo
-from bench_core.contract.record import Record
+from bench_core.contract.record import LARGEST_INT, Record
 from bench_core.contract.spec import CellSpec
 from bench_core.contract.steps import DecodeSteps, PromptReading
 
@@ -176,7 +176,9 @@ def _share(model: ModelInfo, total_bytes: float) -> float:
 
 def told_bytes(text: str | None) -> int | None:
     """A number of bytes among an engine's facts; ``None`` where it says none, or something else."""
-    return int(text) if text is not None and text.isascii() and text.isdigit() and 0 < int(text) < 2**63 else None
+    if text is None or not (text.isascii() and text.isdigit() and len(text) <= len(str(LARGEST_INT))):
+        return None
+    return int(text) if 0 < int(text) <= LARGEST_INT else None
 
 
 class Roofline(Record):

@@ -7,6 +7,7 @@ errors do not name the tensor; a folder that a person names is checked here, sha
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -25,6 +26,7 @@ ITEM_BYTES = {
     "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8,
 }  # fmt: skip
 DTYPE_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_TOO_MANY_DIGITS = re.compile(r"\d{10}")  # a layer's or an expert's number; Python refuses to read thousands of digits
 _HINT = "the file is damaged or was not copied whole: fetch it again"
 
 
@@ -154,6 +156,8 @@ def _entry(path: Path, name: str, entry: object) -> tuple[int, int, str, Tensor]
     try:
         if not isinstance(entry, dict):
             raise TypeError("not an object")
+        if _TOO_MANY_DIGITS.search(name):
+            raise ValueError("a number in its name has more than nine digits")
         dtype, shape = str(entry["dtype"]), tuple(_count(n) for n in entry["shape"])
         begin, stop = (_count(n) for n in entry["data_offsets"])
         if dtype not in ITEM_BYTES:

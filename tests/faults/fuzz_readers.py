@@ -42,8 +42,8 @@ PUBLISHED = ROOT / "results" / "published" / "2026-11-23-cpu-smollm2-b"
 SLOW_S = 5.0  # an input of a few kilobytes that takes longer has found something as well
 
 _STRANGE: tuple[Any, ...] = (
-    None, True, -1, 0, 2**63, -(2**70), 1e308, -1e308, 5e-324, -0.0, "", "\x00", "../..", "/etc/passwd", "a" * 300, "\ud800",
-    [], {}, [[]], [None], {"": None}, [0] * 50, "1e999", "null", "ok", 10**400, float("nan"), float("inf"),
+    None, True, -1, 0, 2**63, -(2**70), 1e308, -1e308, 5e-324, -0.0, "", "\x00", "../..", "/etc/passwd", "a" * 300,
+    "\ud800", [], {}, [[]], [None], {"": None}, [0] * 50, "1e999", "null", "ok", 10**400, float("nan"), float("inf"),
 )  # fmt: skip
 _PUT_IN = (b"\x00", b"\xff", b"\n", b"{", b'"', b"9" * 400, b"9" * 5000, b"-", b"NaN", b"Infinity", b"\\ud800")
 _YAML_PIECES = (

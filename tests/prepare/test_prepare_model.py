@@ -205,6 +205,27 @@ def test_a_tokenizer_of_a_larger_vocabulary_is_refused(toy: Path, models: Path, 
         assert "32000 token ids, but the model's vocabulary has" in refused(name, models, tokenizer=llama).cause
 
 
+@pytest.mark.parametrize("number", ["2147483648", "9" * 30, "1e308", "NaN", "Infinity", "-1", "9" * 5000])
+@pytest.mark.parametrize("key", ["hidden_size", "num_hidden_layers", "vocab_size", "max_position_embeddings"])
+def test_a_size_that_no_model_has_is_refused(key: str, number: str, toy: Path, models: Path) -> None:
+    path = toy / "config.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, key: "HERE"}).replace('"HERE"', number))
+    cause = refused(toy, models).cause
+    assert "config.json" in cause
+    assert key in cause or "not JSON" in cause
+
+
+def test_numbers_of_keys_that_nobody_reads_may_be_any(toy: Path, models: Path) -> None:
+    """Tokenizers' configurations hold 1e30 as a whole number, and some models' an infinity."""
+    for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
+        path = toy / name
+        content = json.loads(path.read_text())
+        path.write_text(json.dumps({**content, "model_max_length": int(1e30), "time_step_limit": [0.0, float("inf")]}))
+    edit_json(toy / "generation_config.json", eos_token_id=[2, 2**70])
+    assert prepare(toy, models).eos_token_ids == (2,)
+
+
 # --- the configuration's many forms ---
 
 
