@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from ctranslate2.converters import TransformersConverter
+from same_function import require_same_function
 
 from bench_core.contract.adapter import Conversion
 from bench_core.contract.errors import BadInput
@@ -67,7 +69,8 @@ def to_ct2(conversion: Conversion) -> Mapping[str, str]:
     """Writes ``model.bin``, ``config.json`` and ``vocabulary.json`` (the name of each id, in order).
 
     Raises:
-        BadInput: the artifact's name does not tell a type of weights.
+        BadInput: the artifact's name does not tell a type of weights, or the engine computes another function than the
+            model's configuration asks for.
     """
     quantization = conversion.artifact.removeprefix(_PREFIX)
     if not conversion.artifact.startswith(_PREFIX) or quantization not in _TYPES:
@@ -76,10 +79,20 @@ def to_ct2(conversion: Conversion) -> Mapping[str, str]:
         )
     torch.set_num_threads(conversion.device.threads)
     transformers.utils.logging.disable_progress_bar()
-    converter = _OfflineConverter(str(conversion.source), low_cpu_mem_usage=True)
-    # The target exists and is empty; force lets the engine replace it.
-    converter.convert(str(conversion.target), quantization=quantization, force=True)
-    return {"quantization": quantization, "vocabulary": "synthetic names of ids"}
+    config = transformers.AutoConfig.from_pretrained(conversion.source, local_files_only=True)
+    function = require_same_function(config, _to_float32)
+    _convert(conversion.source, conversion.target, quantization)
+    return {"quantization": quantization, "vocabulary": "synthetic names of ids", "function": function}
+
+
+def _to_float32(source: Path, target: Path) -> None:
+    _convert(source, target, "float32")
+
+
+def _convert(source: Path, target: Path, quantization: str) -> None:
+    converter = _OfflineConverter(str(source), low_cpu_mem_usage=True)
+    # The target may exist and is empty then; force lets the engine replace it.
+    converter.convert(str(target), quantization=quantization, force=True)
 
 
 def _name(token_id: int) -> str:
