@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 import transformers
+from convert_check import require_same_function
 from ctranslate2.converters import TransformersConverter
-from same_function import require_same_function
 
 from bench_core.contract.adapter import Conversion
 from bench_core.contract.errors import BadInput

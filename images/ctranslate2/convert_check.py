@@ -30,9 +30,27 @@ _LAYERS = 6
 _FEED_FORWARD = 96
 # Of a size, of a place, or of how the model is stored: what these say is no part of the function.
 _NOT_OF_THE_FUNCTION = frozenset(
-    "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim "
-    "layer_types max_position_embeddings bos_token_id eos_token_id pad_token_id dtype architectures model_type "
-    "transformers_version tie_word_embeddings use_cache initializer_range".split()
+    [
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "layer_types",
+        "max_position_embeddings",
+        "bos_token_id",
+        "eos_token_id",
+        "pad_token_id",
+        "dtype",
+        "architectures",
+        "model_type",
+        "transformers_version",
+        "tie_word_embeddings",
+        "use_cache",
+        "initializer_range",
+    ]
 )
 Convert = Callable[[Path, Path], None]
 
@@ -107,12 +125,17 @@ def _kept_layers(kinds: Sequence[str]) -> list[int]:
 
 def _random_model(config: Any) -> Any:
     """The same weights for every value of a field that changes no shape."""
-    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    # SDPA, the default, leaves out a soft cap of the scores (transformers 5.17.0).
+    attention = "eager" if getattr(config, "attn_logit_softcapping", None) else "sdpa"
+    model = transformers.AutoModelForCausalLM.from_config(
+        config, dtype=torch.float32, attn_implementation=attention
+    ).eval()
     random = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, weights in model.named_parameters():
             if weights.dim() > 1 or "bias" in name:
-                weights.normal_(0, 0.15, generator=random)
+                # Wide layers would saturate at one width of the numbers, and rounding would look like a difference.
+                weights.normal_(0, 1.2 / weights.shape[-1] ** 0.5, generator=random)
     model.tie_weights()
     return model
 
@@ -124,16 +147,26 @@ def _largest_difference(scores: Any, model: Any, ids: Any) -> float:
 
 
 def _without_effect(config: Any, scores: Any, ids: Any) -> list[str]:
-    """Fields that alone explain the difference: with the default of its kind, the model is the one that was computed."""
+    """Fields that alone explain the difference: at their default, the model is the one that was computed."""
     default = type(config)()
     found = []
     for name in sorted(config.to_diff_dict().keys() - _NOT_OF_THE_FUNCTION):
-        other = copy.deepcopy(config)
-        setattr(other, name, copy.deepcopy(getattr(default, name, None)))
-        try:
-            model = _random_model(other)
-        except (ValueError, TypeError, KeyError, AttributeError, RuntimeError):
-            continue  # a default that does not go with the other fields explains nothing
-        if _largest_difference(scores, model, ids) <= TOLERANCE_NAT:
-            found.append(name)
+        for value in _neutral_values(getattr(config, name, None), getattr(default, name, None)):
+            other = copy.deepcopy(config)
+            setattr(other, name, value)
+            try:
+                model = _random_model(other)
+            except (ValueError, TypeError, KeyError, AttributeError, RuntimeError):
+                continue  # a default that does not go with the other fields explains nothing
+            if _largest_difference(scores, model, ids) <= TOLERANCE_NAT:
+                found.append(name)
+                break
     return found
+
+
+def _neutral_values(value: Any, default: Any) -> list[Any]:
+    """What a field may be computed as that is not read; of a rope, also the same one without its scaling."""
+    values = [copy.deepcopy(default)]
+    if isinstance(value, dict) and "rope_theta" in value:
+        values.append({"rope_type": "default", "rope_theta": value["rope_theta"]})
+    return values
