@@ -204,9 +204,7 @@ def _doubted(
     return found
 
 
-def _doubts(
-    declared: Sequence[Candidate], doubted: Mapping[Method, str], ranked: Sequence[Candidate]
-) -> Iterable[str]:
+def _doubts(declared: Sequence[Candidate], doubted: Mapping[Method, str], ranked: Sequence[Candidate]) -> Iterable[str]:
     labels = {c.method: c.label for c in declared}
     for method, reason in doubted.items():
         yield f"{labels[method]} is doubted and judges nobody: {reason}"
