@@ -29,7 +29,8 @@ class QualityBounds(Record):
     """What a method must keep of the reference's quality to be ranked.
 
     Attributes:
-        max_nll_increase: nats for each token. The default is the distance between the smallest and the largest
+        max_nll_increase: nats for each token. By as much may another method's NLL lie below the reference's before it
+            is the reference that is doubted. The default is the distance between the smallest and the largest
             Llama 2 on WikiText-2 (perplexity 5.47 of 7B, 3.32 of 70B: ln(5.47 / 3.32) = 0.5): a method that loses more
             has lost more than a tenfold larger model gains.
         min_agreement: share of rows whose first token is the reference's. Not applied to random weights, nor to fewer
@@ -158,6 +159,28 @@ def agreement(pairs: Iterable[tuple[Sequence[int], Sequence[int]]]) -> Agreement
         median_common_prefix=statistics.median(prefixes),
         equal_positions=equal / positions if positions else 1.0,
     )
+
+
+def doubt(reference: Likelihood, others: Iterable[tuple[str, Likelihood]], bounds: QualityBounds) -> str:
+    """Why a method cannot judge others, in one line; empty where it can.
+
+    Rounding and quantising only lose: a method that predicts the same texts far better than the unquantised model does
+    is no better model, but a sign that the reference is damaged (weights that were missing and were filled at random).
+    The bound is the one that a method may lie above the reference.
+
+    Args:
+        others: label and likelihood of the run's other methods.
+    """
+    below = [
+        (difference.nat_per_token, label)
+        for label, other in others
+        if (difference := nll_difference(other, reference)) is not None
+        and difference.nat_per_token < -bounds.max_nll_increase
+    ]
+    if not below:
+        return ""
+    least, label = min(below)
+    return f"{label}'s NLL is {-least:.3f} nat/token below its own, {bounds.max_nll_increase:g} are allowed"
 
 
 def shortfall(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field
 
 from bench_core.contract import layout
+from bench_core.contract.errors import BadInput
 from bench_core.contract.manifest import DeviceKind, Name
 from bench_core.contract.model import ModelInfo
 from bench_core.contract.record import Record, Scalar
@@ -16,6 +18,19 @@ from bench_core.contract.workload import WorkloadRef
 
 Length = Literal["forced", "natural"]
 MAX_REPEAT = 1000
+
+
+def require_end_of_text(length: Length, eos_token_ids: Sequence[int], model: str) -> None:
+    """Refuses ``natural`` for a model that cannot end a text: each would run to the limit, and be called natural.
+
+    Raises:
+        BadInput: the model names no end-of-sequence id.
+    """
+    if length == "natural" and not eos_token_ids:
+        raise BadInput(
+            f"--length natural, but {model} names no end-of-sequence id: no text would end before the limit",
+            "take --length forced, or write eos_token_id into the model's generation_config.json",
+        )
 
 
 class MeasureProtocol(Record):

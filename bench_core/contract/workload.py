@@ -116,7 +116,8 @@ def require_vocabulary(workload: Workload, model: ModelInfo) -> None:
     if largest >= model.vocab_size:
         raise BadInput(
             f"workload {workload.name}: token id {largest}, but {model.name} has a vocabulary of {model.vocab_size}",
-            "tokenise with the model's own tokenizer, or give another --tokenizer",
+            "the tokenizer gives ids beyond the model's embeddings: name one that fits by --tokenizer FOLDER, or leave "
+            "prompts with such tokens out",
         )
 
 

@@ -20,6 +20,7 @@ from bench_core.contract.errors import BadInput
 from bench_core.contract.manifest import DeviceKind, VariantEntry
 from bench_core.contract.outcome import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, Outcome, Verdict
 from bench_core.contract.run import GpuInfo, ImageInfo, VisitInfo
+from bench_core.contract.spec import require_end_of_text
 from bench_core.contract.workload import require_fit
 from bench_core.drive.calibration import is_at_hand, measure_devices
 from bench_core.drive.catalogue import Catalogue, nearest
@@ -286,13 +287,17 @@ class Session:
         return self._catalogue.get(image).manifest.variants.values()
 
     def _make_ready(self, execution: Execution, plan: Plan, display: Display) -> tuple[dict[str, ImageInfo], Prepared]:
-        """Everything that must exist before the first measurement: images, model, workload, artifacts."""
-        images = execution.build()
+        """Everything that must exist before the first measurement: model, workload, images, artifacts.
+
+        The model comes first: of one from the hub only its files say whether it is whole, and an engine that has
+        nothing to measure need not be installed.
+        """
         prepared = execution.retries.run("model and workload", partial(self._prepare, plan, display))
         for artifact, source in self._request.suite.artifacts.items():
             if artifact in plan.artifacts:
                 step = partial(prepare_given, artifact, source, prepared.model, self._request.models, display.note)
                 execution.retries.run(f"artifact {artifact}", step)
+        images = execution.build()
         execution.convert(prepared, self._makers(plan))
         return images, prepared
 
@@ -363,6 +368,8 @@ class Session:
         """Looks at model, dataset, artifacts and disk before anything is written."""
         suite = self._request.suite
         model_plan = plan_model(self._model_request(), self._request.models)
+        if model_plan.eos_token_ids is not None:
+            require_end_of_text(suite.length, model_plan.eos_token_ids, model_plan.name)
         if self._earlier is not None and model_plan.model is not None:
             self._earlier.require_same_model(model_plan.model.digest)
         found = survey_workload(self._workload_request(suite.max_prompt_tokens or DEFAULT_MAX_PROMPT_TOKENS))
@@ -388,6 +395,7 @@ class Session:
     def _prepare(self, plan: Plan, display: Display) -> Prepared:
         request, suite = self._request, self._request.suite
         model = prepare_model(self._model_request(), request.models, display.note)
+        require_end_of_text(suite.length, model.eos_token_ids, model.name)
         model_folder = request.models / model.folder
         room = model.context_length - suite.max_new_tokens
         limit = suite.max_prompt_tokens or min(DEFAULT_MAX_PROMPT_TOKENS, room)

@@ -160,6 +160,19 @@ def special_ids(config: Mapping[str, Any], generation: Mapping[str, Any], vocab_
     }
 
 
+def eos_token_ids_of(files: Mapping[str, Path]) -> tuple[int, ...]:
+    """End-of-sequence ids of a model's folder: name of a file to its path.
+
+    Raises:
+        BadInput: a configuration cannot be read.
+    """
+    config = read_json(files[CONFIG_FILE])
+    generation = read_json(files[GENERATION_FILE]) if GENERATION_FILE in files else {}
+    rows = stated(config, "vocab_size")
+    ids: tuple[int, ...] = special_ids(config, generation, rows if isinstance(rows, int) else 0)["eos_token_ids"]
+    return ids
+
+
 def portable_config(config: Mapping[str, Any]) -> Json:
     """The same configuration, with the keys of both transformers 4 and 5 where one has only those of the other.
 

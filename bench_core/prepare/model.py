@@ -34,6 +34,7 @@ class ModelPlan(Record):
         bytes_expected: bytes to write there; 0 for links, ``None`` where only the hub knows.
         remark: one line, such as that the present copy is damaged; empty where there is nothing to say.
         model: the facts, where the model is present.
+        eos_token_ids: its ends of text; ``None`` where only the hub knows.
     """
 
     name: str
@@ -42,6 +43,7 @@ class ModelPlan(Record):
     bytes_expected: int | None = None
     remark: str = ""
     model: ModelInfo | None = None
+    eos_token_ids: tuple[int, ...] | None = None
 
 
 def plan_model(request: ModelRequest, models_root: Path) -> ModelPlan:
@@ -54,9 +56,22 @@ def plan_model(request: ModelRequest, models_root: Path) -> ModelPlan:
     kept = _find(models_root, source)
     if kept is not None and kept.damage is None:
         info = _describe(kept.folder / layout.HF_ARTIFACT, source, kept.record.digest, kept.folder.name)
-        return ModelPlan(name=request.name, action="present", folder=info.folder, bytes_expected=0, model=info)
+        return ModelPlan(
+            name=request.name,
+            action="present",
+            folder=info.folder,
+            bytes_expected=0,
+            model=info,
+            eos_token_ids=info.eos_token_ids,
+        )
     remark = f"the copy in {kept.folder.name} is damaged: {kept.damage}" if kept else ""
-    return ModelPlan(name=request.name, action=source.action, bytes_expected=source.bytes_expected(), remark=remark)
+    return ModelPlan(
+        name=request.name,
+        action=source.action,
+        bytes_expected=source.bytes_expected(),
+        remark=remark,
+        eos_token_ids=source.eos_token_ids(),
+    )
 
 
 def prepare_model(request: ModelRequest, models_root: Path, progress: Progress = quiet) -> ModelInfo:

@@ -13,7 +13,7 @@ from bench_core.contract import layout
 from bench_core.contract.digest import entries_sha256, file_sha256, text_sha256
 from bench_core.contract.errors import BadInput
 from bench_core.contract.record import Record
-from bench_core.prepare import hub_model, shapes, synthetic
+from bench_core.prepare import hf_config, hub_model, shapes, synthetic
 from bench_core.prepare.disk import require_free
 from bench_core.prepare.hub import is_hub_id
 from bench_core.prepare.model_folder import (
@@ -28,6 +28,7 @@ from bench_core.prepare.model_folder import (
     tokenizer_files,
 )
 from bench_core.prepare.staging import Progress, remove
+from bench_core.prepare.tokenizer import EOS_ID
 
 Action = Literal["link", "generate", "download"]
 # In every record: folders made by another way of preparing are made again.
@@ -76,6 +77,10 @@ class Source(ABC):
         """Bytes that :meth:`fill` will write, if known."""
 
     @abstractmethod
+    def eos_token_ids(self) -> tuple[int, ...] | None:
+        """Ids that end a text; ``None`` where only the hub knows."""
+
+    @abstractmethod
     def fill(self, target: Path, progress: Progress) -> dict[str, str]:
         """Writes the model's files into an empty folder; returns facts."""
 
@@ -99,6 +104,9 @@ class _Local(Source):
         states = ((path.stat(), must_be_copied(path)) for path in self.model.files.values())
         return sum(status.st_size for status, copied in states if copied or status.st_dev != here)
 
+    def eos_token_ids(self) -> tuple[int, ...]:
+        return hf_config.eos_token_ids_of(self.model.plain)
+
     def fill(self, target: Path, progress: Progress) -> dict[str, str]:
         progress(f"model {self.name}: linking {len(self.model.files)} files")
         return assemble(self.model, target)
@@ -118,6 +126,9 @@ class _Synthetic(Source):
 
     def bytes_expected(self) -> int:
         return self.shape.weight_bytes
+
+    def eos_token_ids(self) -> tuple[int, ...]:
+        return (EOS_ID,)
 
     def fill(self, target: Path, progress: Progress) -> dict[str, str]:
         require_free(self.models_root, self.shape.weight_bytes, f"model {self.request.name}")
@@ -140,6 +151,9 @@ class _Hub(Source):
         super().__init__(request, models_root, request.name, origin)
 
     def bytes_expected(self) -> None:
+        return None
+
+    def eos_token_ids(self) -> None:
         return None
 
     def fill(self, target: Path, progress: Progress) -> dict[str, str]:

@@ -143,6 +143,8 @@ def _facts(view: RunView) -> Iterable[tuple[str, str]]:
             f"forced: exactly {new} for each prompt, end of sequence ignored"
             if forced
             else f"natural: at most {new} for each prompt, less where the model ends its text"
+            if record.model.eos_token_ids
+            else f"natural: {new} for each prompt, since the model names no end-of-sequence id"
         ),
     )
     yield "Device", _device(view)

@@ -7,7 +7,7 @@ recorded with the plan.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bench_core.contract.events import BatchEvent
@@ -18,6 +18,7 @@ from bench_core.contract.quality import (
     NllDifference,
     QualityBounds,
     agreement,
+    doubt,
     nll_difference,
     shortfall,
 )
@@ -124,15 +125,19 @@ def assess(
 
     For outputs, the reference of a batch size is the cell of the lowest rank that has numbers there; where none has,
     the reference's outputs at the nearest batch size serve, for the prompts that both have answered. For likelihood,
-    it is the method of the lowest rank that has one.
+    it is the method of the lowest rank that has one. A reference is doubted where another method's likelihood shows
+    that it is damaged (:func:`~bench_core.contract.quality.doubt`): it is not ranked and judges nobody, and the next
+    stands in.
     """
     taking_part = [candidate for candidate in candidates if candidate.compared]
-    ranked = sorted((c for c in taking_part if c.rank is not None), key=_rank)
+    declared = sorted((c for c in taking_part if c.rank is not None), key=_rank)
     scores = _scores(taking_part)
-    if not ranked and not scores:
+    if not declared and not scores:
         return None
+    doubted = _doubted(declared, taking_part, scores, bounds)
+    ranked = [c for c in declared if c.method not in doubted]
     likely = next((c for c in ranked if c.method in scores), None)
-    cells, notes = {}, _absence(ranked, planned_reference)
+    cells, notes = {}, [*_absence(declared, planned_reference), *_doubts(declared, doubted, ranked)]
     for candidate in taking_part:
         reference = _reference_of(candidate, ranked)
         agreed = None
@@ -143,6 +148,8 @@ def assess(
         if likely is not None and score is not None and likely.method != candidate.method:
             difference = nll_difference(score, scores[likely.method])
         failure = shortfall(difference, agreed, bounds, random_weights=random_weights)
+        if candidate.method in doubted:
+            failure = f"as a reference it is doubted: {doubted[candidate.method]}"
         is_reference = candidate.cell in {c.cell for c in (reference, likely) if c is not None}
         cells[candidate.cell] = CellQuality(
             likelihood=score,
@@ -178,6 +185,31 @@ def _reference_of(candidate: Candidate, ranked: Sequence[Candidate]) -> Candidat
         return here[0] if here else None
     best = [c for c in ranked if c.rank == ranked[0].rank]
     return min(best, key=lambda c: abs(c.batch_size - candidate.batch_size))
+
+
+def _doubted(
+    declared: Sequence[Candidate],
+    taking_part: Sequence[Candidate],
+    scores: Mapping[Method, Likelihood],
+    bounds: QualityBounds,
+) -> dict[Method, str]:
+    """The methods that would judge others and must not, and why."""
+    labels = {c.method: c.label for c in taking_part}
+    found = {}
+    for method in dict.fromkeys(c.method for c in declared if c.method in scores):
+        others = [(labels[other], score) for other, score in scores.items() if other != method]
+        reason = doubt(scores[method], others, bounds)
+        if reason:
+            found[method] = reason
+    return found
+
+
+def _doubts(declared: Sequence[Candidate], doubted: Mapping[Method, str], ranked: Sequence[Candidate]) -> Iterable[str]:
+    labels = {c.method: c.label for c in declared}
+    for method, reason in doubted.items():
+        yield f"{labels[method]} is doubted and judges nobody: {reason}"
+    if doubted and not ranked:
+        yield "no reference is left, and nobody is judged by one"
 
 
 def _absence(ranked: Sequence[Candidate], planned_reference: str) -> list[str]:

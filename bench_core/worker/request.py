@@ -15,7 +15,7 @@ from bench_core.contract.host import available_cores
 from bench_core.contract.manifest import Manifest
 from bench_core.contract.model import ModelInfo
 from bench_core.contract.record import Scalar
-from bench_core.contract.spec import CellSpec, Length, MeasureProtocol
+from bench_core.contract.spec import CellSpec, Length, MeasureProtocol, require_end_of_text
 from bench_core.contract.stored_weights import StoredWeights, stored_weights
 from bench_core.contract.workload import Prepared, Workload, require_fit, require_vocabulary
 from bench_core.worker.nvml import visible_gpus
@@ -181,6 +181,7 @@ class Resolver:
         workload_path = self.workload_path()
         workload = Workload.read(workload_path)
         require_fit(workload, model, self.options.batch_sizes, self.options.max_new_tokens)
+        require_end_of_text(self.options.length, model.eos_token_ids, model.name)
         artifact, digest, weights = self.artifact(model)
         cells = tuple(
             CellSpec(

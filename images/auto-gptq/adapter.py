@@ -16,8 +16,10 @@ from transformers import GenerationConfig
 
 from bench_core.contract.adapter import Completion, Decoding, Device, TokenSink, Variant
 from bench_core.contract.errors import BadInput
+from bench_core.contract.loading import require_all_modules
 from bench_core.contract.outcome import Outcome
 from bench_core.contract.rectangle import ArrivalStreamer, Rectangle, until_end
+from bench_core.contract.stored_weights import tensor_bytes
 
 _GPU = "cuda:0"
 
@@ -69,6 +71,11 @@ class AutoGPTQAdapter:
                 local_files_only=True,
                 **_KERNELS[kernel],
             )
+        require_all_modules(
+            self._model.model.state_dict(),
+            [name for path in artifact.glob("*.safetensors") for name in tensor_bytes(path)],
+            tied=("lm_head",) if settings.get("tie_word_embeddings") else (),
+        )
         used = _kernels(self._model)
         if set(used) != {kernel}:
             raise Unsupported(f"asked for the kernel {kernel}, the engine took {_listed(used) or 'none'}")

@@ -15,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from bench_core.contract.adapter import Completion, Decoding, Device, TokenSink, Variant
 from bench_core.contract.errors import BadInput
+from bench_core.contract.loading import require_all_weights
 from bench_core.contract.outcome import Outcome
 from bench_core.contract.rectangle import ArrivalStreamer, Rectangle, until_end
 
@@ -72,6 +73,18 @@ class BitsAndBytesAdapter:
             config = BitsAndBytesConfig(load_in_8bit=True)
         else:
             config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+        # What is not found is filled with random numbers, and layers that are quantised take any shape: asked before,
+        # without reading a tensor.
+        _, said = AutoModelForCausalLM.from_pretrained(
+            artifact,
+            device_map="meta",
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+        require_all_weights(said)
         self._model = AutoModelForCausalLM.from_pretrained(
             artifact,
             dtype=dtype,

@@ -13,6 +13,7 @@ from ctranslate2.converters import TransformersConverter
 
 from bench_core.contract.adapter import Conversion
 from bench_core.contract.errors import BadInput
+from bench_core.contract.loading import require_all_weights
 
 _PREFIX = "ct2-"
 _TYPES = ("float32", "float16", "bfloat16", "int8", "int8_float32", "int8_float16", "int8_bfloat16")
@@ -52,9 +53,17 @@ class _OfflineConverter(TransformersConverter):  # type: ignore[misc]  # ctransl
     _named_ids: _NamedIds
 
     def load_model(self, model_class: Any, model_name_or_path: str, **kwargs: Any) -> Any:
-        model = super().load_model(
-            model_class, model_name_or_path, local_files_only=True, use_safetensors=True, **kwargs
+        # What is not found is filled with random numbers: a converted model would no longer show it.
+        model, said = super().load_model(
+            model_class,
+            model_name_or_path,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **kwargs,
         )
+        require_all_weights(said)
         config = model.config
         self._named_ids = _NamedIds(
             model.get_input_embeddings().num_embeddings, _first(config.bos_token_id), _first(config.eos_token_id)

@@ -16,8 +16,10 @@ from transformers import GenerationConfig
 
 from bench_core.contract.adapter import Completion, Decoding, Device, TokenSink, Variant
 from bench_core.contract.errors import BadInput
+from bench_core.contract.loading import require_all_modules
 from bench_core.contract.outcome import Outcome
 from bench_core.contract.rectangle import ArrivalStreamer, Rectangle, until_end
+from bench_core.contract.stored_weights import tensor_bytes
 
 # The kernel compiled when the image was built (see build_wheel.py); without it the engine compiles at first use.
 _PREBUILT = {"GPTQ_MARLIN": "gptqmodel_marlin_fp16_ops.so"}
@@ -72,6 +74,11 @@ class GPTQModelAdapter:
             str(artifact), device=str(self._device), backend=backend, dtype=torch.float16, trust_remote_code=False
         )
         self._model = loaded.model.eval()
+        require_all_modules(
+            self._model.state_dict(),
+            [name for path in artifact.glob("*.safetensors") for name in tensor_bytes(path)],
+            tied=("lm_head",) if self._model.config.tie_word_embeddings else (),
+        )
         # A checkpoint's own settings (sampling, penalties, end-of-sequence ids) must not reach a greedy measurement.
         self._model.generation_config = GenerationConfig()
 

@@ -14,6 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from bench_core.contract.adapter import Completion, Decoding, Device, TokenSink, Variant
 from bench_core.contract.errors import BadInput
+from bench_core.contract.loading import require_all_weights
 from bench_core.contract.outcome import Outcome
 from bench_core.contract.rectangle import ArrivalStreamer, Rectangle, until_end
 
@@ -75,7 +76,8 @@ class TransformersAdapter:
         # cache: tens of milliseconds at each step until every length has been seen.
         torch.backends.cuda.enable_cudnn_sdp(False)
         self._device = torch.device("cuda:0" if device.kind == "cuda" else "cpu")
-        self._model = AutoModelForCausalLM.from_pretrained(
+        # What is not found is filled with random numbers; a weight of another shape would be an error without its name.
+        model, said = AutoModelForCausalLM.from_pretrained(
             artifact,
             dtype=_DTYPES[str(dtype)],
             attn_implementation="sdpa",
@@ -83,7 +85,11 @@ class TransformersAdapter:
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
-        ).eval()
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+        require_all_weights(said)
+        self._model = model.eval()
         # A checkpoint's own settings (sampling, penalties, end-of-sequence ids) must not reach a greedy measurement.
         self._model.generation_config = GenerationConfig()
 

@@ -74,6 +74,29 @@ def test_a_model_folder_without_tokenizer(drive: Drive, tmp_path: Path, model_fo
     assert "tokenizer" in _refused(drive, tmp_path, "--model", str(folder))
 
 
+def test_natural_length_needs_an_end_of_text(drive: Drive, tmp_path: Path, model_folder: Path) -> None:
+    """Every row would run to the limit under a name that says that it may end before."""
+    folder = _copy(model_folder, tmp_path / "model")
+    for name in ("config.json", "generation_config.json"):
+        content = json.loads((folder / name).read_text())
+        del content["eos_token_id"]
+        (folder / name).write_text(json.dumps(content))
+    said = _refused(drive, tmp_path, "--model", str(folder), "--length", "natural")
+    assert "names no end-of-sequence id" in said
+    assert "--length forced" in said
+
+
+@pytest.mark.parametrize("file", ["config.json", "generation_config.json"])
+def test_an_end_of_text_in_either_file_is_one(drive: Drive, tmp_path: Path, model_folder: Path, file: str) -> None:
+    folder = _copy(model_folder, tmp_path / "model")
+    other = {"config.json": "generation_config.json"}.get(file, "config.json")
+    content = json.loads((folder / other).read_text())
+    del content["eos_token_id"]
+    (folder / other).write_text(json.dumps(content))
+    called = drive(*QUICK, "--model", str(folder), "--length", "natural", "--dry-run")
+    assert called.code == 0, called.err
+
+
 @pytest.mark.parametrize("damage", ["truncated", "garbage", "empty"])
 def test_corrupt_safetensors(drive: Drive, tmp_path: Path, model_folder: Path, damage: str) -> None:
     folder = _copy(model_folder, tmp_path / "model")

@@ -22,7 +22,7 @@ from bench_core.contract.model import ModelInfo
 from bench_core.drive.box import require_readable
 from bench_core.prepare import model as model_module
 from bench_core.prepare import shapes, synthetic
-from bench_core.prepare.hf_config import portable_config, portable_tokenizer_config
+from bench_core.prepare.hf_config import check_config, dimensions, portable_config, portable_tokenizer_config
 from bench_core.prepare.model import ModelRequest, plan_model, prepare_model
 from bench_core.prepare.tokenizer import ByteTokenizer, load_tokenizer
 
@@ -252,6 +252,43 @@ def test_facts_follow_the_configuration(
     edit_json(toy / "generation_config.json", **generation)
     info = prepare(toy, models)
     assert {key: getattr(info, key) for key in expected} == expected
+
+
+# As published: BLOOM's, MPT's, Falcon's, GPT-Neo's, GPT-J's, XGLM's, OPT's and Gemma 3n's own names of the same sizes.
+OWN_NAMES: dict[str, dict[str, Any]] = {
+    "BloomForCausalLM": {"model_type": "bloom", "n_embed": 16, "n_layer": 1, "n_head": 2, "seq_length": 128},
+    "MptForCausalLM": {"model_type": "mpt", "d_model": 16, "n_layers": 1, "n_heads": 2, "max_seq_len": 128},
+    "FalconForCausalLM": {"model_type": "falcon", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2},
+    "GPTNeoForCausalLM": {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "max_position_embeddings": 128},
+    "GPTJForCausalLM": {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 128, "n_inner": None},
+    "GPT2LMHeadModel": {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_ctx": 128},
+    "XGLMForCausalLM": {"d_model": 16, "num_layers": 1, "attention_heads": 2, "max_position_embeddings": 128},
+    "OPTForCausalLM": {
+        "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 9,
+    },
+    "Gemma3nForCausalLM": {
+        "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 128,
+        "intermediate_size": [32, 48],
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("architecture", OWN_NAMES)
+def test_families_with_names_of_their_own_are_decoders_too(architecture: str) -> None:
+    config = {"architectures": [architecture], "vocab_size": 272, **OWN_NAMES[architecture]}
+    check_config(config, "x")
+    sizes = dimensions(config, "x")
+    assert (sizes["hidden_size"], sizes["layers"], sizes["attention_heads"], sizes["head_dim"]) == (16, 1, 2, 8)
+    assert sizes["context_length"] > 0
+    assert sizes["intermediate_size"] == (48 if architecture.startswith("Gemma3n") else 64)
+
+
+def test_a_decoder_without_attention_is_refused_as_such() -> None:
+    """It is no question of being a decoder: nothing of what the roofline counts would hold for it."""
+    config = {"architectures": ["MambaForCausalLM"], "vocab_size": 272, "hidden_size": 16, "num_hidden_layers": 1}
+    with pytest.raises(BadInput, match="lacks num_attention_heads") as caught:
+        dimensions({**config, "max_position_embeddings": 128}, "x")
+    assert "with attention" in caught.value.hint
 
 
 def test_a_configuration_of_transformers_5_gains_the_keys_of_4_and_loses_nothing() -> None:

@@ -138,6 +138,48 @@ def test_likelihoods_without_any_reference_are_shown_and_judge_nobody(tmp_path: 
     assert not any(view.shortfall(row) for row in view.rows)
 
 
+def test_a_reference_far_above_another_method_is_doubted_and_judges_nobody(tmp_path: Path) -> None:
+    """A head filled at random: Transformers 6.3, the sound engine 1.73. The sound one is ranked, the reference not."""
+    filled = replace(REFERENCE, nll_nat_per_token=6.3)
+    sound = replace(WORSE, nll_nat_per_token=1.73, differs_from=0)
+    view = _view(tmp_path, filled, sound)
+    sheet = _sheet(view)
+    reason = "llama.cpp q2_k's NLL is 4.570 nat/token below its own, 0.5 are allowed"
+    for size in ("4", "8"):
+        assert sheet["Transformers fp32", size]["Verdict"] == f"not ranked: as a reference it is doubted: {reason}"
+        assert sheet["llama.cpp q2_k", size]["Verdict"] == "not judged"
+    assert [row.planned.image for row in view.grid if not view.shortfall(row)] == [WORSE.image] * 2
+    text = markdown(document(view))
+    assert f"Transformers fp32 is doubted and judges nobody: {reason}" in text
+    assert "no reference is left" in text
+    assert "| **" in next(line for line in text.splitlines() if line.startswith("| llama.cpp q2_k"))
+
+
+def test_where_the_reference_is_doubted_an_undoubted_stand_in_judges(tmp_path: Path) -> None:
+    """Another variant of the damaged engine would stand in first, and is doubted too; one that is far above the
+    stand-in is not ranked as ever."""
+    filled = replace(REFERENCE, nll_nat_per_token=6.3)
+    half = replace(REFERENCE, variant="fp16", label="Transformers fp16", reference=1, nll_nat_per_token=6.1)
+    sound = replace(SOUND, nll_nat_per_token=1.73)
+    near = replace(WORSE, variant="q8_0", label="llama.cpp q8_0", nll_nat_per_token=1.75)
+    far = replace(WORSE, nll_nat_per_token=2.9)
+    view = _view(tmp_path, filled, half, sound, near, far)
+    sheet = _sheet(view)
+    assert "doubted" in sheet["Transformers fp32", "4"]["Verdict"]
+    assert "doubted" in sheet["Transformers fp16", "4"]["Verdict"]
+    assert sheet["llama.cpp q8_0", "4"]["Verdict"] == "within the bounds"
+    assert sheet["llama.cpp q8_0", "4"]["Compared with"] == "vLLM fp16 at 4"
+    assert "not ranked: NLL is 1.170 nat/token above" in sheet["llama.cpp q2_k", "4"]["Verdict"]
+    assert "vLLM fp16 stands in for the reference" in markdown(document(view))
+
+
+@pytest.mark.parametrize(("below", "doubted"), [(0.49, False), (0.51, True)])
+def test_the_bound_of_doubt_is_that_of_rank(below: float, doubted: bool, tmp_path: Path) -> None:
+    view = _view(tmp_path, REFERENCE, replace(WORSE, nll_nat_per_token=2.0 - below))
+    assert bool(view.shortfall(view.rows[0])) == doubted
+    assert not view.shortfall(view.rows[2])
+
+
 def test_a_scripted_engine_has_no_quality(tmp_path: Path) -> None:
     view = _view(tmp_path, REFERENCE, replace(WORSE, ranked=False))
     assert {method for method, _ in _sheet(view)} == {"Transformers fp32"}

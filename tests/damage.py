@@ -10,25 +10,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prepare_material import edit_json, toy_model
-
 from bench_core.prepare.shapes import Shape
+from bench_core.prepare.synthetic import write_synthetic
 from bench_core.prepare.weights import INDEX_FILE, SINGLE_FILE
 
 # Three layers, so that a layer has others beside it.
 WHOLE = Shape(272, 16, 32, 3, 2, 1, 128, "float32")
 Header = dict[str, dict[str, Any]]
-_HALF_BYTES = 20_000
+_SHARD_BYTES = 20_000
 
 
 def whole_model(folder: Path) -> Path:
     """The checkpoint before any damage, in one file."""
-    return toy_model(folder, shape=WHOLE)
+    folder.mkdir()
+    write_synthetic(WHOLE, 0, folder)
+    return folder
 
 
 def sharded_model(folder: Path) -> Path:
     """The same in several files with an index."""
-    return toy_model(folder, shape=WHOLE, shard_bytes=_HALF_BYTES)
+    folder.mkdir()
+    write_synthetic(WHOLE, 0, folder, shard_bytes=_SHARD_BYTES)
+    return folder
 
 
 def rewrite(path: Path, change: Callable[[dict[str, tuple[list[int], bytes]]], None]) -> None:
@@ -93,12 +96,19 @@ def _renamed(new_name: Callable[[str], str]) -> Callable[[Path], None]:
 
 
 def _config(**changes: Any) -> Callable[[Path], None]:
-    return lambda folder: edit_json(folder / "config.json", **changes)
+    """Sets keys of ``config.json``; ``None`` deletes one."""
+
+    def damage(folder: Path) -> None:
+        path = folder / "config.json"
+        content = {**json.loads(path.read_text()), **changes}
+        path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+
+    return damage
 
 
 def _no_head_unsaid(folder: Path) -> None:
     without("lm_head.weight")(folder)
-    edit_json(folder / "config.json", tie_word_embeddings=None)
+    _config(tie_word_embeddings=None)(folder)
 
 
 def _rows(name: str, rows: int) -> Callable[[Path], None]:
