@@ -72,6 +72,9 @@ class GPTQModelAdapter:
             str(artifact), device=str(self._device), backend=backend, dtype=torch.float16, trust_remote_code=False
         )
         self._model = loaded.model.eval()
+        if getattr(self._model.config.get_text_config(decoder=True), "attn_logit_softcapping", None) is not None:
+            # Under scaled-dot-product attention transformers leaves the cap of the scores out without a word.
+            self._model.set_attn_implementation("eager")
         # A checkpoint's own settings (sampling, penalties, end-of-sequence ids) must not reach a greedy measurement.
         self._model.generation_config = GenerationConfig()
 
@@ -109,6 +112,8 @@ class GPTQModelAdapter:
             "attention": str(self._model.config._attn_implementation),  # noqa: SLF001 - the only place that says it
             "cudnn_attention": "on" if torch.backends.cuda.cudnn_sdp_enabled() else "off",
             "dtype": str(self._model.dtype).removeprefix("torch."),
+            "kv_layout": "rectangle",
+            "embeddings": self._model.get_input_embeddings().weight.device.type,
         }
 
     def score(self, token_ids: Sequence[int]) -> Sequence[float]:
