@@ -109,7 +109,8 @@ def _grouped(kinds: list[Window], shapes: list[AttentionLayers]) -> tuple[Attent
 
 
 def _tables(tensors: Mapping[str, Tensor], tied: bool) -> dict[str, int]:
-    tokens = [tensor for name, tensor in tensors.items() if name.endswith(TOKEN_TABLES)]
+    ends = TOKEN_TABLES if any(name.endswith(TOKEN_TABLES) for name in tensors) or not tied else HEADS
+    tokens = [tensor for name, tensor in tensors.items() if name.endswith(ends)]
     if len(tokens) != 1 or len(tokens[0].shape) != 2:
         raise UnknownLayers(f"{len(tokens)} tables of input embeddings are stored under a known name")
     heads = [tensor for name, tensor in tensors.items() if name.endswith(HEADS) and len(tensor.shape) == 2]

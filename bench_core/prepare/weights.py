@@ -141,7 +141,8 @@ def weights_only(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def count_parameters(tensors: Mapping[str, Tensor], tied: bool) -> int:
     """Stored weights; an output matrix that is only a copy of the embedding does not count."""
-    return sum(t.elements for name, t in weights_only(tensors).items() if not (tied and name.endswith(HEADS)))
+    copied = tied and any(name.endswith(TOKEN_TABLES) for name in tensors)
+    return sum(t.elements for name, t in weights_only(tensors).items() if not (copied and name.endswith(HEADS)))
 
 
 def holds_own_head(folder: Path, names: list[str]) -> bool:
@@ -158,7 +159,7 @@ def holds_own_head(folder: Path, names: list[str]) -> bool:
             if name.endswith((*TOKEN_TABLES, *HEADS)):
                 (tables if name.endswith(TOKEN_TABLES) else heads).append((file, begin, stop, tensor))
     if len(tables) != 1 or len(heads) != 1:
-        return bool(heads)
+        return bool(heads and tables)  # a head alone is the table, too
     (file, begin, stop, table), (head_file, head_begin, _, head) = tables[0], heads[0]
     if table != head:
         return True

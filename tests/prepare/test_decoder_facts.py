@@ -132,6 +132,13 @@ def test_one_matrix_for_queries_keys_and_values(multi_query: bool, width: int, k
     assert facts({**given, "multi_query": not multi_query}, {**tables, **fused}, tied=True).problem
 
 
+def test_a_head_that_is_stored_alone_is_the_table_too() -> None:
+    alone = {name: tensor for name, tensor in llama_like().items() if "embed_tokens" not in name}
+    assert facts(config("llama"), alone, tied=True).head_parameters == 320 * 64
+    assert weights.count_parameters(alone, tied=True) == sum(tensor.elements for tensor in alone.values())
+    assert facts(config("llama"), alone, tied=False).problem
+
+
 def test_configuration_and_weights_must_agree() -> None:
     """Widths are those that are stored; layers that store no keys, or more layers than are named, are not known."""
     grouped = config("llama", num_key_value_heads=2)
