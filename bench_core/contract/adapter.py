@@ -92,8 +92,10 @@ class Adapter(Protocol):
 
     - ``describe() -> Mapping[str, str]``: after ``prepare``; facts such as the attention kernel really used. The
       roofline reads ``dtype`` (that it multiplies in), ``kv_dtype`` (of the key-value cache, where it is another), and
-      ``weights_bytes`` with ``embedding_bytes`` (as they lie in memory, where that is not as stored); ``cuda_graphs``
-      or ``compiled: yes`` keep it from taking a step for launched kernel by kernel.
+      ``weights_bytes`` with ``embedding_bytes`` and ``expert_bytes`` (as they lie in memory, where that is not as
+      stored); ``cuda_graphs`` or ``compiled: yes`` keep it from taking a step for launched kernel by kernel. Memory is
+      explained by ``kv_positions`` or ``kv_layout`` (see ``memory_model.cache_tokens``) and ``embeddings`` (``cuda`` or
+      ``cpu``: where the table of input embeddings lies).
     - ``memory() -> Mapping[str, int]``: ``reserved_bytes`` and ``used_bytes`` of an engine with a pool of its own.
     - ``score(token_ids) -> Sequence[float]``: log-probability (nats) of every token but the first, for quality.
     - ``classify(error) -> Outcome | None``: what an exception of this engine means; ``None`` for "as it looks".

@@ -181,6 +181,9 @@ class CellMetrics(Record):
         likelihood: of a fixed text, in the cell that was to score it.
         decode, prompts: decode steps and prompt reading, from the batches that token times come from.
         longest_batch_tokens: positions that the largest batch's rows need together, each row as long as the longest.
+        shrinking_batch_tokens: the same where a row that has ended leaves the batch: at the worst moment of the worst
+            batch, the rows that are left times their length then; ``None`` in older records.
+        held_batch_tokens: the same where each row takes what it holds; ``None`` in older records.
         telemetry: clocks, power, throttling and sampling gaps over ``measured_s``.
         steadiness: why measuring stopped, how well throughput is known, whether it stood still.
         phase_rates: prefill and decode; absent where the engine does not tell when tokens came, or has no such phases.
@@ -213,6 +216,8 @@ class CellMetrics(Record):
     decode: DecodeSteps | None = None
     prompts: PromptReading | None = None
     longest_batch_tokens: int | None = None
+    shrinking_batch_tokens: int | None = None
+    held_batch_tokens: int | None = None
     telemetry: TelemetrySummary | None = None
     steadiness: Steadiness = Steadiness()
     phase_rates: PhaseRates | None = None
@@ -357,6 +362,8 @@ def _metrics(events: CellEvents, measured: list[BatchEvent]) -> CellMetrics:
         decode=decode_steps(stamped),
         prompts=prompt_reading(stamped),
         longest_batch_tokens=max(_rectangle_tokens(batch) for batch in measured),
+        shrinking_batch_tokens=max(_shrinking_tokens(batch) for batch in measured),
+        held_batch_tokens=max(sum(_row_tokens(batch)) for batch in measured),
         telemetry=summarise_telemetry(events.telemetry, began_s, ended_s, output_tokens),
         steadiness=steadiness(events.batches["warmup"], measured, events.warmup_end, events.stop),
         phase_rates=_phase_rates(stamped),
@@ -382,6 +389,17 @@ def _phase_rates(stamped: list[BatchEvent]) -> PhaseRates | None:
 def _rectangle_tokens(batch: BatchEvent) -> int:
     """Rows x the longest prompt with the longest output."""
     return len(batch.prompts) * (max(batch.prompt_tokens) + max(batch.output_tokens))
+
+
+def _row_tokens(batch: BatchEvent) -> list[int]:
+    """Prompt and output of each row."""
+    return [prompt + output for prompt, output in zip(batch.prompt_tokens, batch.output_tokens, strict=True)]
+
+
+def _shrinking_tokens(batch: BatchEvent) -> int:
+    """Rows that are left x their length, when that is most. All rows begin together and end at their own lengths."""
+    longest_first = sorted(_row_tokens(batch), reverse=True)
+    return max(left * length for left, length in enumerate(longest_first, 1))
 
 
 def _parity(direct: list[BatchEvent], paired: list[BatchEvent], measured: list[BatchEvent]) -> Parity | None:

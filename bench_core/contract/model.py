@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from bench_core.contract.decoder import Decoder
 from bench_core.contract.record import Record
 
 
@@ -19,7 +20,7 @@ class ModelInfo(Record):
     synthetic: bool = Field(description="weights are seeded random numbers of the true shape")
     architecture: str = Field(description="first entry of config.json's architectures")
     dtype: str = Field(description="of the stored weights: float32, float16, bfloat16")
-    parameters: int = Field(gt=0, description="number of stored weights (tied ones once)")
+    parameters: int = Field(gt=0, description="number of stored weights (tied ones once, buffers not)")
     vocab_size: int = Field(gt=0)
     context_length: int = Field(gt=0, description="max_position_embeddings")
     hidden_size: int = Field(gt=0)
@@ -32,6 +33,9 @@ class ModelInfo(Record):
     bos_token_id: int | None
     eos_token_ids: tuple[int, ...]
     pad_token_id: int = 0
+    decoder: Decoder | None = Field(
+        None, description="what its layers keep and read; not told in older records: see model_work.decoder_of"
+    )
 
     @property
     def weights_bytes(self) -> int:

@@ -3,9 +3,8 @@
 Sources. Roofline: Williams, Waterman, Patterson, "Roofline: an insightful visual performance model for multicore
 architectures", CACM 52(4), 2009. Model bandwidth utilisation (MBU): Databricks / MosaicML, "LLM Inference Performance
 Engineering: Best Practices", 2023: (bytes of weights and key-value cache / time per output token) / bandwidth of the
-device. Model FLOP utilisation (MFU) and operations of a forward pass, 2 for each weight that multiplies and 4 x layers
-x heads x head size for each attended position: Chowdhery et al., "PaLM", 2022, appendix B (its training count, forward
-part). Both roofs here are measured on the same device in the same run, not taken from a data sheet.
+device. Model FLOP utilisation (MFU): Chowdhery et al., "PaLM", 2022, appendix B. Both roofs here are measured on the
+same device in the same run, not taken from a data sheet. What a model needs: :mod:`~bench_core.contract.model_work`.
 """
 
 from __future__ import annotations
@@ -20,9 +19,10 @@ from bench_core.contract import layout
 from bench_core.contract.calibration import Calibration
 from bench_core.contract.metrics import CellMetrics
 from bench_core.contract.model import ModelInfo
+from bench_core.contract.model_work import decode_flop, decoder_of, embedding_parameters, kv_step_bytes, prompt_flop
 from bench_core.contract.record import LARGEST_INT, Record
 from bench_core.contract.spec import CellSpec
-from bench_core.contract.steps import DecodeSteps, PromptReading
+from bench_core.contract.steps import DecodeSteps
 
 ITEM_BYTES: dict[str, float] = {
     "float32": 4,
@@ -35,9 +35,8 @@ ITEM_BYTES: dict[str, float] = {
 }
 _OTHER_NAMES = {"f32": "float32", "fp32": "float32", "f16": "float16", "fp16": "float16", "half": "float16"}
 _OTHER_NAMES |= {"bf16": "bfloat16", "float": "float32"}
-# A mixture of experts stores far more weights than its dimensions as a dense decoder have; what a step reads of them
-# depends on the prompts.
-_DENSE_UP_TO = 1.25
+# An engine that holds as many bytes as all weights take in the dtype that it computes in has quantised none of them.
+_AS_STORED_WITHIN = 0.01
 
 # A cell is near a roof from here on. Figures that their authors call good lie at 0.5 to 0.8 of the peak.
 NEAR = 0.6
@@ -78,66 +77,40 @@ def kv_item_bytes(facts: Mapping[str, str]) -> float | None:
     return ITEM_BYTES.get("float32" if dtype == "tf32" else dtype or "")
 
 
-def kv_bytes_per_token(model: ModelInfo, item_bytes: float) -> float:
-    """Keys and values of one position in all layers: 2 x layers x key-value heads x head size x bytes of a number."""
-    return 2 * model.layers * model.kv_heads * model.head_dim * item_bytes
-
-
-def embedding_parameters(model: ModelInfo) -> int:
-    """The table of input embeddings."""
-    return model.vocab_size * model.hidden_size
-
-
-def is_dense(model: ModelInfo) -> bool:
-    """Whether the stored weights are about those of a dense decoder of these dimensions (gated or plain MLP)."""
-    attention = model.hidden_size * model.head_dim * 2 * (model.attention_heads + model.kv_heads)
-    mlp = 3 * model.hidden_size * model.intermediate_size
-    tables = embedding_parameters(model) * (1 if model.tied_embeddings else 2)
-    return model.parameters <= _DENSE_UP_TO * (tables + model.layers * (attention + mlp))
-
-
-def multiplying_parameters(model: ModelInfo) -> int:
-    """Weights that every token is multiplied with: all but the input embeddings, of which a token takes one row. A tied
-    table is also the output layer and counts."""
-    return model.parameters - (0 if model.tied_embeddings else embedding_parameters(model))
-
-
-def attention_flop(model: ModelInfo, pairs: float) -> float:
-    """Scores and weighted sum of values for so many pairs of a token and a position: 4 x layers x heads x head size."""
-    return 4.0 * model.layers * model.attention_heads * model.head_dim * pairs
-
-
-def decode_flop(model: ModelInfo, steps: DecodeSteps) -> float:
-    """Operations of one decode step of all rows."""
-    return 2.0 * multiplying_parameters(model) * steps.rows + attention_flop(model, steps.rows * steps.context_tokens)
-
-
-def prompt_flop(model: ModelInfo, reading: PromptReading) -> float:
-    """Operations of reading one batch's prompts, the output layer at each row's last token only."""
-    head = embedding_parameters(model)
-    body = multiplying_parameters(model) - head
-    linear = 2.0 * (body * reading.prompt_tokens + head * reading.rows)
-    return linear + attention_flop(model, reading.attended_pairs)
-
-
 class Weights(Record):
     """Weights as they lie in memory.
 
     Attributes:
         source: ``engine``: told by it (facts ``weights_bytes`` and ``embedding_bytes``); ``architecture``: number of
             parameters x the dtype that it computes in, for unquantised ones; ``artifact``: as stored.
+        embedding_bytes: of the table of input embeddings; ``expert_bytes``: of all routed experts, ``None`` where that
+            is not known.
     """
 
     total_bytes: float = Field(gt=0)
     embedding_bytes: float = Field(ge=0)
+    expert_bytes: float | None = Field(0, ge=0)
     source: Literal["engine", "architecture", "artifact"]
 
-    def read_bytes(self, model: ModelInfo, rows: float) -> float:
-        """What one step of ``rows`` tokens must read: everything but the input embeddings, of which it takes one row
-        for each token; all where the table is the output layer as well."""
-        if model.tied_embeddings:
-            return self.total_bytes
-        return self.total_bytes - self.embedding_bytes + rows * self.embedding_bytes / model.vocab_size
+    def read_bytes(self, model: ModelInfo, rows: float, tables_on_device: bool = True) -> float | None:
+        """What one step of ``rows`` tokens must read: everything but the tables of which it takes rows (input
+        embeddings that are not the output layer as well, learned positions), one row of each for each token; of the
+        experts those that it is expected to touch."""
+        if self.expert_bytes is None:
+            return None
+        decoder, number = decoder_of(model), self._table_number(model)
+        taken = rows * decoder.row_parameters * number if tables_on_device else 0.0
+        unread = decoder.table_parameters * number + self.expert_bytes * decoder.untouched_experts(rows)
+        return self.total_bytes - unread + taken
+
+    def on_device(self, model: ModelInfo, tables_on_device: bool) -> float:
+        """What the device holds. A table that is the output layer as well is there whatever is on the host."""
+        tables = 0.0 if tables_on_device else decoder_of(model).table_parameters * self._table_number(model)
+        return self.total_bytes - tables
+
+    def _table_number(self, model: ModelInfo) -> float:
+        """Bytes of one number of the tables."""
+        return self.embedding_bytes / embedding_parameters(model)
 
 
 def weights_in_memory(spec: CellSpec, facts: Mapping[str, str]) -> Weights | None:
@@ -151,7 +124,10 @@ def weights_in_memory(spec: CellSpec, facts: Mapping[str, str]) -> Weights | Non
         table: float | None = told_bytes(facts.get("embedding_bytes"))
         if table is None:
             table = embedding_parameters(model) * item if item else _share(model, told)
-        return Weights(total_bytes=told, embedding_bytes=min(table, told), source="engine")
+        experts: float | None = told_bytes(facts.get("expert_bytes"))
+        if experts is None:
+            experts = _as_stored(model, told, item)
+        return Weights(total_bytes=told, embedding_bytes=min(table, told), expert_bytes=experts, source="engine")
     if spec.artifact == layout.HF_ARTIFACT:
         item = item or ITEM_BYTES.get(model.dtype)
         if item is None:
@@ -159,14 +135,39 @@ def weights_in_memory(spec: CellSpec, facts: Mapping[str, str]) -> Weights | Non
         return Weights(
             total_bytes=model.parameters * item,
             embedding_bytes=embedding_parameters(model) * item,
+            expert_bytes=decoder_of(model).expert_parameters * item,
             source="architecture",
         )
     if spec.weights is None:
         return None
     total, stored = spec.weights.total_bytes, spec.weights.embedding_bytes
+    experts = spec.weights.expert_bytes
     return Weights(
-        total_bytes=total, embedding_bytes=_share(model, total) if stored is None else stored, source="artifact"
+        total_bytes=total,
+        embedding_bytes=_share(model, total) if stored is None else stored,
+        expert_bytes=_as_stored(model, total, item) if experts is None else experts,
+        source="artifact",
     )
+
+
+def _as_stored(model: ModelInfo, total_bytes: float, item: float | None) -> float | None:
+    """Bytes of the experts where only the whole is known: none in a model without any, and their number x the dtype's
+    size where all weights take about as much."""
+    experts = decoder_of(model).expert_parameters
+    if not experts:
+        return 0.0
+    if item and abs(total_bytes - model.parameters * item) <= _AS_STORED_WITHIN * total_bytes:
+        return experts * item
+    return None
+
+
+def tables_on_device(spec: CellSpec, facts: Mapping[str, str]) -> bool | None:
+    """Whether the input embeddings lie where the engine computes (fact ``embeddings``: cpu or cuda); ``None`` where it
+    does not say and reads an artifact of its own kind. Engines that read the model itself put all of it there."""
+    told = facts.get("embeddings")
+    if told is not None:
+        return told == spec.device
+    return True if spec.device == "cpu" or "weights_bytes" in facts or spec.artifact == layout.HF_ARTIFACT else None
 
 
 def _share(model: ModelInfo, total_bytes: float) -> float:
@@ -193,6 +194,7 @@ class Roofline(Record):
         launching: time of ``LAUNCHES_PER_LAYER`` x layers launches one by one / step_s; ``None`` for an engine that
             says that it replays graphs or compiles, which launches for less.
         evidence: what the verdict follows from, in a few words.
+        problem: why there is no ``step_bytes``, in a few words; empty where there is, or for a scripted engine.
     """
 
     rows: float
@@ -210,6 +212,7 @@ class Roofline(Record):
     utilisation: float | None = None
     bound: Bound | None = None
     evidence: str = ""
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -241,12 +244,12 @@ def roofline(
         matrix = calibration.matrix_flop_s(dtype) if dtype else None
         slowest = calibration.slowest_matrix_flop_s
         roofs = _Roofs(calibration.bandwidth_bytes_s, matrix, slowest, calibration.launch_s)
-    real = spec.artifact != layout.NO_ARTIFACT and is_dense(model)
-    weights, kv_item = weights_in_memory(spec, facts) if real else None, kv_item_bytes(facts)
+    scripted, problem = spec.artifact == layout.NO_ARTIFACT, decoder_of(model).problem
+    real = not scripted and not problem
+    weights = weights_in_memory(spec, facts) if real else None
     step_bytes = None
-    if weights is not None and kv_item is not None:
-        cache = steps.rows * steps.context_tokens * kv_bytes_per_token(model, kv_item)
-        step_bytes = weights.read_bytes(model, steps.rows) + cache
+    if not scripted:
+        step_bytes, problem = (None, problem) if problem else _step_bytes(spec, facts, weights, steps)
     step_flop = decode_flop(model, steps) if real else None
     mbu, mfu = _used(step_bytes, roofs.bandwidth, steps.step_s), _used(step_flop, roofs.matrix, steps.step_s)
     reading = metrics.prompts
@@ -275,7 +278,27 @@ def roofline(
         utilisation=utilisation,
         bound=bound,
         evidence=evidence,
+        problem="" if scripted else problem,
     )
+
+
+def _step_bytes(
+    spec: CellSpec, facts: Mapping[str, str], weights: Weights | None, steps: DecodeSteps
+) -> tuple[float | None, str]:
+    """Bytes of a step, or why there is no figure."""
+    item = kv_item_bytes(facts)
+    if weights is None:
+        return None, "how many bytes the weights take is not told"
+    if item is None:
+        return None, "the type of the key-value cache is not told"
+    on_device = tables_on_device(spec, facts)
+    read = weights.read_bytes(spec.model, steps.rows, on_device is not False)
+    if read is None:
+        return None, "how much of the weights are experts is not told"
+    cache = kv_step_bytes(spec.model, item, steps)
+    if cache is None:
+        return None, "how much of the context lies within a chunk or window is not told"
+    return read + cache, ""
 
 
 def _used(amount: float | None, roof: float | None, seconds: float) -> float | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +14,9 @@ from pydantic import Field
 
 from bench_core.contract.events import BatchEvent
 from bench_core.contract.record import Record
+
+# Steps of the quantiles that are kept of a cell's contexts.
+_QUANTILES = 20
 
 
 class DecodeSteps(Record):
@@ -24,14 +29,26 @@ class DecodeSteps(Record):
     Attributes:
         steps: in all stretches; ``rows``: of one step, mean.
         step_s: seconds of one step, mean: sum of the stretches / steps.
-        context_tokens: positions that one row of a step attends to, mean over rows and steps (prompt, what was
+        context_tokens: positions that one row of a step has before it, mean over rows and steps (prompt, what was
             generated before, and the token in hand).
+        context_quantiles: of these positions the 0, 5, 10 ... 100 % quantiles; ``None`` in older records.
     """
 
     steps: float = Field(gt=0)
     rows: float = Field(gt=0)
     step_s: float = Field(gt=0)
     context_tokens: float = Field(gt=0)
+    context_quantiles: tuple[int, ...] | None = None
+
+    def within(self, window: int) -> float | None:
+        """The mean of the positions that lie within a window, or ``context_tokens`` where all do; ``None`` where that
+        is not known. Between two quantiles contexts are taken to be spread evenly."""
+        if self.context_quantiles is None:
+            return None
+        if self.context_quantiles[-1] <= window:
+            return self.context_tokens
+        parts = [_mean_within(low, high, window) for low, high in itertools.pairwise(self.context_quantiles)]
+        return min(statistics.fmean(parts), self.context_tokens)
 
 
 class PromptReading(Record):
@@ -42,23 +59,24 @@ class PromptReading(Record):
         attended_pairs: pairs of a token and a position that it attends to: sum over rows of p(p + 1)/2.
         seconds: from the batch's start to the last row's first token. An engine that decodes some rows before it has
             read the others spends part of it on that.
+        longest_prompt_tokens: of all batches; ``None`` in older records.
     """
 
     rows: float = Field(gt=0)
     prompt_tokens: float = Field(gt=0)
     attended_pairs: float = Field(gt=0)
     seconds: float = Field(gt=0)
+    longest_prompt_tokens: int | None = None
 
 
 @dataclass(frozen=True)
 class _Stretch:
-    """Seconds, steps and rows of one stretch, and the sum of the context over its tokens."""
+    """Seconds, steps and rows of one stretch, and how many of its tokens had each context."""
 
     seconds: float
     steps: float
     rows: int
-    tokens: int
-    context: int
+    contexts: Counter[int]
 
 
 def decode_steps(batches: Sequence[BatchEvent]) -> DecodeSteps | None:
@@ -68,12 +86,34 @@ def decode_steps(batches: Sequence[BatchEvent]) -> DecodeSteps | None:
     steps = math.fsum(stretch.steps for stretch in stretches)
     if steps <= 0:
         return None
+    contexts: Counter[int] = Counter()
+    for stretch in stretches:
+        contexts.update(stretch.contexts)
     return DecodeSteps(
         steps=steps,
         rows=math.fsum(stretch.rows * stretch.steps for stretch in stretches) / steps,
         step_s=math.fsum(stretch.seconds for stretch in stretches) / steps,
-        context_tokens=sum(stretch.context for stretch in stretches) / sum(stretch.tokens for stretch in stretches),
+        context_tokens=sum(context * count for context, count in contexts.items()) / contexts.total(),
+        context_quantiles=_quantiles(contexts),
     )
+
+
+def _quantiles(counts: Counter[int]) -> tuple[int, ...]:
+    """The 0, 5, 10 ... 100 % quantiles of counted values, each a value that was counted."""
+    total, ordered = counts.total(), sorted(counts)
+    upto = list(itertools.accumulate(counts[value] for value in ordered))
+    ranks = (max(1, -(-total * step // _QUANTILES)) for step in range(_QUANTILES + 1))
+    return tuple(ordered[bisect.bisect_left(upto, rank)] for rank in ranks)
+
+
+def _mean_within(low: int, high: int, window: int) -> float:
+    """The mean of min(value, window) for values spread evenly from ``low`` to ``high``."""
+    if high <= window or low == high:
+        return min((low + high) / 2, window)
+    if low >= window:
+        return window
+    inside = (window - low) / (high - low)
+    return inside * (low + window) / 2 + (1 - inside) * window
 
 
 def prompt_reading(batches: Sequence[BatchEvent]) -> PromptReading | None:
@@ -88,6 +128,7 @@ def prompt_reading(batches: Sequence[BatchEvent]) -> PromptReading | None:
         prompt_tokens=statistics.fmean(sum(batch.prompt_tokens) for batch, _ in together),
         attended_pairs=statistics.fmean(pairs),
         seconds=statistics.fmean(max(row[0] for row in rows) / 1e6 for _, rows in together),
+        longest_prompt_tokens=max(max(batch.prompt_tokens) for batch, _ in together),
     )
 
 
@@ -124,10 +165,10 @@ def _stretches(batch: BatchEvent) -> list[_Stretch]:
 
 def _stretch(rows: list[tuple[int, ...]], prompts: Sequence[int], begin_us: int, end_us: int) -> _Stretch:
     # The step that makes token i of a row (from 0) attends to the prompt and i tokens behind it.
-    contexts = [
+    contexts = Counter(
         prompt + index
         for row, prompt in zip(rows, prompts, strict=True)
         for index, arrival in enumerate(row)
         if begin_us < arrival <= end_us
-    ]
-    return _Stretch((end_us - begin_us) / 1e6, len(contexts) / len(rows), len(rows), len(contexts), sum(contexts))
+    )
+    return _Stretch((end_us - begin_us) / 1e6, contexts.total() / len(rows), len(rows), contexts)

@@ -9,16 +9,9 @@ from pydantic import Field
 
 from bench_core.contract.artifact import ArtifactRecord
 from bench_core.contract.record import Record
+from bench_core.contract.tensor_names import TOKEN_TABLES, is_buffer, is_expert
 
 _WEIGHT_SUFFIXES = (".safetensors", ".gguf", ".bin", ".pt", ".pth")
-# Names of the table of input embeddings in the checkpoints of the common model families.
-_EMBEDDINGS = (
-    "embed_tokens.weight",
-    "wte.weight",
-    "word_embeddings.weight",
-    "embed_in.weight",
-    "tok_embeddings.weight",
-)
 _LONGEST_HEADER_BYTES = 100 * 1024 * 1024  # the format's own limit
 
 
@@ -26,12 +19,14 @@ class StoredWeights(Record):
     """Weights as they are stored.
 
     Attributes:
-        total_bytes: of all tensors, where the format's header says it, else of the files that hold weights.
+        total_bytes: of all weights, where the format's header says it, else of the files that hold weights.
         embedding_bytes: of the table of input embeddings; ``None`` where the header does not say it.
+        expert_bytes: of routed experts; ``None`` where the header does not say it, and in older records.
     """
 
     total_bytes: int = Field(gt=0)
     embedding_bytes: int | None = Field(None, ge=0)
+    expert_bytes: int | None = Field(None, ge=0)
 
 
 def stored_weights(folder: Path, record: ArtifactRecord) -> StoredWeights | None:
@@ -47,16 +42,19 @@ def stored_weights(folder: Path, record: ArtifactRecord) -> StoredWeights | None
         except (OSError, ValueError, LookupError, TypeError, RecursionError):
             sizes = {}
         if sum(sizes.values()) > 0:
-            embeddings = [size for name, size in sizes.items() if name.endswith(_EMBEDDINGS)]
+            embeddings = [size for name, size in sizes.items() if name.endswith(TOKEN_TABLES)]
             return StoredWeights(
-                total_bytes=sum(sizes.values()), embedding_bytes=embeddings[0] if len(embeddings) == 1 else None
+                total_bytes=sum(sizes.values()),
+                embedding_bytes=embeddings[0] if len(embeddings) == 1 else None,
+                expert_bytes=sum(size for name, size in sizes.items() if is_expert(name)),
             )
     total = sum(file.size_bytes for file in safe or files)
     return StoredWeights(total_bytes=total) if total else None
 
 
 def tensor_bytes(path: Path) -> dict[str, int]:
-    """Tensor name to size of a safetensors file, from its header: eight bytes of length (little-endian), then JSON.
+    """Weight to size of a safetensors file, from its header: eight bytes of length (little-endian), then JSON. Buffers
+    that stand beside the weights are left out.
 
     Raises:
         OSError: it cannot be read.
@@ -72,7 +70,7 @@ def tensor_bytes(path: Path) -> dict[str, int]:
         raise ValueError("the header is no JSON object")
     sizes = {}
     for name, entry in header.items():
-        if name != "__metadata__":
+        if name != "__metadata__" and not is_buffer(name, entry["shape"]):
             begin, end = entry["data_offsets"]
             if not (isinstance(begin, int) and isinstance(end, int) and 0 <= begin <= end <= held):
                 raise ValueError(f"the tensor {name[:80]} does not lie in the file")

@@ -115,7 +115,8 @@ def architecture(config: Mapping[str, Any], origin: str) -> str:
 def dimensions(config: Mapping[str, Any], origin: str) -> dict[str, int]:
     """Sizes under the names of :class:`~bench_core.contract.model.ModelInfo`.
 
-    ``kv_heads`` is ``attention_heads`` and ``head_dim`` is hidden / heads where the file does not say.
+    ``kv_heads`` is ``attention_heads``, or 1 with ``multi_query``, and ``head_dim`` is hidden / heads where the file
+    does not say.
 
     Raises:
         BadInput: a size is missing or is not a positive whole number.
@@ -127,13 +128,26 @@ def dimensions(config: Mapping[str, Any], origin: str) -> dict[str, int]:
     }
     sizes = {name: _positive(config, keys, defaults.get(name), origin) for name, keys in _NAMES.items()}
     heads, hidden = sizes["attention_heads"], sizes["hidden_size"]
-    sizes["kv_heads"] = _positive(config, ("num_key_value_heads",), heads, origin)
+    sizes["kv_heads"] = _kv_heads(config, heads, origin)
     sizes["head_dim"] = _positive(config, ("head_dim",), max(hidden // heads, 1), origin)
     inner = config.get("intermediate_size")
     if isinstance(inner, list) and inner and all(isinstance(width, int) for width in inner):
         config = {**config, "intermediate_size": max(inner)}  # Gemma 3n's: one for each layer
     sizes["intermediate_size"] = _positive(config, ("intermediate_size", "n_inner", "ffn_dim"), 4 * hidden, origin)
     return sizes
+
+
+def _kv_heads(config: Mapping[str, Any], heads: int, origin: str) -> int:
+    """``multi_query`` is one head of keys and values for all queries; Falcon's newer architecture names their number
+    instead. Both types have it where their file does not say otherwise."""
+    kind = config.get("model_type")
+    if kind in ("falcon", "gpt_bigcode") or config.get("multi_query"):
+        if kind == "falcon" and config.get("new_decoder_architecture"):
+            return _positive(config, ("num_kv_heads", "n_head_kv"), heads, origin)
+        return 1 if config.get("multi_query", True) else heads
+    grouped = config.get("attn_config")  # MPT's
+    named = grouped.get("kv_n_heads") if isinstance(grouped, dict) else None
+    return _positive({"kv_n_heads": named, **config}, ("num_key_value_heads", "kv_n_heads"), heads, origin)
 
 
 def special_ids(config: Mapping[str, Any], generation: Mapping[str, Any], vocab_size: int) -> Json:

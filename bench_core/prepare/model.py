@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,7 +19,9 @@ from bench_core.contract.artifact import ArtifactRecord
 from bench_core.contract.errors import BadInput
 from bench_core.contract.model import ModelInfo
 from bench_core.contract.record import Record
+from bench_core.contract.tensor_names import HEADS
 from bench_core.prepare import hf_config, weights
+from bench_core.prepare.decoder_facts import decoder_facts
 from bench_core.prepare.model_source import RECIPE, Action, ModelRequest, Source, find_source
 from bench_core.prepare.staging import Progress, disk_errors, locked, quiet, replace_folder, staged, write_file
 
@@ -172,18 +175,28 @@ def _describe(hf: Path, source: Source, digest: str, folder: str) -> ModelInfo:
     sizes = hf_config.dimensions(config, origin)
     names = weights.shard_names(hf)
     tensors = weights.check_shards(hf, names)
-    tied = config.get("tie_word_embeddings")
-    if not isinstance(tied, bool):
-        tied = "lm_head.weight" not in tensors
+    tied = _is_tied(config, hf, names, tensors)
+    kept = weights.weights_only(tensors)
     return ModelInfo(
         name=source.name,
         folder=folder,
         digest=digest,
         synthetic=source.synthetic,
         architecture=hf_config.architecture(config, origin),
-        dtype=weights.stored_dtype(tensors, origin),
+        dtype=weights.stored_dtype(kept, origin),
         parameters=weights.count_parameters(tensors, tied),
         tied_embeddings=tied,
+        decoder=decoder_facts(config, sizes, kept, tied),
         **sizes,
         **hf_config.special_ids(config, generation, sizes["vocab_size"]),
     )
+
+
+def _is_tied(config: hf_config.Json, hf: Path, names: list[str], tensors: Mapping[str, weights.Tensor]) -> bool:
+    """Whether the table of input embeddings is the output layer as well: as the file says unless the weights show that
+    there are two."""
+    stored = any(name.endswith(HEADS) for name in tensors)
+    says = config.get("tie_word_embeddings")
+    if not isinstance(says, bool):
+        return not stored
+    return says and not (stored and weights.holds_own_head(hf, names))

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from bench_core.contract.errors import BadInput, first_line
 from bench_core.contract.record import LARGEST_INT
+from bench_core.contract.tensor_names import HEADS, TOKEN_TABLES, is_buffer
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
@@ -27,6 +28,7 @@ ITEM_BYTES = {
 }  # fmt: skip
 DTYPE_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _TOO_MANY_DIGITS = re.compile(r"\d{10}")  # a layer's or an expert's number; Python refuses to read thousands of digits
+_PIECE_BYTES = 1 << 20
 _HINT = "the file is damaged or was not copied whole: fetch it again"
 
 
@@ -101,6 +103,11 @@ def read_header(path: Path) -> dict[str, Tensor]:
     Raises:
         BadInput: unreadable, truncated, too long, not JSON, or offsets that do not fit; names the file.
     """
+    return {name: tensor for _begin, _stop, name, tensor in _read_spans(path)}
+
+
+def _read_spans(path: Path) -> list[tuple[int, int, str, Tensor]]:
+    """Where in the file each tensor begins and stops, its name and itself."""
     try:
         size = path.stat().st_size
         with path.open("rb") as stream:
@@ -127,12 +134,48 @@ def read_header(path: Path) -> dict[str, Tensor]:
         end = stop
     if 8 + length + end != size:
         raise BadInput(f"{path}: {size} bytes instead of the {8 + length + end} that its header says", _HINT)
-    return {name: tensor for _begin, _stop, name, tensor in spans}
+    return [(8 + length + begin, 8 + length + stop, name, tensor) for begin, stop, name, tensor in spans]
+
+
+def weights_only(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without buffers, such as stored attention masks: they are no weights, and engines make them anew."""
+    return {name: tensor for name, tensor in tensors.items() if not is_buffer(name, tensor.shape)}
 
 
 def count_parameters(tensors: Mapping[str, Tensor], tied: bool) -> int:
     """Stored weights; an output matrix that is only a copy of the embedding does not count."""
-    return sum(t.elements for name, t in tensors.items() if not (tied and name == "lm_head.weight"))
+    copied = tied and any(name.endswith(TOKEN_TABLES) for name in tensors)
+    return sum(t.elements for name, t in weights_only(tensors).items() if not (copied and name.endswith(HEADS)))
+
+
+def holds_own_head(folder: Path, names: list[str]) -> bool:
+    """Whether an output layer is stored beside the input embeddings and differs from them. Such a checkpoint has two
+    tables whatever ``tie_word_embeddings`` says: transformers 5 and llama.cpp's converter take what is stored.
+
+    Raises:
+        BadInput: a file cannot be read.
+    """
+    tables: list[tuple[Path, int, int, Tensor]] = []
+    heads: list[tuple[Path, int, int, Tensor]] = []
+    for file in (folder / name for name in names):
+        for begin, stop, name, tensor in _read_spans(file):
+            if name.endswith((*TOKEN_TABLES, *HEADS)):
+                (tables if name.endswith(TOKEN_TABLES) else heads).append((file, begin, stop, tensor))
+    if len(tables) != 1 or len(heads) != 1:
+        return bool(heads and tables)  # a head alone is the table, too
+    (file, begin, stop, table), (head_file, head_begin, _, head) = tables[0], heads[0]
+    if table != head:
+        return True
+    try:
+        with file.open("rb") as one, head_file.open("rb") as other:
+            one.seek(begin)
+            other.seek(head_begin)
+            return any(
+                one.read(size) != other.read(size)
+                for size in (min(_PIECE_BYTES, stop - at) for at in range(begin, stop, _PIECE_BYTES))
+            )
+    except OSError as error:
+        raise BadInput(f"{folder}: {error.strerror or error}", _HINT) from error
 
 
 def stored_dtype(tensors: Mapping[str, Tensor], origin: str) -> str:

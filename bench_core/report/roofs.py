@@ -200,7 +200,9 @@ def _roofline(view: RunView, cells: list[tuple[Row, CellResult]]) -> Iterable[Sh
     )
     notes = (
         "Decode step: between the last prompt's first token and the first prompt's last one. Bytes: the weights that a "
-        "step must read (of the input embeddings one row for each prompt) and the key-value cache at the mean context. "
+        "step must read (of the input embeddings one row for each prompt, of experts those that a router with equal "
+        "chances is expected to choose) and the keys and values that it attends to, in layers with a window those "
+        "within it. Of layers whose kind is not known there is no figure. "
         "MBU: bytes / (step x measured bandwidth). MFU: operations / (step x measured matrix rate of the dtype that "
         "the engine computes in, where it says so); prompt MFU the same until the last prompt's first token. "
         f"Verdict: bandwidth-bound or compute-bound from {NEAR} of that roof on, mixed near both; near neither "
@@ -213,7 +215,7 @@ def _roofline(view: RunView, cells: list[tuple[Row, CellResult]]) -> Iterable[Sh
 
 def _missing(placed: Roofline) -> str:
     if placed.step_bytes is None:
-        return "bytes of a step are not known"
+        return f"bytes of a step are not known{f': {placed.problem}' if placed.problem else ''}"
     if placed.mbu is None:
         return "the device was not measured"
     return "what it computes in is not known, and its roof may be near" if placed.mfu is None else ""
@@ -308,9 +310,11 @@ def _memory_explained(view: RunView, cells: list[tuple[Row, CellResult]]) -> Ite
         ("Difference (%)", True),
     )
     notes = (
-        "Weights, key-value cache of the largest batch and activations of reading its prompts at once follow from the "
-        "architecture; what recorded CUDA graphs take is the engine's own word; the context of a process was measured "
-        "on the same GPU. What is not known of the last two is part of what is unexplained. Measured: peak in use on "
+        "Weights, key-value cache of the batch that needs most and activations of reading its prompts at once follow "
+        "from the architecture. Weights: without a table of embeddings that stays on the host. Cache: as the "
+        "engine says that it lays it out, rows that end early included. A cell is left out where one of these is not "
+        "told. What recorded CUDA graphs take is the engine's own word; the context of a process was measured on the "
+        "same GPU. What is not known of the last two is part of what is unexplained. Measured: peak in use on "
         "the GPU less what was in use before loading. An engine that reserves more than a cell needs is explained at "
         "its smallest budget (--min-memory), by the one batch that was tried there, and not otherwise. "
         "Difference: unexplained / measured.",

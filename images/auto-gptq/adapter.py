@@ -115,6 +115,8 @@ class AutoGPTQAdapter:
             "attention": str(self._model.config._attn_implementation),  # noqa: SLF001 - the only place that says it
             "dtype": str(self._model.model.dtype).removeprefix("torch."),
             "group_size": str(self._model.quantize_config.group_size),
+            "kv_layout": "rectangle",
+            "embeddings": self._model.model.get_input_embeddings().weight.device.type,
         }
 
     def score(self, token_ids: Sequence[int]) -> Sequence[float]:

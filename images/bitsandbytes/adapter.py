@@ -10,7 +10,13 @@ from typing import Any
 
 import bitsandbytes
 import torch
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    BitsAndBytesConfig,
+    GenerationConfig,
+)
 from transformers.utils import logging as transformers_logging
 
 from bench_core.contract.adapter import Completion, Decoding, Device, TokenSink, Variant
@@ -18,6 +24,7 @@ from bench_core.contract.errors import BadInput
 from bench_core.contract.loading import require_all_weights
 from bench_core.contract.outcome import Outcome
 from bench_core.contract.rectangle import ArrivalStreamer, Rectangle, until_end
+from bench_core.contract.tensor_names import is_expert
 
 _QUANTIZATIONS = ("int8", "nf4")
 
@@ -89,7 +96,7 @@ class BitsAndBytesAdapter:
             artifact,
             dtype=dtype,
             quantization_config=config,
-            attn_implementation="sdpa",
+            attn_implementation=_attention(artifact),
             device_map={"": self._device},
             use_safetensors=True,
             local_files_only=True,
@@ -138,8 +145,13 @@ class BitsAndBytesAdapter:
             "quantized_layers": ", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "none",
             "dtype": str(self._model.dtype).removeprefix("torch."),
             "cache": "dynamic",
+            "kv_layout": "rectangle",
+            "embeddings": self._device.type,
             "weights_bytes": str(sum(_stored_bytes(weight) for weight in self._model.parameters())),
             "embedding_bytes": str(self._model.get_input_embeddings().weight.nbytes),
+            "expert_bytes": str(
+                sum(_stored_bytes(weight) for name, weight in self._model.named_parameters() if is_expert(name))
+            ),
         }
 
     def score(self, token_ids: Sequence[int]) -> Sequence[float]:
@@ -171,6 +183,15 @@ class BitsAndBytesAdapter:
         if self._device is not None and self._device.type == "cuda":
             torch.cuda.synchronize()
             torch.cuda.empty_cache()
+
+
+def _attention(artifact: Path) -> str:
+    """PyTorch's scaled-dot-product attention, unless the model's class has none or caps its scores (Gemma 2): under
+    that attention transformers 5.17 leaves the cap out without a word."""
+    config = AutoConfig.from_pretrained(artifact, local_files_only=True, trust_remote_code=False)
+    capped = getattr(config.get_text_config(decoder=True), "attn_logit_softcapping", None) is not None
+    known = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    return "eager" if capped or not getattr(known, "_supports_sdpa", True) else "sdpa"
 
 
 def _stored_bytes(weight: Any) -> int:

@@ -80,8 +80,14 @@ class CTranslate2Adapter:
         return [Completion(result.sequences_ids[0]) for result in results]
 
     def describe(self) -> Mapping[str, str]:
-        """The compute type that the engine settled on, which may differ from the one asked for."""
-        return {"compute_type": str(self._generator.compute_type), "device": str(self._generator.device)}
+        """The compute type that the engine settled on, which may differ from the one asked for. Each step makes the
+        cache anew for the rows that have not ended, all as long as they are by then."""
+        return {
+            "compute_type": str(self._generator.compute_type),
+            "device": str(self._generator.device),
+            "kv_layout": "shrinking",
+            "embeddings": str(self._generator.device),
+        }
 
     def score(self, token_ids: Sequence[int]) -> Sequence[float]:
         """Log-probability of each token but the first."""

@@ -153,6 +153,7 @@ class ExLlamaAdapter:
             "dtype": "float16",  # its kernels know no other
             "layers_reordered": str(self._reordered),
             "embeddings": self._embeddings,
+            **({"kv_positions": str(self._cache.batch_size * self._cache.max_seq_len)} if self._cache else {}),
             "attention": "sdpa for prompts, matmul for single tokens",
             "fused_attention": "batch size 1" if config.fused_attn else "off",
             "fused_mlp_rows": str(config.fused_mlp_thd),

@@ -136,6 +136,7 @@ class ExLlamaV2Adapter:
             "cudnn_attention": "on" if torch.backends.cuda.cudnn_sdp_enabled() else "off",
             "buffer_rows": str(self._rows),
             "embeddings": "cpu",
+            **({"kv_positions": str(self._cache.batch_size * self._cache.max_seq_len)} if self._cache else {}),
         }
 
     def classify(self, error: BaseException) -> Outcome | None:

@@ -79,6 +79,9 @@ class GPTQModelAdapter:
             [name for path in artifact.glob("*.safetensors") for name in tensor_bytes(path)],
             tied=("lm_head",) if self._model.config.tie_word_embeddings else (),
         )
+        if getattr(self._model.config.get_text_config(decoder=True), "attn_logit_softcapping", None) is not None:
+            # Under scaled-dot-product attention transformers leaves the cap of the scores out without a word.
+            self._model.set_attn_implementation("eager")
         # A checkpoint's own settings (sampling, penalties, end-of-sequence ids) must not reach a greedy measurement.
         self._model.generation_config = GenerationConfig()
 
@@ -116,6 +119,8 @@ class GPTQModelAdapter:
             "attention": str(self._model.config._attn_implementation),  # noqa: SLF001 - the only place that says it
             "cudnn_attention": "on" if torch.backends.cuda.cudnn_sdp_enabled() else "off",
             "dtype": str(self._model.dtype).removeprefix("torch."),
+            "kv_layout": "rectangle",
+            "embeddings": self._model.get_input_embeddings().weight.device.type,
         }
 
     def score(self, token_ids: Sequence[int]) -> Sequence[float]:

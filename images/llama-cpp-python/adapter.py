@@ -131,6 +131,8 @@ class LlamaCppAdapter:
             "gpu_layers": _said(r"offloaded (\d+/\d+) layers", self._loaded, "0"),
             "flash_attention": _said(_FLASH_ATTENTION_CHOSEN, self._prepared, self._options["flash_attention"]),
             "kv_type": self._options["kv_type"],
+            "embeddings": "cpu",  # whatever is offloaded, the table of input embeddings stays in host memory
+            **({"kv_positions": str(lib.llama_n_ctx(self._context))} if self._context else {}),
             "context_tokens_per_sequence": _said(r"n_ctx_seq += (\d+)", self._prepared, "none yet"),
             "ubatch_tokens": _said(r"n_ubatch += (\d+)", self._prepared, "none yet"),
         }

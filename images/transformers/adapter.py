@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch._dynamo.utils import counters
-from transformers import AutoModelForCausalLM, CompileConfig, GenerationConfig, StaticCache
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    CompileConfig,
+    GenerationConfig,
+    StaticCache,
+)
 from transformers.utils import logging as transformers_logging
 
 from bench_core.contract.adapter import Completion, Decoding, Device, TokenSink, Variant
@@ -17,6 +25,7 @@ from bench_core.contract.errors import BadInput
 from bench_core.contract.loading import require_all_weights
 from bench_core.contract.outcome import Outcome
 from bench_core.contract.rectangle import ArrivalStreamer, Rectangle, until_end
+from bench_core.contract.tensor_names import is_expert
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -80,7 +89,7 @@ class TransformersAdapter:
         model, said = AutoModelForCausalLM.from_pretrained(
             artifact,
             dtype=_DTYPES[str(dtype)],
-            attn_implementation="sdpa",
+            attn_implementation=_attention(artifact),
             device_map={"": self._device},
             use_safetensors=True,
             local_files_only=True,
@@ -126,9 +135,14 @@ class TransformersAdapter:
             "attention": str(self._model.config._attn_implementation),  # noqa: SLF001 - the only place that says it
             "dtype": str(self._model.dtype).removeprefix("torch."),
             "cache": "static" if self._compile else "dynamic",
+            "kv_layout": "rectangle",
+            "embeddings": self._device.type,
             "compiled": "yes" if self._graphs else "no",
             "weights_bytes": str(sum(weight.nbytes for weight in self._model.parameters())),
             "embedding_bytes": str(self._model.get_input_embeddings().weight.nbytes),
+            "expert_bytes": str(
+                sum(weight.nbytes for name, weight in self._model.named_parameters() if is_expert(name))
+            ),
         }
         if self._device.type == "cuda":
             facts["float32_matmul_precision"] = torch.get_float32_matmul_precision()
@@ -136,6 +150,7 @@ class TransformersAdapter:
         if self._compile:
             facts["compiled_graphs"] = str(self._graphs)
             facts["cudagraph_skips"] = str(self._cudagraph_skips)
+            facts["kv_positions"] = str(math.prod(self._cache_shape))
         return facts
 
     def score(self, token_ids: Sequence[int]) -> Sequence[float]:
@@ -199,7 +214,7 @@ class TransformersAdapter:
                     f"given {len(prompts)} rows of {rectangle.width + decoding.max_new_tokens}"
                 )
             self._cache.reset()
-            extra["past_key_values"] = self._cache
+            extra["past_key_values"] = self._cache  # from 5.24 on the argument is called `cache`; the old name warns
         output = self._model.generate(
             input_ids=torch.tensor(rectangle.ids, device=self._device),
             attention_mask=torch.tensor(rectangle.mask, device=self._device),
@@ -209,6 +224,15 @@ class TransformersAdapter:
         )
         new_tokens: list[list[int]] = output[:, rectangle.width :].tolist()  # waits for the device
         return new_tokens
+
+
+def _attention(artifact: Path) -> str:
+    """PyTorch's scaled-dot-product attention, unless the model's class has none or caps its scores (Gemma 2): under
+    that attention transformers 5.17 leaves the cap out without a word (5.24 refuses)."""
+    config = AutoConfig.from_pretrained(artifact, local_files_only=True, trust_remote_code=False)
+    capped = getattr(config.get_text_config(decoder=True), "attn_logit_softcapping", None) is not None
+    known = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    return "eager" if capped or not getattr(known, "_supports_sdpa", True) else "sdpa"
 
 
 def _compile_config(device_type: str) -> Any:

@@ -27,7 +27,7 @@ def generate(adapter: Any, prompts: Sequence[Sequence[int]], decoding: Decoding)
         max_new_tokens=decoding.max_new_tokens,
         eos_token_id=list(decoding.eos_token_ids) or None,
         pad_token_id=decoding.pad_token_id,
-        past_key_values=static_cache,
+        past_key_values=static_cache,  # from 5.24 on the argument is called `cache`; the old name warns
         disable_compile=static_cache is None,
     )
     rows: list[list[int]] = output[:, width:].tolist()

@@ -11,24 +11,21 @@ import pytest
 
 from bench_core.contract.artifact import ArtifactRecord
 from bench_core.contract.calibration import Calibration, Measurement
-from bench_core.contract.events import Arrivals, BatchEvent
-from bench_core.contract.memory_model import activations_bytes, cache_tokens, explain_memory, kv_cache_bytes
-from bench_core.contract.metrics import CellMetrics, Distribution, MemoryUse
+from bench_core.contract.events import Arrivals, BatchEvent, EndEvent, StartEvent
+from bench_core.contract.memory_model import activations_bytes, cache_tokens, explain_memory
+from bench_core.contract.metrics import CellEvents, CellMetrics, Distribution, MemoryUse, summarise
 from bench_core.contract.min_memory import MinMemory, Trial
 from bench_core.contract.model import ModelInfo
-from bench_core.contract.outcome import Outcome
-from bench_core.contract.roofline import (
-    compute_dtype,
+from bench_core.contract.model_work import (
     decode_flop,
     is_dense,
     kv_bytes_per_token,
-    kv_item_bytes,
+    kv_cache_bytes,
     multiplying_parameters,
     prompt_flop,
-    roofline,
-    verdict,
-    weights_in_memory,
 )
+from bench_core.contract.outcome import Outcome
+from bench_core.contract.roofline import compute_dtype, kv_item_bytes, roofline, verdict, weights_in_memory
 from bench_core.contract.spec import CellSpec, MeasureProtocol
 from bench_core.contract.steps import DecodeSteps, PromptReading, decode_steps, prompt_reading
 from bench_core.contract.stored_weights import StoredWeights, stored_weights
@@ -219,7 +216,7 @@ def test_the_header_of_a_checkpoint_tells_tensors_and_embeddings(tmp_path: Path)
         record = ArtifactRecord.of_folder(tmp_path, artifact="a", source_digest=None, recipe="", made_by="", seconds=0)
         return stored_weights(tmp_path, record)
 
-    assert found() == StoredWeights(total_bytes=160, embedding_bytes=64)
+    assert found() == StoredWeights(total_bytes=160, embedding_bytes=64, expert_bytes=0)
     (tmp_path / "model.safetensors").write_bytes(b"\xff" * 100)  # not such a file: its size is all that is known
     assert found() == StoredWeights(total_bytes=100)
     (tmp_path / "model.safetensors").rename(tmp_path / "model.gguf")
@@ -249,7 +246,9 @@ def test_rows_in_step_give_the_step_and_the_mean_context() -> None:
     assert found.step_s == pytest.approx(0.010)
     assert found.context_tokens == 20 + 2
     reading = prompt_reading([batch([row, row], [10, 30])])
-    assert reading == PromptReading(rows=2, prompt_tokens=40, attended_pairs=55 + 465, seconds=0.1)
+    assert reading == PromptReading(
+        rows=2, prompt_tokens=40, attended_pairs=55 + 465, seconds=0.1, longest_prompt_tokens=30
+    )
 
 
 def test_prompts_that_are_read_between_tokens_do_not_lengthen_the_step() -> None:
@@ -263,7 +262,11 @@ def test_prompts_that_are_read_between_tokens_do_not_lengthen_the_step() -> None
 
 def test_rows_one_after_the_other_are_steps_of_one_row() -> None:
     found = decode_steps([batch([[10_000, 20_000, 30_000], [50_000, 60_000, 70_000]], [10, 20])])
-    assert found == DecodeSteps(steps=4, rows=1, step_s=0.010, context_tokens=16.5)
+    assert found is not None
+    assert found.model_copy(update={"context_quantiles": None}) == DecodeSteps(
+        steps=4, rows=1, step_s=0.010, context_tokens=16.5
+    )
+    assert found.context_quantiles == (*(11,) * 6, *(12,) * 5, *(21,) * 5, *(22,) * 5)
     assert prompt_reading([batch([[10_000, 20_000, 30_000], [50_000, 60_000, 70_000]], [10, 20])]) is None
 
 
@@ -390,8 +393,11 @@ USE = MemoryUse(
 def test_memory_is_the_sum_of_its_parts_and_the_rest_is_told() -> None:
     """Llama-2-7B, 16 rows of 100 + 200 tokens: 13.48 GB weights, 2.52 GB cache, activations of 1600 tokens."""
     of_16 = metrics(rows=16, prompt_tokens=1600, longest_batch_tokens=16 * 300, device_memory=USE)
-    found = explain_memory(spec(batch_size=16), FP16, of_16, calibration(), None)
+    assert explain_memory(spec(batch_size=16), FP16, of_16, calibration(), None) is None, "an old record: which layout?"
+    told = {**FP16, "kv_layout": "rectangle"}
+    found = explain_memory(spec(batch_size=16), told, of_16, calibration(), None)
     assert found is not None
+    assert explain_memory(spec(batch_size=16), {**FP16, "cache": "dynamic"}, of_16, calibration(), None) == found
     assert found.weights_bytes == 13_476_831_232
     assert found.kv_cache_bytes == 16 * 300 * 524_288
     assert found.activations_bytes == 1600 * (2 * 4096 + 3 * 11008) * 2 + 16 * 32000 * 6
@@ -427,11 +433,46 @@ def test_an_engine_that_reserves_is_explained_at_its_smallest_budget() -> None:
     assert found.predicted_bytes == sum(parts)
 
 
-def test_a_cache_in_pages_holds_what_its_rows_have() -> None:
-    ragged = metrics(batches=1, rows=2, prompt_tokens=110, output_tokens=40, longest_batch_tokens=240)
-    assert cache_tokens({"kv_layout": "paged"}, ragged) == 150
-    assert cache_tokens({}, ragged) == 240
-    assert cache_tokens({"kv_layout": "paged"}, ragged.model_copy(update={"batches": 2})) == 240
+def test_rows_of_unequal_length_take_what_the_engine_keeps_of_them() -> None:
+    """Rows of 100, 60 and 20 positions: a rectangle of 300, 180 in pages; where ended rows leave, two rows of 60 are
+    most, when the first of the three has gone."""
+    ragged = metrics(
+        rows=3, prompt_tokens=150, output_tokens=30, longest_batch_tokens=300, shrinking_batch_tokens=120,
+        held_batch_tokens=180,
+    )  # fmt: skip
+    assert cache_tokens({}, ragged) == 300
+    assert cache_tokens({"kv_layout": "rectangle"}, ragged) == 300
+    assert cache_tokens({"kv_layout": "paged"}, ragged) == 180
+    assert cache_tokens({"kv_layout": "shrinking"}, ragged) == 120
+    assert cache_tokens({"kv_positions": "768", "kv_layout": "rectangle"}, ragged) == 768
+
+
+def test_a_batch_whose_rows_end_early_is_counted_when_it_needs_most() -> None:
+    """CTranslate2 at 64 rows was predicted 11.4 GiB too much: one row of 825 positions stretched all 64."""
+    rows = {"prompts": (0, 1, 2), "prompt_tokens": (70, 40, 10), "outputs": ((7,) * 30, (7,) * 20, (7,) * 10)}
+    one = batch([[10], [10], [10]], [1, 1, 1]).model_copy(update={**rows, "arrivals": None})
+    events = CellEvents()
+    events.start = StartEvent(t_s=0, wall_time_utc="2026-01-01T00:00:00Z", versions={}, host={})
+    events.batches["measure"] = [one]
+    events.end = EndEvent(t_s=9, outcome=Outcome.OK)
+    found = summarise("c", events).metrics
+    assert found.longest_batch_tokens == 3 * 100
+    assert found.shrinking_batch_tokens == max(1 * 100, 2 * 60, 3 * 20)
+    assert found.held_batch_tokens == 100 + 60 + 20
+
+
+def test_tables_that_stay_on_the_host_are_not_explained_on_the_gpu() -> None:
+    """Input embeddings of 262 MB beside 3.9 GB of 4-bit weights; where an engine of its own artifact does not say where
+    they lie, as in older records, nothing is explained."""
+    stored = StoredWeights(total_bytes=3_900_000_000, embedding_bytes=262_144_000)
+    of_1 = metrics(longest_batch_tokens=300, device_memory=USE)
+    cell = spec(artifact="gguf-q4_k_m", weights=stored)
+    assert explain_memory(cell, FP16, of_1, None, None) is None
+    on_host = explain_memory(cell, {**FP16, "embeddings": "cpu"}, of_1, None, None)
+    on_gpu = explain_memory(cell, {**FP16, "embeddings": "cuda"}, of_1, None, None)
+    assert on_host is not None
+    assert on_gpu is not None
+    assert (on_gpu.weights_bytes, on_host.weights_bytes) == (3_900_000_000, 3_900_000_000 - 262_144_000)
 
 
 def test_nothing_is_explained_where_nothing_is_known() -> None:

@@ -166,3 +166,22 @@ def test_integer_weights_are_called_quantised(tmp_path: Path) -> None:
     tensors = weights.check_shards(tmp_path, weights.shard_names(tmp_path))
     with pytest.raises(BadInput, match="stored as I32"):
         weights.stored_dtype(tensors, "x")
+
+
+def test_an_output_layer_beside_the_table_is_compared_byte_by_byte(tmp_path: Path) -> None:
+    """Two tables of 40000 x 16, in shards of their own; equal but for the last number they are two, else one."""
+    import struct
+
+    table = struct.pack("<16f", *range(16)) * 40_000
+
+    def stored(name: str, values: bytes) -> None:
+        header = json.dumps({name: {"dtype": "F32", "shape": [40_000, 16], "data_offsets": [0, len(values)]}}).encode()
+        (tmp_path / f"{name}.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + values)
+
+    names = ["model.embed_tokens.weight.safetensors", "lm_head.weight.safetensors"]
+    stored("model.embed_tokens.weight", table)
+    for head, own in ((table, False), (table[:-4] + b"\0\0\0\1", True)):
+        stored("lm_head.weight", head)
+        assert weights.holds_own_head(tmp_path, names) is own
+    assert weights.holds_own_head(tmp_path, names[:1]) is False
+    assert weights.holds_own_head(tmp_path, names[1:]) is False

@@ -239,7 +239,9 @@ def test_weights_of_a_converted_artifact_are_those_that_it_stores(tmp_path: Path
     spec["artifact"] = "gptq-int4-g128"
     add(run, roofs("v1.gpu-0"), "v1.gpu-0")
     path.write_text(json.dumps(spec))
-    assert sheet(run, "Roofline")[0]["Because"] == "bytes of a step are not known"
+    assert sheet(run, "Roofline")[0]["Because"] == (
+        "bytes of a step are not known: how many bytes the weights take is not told"
+    )
     spec["weights"] = StoredWeights(total_bytes=3_900_000_000, embedding_bytes=262_144_000).model_dump()
     path.write_text(json.dumps(spec))
     assert float(sheet(run, "Roofline")[0]["Bytes a step (GB)"]) == pytest.approx(3.67, abs=0.01)
