@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from pydantic import Field
 
 from bench_core.contract.artifact import ArtifactRecord
+from bench_core.contract.errors import BadInput
+from bench_core.contract.gguf_header import read_gguf_header
 from bench_core.contract.record import Record
 
 _WEIGHT_SUFFIXES = (".safetensors", ".gguf", ".bin", ".pt", ".pth")
@@ -20,6 +23,7 @@ _EMBEDDINGS = (
     "embed_in.weight",
     "tok_embeddings.weight",
 )
+_GGUF_EMBEDDINGS = "token_embd.weight"
 _LONGEST_HEADER_BYTES = 100 * 1024 * 1024  # the format's own limit
 
 
@@ -27,7 +31,8 @@ class StoredWeights(Record):
     """Weights as they are stored.
 
     Attributes:
-        total_bytes: of all tensors, where the format's header says it, else of the files that hold weights.
+        total_bytes: of all tensors, where the format's header says it (safetensors, GGUF), else of the files that hold
+            weights: CTranslate2's ``model.bin`` holds nothing else but their names.
         embedding_bytes: of the table of input embeddings; ``None`` where the header does not say it.
     """
 
@@ -52,6 +57,13 @@ def stored_weights(folder: Path, record: ArtifactRecord) -> StoredWeights | None
             return StoredWeights(
                 total_bytes=sum(sizes.values()), embedding_bytes=embeddings[0] if len(embeddings) == 1 else None
             )
+    if not safe and len(files) == 1 and files[0].path.endswith(".gguf"):
+        with contextlib.suppress(BadInput):
+            header = read_gguf_header(folder / files[0].path)
+            table = header.tensors.get(_GGUF_EMBEDDINGS)
+            return StoredWeights(
+                total_bytes=header.weights_bytes, embedding_bytes=table.size_bytes if table is not None else None
+            )
     total = sum(file.size_bytes for file in safe or files)
     return StoredWeights(total_bytes=total) if total else None
 
@@ -63,13 +75,25 @@ def tensor_bytes(path: Path) -> dict[str, int]:
         OSError: it cannot be read.
         ValueError, KeyError, TypeError: not such a file.
     """
+    header, _ = safetensors_header(path)
+    return {name: int(entry["data_offsets"][1]) - int(entry["data_offsets"][0]) for name, entry in header.items()}
+
+
+def safetensors_header(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
+    """The entries of such a file's tensors, and the byte at which their data begins.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError, RecursionError: not such a file.
+    """
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         if not 0 < length <= _LONGEST_HEADER_BYTES:
             raise ValueError("no header of safetensors")
-        header: dict[str, Any] = json.loads(stream.read(length))
-    return {
-        name: int(entry["data_offsets"][1]) - int(entry["data_offsets"][0])
-        for name, entry in header.items()
-        if name != "__metadata__"
-    }
+        header = json.loads(stream.read(length))
+    if not isinstance(header, dict):
+        raise ValueError("its header is not a JSON object")
+    entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+    if not all(isinstance(entry, dict) for entry in entries.values()):
+        raise ValueError("an entry of its header is not a JSON object")
+    return entries, 8 + length
