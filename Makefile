@@ -72,8 +72,8 @@ soak-kill: setup  ## kill the driver at 200 seeded random moments and finish eac
 	PYTHONPATH=. $(PY) tests/faults/kill_points.py --points $(POINTS) --seed $(SEED) --launcher $(LAUNCHER)
 
 fuzz: setup  ## give 100,000 damaged inputs to every reader of files, and 500 runs to whole commands (INPUTS=n, RUNS=n, SEED=n)
-	PYTHONPATH=. $(PY) tests/faults/fuzz_readers.py --inputs $(INPUTS) --seed $(SEED)
-	PYTHONPATH=. $(PY) tests/faults/fuzz_commands.py --inputs $(RUNS) --seed $(SEED)
+	PYTHONPATH=.:tests $(PY) tests/faults/fuzz_readers.py --inputs $(INPUTS) --seed $(SEED)
+	PYTHONPATH=.:tests $(PY) tests/faults/fuzz_commands.py --inputs $(RUNS) --seed $(SEED)
 
 gpu: setup  ## what only a GPU can show: contract suites, failures, parity, memory, repeats (STAGES=x, tests/gpu)
 	tests/gpu/acceptance.sh $(STAGES)

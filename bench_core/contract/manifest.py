@@ -26,6 +26,12 @@ class VariantEntry(Record):
 
     artifact: Name = Field(description="the artifact that it reads: hf, ct2-float16, gguf-q4_k_m ..., or none")
     title: str = Field("", description="what the table prints; the variant's name where empty")
+    bits: float | None = Field(
+        None,
+        gt=0,
+        le=64,
+        description="bits of a weight that the title names; where the weights take a quarter more, the table says so",
+    )
     default: bool = Field(False, description="taken where no variant is named; the first default of a device counts")
     reference: bool = Field(False, description="the variant that others of the same model are compared with")
     stands_in: int | None = Field(
@@ -187,6 +193,11 @@ class Manifest(Record):
         if entry is None:
             return None
         return 0 if entry.reference else entry.stands_in
+
+    def bits(self, variant: str) -> float | None:
+        """The bits of a weight that a variant names, if it does."""
+        entry = self.variants.get(variant)
+        return entry.bits if entry else None
 
     def label(self, variant: str) -> str:
         """The row's name in a table: engine and variant."""

@@ -22,6 +22,9 @@ class PlannedCell(Record):
     batch_size: int
     repeat: int = Field(1, ge=1, le=MAX_REPEAT, description="tables show the first; later ones compare visits")
     label: str
+    bits: float | None = Field(
+        None, gt=0, le=64, description="of a weight, as the variant names them; not told in older records"
+    )
     ranked: bool = Field(True, description="compared with the others; a scripted engine is not")
     harness: bool = Field(False, description="of the scripted engine, for the suite's own error; in no other table")
     reference: int | None = Field(
@@ -54,11 +57,13 @@ class ImageInfo(Record):
     Attributes:
         recipe: digest of the files that it is made of; the same on every machine, as an id is not. ``None`` in records
             of before it was kept, and of containers started by hand.
+        notes: what its image.yaml tells a reader of the table; empty in records of before it was kept.
     """
 
     reference: str
     id: str
     recipe: str | None = None
+    notes: str = ""
 
 
 class ArtifactInfo(Record):
@@ -67,12 +72,14 @@ class ArtifactInfo(Record):
     Attributes:
         recipe: of its converter, or of bringing it here; see ``ArtifactRecord``.
         given: where it was taken from, if it was not converted from the model.
+        tensors: what its tensors were found to be then, in a few words.
     """
 
     digest: str
     recipe: str
     made_by: str
     given: str | None = None
+    tensors: str = ""
 
 
 class VisitInfo(Record):

@@ -82,6 +82,9 @@ class CellSpec(Record):
     image: Name
     variant: Name
     label: str = Field(description="the row's name in tables")
+    bits: float | None = Field(
+        None, gt=0, le=64, description="of a weight, as the variant names them; not told in older records"
+    )
     batching: Literal["native", "sequential"]
     token_times: Literal["live", "engine", "separate", "none"]
     ranked: bool = True

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
 from bench_core.contract.artifact import ArtifactRecord
+from bench_core.contract.errors import BadInput
+from bench_core.contract.gguf_header import read_gguf_header
 from bench_core.contract.record import Record
 from bench_core.contract.tensor_names import TOKEN_TABLES, is_buffer, is_expert
 
 _WEIGHT_SUFFIXES = (".safetensors", ".gguf", ".bin", ".pt", ".pth")
+_GGUF_EMBEDDINGS = "token_embd.weight"
 _LONGEST_HEADER_BYTES = 100 * 1024 * 1024  # the format's own limit
 
 
@@ -19,7 +24,8 @@ class StoredWeights(Record):
     """Weights as they are stored.
 
     Attributes:
-        total_bytes: of all weights, where the format's header says it, else of the files that hold weights.
+        total_bytes: of all tensors, where the format's header says it (safetensors, GGUF), else of the files that hold
+            weights: CTranslate2's ``model.bin`` holds nothing else but their names.
         embedding_bytes: of the table of input embeddings; ``None`` where the header does not say it.
         expert_bytes: of routed experts; ``None`` where the header does not say it, and in older records.
     """
@@ -48,6 +54,15 @@ def stored_weights(folder: Path, record: ArtifactRecord) -> StoredWeights | None
                 embedding_bytes=embeddings[0] if len(embeddings) == 1 else None,
                 expert_bytes=sum(size for name, size in sizes.items() if is_expert(name)),
             )
+    if not safe and len(files) == 1 and files[0].path.endswith(".gguf"):
+        with contextlib.suppress(BadInput):
+            header = read_gguf_header(folder / files[0].path)
+            table = header.tensors.get(_GGUF_EMBEDDINGS)
+            return StoredWeights(
+                total_bytes=header.weights_bytes,
+                embedding_bytes=table.size_bytes if table is not None else None,
+                expert_bytes=sum(tensor.size_bytes for name, tensor in header.tensors.items() if is_expert(name)),
+            )
     total = sum(file.size_bytes for file in safe or files)
     return StoredWeights(total_bytes=total) if total else None
 
@@ -60,19 +75,33 @@ def tensor_bytes(path: Path) -> dict[str, int]:
         OSError: it cannot be read.
         ValueError, LookupError, TypeError, RecursionError: not such a file, or one that says more than it holds.
     """
+    header, begin = safetensors_header(path)
+    held = path.stat().st_size - begin
+    sizes = {}
+    for name, entry in header.items():
+        if not is_buffer(name, entry["shape"]):
+            start, stop = entry["data_offsets"]
+            if not (isinstance(start, int) and isinstance(stop, int) and 0 <= start <= stop <= held):
+                raise ValueError(f"the tensor {name[:80]} does not lie in the file")
+            sizes[name] = stop - start
+    return sizes
+
+
+def safetensors_header(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
+    """The entries of such a file's tensors, and the byte at which their data begins.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError, RecursionError: not such a file.
+    """
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         if not 0 < length <= _LONGEST_HEADER_BYTES:
             raise ValueError("no header of safetensors")
         header: object = json.loads(stream.read(length))
-    held = path.stat().st_size - 8 - length
     if not isinstance(header, dict):
-        raise ValueError("the header is no JSON object")
-    sizes = {}
-    for name, entry in header.items():
-        if name != "__metadata__" and not is_buffer(name, entry["shape"]):
-            begin, end = entry["data_offsets"]
-            if not (isinstance(begin, int) and isinstance(end, int) and 0 <= begin <= end <= held):
-                raise ValueError(f"the tensor {name[:80]} does not lie in the file")
-            sizes[name] = end - begin
-    return sizes
+        raise ValueError("its header is not a JSON object")
+    entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+    if not all(isinstance(entry, dict) for entry in entries.values()):
+        raise ValueError("an entry of its header is not a JSON object")
+    return entries, 8 + length

@@ -21,7 +21,7 @@ HEADS = ("lm_head.weight", "embed_out.weight")
 _BUFFERS = re.compile(r"(^|\.)(masked_bias|inv_freq|rotary_emb\.(cos|sin)_cached)$")
 _MASK = re.compile(r"(^|\.)(attn|attention|self_attn)\.bias$")
 # Of routed experts. Shared ones are called shared_expert or shared_experts, routers gate, router or wg.
-_EXPERTS = re.compile(r"\.experts\.|\.block_sparse_moe\.(input|output)_linear\.")
+_EXPERTS = re.compile(r"\.experts\.|\.block_sparse_moe\.(input|output)_linear\.|_exps\.")
 
 
 def is_buffer(name: str, shape: Sequence[int]) -> bool:

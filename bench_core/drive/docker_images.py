@@ -115,7 +115,8 @@ class ImageBuilder:
         stage = target if image.manifest.convert_target else "measure"
         dockerfile = f"images/{image.name}/Dockerfile"
         built = self._build_if_needed(tag, dockerfile, stage, context, flavour, arguments, tell)
-        return ImageInfo(reference=tag, id=str(built.id), recipe=self.recipe(image, flavour))
+        recipe, notes = self.recipe(image, flavour), image.manifest.notes
+        return ImageInfo(reference=tag, id=str(built.id), recipe=recipe, notes=notes)
 
     def recipe(self, image: Image, flavour: DeviceKind) -> str:
         """Digest of the files that the image and its bases are built of, and the name of what lies below them.

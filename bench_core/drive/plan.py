@@ -55,6 +55,7 @@ class Job:
                 batch_size=batch_size,
                 repeat=self.repeat,
                 label=self.image.manifest.label(self.variant),
+                bits=self.image.manifest.bits(self.variant),
                 ranked=self.image.manifest.ranked,
                 harness=self.variant == self.image.manifest.harness_variant,
                 reference=self.image.manifest.reference_rank(self.variant),

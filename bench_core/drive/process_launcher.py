@@ -54,7 +54,8 @@ class ProcessLauncher:
         """Installs the environment where needed."""
         path = self._environments.ensure(image, target, device, tell)
         identity = "pins:" + self._environments.identity(image, target, device)
-        return ImageInfo(reference=path.name, id=identity, recipe=self.recipe(image, device))
+        recipe, notes = self.recipe(image, device), image.manifest.notes
+        return ImageInfo(reference=path.name, id=identity, recipe=recipe, notes=notes)
 
     def ensure_services(self, device: DeviceKind, tell: Callable[[str], None]) -> list[str]:  # noqa: ARG002
         """None: the host's own Python prepares."""

@@ -55,7 +55,13 @@ def visit_info(
 
 def _artifact(folder: Path) -> ArtifactInfo:
     record = ArtifactRecord.read(folder / layout.ARTIFACT_FILE)
-    return ArtifactInfo(digest=record.digest, recipe=record.recipe, made_by=record.made_by, given=record.given)
+    return ArtifactInfo(
+        digest=record.digest,
+        recipe=record.recipe,
+        made_by=record.made_by,
+        given=record.given,
+        tensors=record.facts.get("tensors", ""),
+    )
 
 
 def new_record(run_id: str, suite: Suite, plan: Plan, visit: VisitInfo, prepared: Prepared) -> RunRecord:

@@ -1,7 +1,8 @@
 """An artifact from elsewhere: taken from the hub or a local folder instead of converted from the model.
 
 It ends where a converter's would, ``models/<model>/<artifact>/`` with an ``artifact.json``, which says under ``given``
-where it is from. Nothing proves that its weights are the model's; what its ``config.json`` says must agree.
+where it is from. Nothing proves that its weights are the model's; what its ``config.json`` says must agree, and its
+tensors be of the bits, groups and types that its name says.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Literal
 
 from bench_core.contract import layout
 from bench_core.contract.artifact import ArtifactRecord, usable_artifact
+from bench_core.contract.artifact_tensors import given_form
 from bench_core.contract.digest import text_sha256
 from bench_core.contract.errors import BadInput
 from bench_core.contract.model import ModelInfo
@@ -102,6 +104,7 @@ def plan_given(artifact: str, source: str, model: ModelInfo | None, models_root:
         files = _inspect(place)
         if model is not None:
             _require_same_model(place, files, model)
+        _tensors(place, files)
     root = models_root.absolute()
     while not root.exists():
         root = root.parent
@@ -175,16 +178,19 @@ def _fill(place: _Source, model: ModelInfo, target: Path, models_root: Path, pro
     if place.folder is not None:
         files = _inspect(place)
         _require_same_model(place, files, model)
+        form = _tensors(place, files)
         progress(f"{place.what}: linking {len(files.files)} files")
-        return assemble(files, target)
+        return {**assemble(files, target), **form}
     # Kept when it breaks off, so that the next attempt continues; gone when all of it is in place.
     partial = models_root / f".download-{layout.slug(place.text)}-{place.origin()[:12]}"
     repository = Repository(place.text, place.revision, partial, place.what, progress)
     _download(place, repository, model, progress)
     here = _Source(place.artifact, place.text, partial)
-    facts = assemble(_inspect(here), target)
+    files = _inspect(here)
+    form = _tensors(here, files)
+    facts = assemble(files, target)
     remove(partial)
-    return {**facts, "commit": repository.commit}
+    return {**facts, **form, "commit": repository.commit}
 
 
 def _download(place: _Source, repository: Repository, model: ModelInfo, progress: Progress) -> None:
@@ -228,6 +234,22 @@ def _inspect(place: _Source) -> ModelFolder:
             if name == _BINARY_WEIGHTS and stream.read(2).startswith(_PICKLE_STARTS):
                 raise _pickled(place, name)
     return ModelFolder(plain, found)
+
+
+def _tensors(place: _Source, files: ModelFolder) -> dict[str, str]:
+    """What the weights are, for the record, from their headers and small tensors: a label is no proof.
+
+    Raises:
+        BadInput: something else than the artifact's name or the folder's config.json says, or damaged.
+    """
+    assert place.folder is not None  # noqa: S101  # callers have a folder
+    words, problem = given_form(place.folder, place.artifact, files.files)
+    if problem:
+        raise BadInput(
+            f"{place.what} is not what its name says: {problem}{f' ({words})' if words else ''}",
+            "name the artifact after what it holds, or give one that holds what its name says",
+        )
+    return {"tensors": words} if words else {}
 
 
 def _weight_names(place: _Source, folder: Path, names: Iterable[str]) -> list[str]:

@@ -9,7 +9,7 @@ from bench_core.contract.equal_work import repeated_prompts
 from bench_core.contract.metrics import VALUES_BEYOND_A_PERCENTILE, CellResult, MemoryUse, Parity
 from bench_core.contract.outcome import MARKED
 from bench_core.contract.workload import WorkloadRef
-from bench_core.report.cell_key import cell_key
+from bench_core.report.cell_key import bits_entry, cell_key
 from bench_core.report.device_time import device_time, device_time_sheet
 from bench_core.report.format import (
     ABSENT,
@@ -239,7 +239,15 @@ def _images(view: RunView) -> Sheet:
             )
         )
     columns = (("Image", False), ("Ran in", False), ("Id", False), ("Versions", False))
-    return Sheet("Engines", columns, tuple(rows))
+    return Sheet("Engines", columns, tuple(rows), tuple(_image_notes(view)))
+
+
+def _image_notes(view: RunView) -> Iterable[str]:
+    """What an image tells of itself to a reader, as its last visit had it."""
+    for image in dict.fromkeys(row.planned.image for row in view.rows):
+        told = [visit.images[image].notes for visit in view.record.all_visits if image in visit.images]
+        if told and told[-1]:
+            yield f"{image}: {told[-1]}"
 
 
 def _meanings(view: RunView) -> tuple[tuple[str, str], ...]:
@@ -261,6 +269,13 @@ def _meanings(view: RunView) -> tuple[tuple[str, str], ...]:
         ("Host memory", "resident memory of the engine's processes, highest over warm-up and measured batches"),
         ("Batches", "measured batches, warm-up excluded"),
         (
+            "Bits per weight",
+            "bits of all weights, with the scales, zero points and orders of groups that belong to them / number of "
+            "the model's weights: by the headers of the file that the engine reads, or of the tensors that it holds, "
+            "where it quantises or converts while loading; a title says so where they exceed the bits that it names by "
+            "a quarter",
+        ),
+        (
             "Percentiles",
             f"given in result.json only where {VALUES_BEYOND_A_PERCENTILE} values or more lie beyond: "
             "p90 from 50 values, p95 from 100, p99 from 500",
@@ -280,6 +295,7 @@ RESULT_COLUMNS = (
     ("TPOT (ms)", True),
     ("Host memory", True),
     ("Batches", True),
+    ("Bits per weight", True),
 )
 _STUDY_COLUMNS = 4  # of numbers, those that the study has
 
@@ -293,7 +309,7 @@ def result_sheet(view: RunView, batch_size: int) -> Sheet:
         notes.append("Bold: the highest throughput of this batch size.")
         notes += shared_note(view, rows)
     notes += [
-        f"{NOT_RANKED_MARK} not ranked: {row.planned.label} did not do equal work: {row.breaches[0]}"
+        f"{NOT_RANKED_MARK} not ranked: {row.label} did not do equal work: {row.breaches[0]}"
         + (f" (and {len(row.breaches) - 1} more)" if len(row.breaches) > 1 else "")
         for row in rows
         if row.breaches
@@ -327,7 +343,7 @@ def result_sheet(view: RunView, batch_size: int) -> Sheet:
 def _method(view: RunView, row: Row, marked: bool = False) -> Entry:
     marks = [SEQUENTIAL_MARK] if marked and row.sequential else []
     marks += [NOT_RANKED_MARK] if view.unranked(row) else []
-    return Entry(row.planned.label, mark=" ".join(marks))
+    return Entry(row.label, mark=" ".join(marks))
 
 
 def result_entries(view: RunView, row: Row, best: Collection[str] = ()) -> tuple[Entry, ...]:
@@ -340,7 +356,8 @@ def result_entries(view: RunView, row: Row, best: Collection[str] = ()) -> tuple
         where = f"{DAMAGED}: {row.damage.where}" if row.damage else row.status
         first = Entry(where, failed=True)
         study = (Entry(row.status, failed=True),) * (_STUDY_COLUMNS - 1)
-        return (first, *study, *(Entry(ABSENT, failed=True),) * (len(RESULT_COLUMNS) - 1 - _STUDY_COLUMNS))
+        absent = (Entry(ABSENT, failed=True),) * (len(RESULT_COLUMNS) - 2 - _STUDY_COLUMNS)
+        return (first, *study, *absent, bits_entry(row))
     metrics, pace = row.result.metrics, row.rate
     return (
         Entry(seconds(pace.batch_latency_s), pace.batch_latency_s),
@@ -355,6 +372,7 @@ def result_entries(view: RunView, row: Row, best: Collection[str] = ()) -> tuple
         _told(metrics.tpot_s.mean if metrics.tpot_s else None, milliseconds),
         _bytes(metrics.host_memory.peak_bytes if metrics.host_memory else None),
         Entry(str(metrics.batches), metrics.batches),
+        bits_entry(row),
     )
 
 
@@ -522,8 +540,8 @@ def _engines(view: RunView) -> Sheet:
     for row, result in _measured(view):
         told_facts = sorted(result.engine_facts.items())
         facts = ", ".join(f"{name}: {foreign(value)}" for name, value in told_facts) or NOT_TOLD
-        artifact = row.spec.artifact if row.spec else ABSENT
-        told.setdefault((row.planned.label, artifact, facts), []).append(row.planned.batch_size)
+        artifact = _artifact(view, row)
+        told.setdefault((row.label, artifact, facts), []).append(row.planned.batch_size)
     rows = tuple(
         (Entry(label), Entry(", ".join(map(str, sizes))), Entry(artifact), Entry(facts))
         for (label, artifact, facts), sizes in told.items()
@@ -533,6 +551,17 @@ def _engines(view: RunView) -> Sheet:
         (("Method", False), ("Batch sizes", False), ("Artifact", False), ("What the engine told", False)),
         rows,
     )
+
+
+def _artifact(view: RunView, row: Row) -> str:
+    """Its name, and of one that was given where it is from and what its tensors are."""
+    if row.spec is None:
+        return ABSENT
+    visit = view.visit_of(row)
+    info = view.record.all_visits[visit - 1].artifacts.get(row.spec.artifact) if visit else None
+    if info is None or info.given is None:
+        return row.spec.artifact
+    return f"{row.spec.artifact}, given: {foreign(info.given)}" + (f" ({info.tensors})" if info.tensors else "")
 
 
 def _beside(view: RunView) -> Iterable[Sheet]:
@@ -553,7 +582,7 @@ def _beside(view: RunView) -> Iterable[Sheet]:
                 _optional(figure.batch_latency_s, seconds),
                 Entry(ABSENT if figure.output_tokens_per_batch is None else count(figure.output_tokens_per_batch)),
                 _optional(figure.output_throughput_tok_s, rate),
-                Entry(planned.label),
+                Entry(row.label),
                 *result_entries(view, row)[:3],
             )
         )
@@ -621,7 +650,7 @@ def _failure(row: Row) -> Failure:
             evidence.append(f"exit code {row.verdict.exit_code}")
         evidence += [f"{name} {foreign(value)}" for name, value in sorted(row.verdict.evidence.items())]
         evidence.append(f"judged by the {row.verdict.judged_by}")
-    return Failure(row.planned.label, row.planned.batch_size, row.status, row.problem, ", ".join(evidence))
+    return Failure(row.label, row.planned.batch_size, row.status, row.problem, ", ".join(evidence))
 
 
 def _marked(view: RunView) -> Iterable[Sheet]:

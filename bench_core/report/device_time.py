@@ -46,8 +46,8 @@ def _by_method(view: RunView) -> dict[str, _Spent]:
         if row.result is None or row.rate is None:
             continue
         metrics = row.result.metrics
-        spent = found.setdefault(row.planned.label, _Spent())
-        load = (row.planned.label, metrics.start_s or 0.0, metrics.load_s or 0.0)
+        spent = found.setdefault(row.label, _Spent())
+        load = (row.label, metrics.start_s or 0.0, metrics.load_s or 0.0)
         if load not in loads:  # cells of one engine process carry the same reading of its one load
             loads.add(load)
             spent.loads_s += load[1] + load[2]

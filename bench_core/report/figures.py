@@ -135,7 +135,7 @@ def _labels(view: RunView) -> dict[tuple[str, str], str]:
     """One name for each method; where two have the same, their image and variant stand behind it."""
     wanted: dict[tuple[str, str], str] = {}
     for row in view.rows:
-        wanted.setdefault((row.planned.image, row.planned.variant), foreign(row.planned.label, LONGEST_LABEL))
+        wanted.setdefault((row.planned.image, row.planned.variant), foreign(row.label, LONGEST_LABEL))
     names = list(wanted.values())
     return {key: name if names.count(name) == 1 else f"{name} ({key[0]}.{key[1]})" for key, name in wanted.items()}
 

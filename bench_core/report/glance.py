@@ -82,7 +82,7 @@ def glance_sheet(view: RunView) -> Iterator[Sheet]:
 
 
 def _over_repeats(ranked: Sequence[Row], repeats: Mapping[str, BetweenRuns]) -> list[_Pace]:
-    found = [(row.planned.label, repeats[row.planned.cell]) for row in ranked]
+    found = [(row.label, repeats[row.planned.cell]) for row in ranked]
     highest = max(summed.mean_tok_s for _, summed in found)
     return [
         _Pace(
@@ -100,7 +100,7 @@ def _over_repeats(ranked: Sequence[Row], repeats: Mapping[str, BetweenRuns]) -> 
 def _paces(ranked: Sequence[Row], best: frozenset[str]) -> list[_Pace]:
     return [
         _Pace(
-            row.planned.label,
+            row.label,
             row.rate.throughput_tok_s,
             throughput_text(row),
             interval.half_width_tok_s if (interval := told_interval(row)) else None,
@@ -134,7 +134,7 @@ def _least(
     if not found:
         return Entry(ABSENT)
     least, row = min(found, key=lambda pair: pair[0])
-    return Entry(f"{row.planned.label}: {written(least)}")
+    return Entry(f"{row.label}: {written(least)}")
 
 
 def _joules(metrics: CellMetrics) -> float | None:

@@ -102,8 +102,8 @@ def _trials(view: RunView) -> Sheet:
 
 
 def _label(view: RunView, found: MaxBatch) -> str:
-    planned = (row.planned for row in view.rows)
-    return next((p.label for p in planned if (p.image, p.variant) == (found.image, found.variant)), found.method)
+    wanted = (found.image, found.variant)
+    return next((row.label for row in view.rows if (row.planned.image, row.planned.variant) == wanted), found.method)
 
 
 def _peak(view: RunView, trial: BatchTrial | None) -> Entry:

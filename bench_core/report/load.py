@@ -26,6 +26,7 @@ from bench_core.contract.run import PlannedCell, RunRecord
 from bench_core.contract.spec import CellSpec
 from bench_core.contract.steadiness import sample
 from bench_core.contract.stopping import rate_of
+from bench_core.contract.stored_bits import StoredBits, bits_in_title, stored_bits, title_with_bits
 from bench_core.contract.workload import Workload
 from bench_core.contract.workload_rate import MeanWork, WorkloadRate
 from bench_core.report.format import foreign
@@ -75,6 +76,7 @@ class Row:
         outputs: of the measured batches; present exactly if ``result`` is.
         pace: of the measured batches, in order; empty without ``result``.
         rate: of the whole workload, estimated from these; present exactly if ``result`` is.
+        bits: what a weight of its method takes, by any of the method's rows that tells it.
     """
 
     planned: PlannedCell
@@ -87,6 +89,14 @@ class Row:
     outputs: Outputs | None = None
     pace: tuple[Paced, ...] = ()
     rate: WorkloadRate | None = None
+    bits: StoredBits | None = None
+
+    @property
+    def label(self) -> str:
+        """The method's name in tables, with the bits that its weights take where its title names far fewer."""
+        planned = self.planned
+        named = planned.bits if planned.bits is not None else bits_in_title(planned.label)
+        return title_with_bits(planned.label, named, self.bits)
 
     @property
     def breaches(self) -> tuple[str, ...]:
@@ -206,7 +216,7 @@ class RunView:
             Candidate(
                 cell=row.planned.cell,
                 method=(row.planned.image, row.planned.variant),
-                label=row.planned.label,
+                label=row.label,
                 batch_size=row.planned.batch_size,
                 rank=row.planned.reference,
                 compared=row.planned.ranked,
@@ -216,7 +226,7 @@ class RunView:
             for row in self.grid
             if row.result is not None and row.outputs is not None
         ]
-        reference = next((row.planned.label for row in self.rows if row.planned.reference == 0), "")
+        reference = next((row.label for row in self.rows if row.planned.reference == 0), "")
         return assess(candidates, reference, self.record.quality, random_weights=self.record.model.synthetic)
 
     def shortfall(self, row: Row) -> str:
@@ -271,7 +281,7 @@ def load_run(folder: Path) -> RunView:
         workload, damage = None, damaged.damage
     rows = [_row(folder, record, planned, workload) for planned in (*record.cells, *harness_cells(record))]
     between = breaches_between(row.work for row in rows if row.work is not None)
-    rows = [_with_breach(row, between.get(row.planned.cell)) for row in rows]
+    rows = _with_bits(_with_breach(row, between.get(row.planned.cell)) for row in rows)
     count = len(record.cells)
     beside = folder / layout.BESIDE_FILE
     published = read_published(beside) if beside.is_file() else None
@@ -312,6 +322,17 @@ def _with_breach(row: Row, breach: str | None) -> Row:
     if breach is None or row.work is None:
         return row
     return replace(row, work=replace(row.work, breaches=(*row.work.breaches, breach)))
+
+
+def _with_bits(rows: Iterable[Row]) -> list[Row]:
+    """Each row with what is known of its method's weights: what an engine told once holds for rows that failed, too."""
+    rows = list(rows)
+    known: dict[tuple[str, str], StoredBits] = {}
+    for row in sorted(rows, key=lambda row: row.result is None):
+        found = stored_bits(row.spec, row.result.engine_facts if row.result else {}) if row.spec else None
+        if found is not None:
+            known.setdefault((row.planned.image, row.planned.variant), found)
+    return [replace(row, bits=known.get((row.planned.image, row.planned.variant))) for row in rows]
 
 
 def check_plan(record: RunRecord, origin: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from bench_core.contract.quality import ROWS_TO_JUDGE, SCORE_TOKENS, Agreement, Likelihood, NllDifference
-from bench_core.report.cell_key import cell_key
+from bench_core.report.cell_key import bits_entry, cell_key
 from bench_core.report.format import ABSENT, foreign, quantity, significant
 from bench_core.report.load import Row, RunView
 from bench_core.report.quality import CellQuality, RunQuality
@@ -15,6 +15,7 @@ QUALITY_HEADING = "Quality"
 _COLUMNS = (
     ("Method", False),
     ("Batch size", True),
+    ("Bits per weight", True),
     ("NLL (nat/token)", True),
     ("Difference to the reference", True),
     ("Perplexity", True),
@@ -42,6 +43,7 @@ def quality_sheet(view: RunView) -> Iterable[Sheet]:
 def _line(row: Row, cell: CellQuality) -> tuple[Entry, ...]:
     return (
         *cell_key(row),
+        bits_entry(row),
         _nll(cell.likelihood),
         _difference(cell.difference),
         _perplexity(cell.likelihood),

@@ -332,7 +332,7 @@ def _smallest(view: RunView) -> Iterable[Sheet]:
         written: Callable[[float | None], Entry] = _bytes if search.unit == "bytes" else _share
         rows.append(
             (
-                Entry(row.planned.label if row else search.cell),
+                Entry(row.label if row else search.cell),
                 Entry(str(row.planned.batch_size), row.planned.batch_size) if row else Entry(ABSENT),
                 Entry(search.option),
                 written(search.smallest) if search.smallest is not None else Entry(ABSENT, failed=True),

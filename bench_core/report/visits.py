@@ -22,7 +22,7 @@ def visits_note(view: RunView, rows: Sequence[Row]) -> Iterator[str]:
             continue
         of_image = [other for other in rows if other.planned.image == row.planned.image and other.result is not None]
         together = len(of_image) > 1 and {visit_of[other.planned.cell] for other in of_image} == {visit}
-        name = row.planned.image if together else row.planned.label
+        name = row.planned.image if together else row.label
         if name not in methods.setdefault(visit, []):
             methods[visit].append(name)
     if len(methods) < 2:

@@ -154,7 +154,7 @@ def console_table(view: RunView) -> Table:
             if view.unranked(row):
                 outcome += f", not ranked: {view.unranked(row)}"
             table.add_row(
-                Text(one_line(row.planned.label) + (f" {SEQUENTIAL_MARK}" if row.sequential else "")),
+                Text(one_line(row.label) + (f" {SEQUENTIAL_MARK}" if row.sequential else "")),
                 Text(str(size)),
                 *(
                     Text(

@@ -305,7 +305,7 @@ def _measure(resolver: Resolver, run_id: str | None, marked: str, limits: Limits
     except OSError as error:
         raise BadInput(f"{request.run_folder} cannot be written: {error.strerror}", "check its owner") from error
     if standalone:
-        record = standalone_record(name, request, resolver.device.kind)
+        record = standalone_record(name, request, resolver.device.kind, resolver.manifest.notes)
         (request.run_folder / layout.WORKLOAD_FILE).write_bytes(workload.packed())
         write_atomically(request.run_folder / layout.RUN_FILE, record.to_json())
         sys.stderr.write(f"run folder: {name}\n")

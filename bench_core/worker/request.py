@@ -10,6 +10,7 @@ from bench_core.contract import layout
 from bench_core.contract.adapter import Device
 from bench_core.contract.artifact import ArtifactRecord
 from bench_core.contract.artifact_form import other_form
+from bench_core.contract.artifact_tensors import given_form
 from bench_core.contract.errors import BadInput
 from bench_core.contract.host import available_cores
 from bench_core.contract.manifest import Manifest
@@ -156,6 +157,10 @@ class Resolver:
         form = other_form(folder, name)
         if form is not None:
             raise BadInput(f"artifact {name} is {form}", "name another variant or artifact")
+        if record.given is not None:
+            _, problem = given_form(folder, name, [file.path for file in record.files])
+            if problem:
+                raise BadInput(f"artifact {name} is not what its name says: {problem}", "name another artifact")
         return folder, record.digest, stored_weights(folder, record)
 
     def _protocol(self, batch_size: int) -> MeasureProtocol:
@@ -188,6 +193,7 @@ class Resolver:
                 image=self.manifest.name,
                 variant=self.variant_name,
                 label=self.manifest.label(self.variant_name),
+                bits=self.manifest.bits(self.variant_name),
                 batching=self.manifest.batching,
                 token_times=self.manifest.token_times,
                 ranked=self.manifest.ranked,

@@ -12,8 +12,14 @@ from bench_core.worker.nvml import visible_gpus
 from bench_core.worker.request import MeasureRequest
 
 
-def standalone_record(run_id: str, request: MeasureRequest, device: Literal["cuda", "cpu"]) -> RunRecord:
-    """What the driver would have written, as far as a container can know it: neither commit nor image id."""
+def standalone_record(
+    run_id: str, request: MeasureRequest, device: Literal["cuda", "cpu"], notes: str = ""
+) -> RunRecord:
+    """What the driver would have written, as far as a container can know it: neither commit nor image id.
+
+    Args:
+        notes: of the image's manifest.
+    """
     first = request.cells[0]
     return RunRecord(
         run_id=run_id,
@@ -24,7 +30,7 @@ def standalone_record(run_id: str, request: MeasureRequest, device: Literal["cud
         device=device,
         host=host_info(),
         gpus=tuple(visible_gpus()) if device == "cuda" else (),
-        images={first.image: ImageInfo(reference=first.image, id="unknown to the container")},
+        images={first.image: ImageInfo(reference=first.image, id="unknown to the container", notes=notes)},
         model=first.model,
         workload=first.workload,
         max_new_tokens=first.max_new_tokens,
@@ -37,6 +43,7 @@ def standalone_record(run_id: str, request: MeasureRequest, device: Literal["cud
                 batch_size=spec.batch_size,
                 repeat=spec.repeat,
                 label=spec.label,
+                bits=spec.bits,
                 ranked=spec.ranked,
                 reference=spec.reference,
             )

@@ -8,6 +8,7 @@ import pytest
 
 from bench_core.contract.errors import BadInput
 from bench_core.contract.manifest import Manifest
+from bench_core.contract.stored_bits import bits_in_title
 
 TEXT = """\
 name: engine-x
@@ -194,3 +195,14 @@ def test_a_memory_budget_is_a_range_of_an_option(tmp_path: Path, budget: str) ->
     (tmp_path / "image.yaml").write_text(text % budget)
     with pytest.raises(BadInput, match="memory_budget"):
         Manifest.load(tmp_path)
+
+
+IMAGES = Path(__file__).parents[2] / "images"
+
+
+@pytest.mark.parametrize("folder", sorted(path.parent for path in IMAGES.glob("*/image.yaml")), ids=lambda p: p.name)
+def test_every_variant_that_reads_weights_declares_the_bits_that_its_title_names(folder: Path) -> None:
+    manifest = Manifest.load(folder)
+    for name, entry in manifest.variants.items():
+        assert (entry.bits is None) == (entry.artifact == "none"), name
+        assert bits_in_title(manifest.label(name)) in (None, entry.bits), name

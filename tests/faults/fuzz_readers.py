@@ -20,8 +20,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from quantised_files import gguf_bytes, gptq_file, llama_tensors
+
 from bench_core.contract import layout, strict_yaml
 from bench_core.contract.artifact import ArtifactRecord
+from bench_core.contract.artifact_tensors import given_form
 from bench_core.contract.errors import BadInput
 from bench_core.contract.events import parse_events, parse_stdout
 from bench_core.contract.manifest import Manifest
@@ -53,6 +56,22 @@ _YAML_PIECES = (
     ".nan", "1:2:3", "\u2028", "#", "  ", "variants:\n", "options: {a: {b: 1}}\n", "é", "\udcff", "9" * 30, "9" * 5000,
     "-1.0e+400", "0x" + "f" * 40,
 )  # fmt: skip
+
+
+def _gguf(place: Path) -> Callable[[bytes], None]:
+    def read(data: bytes) -> None:
+        (place / "model.gguf").write_bytes(data)
+        given_form(place, "gguf-q4_k_m", ["model.gguf"])
+
+    return read
+
+
+def _gptq(place: Path) -> Callable[[bytes], None]:
+    def read(data: bytes) -> None:
+        (place / "model.safetensors").write_bytes(data)
+        given_form(place, "gptq-int4-g128", ["model.safetensors"])
+
+    return read
 
 
 def _suite(data: bytes) -> None:
@@ -140,6 +159,7 @@ class Target:
     read: Callable[[bytes], None]
     seeds: tuple[bytes, ...]
     yaml: bool = False
+    binary: bool = False
 
 
 def targets(place: Path) -> dict[str, Target]:
@@ -165,6 +185,10 @@ def targets(place: Path) -> dict[str, Target]:
         "max-batch": Target(run.search_reader(layout.MAX_BATCH_FOLDER, MaxBatch), (_search().encode(),)),
         "min-memory": Target(run.search_reader(layout.MIN_MEMORY_FOLDER, MinMemory), (_budgets().encode(),)),
         "run.json of a folder": Target(run.reader(run.folder / layout.RUN_FILE), (record,)),
+    }
+    found |= {
+        "gguf": Target(_gguf(place), (gguf_bytes(llama_tensors({"*": "Q4_K"}, 256, 256)),), binary=True),
+        "gptq": Target(_gptq(place), (gptq_file(place / "whole.safetensors").read_bytes(),), binary=True),
     }
     kinds = {layout.SPEC_FILE: CellSpec, layout.RESULT_FILE: CellResult, layout.OUTCOME_FILE: Verdict}
     for name, content in whole.items():
@@ -229,6 +253,8 @@ def spoiled(target: Target, chance: random.Random) -> bytes:  # noqa: PLR0911  #
         return "".join(chance.choice(_YAML_PIECES) for _ in range(chance.randrange(1, 30))).encode(
             "utf-8", "surrogatepass"
         )
+    if target.binary and way in (2, 3, 5):
+        return _numbers_changed(seed, chance)
     if way == 3:
         return _nested(chance)
     if way == 4:
@@ -250,6 +276,17 @@ def _bytes_changed(seed: bytes, chance: random.Random) -> bytes:
             data[at:at] = chance.choice(
                 (b"\x00", b"\xff", b"\n", b"{", b'"', b"9" * 400, b"9" * 5000, b"-", b"NaN", b"Infinity", b"\\ud800")
             )
+    return bytes(data)
+
+
+def _numbers_changed(seed: bytes, chance: random.Random) -> bytes:
+    """A binary file with counts, lengths and kinds of its first kilobyte replaced."""
+    data = bytearray(seed)
+    for _ in range(chance.randrange(1, 4)):
+        at = chance.randrange(min(len(data), 1024))
+        number = chance.choice((0, 1, 2, 9, 255, 2**31, 2**32 - 1, 2**63, 2**64 - 1))
+        size = chance.choice((1, 4, 8))
+        data[at : at + size] = (number % 2 ** (8 * size)).to_bytes(size, "little")
     return bytes(data)
 
 

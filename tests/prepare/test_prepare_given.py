@@ -7,9 +7,11 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prepare_material import edit_json, toy_model, tree
+from quantised_files import gguf_bytes, gptq_config, gptq_file, llama_tensors
 from test_prepare_hub import COMMIT, Hub, hub  # noqa: F401  # a fixture
 
 from bench_core.contract.artifact import ArtifactRecord
@@ -19,7 +21,6 @@ from bench_core.prepare.given_artifact import plan_given, prepare_given
 from bench_core.prepare.model import ModelRequest, prepare_model
 
 ARTIFACT = "gptq-int4-g128"
-QUANTISED = {"quantization_config": {"quant_method": "gptq", "bits": 4}}
 
 
 @pytest.fixture
@@ -31,8 +32,13 @@ def model(tmp_path: Path) -> ModelInfo:
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     """A folder with an artifact of that model."""
-    folder = toy_model(tmp_path / "quantised", seed=1)
-    edit_json(folder / "config.json", **QUANTISED)
+    return _quantised(tmp_path / "quantised")
+
+
+def _quantised(folder: Path, **made: Any) -> Path:
+    toy_model(folder, seed=1)
+    gptq_file(folder / "model.safetensors", **made)
+    edit_json(folder / "config.json", **gptq_config())
     return folder
 
 
@@ -65,7 +71,7 @@ def test_another_source_takes_the_place_and_the_persons_own_files_stay(
     models = tmp_path / "models"
     own = tree(source)
     first = prepare_given(ARTIFACT, str(source), model, models)
-    other = toy_model(tmp_path / "other", seed=2)
+    other = _quantised(tmp_path / "other", layers=2)
     assert plan_given(ARTIFACT, str(other), model, models).action == "link"
     second = prepare_given(ARTIFACT, str(other), model, models)
     assert second.digest != first.digest
@@ -117,12 +123,48 @@ def test_of_several_quantisations_the_one_of_the_artifacts_name_is_taken(
     source: Path, model: ModelInfo, tmp_path: Path
 ) -> None:
     (source / "model.safetensors").unlink()
-    for form in ("Q4_K_M", "Q8_0"):
-        (source / f"toy.{form}.gguf").write_bytes(b"GGUF" + form.encode())
+    for form, kind in (("Q4_K_M", "Q4_K"), ("Q8_0", "Q8_0")):
+        (source / f"toy.{form}.gguf").write_bytes(gguf_bytes(llama_tensors({"*": kind}, 256, 512)))
     record = prepare_given("gguf-q8_0", str(source), model, tmp_path / "models")
     assert [file.path for file in record.files if file.path.endswith(".gguf")] == ["toy.Q8_0.gguf"]
+    assert record.facts["tensors"] == "F32 2, Q8_0 8"
     with pytest.raises(BadInput, match=r"q2_k\.gguf"):
         prepare_given("gguf-q2_k", str(source), model, tmp_path / "models")
+
+
+def test_a_gguf_file_of_another_type_than_its_name_is_refused(source: Path, model: ModelInfo, tmp_path: Path) -> None:
+    (source / "model.safetensors").unlink()
+    (source / "toy.Q4_K_M.gguf").write_bytes(gguf_bytes(llama_tensors({"*": "Q8_0"}, 256, 512)))
+    said = r"most of its projections are Q8_0 \(F32 2, Q8_0 8\)"
+    with pytest.raises(BadInput, match=said):
+        plan_given("gguf-q4_k_m", str(source), model, tmp_path / "models")
+    with pytest.raises(BadInput, match=said):
+        prepare_given("gguf-q4_k_m", str(source), model, tmp_path / "models")
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        ({"act_order": True}, "act-order"),
+        ({"asymmetric": True}, "not those of symmetric weights"),
+        ({"group": 32}, "its groups are of 32"),
+        ({"bits": 8, "zero": 127}, "its weights have 8 bits"),
+        ({"leave_out": ["qweight", "qzeros", "scales", "g_idx"]}, "no quantised layer"),
+    ],
+)
+def test_gptq_tensors_that_contradict_name_or_label_are_refused(
+    model: ModelInfo, tmp_path: Path, made: dict[str, Any], said: str
+) -> None:
+    """The folder's own label says 4 bits, groups of 128, no act-order, symmetric."""
+    source = _quantised(tmp_path / "labelled", **made)
+    assert said in _cause(source, model, tmp_path / "models")
+    with pytest.raises(BadInput, match=said):
+        plan_given(ARTIFACT, str(source), model, tmp_path / "models")
+
+
+def test_what_the_tensors_are_is_kept_with_the_artifact(source: Path, model: ModelInfo, tmp_path: Path) -> None:
+    record = prepare_given(ARTIFACT, str(source), model, tmp_path / "models")
+    assert record.facts["tensors"] == "4 bits, groups of 128, no act-order, symmetric"
 
 
 @pytest.mark.parametrize("damage", ["truncated", "outside", "several", "empty"])
@@ -171,6 +213,9 @@ def test_an_artifact_of_the_hub_is_downloaded_once_and_only_what_is_needed(
     model: ModelInfo,
     tmp_path: Path,
 ) -> None:
+    for path in hub.folder.glob("*.safetensors*"):
+        path.unlink()
+    gptq_file(hub.folder / "model.safetensors")
     for name in ("README.md", "pytorch_model.bin", "modeling.py", "onnx/model.onnx"):
         (hub.folder / name).parent.mkdir(exist_ok=True)
         (hub.folder / name).write_text("x")
@@ -200,6 +245,7 @@ def test_another_models_artifact_is_refused_before_its_weights_travel(
 _SCRIPT = """
 import shutil, sys
 from pathlib import Path
+from typing import Any
 from bench_core.contract.model import ModelInfo
 from bench_core.prepare.given_artifact import prepare_given
 models, folder, artifact, source, free = Path(sys.argv[1]), *sys.argv[2:]

@@ -128,6 +128,7 @@ class Script:
     new_tokens: int = 20
     batches: int = 4
     run_id: str = "2026-11-23T06-00-00-demo"
+    notes: dict[str, str] = field(default_factory=dict)
     model: ModelInfo = MODEL
     length: Literal["forced", "natural"] = "forced"
 
@@ -166,7 +167,9 @@ def write_run(root: Path, script: Script, *, compressed: bool = False) -> Path:
         gpus=(GPU,) if script.device == "cuda" else (),
         images={
             method.image: ImageInfo(
-                reference=f"llm-bench/{method.image}:{script.device}", id="sha256:" + "c0ffee" * 10 + "c0ff"
+                reference=f"llm-bench/{method.image}:{script.device}",
+                id="sha256:" + "c0ffee" * 10 + "c0ff",
+                notes=script.notes.get(method.image, ""),
             )
             for method in script.methods
         },

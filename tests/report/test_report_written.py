@@ -89,6 +89,13 @@ def test_every_text_of_the_report_s_own_stands_in_it_whole(run: Path) -> None:
         assert str(escape(one_line(text))) in page
 
 
+def test_what_an_image_tells_a_reader_stands_below_the_engines_whole(tmp_path: Path) -> None:
+    """Once for all its variants, however long."""
+    told = "A kernel that rounds scales to bfloat16. " * 40
+    text = _markdown(write_run(tmp_path, replace(MIXED, notes={"vllm": told.strip()})))
+    assert f"vllm: {told.strip()}" in text.split("### Engines")[1]
+
+
 def test_the_study_s_columns_come_first_and_hold_the_script_s_numbers(tmp_path: Path) -> None:
     """Latency, tokens, throughput and GPU memory of a row are those that the script implies."""
     text = _markdown(write_run(tmp_path, MIXED))
