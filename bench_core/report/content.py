@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from bench_core.contract.equal_work import repeated_prompts
 from bench_core.contract.metrics import VALUES_BEYOND_A_PERCENTILE, CellResult, MemoryUse, Parity
 from bench_core.contract.outcome import MARKED
+from bench_core.report.busy_host import cpu_sheet, warning
 from bench_core.report.cell_key import cell_key
 from bench_core.report.device_time import device_time, device_time_sheet
 from bench_core.report.format import (
@@ -89,6 +90,7 @@ def document(view: RunView) -> Document:
             *_beside(view),
             _times(view),
             measured_sheet([row for row, _ in _measured(view)]),
+            *cpu_sheet([row for row, _ in _measured(view)]),
             *shared_sheet(view),
             *repeats_sheet(view),
             *device_time_sheet(view),
@@ -111,6 +113,9 @@ def document(view: RunView) -> Document:
 
 
 def _facts(view: RunView) -> Iterable[tuple[str, str]]:
+    busy = warning(view)
+    if busy:
+        yield "Warning", busy
     record, model, host = view.record, view.record.model, view.record.host
     weights = "random weights of the true shape" if model.synthetic else "trained weights"
     yield (
@@ -316,7 +321,7 @@ def result_sheet(view: RunView, batch_size: int) -> Sheet:
 
 def _method(view: RunView, row: Row, marked: bool = False) -> Entry:
     marks = [SEQUENTIAL_MARK] if marked and row.sequential else []
-    marks += [NOT_RANKED_MARK] if view.unranked(row) else []
+    marks += [NOT_RANKED_MARK] if row.breaches or view.shortfall(row) else []
     return Entry(row.planned.label, mark=" ".join(marks))
 
 
