@@ -44,6 +44,15 @@ def _nothing_is_read_outside() -> Iterator[None]:
     yield
     read = read_outside()
     assert not read, f"read outside of the clone and temporary folders (tests/reading_guard.py): {read}"
+@pytest.fixture(scope="session", autouse=True)
+def _one_of_many_on_this_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests share a machine with others: drivers of another test run do not keep these from the device, and whoever
+    else works there marks no cell, unless a test is about that and says so."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BENCH_LOCK_FOLDER", str(tmp_path_factory.mktemp("locks")))
+        patch.setenv("BENCH_ON_BUSY", "ignore")
+        patch.setenv("BENCH_BUSY_CPUS", "1000000")
+        yield
 
 
 Drive = Callable[..., Called]

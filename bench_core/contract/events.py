@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
+from bench_core.contract.cpu_use import CpuReadings
 from bench_core.contract.errors import BadInput
 from bench_core.contract.outcome import Outcome
 from bench_core.contract.record import Record, describe
@@ -107,6 +108,7 @@ class BatchEvent(Record):
     latency_s: Duration
     outputs: tuple[tuple[int, ...], ...]
     arrivals: Arrivals | None = None
+    cpu: CpuReadings | None = None
 
     @property
     def output_tokens(self) -> tuple[int, ...]:

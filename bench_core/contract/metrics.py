@@ -11,6 +11,7 @@ from typing import Literal, get_args
 
 from pydantic import Field
 
+from bench_core.contract.cpu_use import CpuUse, judged
 from bench_core.contract.errors import BadInput
 from bench_core.contract.events import (
     BatchEvent,
@@ -187,6 +188,8 @@ class CellMetrics(Record):
         telemetry: clocks, power, throttling and sampling gaps over ``measured_s``.
         steadiness: why measuring stopped, how well throughput is known, whether it stood still.
         phase_rates: prefill and decode; absent where the engine does not tell when tokens came, or has no such phases.
+        cpu: who used the CPUs over ``measured_s``, or from the first warm-up batch on where that is too short; absent
+            in logs of before it was looked at, and where the machine does not tell.
     """
 
     batches: int = Field(ge=1)
@@ -221,6 +224,7 @@ class CellMetrics(Record):
     telemetry: TelemetrySummary | None = None
     steadiness: Steadiness = Steadiness()
     phase_rates: PhaseRates | None = None
+    cpu: CpuUse | None = None
 
     @property
     def unused_bytes(self) -> int | None:
@@ -367,7 +371,14 @@ def _metrics(events: CellEvents, measured: list[BatchEvent]) -> CellMetrics:
         telemetry=summarise_telemetry(events.telemetry, began_s, ended_s, output_tokens),
         steadiness=steadiness(events.batches["warmup"], measured, events.warmup_end, events.stop),
         phase_rates=_phase_rates(stamped),
+        cpu=_cpu(events, measured),
     )
+
+
+def _cpu(events: CellEvents, measured: list[BatchEvent]) -> CpuUse | None:
+    rule = events.stop.rule.busy if events.stop is not None else None
+    of_measured = judged(rule, [batch.cpu for batch in measured])
+    return of_measured or judged(rule, [batch.cpu for batch in (*events.batches["warmup"], *measured)])
 
 
 def _phase_rates(stamped: list[BatchEvent]) -> PhaseRates | None:

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from bench_core.contract import layout
+from bench_core.contract.cpu_use import BusyRule
 from bench_core.contract.errors import BadInput
 from bench_core.contract.manifest import DeviceKind, Name
 from bench_core.contract.model import ModelInfo
@@ -51,6 +52,7 @@ class MeasureProtocol(Record):
         max_seconds: of measuring, after which no further batch is begun.
         max_warmup_batches, max_warmup_seconds: how far the warm-up may go beyond ``warmup_batches`` until latencies
             show no trend; ``None`` batches: it is not tested.
+        busy: from when on others on the same CPUs disturb a cell; ``None``: nobody looked.
     """
 
     warmup_batches: int = Field(1, ge=1, le=1000)
@@ -63,6 +65,7 @@ class MeasureProtocol(Record):
     max_seconds: float | None = Field(None, gt=0)
     max_warmup_batches: int | None = Field(None, ge=1, le=1000)
     max_warmup_seconds: float | None = Field(None, gt=0)
+    busy: BusyRule | None = None
 
     @property
     def warmup_rule(self) -> WarmupRule:
@@ -72,7 +75,9 @@ class MeasureProtocol(Record):
     @property
     def stopping_rule(self) -> StoppingRule:
         """When measuring ends."""
-        return StoppingRule(precision=self.precision, max_s=self.max_seconds, max_batches=self.max_batches)
+        return StoppingRule(
+            precision=self.precision, max_s=self.max_seconds, max_batches=self.max_batches, busy=self.busy
+        )
 
 
 class CellSpec(Record):

@@ -57,7 +57,7 @@ class Steadiness(Record):
 
 def sample(batch: BatchEvent) -> Sample:
     """What the rules need of a batch."""
-    return Sample(sum(batch.output_tokens), batch.latency_s, batch.started_s, work_of(batch.prompt_tokens))
+    return Sample(sum(batch.output_tokens), batch.latency_s, batch.started_s, work_of(batch.prompt_tokens), batch.cpu)
 
 
 def steadiness(

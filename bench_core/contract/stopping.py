@@ -26,12 +26,13 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field
 
+from bench_core.contract.cpu_use import BusyRule, CpuReadings, judged
 from bench_core.contract.interval import FEWEST_BATCHES, Interval, throughput_interval
 from bench_core.contract.record import Record
 from bench_core.contract.trend import trend
 from bench_core.contract.workload_rate import MeanWork, Work, WorkloadRate, workload_rate
 
-StopReason = Literal["precision", "workload", "max_seconds", "max_batches", "exhaustive"]
+StopReason = Literal["precision", "busy", "workload", "max_seconds", "max_batches", "exhaustive"]
 WarmupEnd = Literal["flat", "trend", "not_tested"]
 
 # Defaults of whoever asks for a measurement; a spec that does not name a limit has none.
@@ -74,11 +75,13 @@ class StoppingRule(Record):
         precision: half width of throughput's interval / throughput; ``None`` measures everything.
         max_s: seconds from the first measured batch's start after which no other is begun.
         max_batches: measured batches at most.
+        busy: from when on others disturb; ``None``, as in logs of before that was looked at: nobody does.
     """
 
     precision: float | None = Field(None, gt=0, lt=1)
     max_s: float | None = Field(None, gt=0)
     max_batches: int | None = Field(None, ge=1)
+    busy: BusyRule | None = None
 
 
 class Sample(NamedTuple):
@@ -88,6 +91,7 @@ class Sample(NamedTuple):
     latency_s: float
     started_s: float
     work: Work
+    cpu: CpuReadings | None = None
 
     @property
     def ended_s(self) -> float:
@@ -136,7 +140,10 @@ def stop_reason(rule: StoppingRule, done: Sequence[Sample], available: int, mean
     if n == 0:
         return None
     if rule.precision is not None and _is_precise(rule.precision, done, mean):
-        return "precision"
+        disturbed = _disturbed(rule, done)
+        # A disturbed sample has one look more to become a quiet one.
+        if not disturbed or _is_precise(rule.precision, done[: looks_until(n)[-2]], mean):
+            return "busy" if disturbed else "precision"
     if n >= available:
         return "workload" if rule.precision is not None else "exhaustive"
     if rule.max_batches is not None and n >= rule.max_batches:
@@ -162,6 +169,11 @@ def _is_precise(precision: float, done: Sequence[Sample], mean: MeanWork | None)
     if len(looks) < 2 or looks[-1] != len(done):
         return False
     return all(_half_width(done[:look], mean) <= precision for look in (looks[-1], looks[-2]))
+
+
+def _disturbed(rule: StoppingRule, done: Sequence[Sample]) -> bool:
+    use = judged(rule.busy, [batch.cpu for batch in done])
+    return use is not None and use.busy
 
 
 def _half_width(done: Sequence[Sample], mean: MeanWork | None) -> float:

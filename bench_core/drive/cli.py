@@ -140,9 +140,19 @@ def drive(
         int | None, typer.Option(min=1, help="Of that search: try no larger one  [default: the number of prompts]")
     ] = None,
     on_busy: Annotated[
-        str | None, typer.Option(help="Where others use the GPU: wait, refuse or ignore  [default: wait]")
+        str | None,
+        typer.Option(
+            envvar="BENCH_ON_BUSY", help="Where others use the device: wait, refuse or ignore  [default: wait]"
+        ),
     ] = None,
     busy_wait_s: Annotated[float | None, typer.Option(min=0, help="Wait so long, then refuse  [default: 600]")] = None,
+    busy_cpus: Annotated[
+        float | None,
+        typer.Option(
+            envvar="BENCH_BUSY_CPUS",
+            help="Mark a cell where others take the time of so many CPUs  [default: a tenth, 0.4 at most]",
+        ),
+    ] = None,
     load_timeout_s: Annotated[float | None, typer.Option(min=0, help="Until loaded  [default: 3600]")] = None,
     prepare_timeout_s: Annotated[float | None, typer.Option(min=0, help="For caches, graphs  [default: 3600]")] = None,
     batch_timeout_s: Annotated[float | None, typer.Option(min=0, help="For one batch  [default: 3600]")] = None,
@@ -232,6 +242,7 @@ def drive(
         "max_batch_limit": max_batch_limit,
         "on_busy": on_busy,
         "busy_wait_s": busy_wait_s,
+        "busy_cpus": busy_cpus,
         "load_timeout_s": load_timeout_s,
         "prepare_timeout_s": prepare_timeout_s,
         "batch_timeout_s": batch_timeout_s,

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from bench_core.contract import layout
 from bench_core.contract.artifact import recipe_digest, usable_artifact
+from bench_core.contract.cpu_use import BusyRule
 from bench_core.contract.errors import BadInput
 from bench_core.contract.events import CellEnded, Progress, parse_stdout
 from bench_core.contract.model import ModelInfo
@@ -21,6 +22,7 @@ from bench_core.contract.run import GpuInfo, ImageInfo
 from bench_core.contract.workload import Workload
 from bench_core.drive.catalogue import Image
 from bench_core.drive.collect import judge, last_line, set_aside, stated_cause
+from bench_core.drive.cpu_gate import CpuGate
 from bench_core.drive.estimate import conversion_bytes
 from bench_core.drive.gpu_gate import GpuGate
 from bench_core.drive.launcher import Folders, Launch, Launcher, Target
@@ -105,6 +107,8 @@ class Execution:
         self._gate = gate or GpuGate(request.suite.on_busy, request.suite.busy_wait_s, display.note)
         for gpu in gpus:
             self._gate.begin(gpu.uuid)
+        rule = BusyRule(cpus=request.suite.busy_cpus)
+        self._cpu_gate = CpuGate(request.suite.on_busy, request.suite.busy_wait_s, rule, display.note)
         self._cells = len(plan.to_measure)  # once: asked for at the end of each cell, beside an engine that is measured
         self._measuring = False
         self.retries = Retries(display.note)
@@ -249,6 +253,15 @@ class Execution:
         for gpu in self._gpus:
             self._gate.leave(gpu.uuid, what)
 
+    def await_free_cpus(self) -> None:
+        """Before something is measured on the CPUs: nobody else may be using them. On a GPU nothing is waited for.
+
+        Raises:
+            BadInput: others use them.
+        """
+        if not self._gpus:
+            self._cpu_gate.enter(lambda: self._stopping)
+
     def stop(self) -> None:
         """Ends the run after the batch in hand; a second call ends it at once.
 
@@ -270,6 +283,7 @@ class Execution:
         lost = ""  # why a cell is measured again
         while left and not self._stopping:
             mark = self._gate.enter(gpu.uuid, lambda: self._stopping) if gpu else ""
+            self.await_free_cpus()
             if self._stopping:
                 return
             mark = "; ".join(filter(None, (mark, lost)))
@@ -354,6 +368,8 @@ class Execution:
             arguments += ["--direct-rounds", str(suite.direct_rounds)]
             if suite.direct_batch_sizes:
                 arguments += ["--direct-batch-sizes", ",".join(map(str, suite.direct_batch_sizes))]
+        if suite.busy_cpus is not None:
+            arguments += ["--busy-cpus", str(suite.busy_cpus)]
         arguments += ["--score-texts", str(suite.score_texts)]
         if job.repeat > 1:
             arguments += ["--repeat", str(job.repeat)]

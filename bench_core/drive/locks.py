@@ -1,8 +1,8 @@
-"""One driver at a time for a run's folder, a model that is being converted, and a GPU.
+"""One driver at a time for a run's folder, a model that is being converted, a GPU, and the CPUs of a run on them.
 
 Advisory locks of the kernel (``flock``): they end with the last process that holds them, however it ends, so that a
 file that stayed behind is no obstacle. Each file says who holds it, for the one who is refused. Not covered: a
-container started by hand or by compose (it cannot see these files; on a GPU it shows as a busy one), and folders shared
+container started by hand or by compose (it cannot see these files; it shows as a busy device), and folders shared
 by machines whose network file system does not pass locks on.
 """
 
@@ -54,7 +54,7 @@ def alive(pid: int) -> bool:
 
 
 def system_lock_folder() -> Path:
-    """Where locks of this machine's GPUs are, for all its users: ``/run/lock/llm-bench``, or the temporary folder's;
+    """Where locks of this machine's devices are, for all its users: ``/run/lock/llm-bench``, or the temporary folder's;
     ``BENCH_LOCK_FOLDER`` names another."""
     named = os.environ.get(_FOLDER_VARIABLE)
     if named:
@@ -86,6 +86,14 @@ class Locks:
             BadInput: another process holds it.
         """
         self._hold(system_lock_folder() / f"{uuid}.lock", f"GPU {uuid}", run)
+
+    def hold_cpus(self, run: str) -> None:
+        """For measuring on the CPUs of this machine.
+
+        Raises:
+            BadInput: another process holds them.
+        """
+        self._hold(system_lock_folder() / "cpus.lock", "the CPU of this host", run)
 
     def run_descriptor(self, run_folder: Path) -> int | None:
         """The run's lock as an open file, for a worker process to inherit: a worker that outlives its driver then

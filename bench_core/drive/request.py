@@ -95,9 +95,14 @@ class Suite(Record):
         None, description="of that search: no larger one is tried; as many as there are prompts where empty"
     )
     on_busy: Literal["wait", "refuse", "ignore"] = Field(
-        "wait", description="what to do where others use the GPU; ignored, the cells are marked"
+        "wait", description="what to do where others use the GPU or, in a run on the CPU, the CPUs; ignored: marked"
     )
-    busy_wait_s: float = Field(600.0, ge=0, description="how long to wait for a busy GPU before refusing, seconds")
+    busy_wait_s: float = Field(600.0, ge=0, description="how long to wait for a busy device before refusing, seconds")
+    busy_cpus: float | None = Field(
+        None,
+        gt=0,
+        description="CPUs whose time others may take before a cell is marked; a tenth, 0.4 at most, if empty",
+    )
 
     load_timeout_s: float = Field(3600.0, gt=0, description="for an engine's start and the loading of its model")
     prepare_timeout_s: float = Field(3600.0, gt=0, description="for the caches and graphs of one batch size")

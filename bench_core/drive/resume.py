@@ -29,7 +29,7 @@ from bench_core.report.load import Row, RunView, load_run
 _GPU_MEMORY_SLACK = 0.02
 _SELECTION = ("images", "variants", "batch_sizes", "repeats", "order_seed")
 # What a cell does when it is measured, and not every cell does: no number of others depends on it.
-_AFTERWARDS = {"direct_batches", "direct_rounds", "score_texts"}
+_AFTERWARDS = {"direct_batches", "direct_rounds", "score_texts", "busy"}
 
 
 def find_run(run: str, results: Path) -> Path:
@@ -262,8 +262,9 @@ def _settings_of(protocol: MeasureProtocol) -> dict[str, Any]:
 
 def _as_asked(protocol: MeasureProtocol) -> dict[str, Any]:
     """The keys of a suite that give this protocol."""
-    given = {key: value for key, value in protocol.model_dump().items() if value is not None}
-    return {"exhaustive": protocol.precision is None, "max_warmup_batches": 1, **given}
+    given = {key: value for key, value in protocol.model_dump(exclude={"busy"}).items() if value is not None}
+    busy_cpus = protocol.busy.cpus if protocol.busy is not None else None
+    return {"exhaustive": protocol.precision is None, "max_warmup_batches": 1, "busy_cpus": busy_cpus, **given}
 
 
 def _order_as_asked(sample_seed: int | None) -> dict[str, Any]:

@@ -120,6 +120,7 @@ class Session:
                 return self._report_checks(execution.self_check(prepared))
             if execution.stopped:  # a visit that measures nothing is none
                 return EXIT_INTERRUPTED
+            execution.await_free_cpus()  # before anything is measured, the device's roofs and the suite's error too
             visit = visit_info(plan, launcher, gpus, images, prepared)
             visit = visit.model_copy(update={"retries": dict(execution.retries.counted)})
             self._begin(run_folder, plan, visit, prepared)
@@ -257,6 +258,8 @@ class Session:
             self._locks.hold_run(run_folder)
         for gpu in gpus:
             self._locks.hold_gpu(gpu.uuid, run_folder.name)
+        if not gpus and not self._modes.self_check:
+            self._locks.hold_cpus(run_folder.name)
 
     def _plan(self, device: DeviceKind) -> Plan:
         """What is asked for; of a run that is resumed, without the cells that are complete."""

@@ -9,6 +9,7 @@ from bench_core.contract.equal_work import repeated_prompts
 from bench_core.contract.metrics import VALUES_BEYOND_A_PERCENTILE, CellResult, MemoryUse, Parity
 from bench_core.contract.outcome import MARKED
 from bench_core.contract.workload import WorkloadRef
+from bench_core.report.busy_host import cpu_sheet, warning
 from bench_core.report.cell_key import bits_entry, cell_key
 from bench_core.report.device_time import device_time, device_time_sheet
 from bench_core.report.format import (
@@ -90,6 +91,7 @@ def document(view: RunView) -> Document:
             *_beside(view),
             _times(view),
             measured_sheet([row for row, _ in _measured(view)]),
+            *cpu_sheet([row for row, _ in _measured(view)]),
             *shared_sheet(view),
             *repeats_sheet(view),
             *device_time_sheet(view),
@@ -117,6 +119,9 @@ def _prompt_source(workload: WorkloadRef) -> str:
 
 
 def _facts(view: RunView) -> Iterable[tuple[str, str]]:
+    busy = warning(view)
+    if busy:
+        yield "Warning", busy
     record, model, host = view.record, view.record.model, view.record.host
     weights = "random weights of the true shape" if model.synthetic else "trained weights"
     yield (

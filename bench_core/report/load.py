@@ -13,6 +13,7 @@ from typing import BinaryIO, TypeVar, cast
 
 from bench_core.contract import layout
 from bench_core.contract.calibration import Calibration
+from bench_core.contract.cpu_use import taken_by_others
 from bench_core.contract.equal_work import CellWork, breaches_between, cell_work
 from bench_core.contract.errors import BadInput, first_line
 from bench_core.contract.events import Event, parse_events
@@ -134,6 +135,12 @@ class Row:
         return self.spec is not None or self.verdict.outcome is Outcome.BAD_SPEC
 
     @property
+    def disturbed(self) -> str:
+        """What others took of the CPUs, in words, where that was too much; empty where it was not, or is not known."""
+        use = self.result.metrics.cpu if self.result is not None else None
+        return f"others took {taken_by_others(use)}" if use is not None and use.busy else ""
+
+    @property
     def sequential(self) -> bool:
         """Whether the engine works through a batch one prompt after the other."""
         return self.spec is not None and self.spec.batching == "sequential"
@@ -235,9 +242,9 @@ class RunView:
         return found.failure if found else ""
 
     def unranked(self, row: Row) -> str:
-        """Why a measured row is not compared with the others: its work was not equal, or its quality falls short;
-        empty where neither is so."""
-        return row.breaches[0] if row.breaches else self.shortfall(row)
+        """Why a measured row is not compared with the others: its work was not equal, its quality falls short, or
+        others disturbed it; empty where nothing is so."""
+        return row.breaches[0] if row.breaches else self.shortfall(row) or row.disturbed
 
     def compares(self, row: Row) -> bool:
         """Whether a row is ranked: a real engine that did equal work, within the bounds of quality."""

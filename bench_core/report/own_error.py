@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from bench_core.contract.cpu_use import taken_by_others
 from bench_core.contract.harness_error import Gap, bounds
+from bench_core.report.busy_host import most_taken
 from bench_core.report.format import GIB, gib, milliseconds, percent, quantity, rate, seconds, significant
 from bench_core.report.load import RunView
 
@@ -43,7 +45,9 @@ def own_error(view: RunView) -> str | None:
     errors = bounds(row.gaps for row in told)
     words = ", ".join(f"{_WORDS[name][0]} {percent(error)} %" for name, error in errors.items())
     failed = f"; {quantity(len(bad), 'scripted cell')} without numbers" if bad else ""
-    return f"at most {words} (measured against {quantity(len(told), 'scripted cell')}{failed})"
+    most = most_taken(told)
+    busy = f"; others took up to {taken_by_others(most)} meanwhile" if most is not None else ""
+    return f"at most {words} (measured against {quantity(len(told), 'scripted cell')}{failed}{busy})"
 
 
 def error_rows(view: RunView) -> Iterable[tuple[int, int, str, Gap | None, str]]:

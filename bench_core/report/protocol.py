@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from bench_core.contract.interval import FEWEST_BATCHES, Interval
 from bench_core.contract.steadiness import Steadiness
+from bench_core.report.busy_host import BUSY, busy_note
 from bench_core.report.cell_key import cell_key
 from bench_core.report.format import ABSENT, percent, rate_within, seconds
 from bench_core.report.load import Row
@@ -19,11 +20,12 @@ UNSTEADY = "unsteady"
 FEW_BATCHES = "few batches"
 UNEVEN = "uneven"
 NO_OUTPUT = "no output"
-_MARKS = {UNSTEADY: UNSTEADY_MARK, FEW_BATCHES: FEW_MARK, UNEVEN: UNEVEN_MARK}
+_MARKS = {UNSTEADY: UNSTEADY_MARK, FEW_BATCHES: FEW_MARK, UNEVEN: UNEVEN_MARK, BUSY: BUSY}
 # A wider interval is shown and compared with nobody's: no difference between two methods could be told by it.
 WIDEST_COMPARED = 0.5
 _REASONS = {
     "precision": "precision",
+    "busy": "precise, but busy",
     "workload": "end of workload",
     "max_seconds": "time limit",
     "max_batches": "batch limit",
@@ -67,13 +69,14 @@ def remarks(row: Row) -> list[str]:
     if row.result is None:
         return []
     steadiness = row.result.metrics.steadiness
-    return [word for word in (UNSTEADY if steadiness.unsteady else "", untold(row)) if word]
+    words = (BUSY if row.disturbed else "", UNSTEADY if steadiness.unsteady else "", untold(row))
+    return [word for word in words if word]
 
 
-def mark_notes(rows: Iterable[Row]) -> list[str]:
+def mark_notes(rows: Sequence[Row]) -> list[str]:
     """Footnotes for the marks that stand in a table of these rows."""
     said = {remark for row in rows for remark in remarks(row)}
-    notes = []
+    notes = [*busy_note(rows)]
     if UNSTEADY in said:
         notes.append(
             f"{UNSTEADY_MARK} unsteady: latencies rose or fell while this was measured, or had not settled when "

@@ -113,6 +113,7 @@ def _csv_line(view: RunView, row: Row) -> dict[str, str | float | None]:
         **_csv_quality(view, row),
         **csv_roofs(view, row),
         **_csv_protocol(row),
+        **_csv_cpu(view, row),
     }
 
 
@@ -181,6 +182,15 @@ def _csv_protocol(row: Row) -> dict[str, str | float | None]:
         "prefill_tok_s": rates.prefill_tok_s if rates else None,
         "decode_tok_s": rates.decode_tok_s if rates else None,
     }
+
+
+def _csv_cpu(view: RunView, row: Row) -> dict[str, str | float | None]:
+    """No such column in a run of before it was looked at."""
+    if not any(other.result and other.result.metrics.cpu for other in view.rows):
+        return {}
+    use = row.result.metrics.cpu if row.result else None
+    names = ("cpus", "own_cpus", "others_cpus", "steal_cpus", "idle_cpus", "busy")
+    return {f"cpu_use_{name}": getattr(use, name, None) for name in names}
 
 
 def _csv_distribution(name: str, values: Distribution | None) -> dict[str, str | float | None]:

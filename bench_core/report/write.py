@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from bench_core.contract import layout
 from bench_core.contract.errors import BadInput
+from bench_core.report.busy_host import warning
 from bench_core.report.content import RESULT_COLUMNS, SEQUENTIAL_MARK, document, result_entries
 from bench_core.report.format import foreign, one_line
 from bench_core.report.load import RunView, load_run
@@ -136,7 +137,8 @@ def console_table(view: RunView) -> Table:
     shown = [name for name, _ in RESULT_COLUMNS]
     wanted = [shown.index(name) - 1 for name in ("Latency (s)", "Tokens", "Throughput (token/s)", memory)]
     sequential = any(row.sequential for row in view.rows)
-    captions = [f"{SEQUENTIAL_MARK} one prompt of a batch after the other"] if sequential else []
+    captions = [text for text in (warning(view),) if text]
+    captions += [f"{SEQUENTIAL_MARK} one prompt of a batch after the other"] if sequential else []
     error = own_error(view)
     captions += [f"the suite's own error: {error}"] if error is not None else []
     caption = Text("; ".join(captions)) if captions else None

@@ -15,6 +15,7 @@ from typing import NoReturn
 from bench_core import __version__
 from bench_core.contract import layout
 from bench_core.contract.calibration import Calibration
+from bench_core.contract.cpu_use import BusyRule
 from bench_core.contract.errors import BadInput, first_line
 from bench_core.contract.outcome import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, Outcome
 from bench_core.contract.record import Record, Scalar
@@ -187,6 +188,10 @@ def build_parser() -> argparse.ArgumentParser:
         help="texts whose log-likelihood is asked for after the batches of the first cell (default: %(default)s)",
     )  # fmt: skip
     how.add_argument(
+        "--busy-cpus", type=more_than_0, metavar="CPUS",
+        help="mark a cell where others take the time of so many CPUs (default: a tenth of all, 0.4 at most)",
+    )  # fmt: skip
+    how.add_argument(
         "--repeat", type=up_to(MAX_REPEAT), default=1, metavar="N", help="which measurement of the same cell it is"
     )
     limits = parser.add_argument_group("time limits, seconds; an engine that exceeds one is stopped")
@@ -268,6 +273,7 @@ def _resolver(parsed: argparse.Namespace) -> Resolver:
             max_seconds=parsed.max_seconds,
             max_warmup_batches=parsed.max_warmup_batches,
             max_warmup_seconds=parsed.max_warmup_seconds,
+            busy=BusyRule(cpus=parsed.busy_cpus),
         ),
         direct_batch_sizes=None if parsed.direct_batch_sizes is None else frozenset(parsed.direct_batch_sizes),
         options=dict(parsed.option),

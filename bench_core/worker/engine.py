@@ -17,6 +17,7 @@ from bench_core.contract.spec import CellSpec
 from bench_core.contract.workload import Workload
 from bench_core.worker import image, scoring, selfcheck
 from bench_core.worker.clock import monotonic_ns, seconds, utc_now
+from bench_core.worker.cpu_meter import CpuMeter
 from bench_core.worker.failure import classify
 from bench_core.worker.job import BeginCell, BeginScore, Channel, Job
 from bench_core.worker.measure import CellRun
@@ -55,6 +56,7 @@ class EngineProcess:
         self._job = job
         self._channel = channel
         self._stop = StopFlag()
+        self._meter = CpuMeter(os.getppid())  # before an engine binds this process to some of its CPUs
         self._adapter: Adapter | None = None
         self._phase = "start"
 
@@ -68,7 +70,14 @@ class EngineProcess:
             for spec in self._job.cells:
                 self._channel.send(BeginCell(cell=spec.cell_id))
                 run = CellRun(
-                    adapter, spec, workload, monotonic_ns, self._channel.send, lambda: self._stop.is_set, direct
+                    adapter,
+                    spec,
+                    workload,
+                    monotonic_ns,
+                    self._channel.send,
+                    lambda: self._stop.is_set,
+                    direct,
+                    self._meter.read,
                 )
                 try:
                     run.run()

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Sequence
 
 from bench_core.contract.adapter import Adapter, Completion, Decoding, Describes, Direct, ReportsMemory
+from bench_core.contract.cpu_use import CpuReading
 from bench_core.contract.digest import prompts_sha256
 from bench_core.contract.events import BatchEvent, BatchPhase, EngineEvent, PhaseEvent, StopEvent, WarmupEndEvent
 from bench_core.contract.record import Record
@@ -29,6 +30,7 @@ class CellRun:
         send: takes each event when the clock does not run; returns when it has been written.
         stopping: asked between batches.
         direct: the image's own call of its engine, where it has one.
+        cpu: reads the counters of CPU time, before and after each batch.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class CellRun:
         send: Callable[[Record], None],
         stopping: Callable[[], bool],
         direct: Direct | None = None,
+        cpu: Callable[[], CpuReading | None] = lambda: None,
     ) -> None:
         self._adapter = adapter
         self._spec = spec
@@ -51,6 +54,7 @@ class CellRun:
         self._send = send
         self._stopping = stopping
         self._direct = direct
+        self._cpu = cpu
         self.phase: str = "prepare"
         self._decoding = Decoding(
             max_new_tokens=spec.max_new_tokens,
@@ -137,6 +141,7 @@ class CellRun:
         check_prompts(prompts, self._spec.batch_size, self._longest, self._spec.model.vocab_size)
         digest = prompts_sha256(prompts)  # before the engine can touch the lists
         sink = StampingSink(len(prompts), self._clock, wanted)
+        before = self._cpu()
         started = self._clock()
         if phase == "direct" and self._direct is not None:
             rows_of_ids = self._direct(self._adapter, prompts, self._decoding)
@@ -145,6 +150,7 @@ class CellRun:
         else:
             completions = self._adapter.generate(prompts, self._decoding, sink)
             ended = self._clock()
+        after = self._cpu()
         outputs = checked_outputs(completions, len(prompts), self._decoding, self._spec.model.vocab_size)
         arrivals = sink.arrivals(started)
         if wanted:
@@ -159,6 +165,7 @@ class CellRun:
             latency_s=max(seconds(ended - started), 1e-9),
             outputs=outputs,
             arrivals=arrivals,
+            cpu=(before, after) if before is not None and after is not None else None,
         )
 
 

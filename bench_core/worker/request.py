@@ -11,6 +11,7 @@ from bench_core.contract.adapter import Device
 from bench_core.contract.artifact import ArtifactRecord
 from bench_core.contract.artifact_form import other_form
 from bench_core.contract.artifact_tensors import given_form
+from bench_core.contract.cpu_use import GPU_IDLE_CPUS
 from bench_core.contract.errors import BadInput
 from bench_core.contract.host import available_cores
 from bench_core.contract.manifest import Manifest
@@ -168,6 +169,10 @@ class Resolver:
         if batch_size != self.options.batch_sizes[0]:
             # One score serves all batch sizes; the first cell is the one that most surely comes to its end.
             protocol = protocol.model_copy(update={"score_texts": 0})
+        if self.device.kind == "cuda" and protocol.busy is not None:
+            protocol = protocol.model_copy(
+                update={"busy": protocol.busy.model_copy(update={"idle_cpus": GPU_IDLE_CPUS})}
+            )
         if protocol.direct_batches and self.manifest.direct is None:
             raise BadInput(
                 f"image {self.manifest.name} does not call its engine directly", "leave --direct-batches out"

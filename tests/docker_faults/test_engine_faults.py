@@ -134,11 +134,15 @@ def test_images_that_are_gone_or_cannot_start_are_rows_and_the_others_are_measur
     assert {driver.verdict(cell).outcome for cell in (B1, B2)} == {Outcome.OK}
 
 
-def test_two_drivers_at_once_on_one_engine_leave_each_other_alone(driver: Driver, engine: PrivateEngine) -> None:
+def test_two_drivers_at_once_on_one_engine_leave_each_other_alone(
+    driver: Driver, engine: PrivateEngine, tmp_path: Path
+) -> None:
+    """As on two GPUs: a lock of the CPU, of which there is one, would refuse the second."""
+
     def begin(name: str) -> tuple[str, ...]:
         return ("--images", "null", *WORK, *SLOW, "--batch-sizes", "1,2", "--run-id", name)
 
-    first = driver.begin(*begin("one"))
+    first = driver.begin(*begin("one"), environment={"BENCH_LOCK_FOLDER": str(tmp_path / "locks")})
     driver.await_batch(B1, "one")
     second = driver.begin(*begin("two"))
     until(lambda: len(engine.containers()) == 2, "a container of each")
