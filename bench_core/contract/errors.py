@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class BadInput(Exception):
     """Something given to the suite cannot be used: one line of cause, one line of what to do about it.
@@ -48,3 +51,10 @@ def first_line(error: BaseException, limit: int = 300) -> str:
     text = "".join(char if char.isprintable() else "?" for char in text)
     name = type(error).__name__
     return shortened(f"{name}: {text}" if text else name, limit)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A hint that names the nearest known word and all of them."""
+    names = sorted(known)
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    return (f"did you mean {close[0]}? " if close else "") + "known: " + ", ".join(names)

@@ -16,6 +16,7 @@ from bench_core.contract.artifact import recipe_digest, usable_artifact
 from bench_core.contract.errors import BadInput
 from bench_core.contract.events import CellEnded, Progress, parse_stdout
 from bench_core.contract.model import ModelInfo
+from bench_core.contract.options import as_text
 from bench_core.contract.outcome import EXIT_FAILED, EXIT_OK, Outcome, Verdict
 from bench_core.contract.run import GpuInfo, ImageInfo
 from bench_core.contract.workload import Workload
@@ -361,6 +362,5 @@ class Execution:
             arguments += ["--" + name.replace("_", "-"), f"{limit_s:g}"]
         arguments += ["--workload", str(prepared.workload_path.relative_to(self._request.data))]
         for key, value in job.options.items():
-            text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-            arguments += ["--option", f"{key}={text}"]
+            arguments += ["--option", f"{key}={as_text(value)}"]
         return (*arguments, *self._device_arguments())

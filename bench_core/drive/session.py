@@ -16,13 +16,13 @@ import typer
 from rich.console import Console
 
 from bench_core.contract import layout
-from bench_core.contract.errors import BadInput
+from bench_core.contract.errors import BadInput, nearest
 from bench_core.contract.manifest import DeviceKind, VariantEntry
 from bench_core.contract.outcome import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, Outcome, Verdict
 from bench_core.contract.run import GpuInfo, ImageInfo, VisitInfo
 from bench_core.contract.workload import require_fit
 from bench_core.drive.calibration import is_at_hand, measure_devices
-from bench_core.drive.catalogue import Catalogue, nearest
+from bench_core.drive.catalogue import Catalogue
 from bench_core.drive.execute import Execution, Finished, Prepared
 from bench_core.drive.gpus import choose_gpus, host_gpus
 from bench_core.drive.launcher import Launcher
@@ -58,6 +58,7 @@ class Modes:
     self_check: bool = False
     calibration: bool | None = None  # None: where it costs seconds
     min_memory: str | None = None  # a cell
+    options_of: frozenset[str] = frozenset()  # images that --option names
 
 
 class Session:
@@ -88,6 +89,7 @@ class Session:
         if not self._modes.dry_run and launcher.clear_orphans(self._say) and self._earlier is not None:
             self._earlier = Earlier.load(self._earlier.folder)  # one of them may just have ended a cell
         plan = self._with_harness(self._plan(device))
+        self._require_use_of_options(plan, device)
         if self._modes.build_only:
             return self._build_only(plan, launcher, gpus)
         if self._earlier is not None:
@@ -140,6 +142,16 @@ class Session:
         if self._modes.min_memory is not None:
             self._search_job(device)
         self._max_batch_jobs(device)
+
+    def _require_use_of_options(self, plan: Plan, device: DeviceKind) -> None:
+        """Nothing that ``--option`` says is left aside: each image that it names is measured or searched with here."""
+        jobs = [*plan.grid, *([plan.control] if plan.control else []), *self._max_batch_jobs(device)]
+        unused = sorted(self._modes.options_of - {job.image.name for job in jobs})
+        if unused:
+            raise BadInput(
+                f"--option names {unused[0]}, which is not among the images of this run",
+                f"those are {', '.join(dict.fromkeys(job.image.name for job in jobs))}",
+            )
 
     def _measure_devices(
         self,

@@ -17,7 +17,7 @@ from bench_core.contract import layout
 from bench_core.contract.calibration import Calibration
 from bench_core.contract.errors import BadInput, first_line
 from bench_core.contract.outcome import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, Outcome
-from bench_core.contract.record import Record, Scalar
+from bench_core.contract.record import Record
 from bench_core.contract.spec import MAX_REPEAT, MeasureProtocol
 from bench_core.contract.stopping import DEFAULT_MAX_WARMUP_BATCHES, DEFAULT_MAX_WARMUP_S, DEFAULT_PRECISION
 from bench_core.worker.calibration import device_words, write_calibration
@@ -104,26 +104,12 @@ def batch_size_list(text: str) -> list[int]:
     return [up_to(65536)(part.strip()) for part in text.split(",")]
 
 
-def option(text: str) -> tuple[str, Scalar]:
-    """``key=value``; the value is read as a number or truth value where it looks like one."""
+def option(text: str) -> tuple[str, str]:
+    """``key=value``; what the value is, ``image.yaml`` declares."""
     key, separator, value = text.partition("=")
     if not separator or not key:
         raise argparse.ArgumentTypeError(f"{text!r} is not key=value")
-    return key, scalar(value)
-
-
-def scalar(text: str) -> Scalar:
-    """A value from a command line: ``true``, ``false``, ``null``, a whole number, a finite number, else text."""
-    words: dict[str, Scalar] = {"true": True, "false": False, "null": None}
-    if text in words:
-        return words[text]
-    for kind in (int, float):
-        try:
-            value = kind(text)
-        except ValueError:
-            continue
-        return text if isinstance(value, float) and not math.isfinite(value) else value
-    return text
+    return key, value
 
 
 def build_parser() -> argparse.ArgumentParser:

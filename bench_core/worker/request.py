@@ -14,7 +14,6 @@ from bench_core.contract.errors import BadInput
 from bench_core.contract.host import available_cores
 from bench_core.contract.manifest import Manifest
 from bench_core.contract.model import ModelInfo
-from bench_core.contract.record import Scalar
 from bench_core.contract.spec import CellSpec, Length, MeasureProtocol
 from bench_core.contract.stored_weights import StoredWeights, stored_weights
 from bench_core.contract.workload import Prepared, Workload, require_fit, require_vocabulary
@@ -45,7 +44,7 @@ class Options:
     max_new_tokens: int
     length: Length
     protocol: MeasureProtocol
-    options: dict[str, Scalar]
+    options: dict[str, str]
     direct_batch_sizes: frozenset[int] | None = None
     repeat: int = 1
 
@@ -84,7 +83,9 @@ class Resolver:
         self.manifest = Manifest.load(places.image_folder)
         self.device = choose_device(options.device, options.threads)
         self.variant_name = options.variant or self.manifest.default_variant(self.device.kind)
-        self.variant = self.manifest.variant(self.variant_name, options.options)
+        declared = self.manifest.options_on(self.device.kind)
+        given = {name: declared.read(name, text) for name, text in options.options.items()}
+        self.variant = self.manifest.variant(self.variant_name, given, self.device.kind)
         if self.variant_name not in self.manifest.variants_on(self.device.kind):
             known = ", ".join(self.manifest.variants_on(self.device.kind)) or "none"
             raise BadInput(

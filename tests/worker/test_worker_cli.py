@@ -11,14 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from worker_material import FAST, MODEL, Place, make_workload, random_prompts, write_image
+from worker_material import FAST, MODEL, NULL_IMAGE, Place, make_workload, random_prompts, write_image
 
 from bench_core.contract import layout
 from bench_core.contract.artifact import ArtifactRecord
 from bench_core.contract.digest import prompts_sha256
 from bench_core.contract.events import BatchEvent, CellEnded, EndEvent, StartEvent, parse_stdout
+from bench_core.contract.manifest import Manifest
 from bench_core.contract.outcome import Outcome
 from bench_core.contract.run import RunRecord
+from bench_core.contract.spec import CellSpec
 from bench_core.worker import cli, request
 
 COMPLETE = set(layout.CELL_FILES)
@@ -444,22 +446,29 @@ def test_an_artifact_that_is_not_what_its_name_says_is_refused(refuse: Refuse, p
 
 
 @pytest.mark.parametrize(
-    ("text", "value"),
+    ("option", "said"),
     [
-        ("true", True), ("null", None), ("-3", -3), ("0.5", 0.5), ("1e-3", 0.001), ("True", "True"), ("", ""),
-        ("9" * 400, int("9" * 400)), ("nan", "nan"), ("1e999", "1e999"), ("a=b", "a=b"),
+        ("ttft_s=nan", "option null.ttft_s: "), ("ttft_s=1e999", "option null.ttft_s: "),
+        ("vocabulary=1e3", "option null.vocabulary: '1e3' is not a whole number"),
+        ("vocabulary=3", "at least 4"), ("fail_in=lode", "one of '', 'load'"),
+        ("ttft=1", "image null has no option 'ttft'"), ("ttft", "is not key=value"),
     ],
 )  # fmt: skip
-def test_the_value_of_an_option_is_read_as_what_it_looks_like(text: str, value: object) -> None:
-    assert cli.option(f"key={text}") == ("key", value)
-    assert type(cli.scalar(text)) is type(value)
+def test_an_option_that_is_not_declared_or_of_another_type_is_refused(refuse: Refuse, option: str, said: str) -> None:
+    assert said in refuse("--option", option)
 
 
-@pytest.mark.parametrize("option", ["ttft_s=nan", "ttft_s=inf"])
-def test_an_option_that_is_no_number_never_ends_in_a_traceback(place: Place, option: str) -> None:
-    ran = place.run("--option", option, "--max-batches", "1", "--max-new-tokens", "1", "--run-id", "r")
-    assert ran.code == Outcome.UNSUPPORTED.worker_exit_code
-    assert "must be a number" in place.cell("r", "null.scripted.b1").verdict.cause
+def test_options_stand_in_the_spec_with_defaults_in_their_declared_types(place: Place) -> None:
+    given = ("--option", "ttft_s=1e-3", "--option", "tpot_s=0", "--option", "vocabulary=0100", "--max-batches", "1")
+    assert place.run(*given, "--max-new-tokens", "1", "--run-id", "r").code == 0
+    options = CellSpec.read(place.results / "r" / "cells" / "null.scripted.b1" / "spec.json").options
+    declared = Manifest.load(NULL_IMAGE).options
+    assert set(options) == set(declared)
+    shown = {name: options[name] for name in ("ttft_s", "tpot_s", "vocabulary", "load_s", "fail_in")}
+    assert shown == {"ttft_s": 0.001, "tpot_s": 0.0, "vocabulary": 100, "load_s": 0.05, "fail_in": ""}
+    assert {name: type(value).__name__ for name, value in options.items()} == {
+        name: option.type for name, option in declared.items()
+    }
 
 
 def test_a_cell_that_is_measured_is_never_measured_over(place: Place, refuse: Refuse) -> None:
