@@ -11,8 +11,8 @@ import typer
 from pydantic import ValidationError
 
 from bench_core import __version__
-from bench_core.contract.errors import BadInput
-from bench_core.contract.outcome import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
+from bench_core.contract.errors import BadInput, MachineFailure
+from bench_core.contract.outcome import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_MACHINE, EXIT_OK
 from bench_core.contract.record import describe
 from bench_core.drive import words
 from bench_core.drive.catalogue import Catalogue
@@ -286,14 +286,15 @@ def _as_option(problem: str) -> str:
 
 
 def refuse(error: BadInput) -> NoReturn:
-    """Ends the process with one line of cause and one of what to do."""
+    """Ends the process with one line of cause and one of what to do; code 3 where it is this machine that failed."""
     hint = f"hint: {printable(error.hint)}\n" if error.hint else ""
     sys.stderr.write(f"error: {printable(error.cause)}\n{hint}")
-    sys.exit(EXIT_BAD_INPUT)
+    sys.exit(EXIT_MACHINE if isinstance(error, MachineFailure) else EXIT_BAD_INPUT)
 
 
 def main() -> None:
-    """Runs the command line; every misuse is a line of cause, a line of hint, and exit code 2."""
+    """Runs the command line; every misuse is a line of cause, a line of hint, and exit code 2; every failure of this
+    machine the same with exit code 3."""
     try:
         code = typer.main.get_command(app).main(prog_name="python -m bench_core.drive", standalone_mode=False)
     except BadInput as error:
@@ -304,7 +305,7 @@ def main() -> None:
         where = f"{error.filename}: " if error.filename else ""
         cause = printable(f"{where}{error.strerror or error}")
         sys.stderr.write(f"error: {cause}\nhint: mend that, then --resume the run\n")
-        sys.exit(EXIT_FAILED)
+        sys.exit(EXIT_MACHINE)
     except (typer.Abort, KeyboardInterrupt):
         sys.exit(EXIT_INTERRUPTED)
     sys.exit(code or EXIT_OK)

@@ -4,32 +4,33 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from bench_core.contract import layout
 from bench_core.contract.artifact import recipe_digest, usable_artifact
-from bench_core.contract.errors import BadInput
+from bench_core.contract.errors import BadInput, MachineFailure, MayPass
 from bench_core.contract.events import CellEnded, Progress, parse_stdout
 from bench_core.contract.model import ModelInfo
 from bench_core.contract.options import as_text
-from bench_core.contract.outcome import EXIT_FAILED, EXIT_OK, Outcome, Verdict
+from bench_core.contract.outcome import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_MACHINE, EXIT_OK, Outcome, Verdict
 from bench_core.contract.run import GpuInfo, ImageInfo
 from bench_core.contract.workload import Workload
 from bench_core.drive.catalogue import Image
 from bench_core.drive.collect import judge, last_line, set_aside, stated_cause
 from bench_core.drive.estimate import conversion_bytes
 from bench_core.drive.gpu_gate import GpuGate
-from bench_core.drive.launcher import Folders, Launch, Launcher, Target
+from bench_core.drive.launcher import Ended, Folders, Launch, Launcher, Target
 from bench_core.drive.locks import Locks
 from bench_core.drive.plan import Job, Plan
 from bench_core.drive.progress import Display
 from bench_core.drive.request import Request
-from bench_core.drive.retry import Retries
+from bench_core.drive.retry import Retries, pauses_s
 from bench_core.prepare.disk import require_free
 
 # A worker speaks at the end of every phase and batch, and ends an engine that exceeds a limit; it is given that much
@@ -144,6 +145,8 @@ class Execution:
         )
         ended = self._launcher.run(launch, lambda _line: None)
         self.settle(harness.title)
+        if ended.exit_code == EXIT_MACHINE:  # the cells that follow will meet it too
+            self._display.note(f"harness check: {stated_cause(ended.stderr_tail)}")
         cells = [harness.cell(size) for size in harness.batch_sizes]
         for cell, verdict in judge(run_folder, cells, ended).items():
             if verdict.outcome is not Outcome.OK:
@@ -189,7 +192,7 @@ class Execution:
         self.settle(f"the conversion to {artifact}")
         if ended.exit_code != 0:
             self._display.note(ended.stderr_tail)
-            raise BadInput(
+            raise (MachineFailure if ended.exit_code == EXIT_MACHINE else BadInput)(
                 f"{artifact} could not be made: {stated_cause(ended.stderr_tail)}",
                 "the converter's own words stand above",
             )
@@ -209,6 +212,8 @@ class Execution:
                 labels={"self-check": job.title},
             )
             ended = self._launcher.run(launch, told.append)
+            if ended.exit_code == EXIT_MACHINE:
+                raise _failed(ended)
             if ended.exit_code not in (0, 1) or not told:
                 failure = {"name": "starts", "outcome": "failed", "detail": stated_cause(ended.stderr_tail)}
                 told.append(json.dumps(failure).encode())
@@ -229,6 +234,15 @@ class Execution:
                     job = queue.popleft()
                 try:
                     self._run_job(job, gpu, prepared, finished)
+                except MachineFailure as error:
+                    if isinstance(error, MayPass):  # the Docker engine, which is everybody's
+                        self._stopping = True
+                        self._launcher.stop()
+                        raise
+                    with self._lock:  # of this card, perhaps: another one may take what is left of it
+                        left = job.without(frozenset(finished.verdicts))
+                        queue.extendleft([left] if left.batch_sizes else [])
+                    raise
                 except BaseException:
                     self._stopping = True  # the other GPUs end their batch in hand, and the run ends with this error
                     self._launcher.stop()
@@ -268,7 +282,8 @@ class Execution:
 
     def _run_job(self, job: Job, gpu: GpuInfo | None, prepared: Prepared, finished: Finished) -> None:
         left = list(job.batch_sizes)
-        lost = ""  # why a cell is measured again
+        lost, engine_lost = "", False  # why a cell is measured again
+        pauses = list(pauses_s())  # before it is tried again what the machine did not let begin or end
         while left and not self._stopping:
             mark = self._gate.enter(gpu.uuid, lambda: self._stopping) if gpu else ""
             if self._stopping:
@@ -293,13 +308,16 @@ class Execution:
             )
             cells = [job.cell(size) for size in left]
             ended = self._launcher.run(launch, partial(self._line, cells, finished))
+            if ended.exit_code == EXIT_BAD_INPUT and _lacks(prepared, job):
+                ended = replace(ended, exit_code=EXIT_MACHINE)  # what it reads has gone since it was made ready
             if ended.removed:
                 self._display.note(f"{job.title} left what is no file in the run's folder: {', '.join(ended.removed)}")
             verdicts = judge(finished.run_folder, cells, ended)
             # An engine that is shut down asks its containers to stop: the worker then says so itself.
             again = [cell for cell, verdict in verdicts.items() if verdict.outcome is Outcome.KILLED]
             again = again if ended.engine_lost and not self._stopping else []
-            if again and not lost:  # once: what was done of the cell in hand says nothing of it
+            if again and not engine_lost:  # once: what was done of the cell in hand says nothing of it
+                engine_lost = True
                 lost = "measured again: the Docker engine went away during the first attempt"
                 for cell in again:
                     set_aside(finished.run_folder, cell)
@@ -315,6 +333,20 @@ class Execution:
             left = [size for size in left if job.cell(size) not in verdicts]
             if gpu:
                 self._gate.leave(gpu.uuid, job.title)
+            if ended.exit_code == EXIT_MACHINE:
+                failure = _failed(ended)
+                if not pauses:
+                    raise failure
+                lost = f"this machine failed before it: {failure.cause}"
+                self._pause(job, failure, pauses.pop(0))
+                for size in left:
+                    set_aside(finished.run_folder, job.cell(size))
+
+    def _pause(self, job: Job, failure: MachineFailure, pause_s: float) -> None:
+        self._display.note(f"{job.title}: {failure.cause}; trying again in {pause_s:.0f} s")
+        until = time.monotonic() + pause_s
+        while time.monotonic() < until and not self._stopping:
+            time.sleep(0.2)
 
     def _line(self, cells: list[str], finished: Finished, line: bytes) -> None:
         """News of the cells of one box; an engine may write into its supervisor's pipe, so others' are no news."""
@@ -364,3 +396,22 @@ class Execution:
         for key, value in job.options.items():
             arguments += ["--option", f"{key}={as_text(value)}"]
         return (*arguments, *self._device_arguments())
+
+
+def _failed(ended: Ended) -> MachineFailure:
+    return MachineFailure(stated_cause(ended.stderr_tail), "mend that, then --resume the run")
+
+
+def _lacks(prepared: Prepared, job: Job) -> bool:
+    """Whether model, workload or artifact are not there any more as they were made ready for a job's boxes."""
+    try:
+        digests = (
+            ModelInfo.read(prepared.model_folder / layout.MODEL_FILE).digest,
+            Workload.read(prepared.workload_path).digest,
+        )
+    except BadInput:
+        return True
+    if digests != (prepared.model.digest, prepared.workload.digest):
+        return True
+    artifact = prepared.model_folder / job.artifact
+    return job.artifact != layout.NO_ARTIFACT and usable_artifact(artifact, prepared.model.digest, None) is None

@@ -15,8 +15,8 @@ from typing import NoReturn
 from bench_core import __version__
 from bench_core.contract import layout
 from bench_core.contract.calibration import Calibration
-from bench_core.contract.errors import BadInput, first_line
-from bench_core.contract.outcome import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, Outcome
+from bench_core.contract.errors import BadInput, MachineFailure, first_line, is_of_the_machine
+from bench_core.contract.outcome import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_MACHINE, EXIT_OK, Outcome
 from bench_core.contract.record import Record
 from bench_core.contract.spec import MAX_REPEAT, MeasureProtocol
 from bench_core.contract.stopping import DEFAULT_MAX_WARMUP_BATCHES, DEFAULT_MAX_WARMUP_S, DEFAULT_PRECISION
@@ -228,7 +228,19 @@ def main(arguments: list[str] | None = None) -> int:
         return _measure(resolver, parsed.run_id, parsed.marked, limits)
     except BadInput as error:
         sys.stderr.write(f"error: {error.cause}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
-        return EXIT_BAD_INPUT
+        return EXIT_MACHINE if isinstance(error, MachineFailure) else EXIT_BAD_INPUT
+    except OSError as error:
+        if not is_of_the_machine(error, own=True):
+            raise
+        return _not_let_on(error)
+
+
+def _not_let_on(error: OSError) -> int:
+    """A full disk is the machine's failure; no process to be had, or a folder that somebody has removed, is nothing
+    that the cell in hand did either, but the next one may not meet it."""
+    where = f"{error.filename}: " if error.filename else ""
+    sys.stderr.write(f"error: this machine did not let the worker go on: {where}{error.strerror or error}\n")
+    return EXIT_MACHINE if is_of_the_machine(error, own=True) else Outcome.KILLED.worker_exit_code
 
 
 def _resolver(parsed: argparse.Namespace) -> Resolver:
@@ -289,7 +301,8 @@ def _measure(resolver: Resolver, run_id: str | None, marked: str, limits: Limits
         if not os.access(request.run_folder, os.W_OK):
             raise PermissionError(13, "Permission denied")
     except OSError as error:
-        raise BadInput(f"{request.run_folder} cannot be written: {error.strerror}", "check its owner") from error
+        cause = f"{request.run_folder} cannot be written: {error.strerror}"
+        raise MachineFailure(cause, "check its owner") from error
     if standalone:
         record = standalone_record(name, request, resolver.device.kind)
         (request.run_folder / layout.WORKLOAD_FILE).write_bytes(workload.packed())
@@ -297,10 +310,8 @@ def _measure(resolver: Resolver, run_id: str | None, marked: str, limits: Limits
         sys.stderr.write(f"run folder: {name}\n")
     try:
         outcome = Supervisor(request, workload, _say, marked, limits).measure()
-    except OSError as error:  # a full disk, no process to be had: the machine's failure, not the engine's
-        where = f"{error.filename}: " if error.filename else ""
-        sys.stderr.write(f"error: this machine did not let the worker go on: {where}{error.strerror or error}\n")
-        return Outcome.KILLED.worker_exit_code
+    except OSError as error:
+        return _not_let_on(error)
     return outcome.worker_exit_code
 
 
@@ -316,7 +327,7 @@ def _convert(resolver: Resolver, wanted: str) -> int:
     except Exception as error:  # noqa: BLE001  # a converter may fail in any way; the cause is what counts
         traceback.print_exc()
         sys.stderr.write(f"error: {artifact} could not be made: {first_line(error)}\n")
-        return Outcome.LOAD_FAILED.worker_exit_code
+        return EXIT_MACHINE if is_of_the_machine(error) else Outcome.LOAD_FAILED.worker_exit_code
     state = f"made in {record.seconds:.1f} s" if made else "is there and whole"
     sys.stderr.write(f"{artifact}: {state}, {record.size_bytes} bytes, {record.digest[:12]}\n")
     return EXIT_OK

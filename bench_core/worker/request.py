@@ -10,7 +10,7 @@ from bench_core.contract import layout
 from bench_core.contract.adapter import Device
 from bench_core.contract.artifact import ArtifactRecord
 from bench_core.contract.artifact_form import other_form
-from bench_core.contract.errors import BadInput
+from bench_core.contract.errors import BadInput, MachineFailure
 from bench_core.contract.host import available_cores
 from bench_core.contract.manifest import Manifest
 from bench_core.contract.model import ModelInfo
@@ -65,11 +65,13 @@ def choose_device(wanted: Literal["auto", "cuda", "cpu"], threads: int | None) -
     """The device: a GPU where there is one and none other is asked for.
 
     Raises:
-        BadInput: ``cuda`` is asked for and no GPU answers.
+        MachineFailure: ``cuda`` is asked for and no GPU answers.
     """
     gpus = [] if wanted == "cpu" else visible_gpus()
     if wanted == "cuda" and not gpus:
-        raise BadInput("--device cuda: no GPU answers through NVML here", "start the container with --gpus, or use cpu")
+        raise MachineFailure(
+            "--device cuda: no GPU answers through NVML here", "start the container with --gpus, or use cpu"
+        )
     cores = threads or available_cores()
     return Device("cuda", gpus[0].uuid, cores) if gpus else Device("cpu", None, cores)
 
