@@ -1,4 +1,4 @@
-"""Running a plan: prepare, build, convert, measure, collect."""
+"""Running a plan: launch, measure, collect."""
 
 from __future__ import annotations
 
@@ -6,32 +6,29 @@ import json
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from bench_core.contract import layout
-from bench_core.contract.artifact import recipe_digest, usable_artifact
+from bench_core.contract.artifact import usable_artifact
 from bench_core.contract.errors import BadInput, MachineFailure, MayPass
 from bench_core.contract.events import CellEnded, Progress, parse_stdout
 from bench_core.contract.model import ModelInfo
 from bench_core.contract.options import as_text
 from bench_core.contract.outcome import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_MACHINE, EXIT_OK, Outcome, Verdict
-from bench_core.contract.run import GpuInfo, ImageInfo
+from bench_core.contract.run import GpuInfo
 from bench_core.contract.workload import Workload
-from bench_core.drive.catalogue import Image
-from bench_core.drive.collect import judge, last_line, set_aside, stated_cause
-from bench_core.drive.estimate import conversion_bytes
+from bench_core.drive.collect import judge, set_aside, stated_cause
 from bench_core.drive.gpu_gate import GpuGate
-from bench_core.drive.launcher import Ended, Folders, Launch, Launcher, Target
+from bench_core.drive.launcher import Ended, Folders, Launch, Launcher
 from bench_core.drive.locks import Locks
 from bench_core.drive.plan import Job, Plan
 from bench_core.drive.progress import Display
 from bench_core.drive.request import Request
 from bench_core.drive.retry import Retries, pauses_s
-from bench_core.prepare.disk import require_free
 
 # A worker speaks at the end of every phase and batch, and ends an engine that exceeds a limit; it is given that much
 # more for its own work before the box counts as dead.
@@ -113,23 +110,6 @@ class Execution:
         self._lock = threading.Lock()
         self._stopping = False
 
-    def build(self) -> dict[str, ImageInfo]:
-        """Builds or finds every image that measures; one that converts is built by :meth:`convert`, if it must."""
-        found = {}
-        for image in self._plan.images:
-            found[image.name] = self.retries.run(f"image {image.name}", partial(self._ensure, image, "measure"))
-            self._display.note(f"image {found[image.name].reference} is ready")
-        return found
-
-    def build_harness(self, harness: Job) -> ImageInfo | None:
-        """Builds or finds the scripted engine's image; ``None``, and a note, where that cannot be done: a run does not
-        fail for want of what nobody has asked for by name."""
-        try:
-            return self._ensure(harness.image, "measure")
-        except BadInput as error:
-            self._display.note(f"the suite's own error will not be known: {error.cause}")
-            return None
-
     def measure_harness(self, harness: Job, prepared: Prepared, run_folder: Path) -> None:
         """Measures the scripted engine, on the first GPU where there are several; the report reads what it left."""
         if self._stopping:
@@ -152,56 +132,14 @@ class Execution:
             if verdict.outcome is not Outcome.OK:
                 self._display.note(f"harness check {cell}: {verdict.outcome.value}: {verdict.cause}")
 
-    def _ensure(self, image: Image, target: Target) -> ImageInfo:
-        return self._launcher.ensure(image, target, self._plan.device, self._display.detail)
-
-    def convert(self, prepared: Prepared, catalogue_makers: dict[str, Job]) -> None:
-        """Makes every artifact that is missing or damaged, in the image that makes it.
+    def self_check(self, prepared: Prepared, jobs: Sequence[Job]) -> dict[str, list[str]]:
+        """Runs the contract suite of each job's image; job title to the lines of its checks.
 
         Raises:
-            BadInput: not enough disk, or a converter failed.
+            MachineFailure: this machine did not let it run, or as ``run`` of a launcher.
         """
-        for artifact, maker in catalogue_makers.items():
-            if self._has(prepared, artifact, maker):
-                continue
-            with self._locks.converting(prepared.model_folder):
-                if not self._has(prepared, artifact, maker):  # another driver may just have made it
-                    self._convert(prepared, artifact, maker)
-
-    @staticmethod
-    def _has(prepared: Prepared, artifact: str, maker: Job) -> bool:
-        recipe = recipe_digest(maker.image.folder)
-        return usable_artifact(prepared.model_folder / artifact, prepared.model.digest, recipe) is not None
-
-    def _convert(self, prepared: Prepared, artifact: str, maker: Job) -> None:
-        needed = conversion_bytes(artifact, prepared.model.weights_bytes)
-        require_free(prepared.model_folder, needed, f"the conversion to {artifact}")
-        self.retries.run(f"image {maker.image.name}", partial(self._ensure, maker.image, "convert"))
-        self._display.note(f"converting {prepared.model.name} to {artifact} in {maker.image.name}")
-        # The workload goes along for quantisers that calibrate.
-        workload = ("--workload", str(prepared.workload_path.relative_to(self._request.data)))
-        launch = Launch(
-            image=maker.image,
-            target="convert",
-            arguments=("--convert", artifact, "--variant", maker.variant, *workload, *self._device_arguments()),
-            folders=Folders(prepared.model_folder, layout.HF_ARTIFACT, model_writable=True, data=self._request.data),
-            gpu=self._gpus[0] if self._gpus else None,
-            labels={"convert": artifact},
-        )
-        ended = self._launcher.run(launch, lambda _line: None)
-        self.settle(f"the conversion to {artifact}")
-        if ended.exit_code != 0:
-            self._display.note(ended.stderr_tail)
-            raise (MachineFailure if ended.exit_code == EXIT_MACHINE else BadInput)(
-                f"{artifact} could not be made: {stated_cause(ended.stderr_tail)}",
-                "the converter's own words stand above",
-            )
-        self._display.note(last_line(ended.stderr_tail))
-
-    def self_check(self, prepared: Prepared) -> dict[str, list[str]]:
-        """Runs every image's contract suite; job title to the lines of its checks. Raises as ``run`` of a launcher."""
         lines: dict[str, list[str]] = {}
-        for job in self._plan.jobs:
+        for job in jobs:
             told: list[bytes] = []
             launch = Launch(
                 image=job.image,
@@ -220,10 +158,25 @@ class Execution:
             lines[job.title] = [line.decode("utf-8", "replace") for line in told]
         return lines
 
-    def measure(self, prepared: Prepared, run_folder: Path, kept: Mapping[str, Verdict]) -> Finished:
-        """Launches every job, on each GPU one at a time, and returns the verdicts; the folder is there already."""
+    def measure(
+        self,
+        prepared: Prepared,
+        run_folder: Path,
+        kept: Mapping[str, Verdict],
+        jobs: Sequence[Job] | None = None,
+        judged: Mapping[str, Verdict] | None = None,
+    ) -> Finished:
+        """Launches every job, on each GPU one at a time, and returns the verdicts; the folder is there already.
+
+        Args:
+            jobs: those of the plan that can be launched; all where that is ``None``.
+            judged: verdicts on cells of the others.
+        """
         finished = Finished(run_folder, kept=dict(kept))
-        queue = deque(self._plan.jobs)
+        for cell, verdict in (judged or {}).items():
+            finished.verdicts[cell] = verdict
+            self._tell_end(cell, verdict, finished)
+        queue = deque(self._plan.jobs if jobs is None else jobs)
         boxes: list[GpuInfo | None] = list(self._gpus) or [None]
 
         def work(gpu: GpuInfo | None) -> None:
