@@ -109,6 +109,7 @@ class Execution:
         self.retries = Retries(display.note)
         self._lock = threading.Lock()
         self._stopping = False
+        self._stops = 0  # asked for
 
     def measure_harness(self, harness: Job, prepared: Prepared, run_folder: Path) -> None:
         """Measures the scripted engine, on the first GPU where there are several; the report reads what it left."""
@@ -224,6 +225,7 @@ class Execution:
             KeyboardInterrupt: nothing is being measured, so that there is nothing to finish.
         """
         self._stopping = True
+        self._stops += 1
         if not self._measuring:
             raise KeyboardInterrupt
         self._launcher.stop()
@@ -265,7 +267,7 @@ class Execution:
                 ended = replace(ended, exit_code=EXIT_MACHINE)  # what it reads has gone since it was made ready
             if ended.removed:
                 self._display.note(f"{job.title} left what is no file in the run's folder: {', '.join(ended.removed)}")
-            verdicts = judge(finished.run_folder, cells, ended)
+            verdicts = judge(finished.run_folder, cells, ended, interrupted=self._stops > 1)
             # An engine that is shut down asks its containers to stop: the worker then says so itself.
             again = [cell for cell, verdict in verdicts.items() if verdict.outcome is Outcome.KILLED]
             again = again if ended.engine_lost and not self._stopping else []

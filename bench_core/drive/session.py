@@ -431,6 +431,7 @@ class Session:
     def _build_only(self, plan: Plan, launcher: Launcher, gpus: list[GpuInfo]) -> int:
         with make_display(self._modes.as_json) as display:
             execution = Execution(self._request, plan, launcher, gpus, display)
+            _pass_on_signals(execution)
             provision = Provision(self._request, plan, launcher, gpus, display, self._locks, execution)
             provision.install()
             provision.require_all()
