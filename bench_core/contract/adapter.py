@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
+from bench_core.contract.options import Value
 from bench_core.contract.outcome import Outcome
-from bench_core.contract.record import Scalar
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,15 @@ class Device:
 
 @dataclass(frozen=True)
 class Variant:
-    """A configuration inside an image: its name, the artifact that it reads and the engine's options."""
+    """A configuration inside an image: its name, the artifact that it reads and the engine's options.
+
+    Attributes:
+        options: every option that ``image.yaml`` declares for the device, in its declared type.
+    """
 
     name: str
     artifact: str
-    options: Mapping[str, Scalar] = field(default_factory=dict)
+    options: Mapping[str, Value] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

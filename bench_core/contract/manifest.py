@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,7 +11,8 @@ from pydantic import Field, StringConstraints, field_validator, model_validator
 from bench_core.contract import layout, strict_yaml
 from bench_core.contract.adapter import Variant
 from bench_core.contract.errors import BadInput
-from bench_core.contract.record import Record, Scalar
+from bench_core.contract.options import EngineOption, OptionName, Options
+from bench_core.contract.record import Misplaced, Record, Scalar
 
 Name = Annotated[str, StringConstraints(pattern=layout.NAME_PATTERN)]
 EntryPoint = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*:[A-Za-z_]\w*$")]
@@ -41,7 +43,7 @@ class VariantEntry(Record):
         "numbers: 1 for 32-bit weights, 2 and 3 for 16-bit ones, 4 for bfloat16",
     )
     devices: tuple[DeviceKind, ...] = Field((), description="where it runs; all devices of the image where empty")
-    options: dict[str, Scalar] = Field({}, description="handed to the adapter's load as they stand")
+    options: dict[str, Scalar] = Field({}, description="values of the image's options in this variant")
 
 
 BudgetUnit = Literal["bytes", "fraction"]
@@ -106,6 +108,9 @@ class Manifest(Record):
     calibrates: EntryPoint | None = Field(
         None, description="module:function that offers work for measuring a device; such an image is no engine"
     )
+    options: dict[OptionName, EngineOption] = Field(
+        {}, description="what the engine may be told by IMAGE.NAME=VALUE and by variants; the adapter reads all of it"
+    )
     memory_budget: MemoryBudget | None = Field(
         None, description="how the engine is told what memory it may reserve, for an engine that reserves"
     )
@@ -153,10 +158,30 @@ class Manifest(Record):
             raise ValueError(f"harness_variant {self.harness_variant!r} is no variant")
         if any(v.reference and v.stands_in is not None for v in self.variants.values()):
             raise ValueError("the reference does not stand in for itself")
+        self._check_options()
         for device in self.devices:
             if not any(v.default for v in self._on(device).values()):
                 raise ValueError(f"no variant is the default on {device}")
         return self
+
+    def _check_options(self) -> None:
+        for name, entry in self.variants.items():
+            for option, value in entry.options.items():
+                try:
+                    self.options_on(None).checked({option: value})
+                except BadInput as error:
+                    raise Misplaced(("variants", name, "options", option), str(error)) from error
+        budget = self.memory_budget
+        if budget is not None:
+            declared = self.options.get(budget.option)
+            if declared is None or declared.type != {"bytes": "int", "fraction": "float"}[budget.unit]:
+                raise Misplaced(
+                    ("memory_budget", "option"), f"{budget.option!r} must be declared under options: int, or a fraction"
+                )
+
+    def options_on(self, device: str | None) -> Options:
+        """The options that the engine reads on a device; all of them where that is ``None``."""
+        return Options(self.name, self.options, device)
 
     def _on(self, device: str) -> dict[str, VariantEntry]:
         return {name: v for name, v in self.variants.items() if device in (v.devices or self.devices)}
@@ -176,16 +201,21 @@ class Manifest(Record):
                 return name
         raise BadInput(f"image {self.name} does not run on {device}", f"it runs on {', '.join(self.devices)}")
 
-    def variant(self, name: str, overrides: dict[str, Scalar] | None = None) -> Variant:
-        """A variant as its adapter sees it, with options replaced or added by ``overrides``.
+    def variant(self, name: str, overrides: Mapping[str, Scalar] | None = None, device: str | None = None) -> Variant:
+        """A variant as its adapter sees it: every option that is read on ``device`` (on any, where that is ``None``),
+        with its default, the variant's value or that of ``overrides``, which counts most.
 
         Raises:
-            BadInput: no such variant.
+            BadInput: no such variant; of ``overrides`` an unknown name, a value of another type or beyond the limits,
+                or an option of another device.
         """
         entry = self.variants.get(name)
         if entry is None:
             raise BadInput(f"image {self.name} has no variant {name!r}", f"variants: {', '.join(self.variants)}")
-        return Variant(name=name, artifact=entry.artifact, options={**entry.options, **(overrides or {})})
+        here = self.options_on(device)
+        own = {key: value for key, value in entry.options.items() if key in here.defaults}  # others: other devices'
+        options = {**here.defaults, **here.checked(own), **here.checked(overrides or {})}
+        return Variant(name=name, artifact=entry.artifact, options=options)
 
     def reference_rank(self, variant: str) -> int | None:
         """0 for the reference, its place for a variant that may stand in, ``None`` for any other."""
@@ -216,4 +246,13 @@ class Manifest(Record):
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise BadInput(f"{path}: cannot be read: {error}", "an image is a folder with an image.yaml") from error
-        return strict_yaml.parse_as(cls, text, str(path))
+        return cls.parse_yaml(text, str(path))
+
+    @classmethod
+    def parse_yaml(cls, text: str, origin: str) -> Manifest:
+        """Reads the text of an ``image.yaml``; ``origin`` names it in errors.
+
+        Raises:
+            BadInput: invalid, with line and key.
+        """
+        return strict_yaml.parse_as(cls, text, origin)

@@ -42,6 +42,14 @@ def _bound(schema: Any) -> None:
             _bound(part)
 
 
+class Misplaced(ValueError):
+    """What a check over a whole record finds wrong at one of its keys."""
+
+    def __init__(self, where: tuple[str | int, ...], what: str) -> None:
+        super().__init__(what)
+        self.where = where
+
+
 class Record(BaseModel):
     """An immutable pydantic model that refuses keys it does not know, and numbers beyond the bounds above."""
 
@@ -89,8 +97,15 @@ def describe(error: Exception) -> str:
     if not isinstance(error, ValidationError):
         return shortened(" ".join(str(error).split()), _LONGEST)
     first: Any = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
+    where = ".".join(str(part) for part in place_of(error))
     unknown = first["type"] == "extra_forbidden"
     what = "unknown key" if unknown else first["msg"].removeprefix("Value error, ")
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     return shortened(" ".join((f"{where}: {what}{more}" if where else f"{what}{more}").split()), _LONGEST)
+
+
+def place_of(error: ValidationError) -> tuple[str | int, ...]:
+    """The key path of a validation error's first problem."""
+    first: Any = error.errors(include_url=False)[0]
+    raised = first.get("ctx", {}).get("error")
+    return (*first["loc"], *(raised.where if isinstance(raised, Misplaced) else ()))

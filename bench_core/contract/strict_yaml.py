@@ -10,7 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from bench_core.contract.errors import BadInput, shortened
-from bench_core.contract.record import LARGEST_FLOAT, LARGEST_INT, SMALLEST_INT, Record, describe
+from bench_core.contract.record import LARGEST_FLOAT, LARGEST_INT, SMALLEST_INT, Record, describe, place_of
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 20
@@ -80,8 +80,8 @@ def parse_as(model: type[R], text: str, origin: str) -> R:
     try:
         return model.model_validate(document.content)
     except ValidationError as error:
-        where = tuple(error.errors(include_url=False)[0]["loc"])
-        raise BadInput(f"{origin}:{document.line_of(where)}: {describe(error)}", _known_keys(model, error)) from error
+        line = document.line_of(place_of(error))
+        raise BadInput(f"{origin}:{line}: {describe(error)}", _known_keys(model, error)) from error
 
 
 def _known_keys(model: type[Record], error: ValidationError) -> str:

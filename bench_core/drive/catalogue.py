@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench_core.contract import layout
-from bench_core.contract.errors import BadInput
+from bench_core.contract.errors import BadInput, nearest
 from bench_core.contract.manifest import DeviceKind, Manifest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -26,13 +25,6 @@ class Image:
     def name(self) -> str:
         """The folder's name."""
         return self.manifest.name
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint that names the nearest known word and all of them."""
-    names = sorted(known)
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
-    return (f"did you mean {close[0]}? " if close else "") + "known: " + ", ".join(names)
 
 
 class Catalogue:
@@ -74,6 +66,14 @@ class Catalogue:
         if image is None:
             raise BadInput(f"there is no image {name!r}", nearest(name, self._images))
         return image
+
+    def owner(self, word: str, known: Callable[[Image], Container[str]]) -> Image | None:
+        """The image of ``IMAGE.NAME``, where both may hold dots: the longest name of which ``known`` has the rest, else
+        the longest that the word begins with; ``None`` where there is none. The one reading of such words."""
+        owners = [name for name in self._images if word.startswith(f"{name}.") and len(word) > len(name) + 1]
+        exact = [name for name in owners if word.removeprefix(f"{name}.") in known(self._images[name])]
+        found = max(exact or owners, key=len, default=None)
+        return None if found is None else self._images[found]
 
     def maker_of(self, artifact: str) -> Image:
         """The image that converts to an artifact.

@@ -11,9 +11,10 @@ import typer
 from pydantic import ValidationError
 
 from bench_core import __version__
-from bench_core.contract.errors import BadInput
-from bench_core.contract.outcome import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
-from bench_core.contract.record import Scalar, describe
+from bench_core.contract.errors import BadInput, MachineFailure
+from bench_core.contract.outcome import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_MACHINE, EXIT_OK
+from bench_core.contract.record import describe
+from bench_core.drive import words
 from bench_core.drive.catalogue import Catalogue
 from bench_core.drive.locks import Locks
 from bench_core.drive.plan import image_of
@@ -109,7 +110,7 @@ def drive(
         typer.Option(help="Share of rows with the reference's first token; not ranked below  [default: 0.1]"),
     ] = None,
     option: Annotated[
-        list[str] | None, typer.Option(help="IMAGE.KEY=VALUE: an engine's option. May be repeated.")
+        list[str] | None, typer.Option(help="IMAGE.KEY=VALUE: an engine's option, see --list-options. May be repeated.")
     ] = None,
     control: Annotated[
         str | None, typer.Option(help="IMAGE.VARIANT.bN: measured first at every visit of a run, to compare machines.")
@@ -170,6 +171,9 @@ def drive(
     as_json: Annotated[bool, typer.Option("--json", help="News and result as JSON lines on standard output.")] = False,
     build_only: Annotated[bool, typer.Option("--build-only", help="Build images and converters, then stop.")] = False,
     self_check: Annotated[bool, typer.Option("--self-check", help="Run each image's contract suite instead.")] = False,
+    list_options: Annotated[
+        bool, typer.Option("--list-options", help="Show what each engine (or those of --images) may be told, and stop.")
+    ] = False,
     version: Annotated[bool, typer.Option("--version", help="Show the version and stop.")] = False,
 ) -> None:
     """Measure inference engines, each in its own container, on the same prompts.
@@ -178,6 +182,11 @@ def drive(
     """
     if version:
         typer.echo(__version__)
+        return
+    catalogue = Catalogue()
+    if list_options:
+        for line in words.option_lines(words.listed(images) or (), catalogue):
+            typer.echo(json.dumps({"type": "option", "text": line}) if as_json else line)
         return
     locks = Locks()
     context.call_on_close(locks.close)
@@ -192,16 +201,17 @@ def drive(
             base = base.model_copy(update={"variants": ()})
     else:
         base = Suite()
-    if min_memory is not None and all(word is None for word in (suite, resume, images, variants, batch_sizes)):
-        images, variants, batch_sizes = _parts(min_memory)
-    if find_max_batch is not None and all(word is None for word in (suite, resume, images, variants, batch_sizes)):
-        methods = _words(find_max_batch) or ("",)
-        images = ",".join(image_of(method, "--find-max-batch", Catalogue()).name for method in methods)
+    if min_memory is not None and all(given is None for given in (suite, resume, images, variants, batch_sizes)):
+        images, variants, batch_sizes = words.parts_of_cell(min_memory, "--min-memory", catalogue)
+    if find_max_batch is not None and all(given is None for given in (suite, resume, images, variants, batch_sizes)):
+        methods = words.listed(find_max_batch) or ("",)
+        images = ",".join(image_of(method, "--find-max-batch", catalogue).name for method in methods)
         variants, batch_sizes = find_max_batch, "1"
+    given_options = words.options(option or [], catalogue)
     given: dict[str, Any] = {
-        "images": _words(images),
-        "variants": _words(variants),
-        "batch_sizes": _batch_sizes(batch_sizes),
+        "images": words.listed(images),
+        "variants": words.listed(variants),
+        "batch_sizes": words.batch_sizes(batch_sizes, "--batch-sizes"),
         "model": model,
         "tokenizer": tokenizer,
         "revision": revision,
@@ -227,18 +237,18 @@ def drive(
         "direct_batches": direct_batches,
         "direct_rounds": direct_rounds,
         "beside": beside,
-        "direct_batch_sizes": _batch_sizes(direct_batch_sizes),
+        "direct_batch_sizes": words.batch_sizes(direct_batch_sizes, "--direct-batch-sizes"),
         "score_texts": score_texts,
         "max_nll_increase": max_nll_increase,
         "min_agreement": min_agreement,
         "threads": threads,
         "device": device,
-        "gpus": _words(gpus),
+        "gpus": words.listed(gpus),
         "launcher": launcher,
-        "options": _merged(base.options, option) if option else None,
+        "options": words.merged(base.options, given_options) if given_options else None,
         "control": control,
         "harness_check": False if no_harness_check else None,
-        "find_max_batch": _words(find_max_batch),
+        "find_max_batch": words.listed(find_max_batch),
         "max_batch_limit": max_batch_limit,
         "on_busy": on_busy,
         "busy_wait_s": busy_wait_s,
@@ -247,7 +257,7 @@ def drive(
         "prepare_timeout_s": prepare_timeout_s,
         "batch_timeout_s": batch_timeout_s,
         "cell_timeout_s": cell_timeout_s,
-        "artifacts": {**base.artifacts, **_sources(artifact)} if artifact else None,
+        "artifacts": {**base.artifacts, **words.sources(artifact)} if artifact else None,
     }
     try:
         merged = Suite.model_validate(
@@ -266,7 +276,7 @@ def drive(
         )
     except ValidationError as error:
         raise BadInput(_as_option(describe(error)), "see --help") from error
-    modes = Modes(dry_run, yes, as_json, build_only, self_check, calibration, min_memory)
+    modes = Modes(dry_run, yes, as_json, build_only, self_check, calibration, min_memory, frozenset(given_options))
     raise typer.Exit(Session(request, modes, earlier, locks).run())
 
 
@@ -281,67 +291,6 @@ def _earlier(run: str | None, results: Path, locks: Locks | None, *, refused: bo
     return Earlier.load(folder)
 
 
-def _parts(cell: str) -> tuple[str, str, str]:
-    """``image.variant.bN`` as --images, --variants and --batch-sizes; either name may hold dots."""
-    method, _, size = cell.rpartition(".b")
-    names = [name for name in Catalogue().names if method.startswith(f"{name}.")]
-    if not names or not size.isascii() or not size.isdigit():
-        raise BadInput(f"--min-memory {cell!r} is not a cell: IMAGE.VARIANT.bN", "for example null.scripted.b4")
-    image = max(names, key=len)
-    return image, method, size
-
-
-def _sources(words: list[str]) -> dict[str, str]:
-    sources = {}
-    for word in words:
-        name, separator, source = word.partition("=")
-        if not (separator and name and source):
-            raise BadInput(
-                f"--artifact {word!r} is not NAME=SOURCE", "for example gptq-int4-g128=TheBloke/Llama-2-7B-GPTQ"
-            )
-        sources[name] = source
-    return sources
-
-
-def _words(text: str | None) -> tuple[str, ...] | None:
-    if text is None:
-        return None
-    return tuple(word.strip() for word in text.split(",") if word.strip())
-
-
-def _batch_sizes(text: str | None) -> tuple[int, ...] | None:
-    words = _words(text)
-    if words is None:
-        return None
-    try:
-        sizes = tuple(int(word) for word in words)
-    except ValueError:
-        sizes = (0,)
-    if not sizes or min(sizes) < 1:
-        raise BadInput(f"--batch-sizes {text!r}: each must be a whole number of 1 or more", "for example 1,4,16,64")
-    return sizes
-
-
-def _merged(base: dict[str, dict[str, Scalar]], words: list[str]) -> dict[str, dict[str, Scalar]]:
-    merged = {image: dict(options) for image, options in base.items()}
-    for word in words:
-        name, separator, value = word.partition("=")
-        image, dot, key = name.partition(".")
-        if not (separator and dot and image and key):
-            raise BadInput(f"--option {word!r} is not IMAGE.KEY=VALUE", "for example null.tpot_s=0.01")
-        merged.setdefault(image, {})[key] = _scalar(value)
-    return merged
-
-
-def _scalar(text: str) -> Scalar:
-    """A JSON scalar where it reads as one, else text."""
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return text
-    return value if isinstance(value, str | int | float | bool) or value is None else text
-
-
 def _as_option(problem: str) -> str:
     """``suite.batch_sizes.0: ...`` as ``--batch-sizes: ...``."""
     where, _, what = problem.partition(": ")
@@ -351,14 +300,15 @@ def _as_option(problem: str) -> str:
 
 
 def refuse(error: BadInput) -> NoReturn:
-    """Ends the process with one line of cause and one of what to do."""
+    """Ends the process with one line of cause and one of what to do; code 3 where it is this machine that failed."""
     hint = f"hint: {printable(error.hint)}\n" if error.hint else ""
     sys.stderr.write(f"error: {printable(error.cause)}\n{hint}")
-    sys.exit(EXIT_BAD_INPUT)
+    sys.exit(EXIT_MACHINE if isinstance(error, MachineFailure) else EXIT_BAD_INPUT)
 
 
 def main() -> None:
-    """Runs the command line; every misuse is a line of cause, a line of hint, and exit code 2."""
+    """Runs the command line; every misuse is a line of cause, a line of hint, and exit code 2; every failure of this
+    machine the same with exit code 3."""
     try:
         code = typer.main.get_command(app).main(prog_name="python -m bench_core.drive", standalone_mode=False)
     except BadInput as error:
@@ -369,7 +319,7 @@ def main() -> None:
         where = f"{error.filename}: " if error.filename else ""
         cause = printable(f"{where}{error.strerror or error}")
         sys.stderr.write(f"error: {cause}\nhint: mend that, then --resume the run\n")
-        sys.exit(EXIT_FAILED)
+        sys.exit(EXIT_MACHINE)
     except (typer.Abort, KeyboardInterrupt):
         sys.exit(EXIT_INTERRUPTED)
     sys.exit(code or EXIT_OK)

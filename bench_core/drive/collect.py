@@ -8,7 +8,7 @@ from pathlib import Path
 from bench_core.contract import layout
 from bench_core.contract.errors import BadInput, shortened
 from bench_core.contract.events import TelemetryEvent, parse_events
-from bench_core.contract.outcome import EXIT_BAD_INPUT, MemoryEvidence, Outcome, Verdict
+from bench_core.contract.outcome import EXIT_BAD_INPUT, EXIT_MACHINE, MemoryEvidence, Outcome, Verdict
 from bench_core.contract.record import Record
 from bench_core.drive.launcher import Ended
 from bench_core.prepare.staging import sync_folder, write_file
@@ -35,19 +35,25 @@ def read_verdict(run_folder: Path, cell: str) -> Verdict | None:
     return verdict
 
 
-def judge(run_folder: Path, cells: list[str], ended: Ended) -> dict[str, Verdict]:
+def judge(run_folder: Path, cells: list[str], ended: Ended, *, interrupted: bool = False) -> dict[str, Verdict]:
     """Verdicts after a launch, in the order of ``cells``; cells that were not reached are left out.
 
     A worker judges its cells itself. If its box died before it could, the first cell without a verdict is the one in
-    hand and gets the driver's; if not even that one was begun, the failure is the box's, and all cells get it.
+    hand and gets the driver's; if not even that one was begun, the failure is the box's, and all cells get it. Where
+    the worker says that the machine failed, no cell gets a verdict of it: they are still to come.
+
+    Args:
+        interrupted: somebody asked twice to stop, so that the driver itself ended the box.
     """
     verdicts = {cell: verdict for cell in cells if (verdict := read_verdict(run_folder, cell)) is not None}
     silent = [cell for cell in cells if cell not in verdicts]
-    if not silent:
+    if not silent or ended.exit_code == EXIT_MACHINE:
         return verdicts
     folder = layout.cell_folder(run_folder, silent[0])
     begun = folder.is_dir()
-    verdict = _on_silence(ended, folder if begun else None)
+    if interrupted and not begun:  # it was not reached, and nothing ended it
+        return verdicts
+    verdict = _on_silence(ended, folder if begun else None, interrupted=interrupted)
     for cell in silent[:1] if begun or verdicts else silent:
         folder = layout.cell_folder(run_folder, cell)
         folder.mkdir(parents=True, exist_ok=True)
@@ -59,12 +65,14 @@ def judge(run_folder: Path, cells: list[str], ended: Ended) -> dict[str, Verdict
     return verdicts
 
 
-def _on_silence(ended: Ended, begun: Path | None) -> Verdict:
+def _on_silence(ended: Ended, begun: Path | None, *, interrupted: bool) -> Verdict:
     """The verdict on a box that left none; ``begun`` is the folder of the cell in hand."""
     evidence = {"last_line": last_line(ended.stderr_tail), **(_memory_told(begun).words if begun else {})}
     if ended.removed:
         evidence["removed"] = shortened(", ".join(ended.removed), 300)
-    if ended.never_ran:  # nothing that the cell did
+    if interrupted:
+        outcome, cause = Outcome.KILLED, "interrupted: somebody asked twice to stop, and did not wait for the batch"
+    elif ended.never_ran:  # nothing that the cell did
         outcome, cause = Outcome.KILLED, stated_cause(ended.stderr_tail)
     elif ended.exit_code == EXIT_BAD_INPUT:
         outcome, cause = Outcome.BAD_SPEC, stated_cause(ended.stderr_tail)
@@ -76,7 +84,7 @@ def _on_silence(ended: Ended, begun: Path | None) -> Verdict:
         # The supervisor itself was ended, else it would have told. A cell is begun once the model is loaded.
         outcome = Outcome.OOM_KV if begun else Outcome.OOM_LOAD
         cause = "the kernel ended the container at its memory limit"
-    elif ended.exit_code == Outcome.KILLED.worker_exit_code:  # it could not write: nothing that the cell did
+    elif ended.exit_code == Outcome.KILLED.worker_exit_code:  # no process to be had, its folder is gone
         outcome, cause = Outcome.KILLED, stated_cause(ended.stderr_tail)
     elif ended.exit_code in (137, -9, 143, -15):
         outcome, cause = Outcome.KILLED, f"the box was ended from outside (code {ended.exit_code})"

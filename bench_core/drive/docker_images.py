@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -15,12 +16,13 @@ import docker.errors
 from docker.models.images import Image as DockerImage
 
 from bench_core.contract.digest import files_below
-from bench_core.contract.errors import BadInput, MayPass, first_line, shortened
+from bench_core.contract.errors import BadInput, MayPass, first_line
 from bench_core.contract.manifest import DeviceKind
 from bench_core.contract.run import ImageInfo
 from bench_core.drive.catalogue import REPOSITORY, Image
 from bench_core.drive.docker_pulse import Pulse, followed, patience_s
 from bench_core.drive.launcher import Target
+from bench_core.drive.pip_words import explain
 from bench_core.drive.recipe import recipe_of
 from bench_core.drive.wheels import package_source
 
@@ -52,12 +54,7 @@ SYSTEMS: dict[str, dict[DeviceKind, System]] = {
 }
 LOCAL_OPERATING_SYSTEM = "llm-bench/os:cpu"  # Debian 12, made by docker/local-os.sh where no image can be pulled
 _CONTEXT_LABEL = "llm-bench.context"
-# What package managers, pip and the engine itself say when a network fails; a name that is not there is not among it.
-_NETWORK = re.compile(
-    r"temporary failure|timed out|timeout|connection (?:reset|refused|broken|aborted)|network is unreachable"
-    r"|service unavailable|bad gateway|too many requests|unexpected eof",
-    re.IGNORECASE,
-)
+_LINES_KEPT = 200  # of a build, for saying why it failed
 _ARGUMENT = re.compile(r"^ARG\s+(\w+)", re.MULTILINE)
 
 
@@ -238,21 +235,17 @@ class ImageBuilder:
         return built
 
     def _watch(self, tag: str, output: Iterable[dict[str, Any]], tell: Tell) -> None:
-        last = ""
+        lines: deque[str] = deque(maxlen=_LINES_KEPT)
         try:
             for message in output:
                 if "error" in message:
                     cause = " ".join(str(message["error"]).split())
-                    kind = MayPass if _NETWORK.search(cause + last) else BadInput
-                    raise kind(
-                        f"{tag} could not be built: {shortened(last, 200)} ({shortened(cause, 200)})",
-                        _build_hint(cause + last),
-                    )
+                    raise explain(f"{tag} could not be built", [*lines, cause], _build_hint("\n".join([*lines, cause])))
                 for line in str(message.get("stream", "")).splitlines():
                     text = line.strip()
                     if text:
                         tell(f"{tag}: {text[:160]}")
-                        last = text
+                        lines.append(text)
         except docker.errors.APIError as error:
             raise BadInput(
                 f"{tag} could not be built: {error.explanation or error}", _build_hint(str(error))

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bench_core.contract.digest import entries_sha256, file_sha256
-from bench_core.contract.errors import BadInput, shortened
 from bench_core.contract.manifest import DeviceKind
 from bench_core.drive.catalogue import REPOSITORY, Image
 from bench_core.drive.launcher import Target
+from bench_core.drive.pip_words import explain
 
 ENVIRONMENTS_FOLDER = REPOSITORY / ".envs"
 _READY = "ready"
+_LINES_KEPT = 200  # of what pip says
 
 
 def requirement_files(image: Image, target: Target, device: DeviceKind) -> list[Path]:
@@ -81,36 +85,82 @@ class Environments:
         """Makes the environment where it is missing.
 
         Raises:
-            BadInput: pip fails; the cause is its last error line.
+            NotInstalled: pip fails; the cause is its last error line.
+            MayPass, MachineFailure: it is the network that fails, or the disk.
         """
         path = self.path(image, target, device)
         if self.is_ready(image, target, device):
             return path
+        with _alone(path, tell) as lock:
+            if not self.is_ready(image, target, device):
+                self._make(path, image, target, device, lock, tell)
+        return path
+
+    def _make(
+        self,
+        path: Path,
+        image: Image,
+        target: Target,
+        device: DeviceKind,
+        lock: int,
+        tell: Callable[[str], None],
+    ) -> None:
         tell(f"installing {path.name}")
         shutil.rmtree(path, ignore_errors=True)
-        path.parent.mkdir(parents=True, exist_ok=True)
         started = time.monotonic()
-        _run([sys.executable, "-m", "venv", str(path)], path.name)
+        _run([sys.executable, "-m", "venv", str(path)], path.name, lock)
         install = [str(path / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check", "-q"]
         install += ["-c", str(constraints_file(image))]
-        _run([*install, *_named(requirement_files(image, target, device))], path.name)
+        _run([*install, *_named(requirement_files(image, target, device))], path.name, lock)
         complete = complete_files(image, target, device)
         if complete:
-            _run([*install, "--no-deps", *_named(complete)], path.name)
+            _run([*install, "--no-deps", *_named(complete)], path.name, lock)
         (path / _READY).write_text("", encoding="utf-8")
         tell(f"installed {path.name} in {time.monotonic() - started:.0f} s")
-        return path
 
 
 def _named(files: list[Path]) -> list[str]:
     return [word for file in files for word in ("-r", str(file))]
 
 
-def _run(command: list[str], what: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "PIP_NO_INPUT": "1"})
-    if done.returncode != 0:
-        lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
-        cause = next(
-            (line for line in reversed(lines) if "ERROR" in line or "error" in line), lines[-1] if lines else ""
+def _run(command: list[str], what: str, lock: int) -> None:
+    """One step, in a process group that ends with this call whatever ends it. The lock goes along: as long as any of
+    these processes lives, nobody else writes into the environment."""
+    variables = {**os.environ, "PIP_NO_INPUT": "1"}
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="backslashreplace",
+        env=variables,
+        start_new_session=True,
+        pass_fds=(lock,),
+    ) as process:
+        try:
+            said, _ = process.communicate()
+        finally:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+    if process.returncode != 0:
+        raise explain(
+            f"{what} could not be installed", said.splitlines()[-_LINES_KEPT:], "pip's words are in worker.log"
         )
-        raise BadInput(f"{what} could not be installed: {shortened(cause, 300)}", "is a package index reachable?")
+
+
+@contextlib.contextmanager
+def _alone(path: Path, tell: Callable[[str], None]) -> Iterator[int]:
+    """Waits until nobody else makes this environment: another driver, or the pip of one that was killed."""
+    home = path.parent / ".locks"
+    home.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(home / path.name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            tell(f"waiting for another process that installs {path.name}")
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield descriptor
+    finally:
+        os.close(descriptor)

@@ -1,37 +1,36 @@
-"""Running a plan: prepare, build, convert, measure, collect."""
+"""Running a plan: launch, measure, collect."""
 
 from __future__ import annotations
 
 import json
 import threading
+import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from bench_core.contract import layout
-from bench_core.contract.artifact import recipe_digest, usable_artifact
+from bench_core.contract.artifact import usable_artifact
 from bench_core.contract.cpu_use import BusyRule
-from bench_core.contract.errors import BadInput
+from bench_core.contract.errors import BadInput, MachineFailure, MayPass
 from bench_core.contract.events import CellEnded, Progress, parse_stdout
 from bench_core.contract.model import ModelInfo
-from bench_core.contract.outcome import EXIT_FAILED, EXIT_OK, Outcome, Verdict
-from bench_core.contract.run import GpuInfo, ImageInfo
+from bench_core.contract.options import as_text
+from bench_core.contract.outcome import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_MACHINE, EXIT_OK, Outcome, Verdict
+from bench_core.contract.run import GpuInfo
 from bench_core.contract.workload import Workload
-from bench_core.drive.catalogue import Image
-from bench_core.drive.collect import judge, last_line, set_aside, stated_cause
+from bench_core.drive.collect import judge, set_aside, stated_cause
 from bench_core.drive.cpu_gate import CpuGate
-from bench_core.drive.estimate import conversion_bytes
 from bench_core.drive.gpu_gate import GpuGate
-from bench_core.drive.launcher import Folders, Launch, Launcher, Target
+from bench_core.drive.launcher import Ended, Folders, Launch, Launcher
 from bench_core.drive.locks import Locks
 from bench_core.drive.plan import Job, Plan
 from bench_core.drive.progress import Display
 from bench_core.drive.request import Request
-from bench_core.drive.retry import Retries
-from bench_core.prepare.disk import require_free
+from bench_core.drive.retry import Retries, pauses_s
 
 # A worker speaks at the end of every phase and batch, and ends an engine that exceeds a limit; it is given that much
 # more for its own work before the box counts as dead.
@@ -114,23 +113,7 @@ class Execution:
         self.retries = Retries(display.note)
         self._lock = threading.Lock()
         self._stopping = False
-
-    def build(self) -> dict[str, ImageInfo]:
-        """Builds or finds every image that measures; one that converts is built by :meth:`convert`, if it must."""
-        found = {}
-        for image in self._plan.images:
-            found[image.name] = self.retries.run(f"image {image.name}", partial(self._ensure, image, "measure"))
-            self._display.note(f"image {found[image.name].reference} is ready")
-        return found
-
-    def build_harness(self, harness: Job) -> ImageInfo | None:
-        """Builds or finds the scripted engine's image; ``None``, and a note, where that cannot be done: a run does not
-        fail for want of what nobody has asked for by name."""
-        try:
-            return self._ensure(harness.image, "measure")
-        except BadInput as error:
-            self._display.note(f"the suite's own error will not be known: {error.cause}")
-            return None
+        self._stops = 0  # asked for
 
     def measure_harness(self, harness: Job, prepared: Prepared, run_folder: Path) -> None:
         """Measures the scripted engine, on the first GPU where there are several; the report reads what it left."""
@@ -147,61 +130,21 @@ class Execution:
         )
         ended = self._launcher.run(launch, lambda _line: None)
         self.settle(harness.title)
+        if ended.exit_code == EXIT_MACHINE:  # the cells that follow will meet it too
+            self._display.note(f"harness check: {stated_cause(ended.stderr_tail)}")
         cells = [harness.cell(size) for size in harness.batch_sizes]
         for cell, verdict in judge(run_folder, cells, ended).items():
             if verdict.outcome is not Outcome.OK:
                 self._display.note(f"harness check {cell}: {verdict.outcome.value}: {verdict.cause}")
 
-    def _ensure(self, image: Image, target: Target) -> ImageInfo:
-        return self._launcher.ensure(image, target, self._plan.device, self._display.detail)
-
-    def convert(self, prepared: Prepared, catalogue_makers: dict[str, Job]) -> None:
-        """Makes every artifact that is missing or damaged, in the image that makes it.
+    def self_check(self, prepared: Prepared, jobs: Sequence[Job]) -> dict[str, list[str]]:
+        """Runs the contract suite of each job's image; job title to the lines of its checks.
 
         Raises:
-            BadInput: not enough disk, or a converter failed.
+            MachineFailure: this machine did not let it run, or as ``run`` of a launcher.
         """
-        for artifact, maker in catalogue_makers.items():
-            if self._has(prepared, artifact, maker):
-                continue
-            with self._locks.converting(prepared.model_folder):
-                if not self._has(prepared, artifact, maker):  # another driver may just have made it
-                    self._convert(prepared, artifact, maker)
-
-    @staticmethod
-    def _has(prepared: Prepared, artifact: str, maker: Job) -> bool:
-        recipe = recipe_digest(maker.image.folder)
-        return usable_artifact(prepared.model_folder / artifact, prepared.model.digest, recipe) is not None
-
-    def _convert(self, prepared: Prepared, artifact: str, maker: Job) -> None:
-        needed = conversion_bytes(artifact, prepared.model.weights_bytes)
-        require_free(prepared.model_folder, needed, f"the conversion to {artifact}")
-        self.retries.run(f"image {maker.image.name}", partial(self._ensure, maker.image, "convert"))
-        self._display.note(f"converting {prepared.model.name} to {artifact} in {maker.image.name}")
-        # The workload goes along for quantisers that calibrate.
-        workload = ("--workload", str(prepared.workload_path.relative_to(self._request.data)))
-        launch = Launch(
-            image=maker.image,
-            target="convert",
-            arguments=("--convert", artifact, "--variant", maker.variant, *workload, *self._device_arguments()),
-            folders=Folders(prepared.model_folder, layout.HF_ARTIFACT, model_writable=True, data=self._request.data),
-            gpu=self._gpus[0] if self._gpus else None,
-            labels={"convert": artifact},
-        )
-        ended = self._launcher.run(launch, lambda _line: None)
-        self.settle(f"the conversion to {artifact}")
-        if ended.exit_code != 0:
-            self._display.note(ended.stderr_tail)
-            raise BadInput(
-                f"{artifact} could not be made: {stated_cause(ended.stderr_tail)}",
-                "the converter's own words stand above",
-            )
-        self._display.note(last_line(ended.stderr_tail))
-
-    def self_check(self, prepared: Prepared) -> dict[str, list[str]]:
-        """Runs every image's contract suite; job title to the lines of its checks. Raises as ``run`` of a launcher."""
         lines: dict[str, list[str]] = {}
-        for job in self._plan.jobs:
+        for job in jobs:
             told: list[bytes] = []
             launch = Launch(
                 image=job.image,
@@ -212,16 +155,33 @@ class Execution:
                 labels={"self-check": job.title},
             )
             ended = self._launcher.run(launch, told.append)
+            if ended.exit_code == EXIT_MACHINE:
+                raise _failed(ended)
             if ended.exit_code not in (0, 1) or not told:
                 failure = {"name": "starts", "outcome": "failed", "detail": stated_cause(ended.stderr_tail)}
                 told.append(json.dumps(failure).encode())
             lines[job.title] = [line.decode("utf-8", "replace") for line in told]
         return lines
 
-    def measure(self, prepared: Prepared, run_folder: Path, kept: Mapping[str, Verdict]) -> Finished:
-        """Launches every job, on each GPU one at a time, and returns the verdicts; the folder is there already."""
+    def measure(
+        self,
+        prepared: Prepared,
+        run_folder: Path,
+        kept: Mapping[str, Verdict],
+        jobs: Sequence[Job] | None = None,
+        judged: Mapping[str, Verdict] | None = None,
+    ) -> Finished:
+        """Launches every job, on each GPU one at a time, and returns the verdicts; the folder is there already.
+
+        Args:
+            jobs: those of the plan that can be launched; all where that is ``None``.
+            judged: verdicts on cells of the others.
+        """
         finished = Finished(run_folder, kept=dict(kept))
-        queue = deque(self._plan.jobs)
+        for cell, verdict in (judged or {}).items():
+            finished.verdicts[cell] = verdict
+            self._tell_end(cell, verdict, finished)
+        queue = deque(self._plan.jobs if jobs is None else jobs)
         boxes: list[GpuInfo | None] = list(self._gpus) or [None]
 
         def work(gpu: GpuInfo | None) -> None:
@@ -232,6 +192,15 @@ class Execution:
                     job = queue.popleft()
                 try:
                     self._run_job(job, gpu, prepared, finished)
+                except MachineFailure as error:
+                    if isinstance(error, MayPass):  # the Docker engine, which is everybody's
+                        self._stopping = True
+                        self._launcher.stop()
+                        raise
+                    with self._lock:  # of this card, perhaps: another one may take what is left of it
+                        left = job.without(frozenset(finished.verdicts))
+                        queue.extendleft([left] if left.batch_sizes else [])
+                    raise
                 except BaseException:
                     self._stopping = True  # the other GPUs end their batch in hand, and the run ends with this error
                     self._launcher.stop()
@@ -269,6 +238,7 @@ class Execution:
             KeyboardInterrupt: nothing is being measured, so that there is nothing to finish.
         """
         self._stopping = True
+        self._stops += 1
         if not self._measuring:
             raise KeyboardInterrupt
         self._launcher.stop()
@@ -280,7 +250,8 @@ class Execution:
 
     def _run_job(self, job: Job, gpu: GpuInfo | None, prepared: Prepared, finished: Finished) -> None:
         left = list(job.batch_sizes)
-        lost = ""  # why a cell is measured again
+        lost, engine_lost = "", False  # why a cell is measured again
+        pauses = list(pauses_s())  # before it is tried again what the machine did not let begin or end
         while left and not self._stopping:
             mark = self._gate.enter(gpu.uuid, lambda: self._stopping) if gpu else ""
             self.await_free_cpus()
@@ -306,13 +277,16 @@ class Execution:
             )
             cells = [job.cell(size) for size in left]
             ended = self._launcher.run(launch, partial(self._line, cells, finished))
+            if ended.exit_code == EXIT_BAD_INPUT and _lacks(prepared, job):
+                ended = replace(ended, exit_code=EXIT_MACHINE)  # what it reads has gone since it was made ready
             if ended.removed:
                 self._display.note(f"{job.title} left what is no file in the run's folder: {', '.join(ended.removed)}")
-            verdicts = judge(finished.run_folder, cells, ended)
+            verdicts = judge(finished.run_folder, cells, ended, interrupted=self._stops > 1)
             # An engine that is shut down asks its containers to stop: the worker then says so itself.
             again = [cell for cell, verdict in verdicts.items() if verdict.outcome is Outcome.KILLED]
             again = again if ended.engine_lost and not self._stopping else []
-            if again and not lost:  # once: what was done of the cell in hand says nothing of it
+            if again and not engine_lost:  # once: what was done of the cell in hand says nothing of it
+                engine_lost = True
                 lost = "measured again: the Docker engine went away during the first attempt"
                 for cell in again:
                     set_aside(finished.run_folder, cell)
@@ -328,6 +302,20 @@ class Execution:
             left = [size for size in left if job.cell(size) not in verdicts]
             if gpu:
                 self._gate.leave(gpu.uuid, job.title)
+            if ended.exit_code == EXIT_MACHINE:
+                failure = _failed(ended)
+                if not pauses:
+                    raise failure
+                lost = f"this machine failed before it: {failure.cause}"
+                self._pause(job, failure, pauses.pop(0))
+                for size in left:
+                    set_aside(finished.run_folder, job.cell(size))
+
+    def _pause(self, job: Job, failure: MachineFailure, pause_s: float) -> None:
+        self._display.note(f"{job.title}: {failure.cause}; trying again in {pause_s:.0f} s")
+        until = time.monotonic() + pause_s
+        while time.monotonic() < until and not self._stopping:
+            time.sleep(0.2)
 
     def _line(self, cells: list[str], finished: Finished, line: bytes) -> None:
         """News of the cells of one box; an engine may write into its supervisor's pipe, so others' are no news."""
@@ -377,6 +365,24 @@ class Execution:
             arguments += ["--" + name.replace("_", "-"), f"{limit_s:g}"]
         arguments += ["--workload", str(prepared.workload_path.relative_to(self._request.data))]
         for key, value in job.options.items():
-            text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-            arguments += ["--option", f"{key}={text}"]
+            arguments += ["--option", f"{key}={as_text(value)}"]
         return (*arguments, *self._device_arguments())
+
+
+def _failed(ended: Ended) -> MachineFailure:
+    return MachineFailure(stated_cause(ended.stderr_tail), "mend that, then --resume the run")
+
+
+def _lacks(prepared: Prepared, job: Job) -> bool:
+    """Whether model, workload or artifact are not there any more as they were made ready for a job's boxes."""
+    try:
+        digests = (
+            ModelInfo.read(prepared.model_folder / layout.MODEL_FILE).digest,
+            Workload.read(prepared.workload_path).digest,
+        )
+    except BadInput:
+        return True
+    if digests != (prepared.model.digest, prepared.workload.digest):
+        return True
+    artifact = prepared.model_folder / job.artifact
+    return job.artifact != layout.NO_ARTIFACT and usable_artifact(artifact, prepared.model.digest, None) is None

@@ -7,9 +7,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
+from bench_core.contract.errors import BadInput
 from bench_core.contract.manifest import DeviceKind
 from bench_core.contract.run import GpuInfo, ImageInfo
 from bench_core.drive.catalogue import Image
+
+
+class NotInstalled(BadInput):
+    """An image or environment could not be made. ``log`` is the last of what pip or Docker said."""
+
+    def __init__(self, cause: str, hint: str = "", log: str = "") -> None:
+        super().__init__(cause, hint)
+        self.log = log
+
 
 Target = Literal["measure", "convert"]
 LineTaker = Callable[[bytes], None]
@@ -96,7 +106,8 @@ class Launcher(Protocol):
         """Builds or installs what is missing; says what it is.
 
         Raises:
-            BadInput: it cannot be built; the cause is the build's last line.
+            NotInstalled: it cannot be built; the cause is the build's last line.
+            MayPass, MachineFailure: the network, the disk or the Docker engine does not let it be built.
         """
 
     def ensure_services(self, device: DeviceKind, tell: Callable[[str], None]) -> list[str]:

@@ -97,6 +97,7 @@ class BatchSizeSearch:
         suite, manifest, gpu = self._suite, self._job.image.manifest, self._site.gpu
         host = host_info()
         memory = f"{host.memory_bytes / 2**30:.0f} GiB"
+        options = dict(manifest.variant(self._job.variant, self._job.options, self._site.device).options)
         card = f"{gpu.name}, {gpu.memory_bytes / 2**30:.0f} GiB" if gpu else "none"
         return {
             "launcher": self._site.launcher.name,
@@ -110,7 +111,7 @@ class BatchSizeSearch:
             "length": suite.length,
             "image": self._site.launcher.recipe(self._job.image, self._site.device),
             "artifact": suite.artifacts.get(self._job.artifact, ""),
-            "options": json.dumps(manifest.variant(self._job.variant, self._job.options).options, sort_keys=True),
+            "options": json.dumps(options, sort_keys=True),
         }
 
     def _trial(self, size: int, prepared: Prepared, run_folder: Path, search: str) -> BatchTrial:

@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from bench_core.contract import layout
-from bench_core.contract.errors import BadInput
+from bench_core.contract.errors import BadInput, nearest
 from bench_core.contract.manifest import DeviceKind
 from bench_core.contract.record import Scalar
 from bench_core.contract.run import PlannedCell
-from bench_core.drive.catalogue import Catalogue, Image, nearest
+from bench_core.drive.catalogue import Catalogue, Image
 from bench_core.drive.request import Suite
 
 
@@ -159,14 +159,14 @@ def make_plan(suite: Suite, catalogue: Catalogue, device: DeviceKind) -> Plan:
     """Expands a suite.
 
     Raises:
-        BadInput: an unknown image, variant or option's image; a named image or variant that does not run on this
-            device; nothing left to run.
+        BadInput: an unknown image, variant or option, an option's value of another type; a named image or variant that
+            does not run on this device; nothing left to run.
     """
     everything = "all" in suite.images
     names = catalogue.names if everything else tuple(dict.fromkeys(suite.images))
     images = [catalogue.get(name) for name in names]
-    for name in suite.options:
-        catalogue.get(name)
+    for name, options in suite.options.items():
+        catalogue.get(name).manifest.options_on(None).checked(options)
     left_out: list[str] = []
     jobs: list[Job] = []
     chosen = _chosen_variants(suite.variants, images, catalogue)
@@ -256,7 +256,8 @@ def _job(image: Image, variant: str, batch_sizes: tuple[int, ...], suite: Suite,
             f"variant {variant} of {image.name} does not run on {device}",
             f"those that do: {', '.join(runnable) or 'none'}",
         )
-    return Job(image, variant, batch_sizes, dict(suite.options.get(image.name, {})))
+    options = image.manifest.options_on(device).checked(suite.options.get(image.name, {}))
+    return Job(image, variant, batch_sizes, dict(options))
 
 
 _CELL = re.compile(r"(.+)\.b([1-9][0-9]{0,4})")
@@ -273,6 +274,16 @@ def cell_job(cell: str, option: str, suite: Suite, catalogue: Catalogue, device:
     Raises:
         BadInput: not such a name, or not a cell that runs here; ``option`` is where it was given.
     """
+    image, variant, size = cell_parts(cell, option, catalogue)
+    return _job(image, variant, (size,), suite, device)
+
+
+def cell_parts(cell: str, option: str, catalogue: Catalogue) -> tuple[Image, str, int]:
+    """Image, variant and batch size of ``image.variant.bN``; either name may hold dots.
+
+    Raises:
+        BadInput: not such a name; ``option`` is where it was given.
+    """
     match = _CELL.fullmatch(cell)
     method, size = match.groups() if match else (cell, "")
     image = _owner(method, catalogue)
@@ -281,7 +292,7 @@ def cell_job(cell: str, option: str, suite: Suite, catalogue: Catalogue, device:
             f"{option} {cell!r} is not a cell: IMAGE.VARIANT.bN",
             f"for example null.scripted.b1; images: {', '.join(catalogue.names)}",
         )
-    return _job(image, method.removeprefix(f"{image.name}."), (int(size),), suite, device)
+    return image, method.removeprefix(f"{image.name}."), int(size)
 
 
 def method_job(method: str, option: str, suite: Suite, catalogue: Catalogue, device: DeviceKind) -> Job:
@@ -310,9 +321,7 @@ def image_of(method: str, option: str, catalogue: Catalogue) -> Image:
 
 
 def _owner(method: str, catalogue: Catalogue) -> Image | None:
-    """The image with the longest name that ``image.variant`` begins with; ``None`` where there is none."""
-    owners = [name for name in catalogue.names if method.startswith(f"{name}.")]
-    return catalogue.get(max(owners, key=len)) if owners else None
+    return catalogue.owner(method, lambda image: image.manifest.variants)
 
 
 def _chosen_variants(words: tuple[str, ...], images: list[Image], catalogue: Catalogue) -> dict[str, tuple[str, ...]]:
@@ -321,14 +330,14 @@ def _chosen_variants(words: tuple[str, ...], images: list[Image], catalogue: Cat
     if words == ("all",):
         return {}
     for word in words:
-        image_name, _, variant = word.partition(".")
-        if variant and image_name in catalogue.names:
-            image = catalogue.get(image_name)
-            if variant not in image.manifest.variants:
+        image_named = _owner(word, catalogue)
+        if image_named is not None:
+            image_name, variant = image_named.name, word.removeprefix(f"{image_named.name}.")
+            if variant not in image_named.manifest.variants:
                 raise BadInput(
-                    f"image {image_name} has no variant {variant!r}", nearest(variant, image.manifest.variants)
+                    f"image {image_name} has no variant {variant!r}", nearest(variant, image_named.manifest.variants)
                 )
-            if image not in images:
+            if image_named not in images:
                 raise BadInput(f"--variants names {word}, but {image_name} is not among the images of this run")
             chosen.setdefault(image_name, []).append(variant)
             continue

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from bench_core.contract import layout
-from bench_core.contract.errors import BadInput
+from bench_core.contract.errors import BadInput, nearest
 from bench_core.contract.host import host_info
 from bench_core.contract.run import GpuInfo, ImageInfo, PlannedCell, RunRecord, VisitInfo
 from bench_core.contract.spec import CellSpec, MeasureProtocol
 from bench_core.contract.workload import order_words
-from bench_core.drive.catalogue import nearest
 from bench_core.drive.execute import Prepared
 from bench_core.drive.launcher import Launcher
 from bench_core.drive.plan import Plan
@@ -132,7 +131,7 @@ class Earlier:
             [
                 *self._settings(plan, suite, launcher.name),
                 *self._machine(plan, gpus),
-                *self._options(plan, suite),
+                *self._options(plan),
                 *self._recipes(plan, launcher),
             ]
         )
@@ -199,13 +198,16 @@ class Earlier:
                 first = record.gpus[0]
                 yield from _differing([("GPU", _card(first), _card(gpu))])
 
-    def _options(self, plan: Plan, suite: Suite) -> Iterator[str]:
-        for job in plan.jobs:
-            now = dict(job.image.manifest.variant(job.variant, suite.options.get(job.image.name)).options)
+    def _options(self, plan: Plan) -> Iterator[str]:
+        for job in plan.grid:
+            manifest = job.image.manifest
+            now = manifest.variant(job.variant, job.options, plan.device).options
+            defaults = manifest.options_on(plan.device).defaults
             for spec in self._specs():
                 if (spec.image, spec.variant) == (job.image.name, job.variant):
-                    for key in sorted({*now, *spec.options}):
-                        yield from _differing([(f"option {job.title}.{key}", spec.options.get(key), now.get(key))])
+                    # Specs of before there were declarations lack what nobody gave, and have what nothing reads here.
+                    had = {**defaults, **{key: value for key, value in spec.options.items() if key in now}}
+                    yield from _differing((f"option {job.title}.{key}", had[key], now[key]) for key in sorted(now))
 
     def _recipes(self, plan: Plan, launcher: Launcher) -> Iterator[str]:
         for image in plan.images:

@@ -14,6 +14,11 @@ PAUSES_S = (5.0, 20.0)  # after the first and the second failure; the third is f
 T = TypeVar("T")
 
 
+def pauses_s() -> tuple[float, ...]:
+    """Before each further attempt, seconds; as they stand when asked."""
+    return PAUSES_S
+
+
 class Retries:
     """Runs steps of the preparation.
 

@@ -16,14 +16,14 @@ import typer
 from rich.console import Console
 
 from bench_core.contract import layout
-from bench_core.contract.errors import BadInput
+from bench_core.contract.errors import BadInput, nearest
 from bench_core.contract.manifest import DeviceKind, VariantEntry
 from bench_core.contract.outcome import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, Outcome, Verdict
-from bench_core.contract.run import GpuInfo, ImageInfo, VisitInfo
+from bench_core.contract.run import GpuInfo, VisitInfo
 from bench_core.contract.spec import require_end_of_text
 from bench_core.contract.workload import require_fit
 from bench_core.drive.calibration import is_at_hand, measure_devices
-from bench_core.drive.catalogue import Catalogue, nearest
+from bench_core.drive.catalogue import Catalogue
 from bench_core.drive.execute import Execution, Finished, Prepared
 from bench_core.drive.gpus import choose_gpus, host_gpus
 from bench_core.drive.launcher import Launcher
@@ -34,10 +34,19 @@ from bench_core.drive.min_memory import MemorySearch, budget_of
 from bench_core.drive.outlook import Outlook, look_ahead, plan_words
 from bench_core.drive.plan import Job, Plan, cell_job, harness_job, make_plan, method_job, plan_of_cells
 from bench_core.drive.progress import Display, make_display, printable
+from bench_core.drive.provide import Provision
 from bench_core.drive.request import Request
 from bench_core.drive.resume import Earlier
 from bench_core.drive.trials import Site
-from bench_core.drive.visit import begin, clear_half_written, extended_record, new_record, run_id_now, visit_info
+from bench_core.drive.visit import (
+    artifacts_read,
+    begin,
+    clear_half_written,
+    extended_record,
+    new_record,
+    run_id_now,
+    visit_info,
+)
 from bench_core.prepare.given_artifact import prepare_given
 from bench_core.prepare.model import ModelRequest, plan_model, prepare_model
 from bench_core.prepare.tokenizer import load_tokenizer
@@ -59,6 +68,7 @@ class Modes:
     self_check: bool = False
     calibration: bool | None = None  # None: where it costs seconds
     min_memory: str | None = None  # a cell
+    options_of: frozenset[str] = frozenset()  # images that --option names
 
 
 class Session:
@@ -89,6 +99,7 @@ class Session:
         if not self._modes.dry_run and launcher.clear_orphans(self._say) and self._earlier is not None:
             self._earlier = Earlier.load(self._earlier.folder)  # one of them may just have ended a cell
         plan = self._with_harness(self._plan(device))
+        self._require_use_of_options(plan, device)
         if self._modes.build_only:
             return self._build_only(plan, launcher, gpus)
         if self._earlier is not None:
@@ -111,25 +122,61 @@ class Session:
         with make_display(self._modes.as_json) as display:
             execution = Execution(request, plan, launcher, gpus, display, self._locks)
             _pass_on_signals(execution)
-            images, prepared = self._make_ready(execution, plan, display)
-            if plan.harness is not None and not self._modes.self_check:
-                info = execution.build_harness(plan.harness)
-                images = images if info is None else {**images, plan.harness.image.name: info}
-                plan = plan if info is not None else replace(plan, harness=None)
+            prepared = self._material(execution, plan, display)
+            provision = Provision(request, plan, launcher, gpus, display, self._locks, execution)
             if self._modes.self_check:
-                return self._report_checks(execution.self_check(prepared))
-            if execution.stopped:  # a visit that measures nothing is none
-                return EXIT_INTERRUPTED
-            execution.await_free_cpus()  # before anything is measured, the device's roofs and the suite's error too
-            visit = visit_info(plan, launcher, gpus, images, prepared)
-            visit = visit.model_copy(update={"retries": dict(execution.retries.counted)})
+                ready = self._provide(provision, plan, prepared)
+                return self._report_checks(self._self_check(execution, provision, plan, ready, prepared))
+            finished = self._measure(execution, provision, plan, prepared, run_folder, launcher, gpus, display)
+        return self._search_and_finish(finished, launcher, gpus, device, stopped=execution.stopped)
+
+    def _measure(
+        self,
+        execution: Execution,
+        provision: Provision,
+        plan: Plan,
+        prepared: Prepared,
+        run_folder: Path,
+        launcher: Launcher,
+        gpus: list[GpuInfo],
+        display: Display,
+    ) -> Finished:
+        """One visit: what it needs is installed and converted, what is there then is measured, the rest are rows.
+
+        Raises:
+            MachineFailure: nothing could be made ready for a resumed run, which is left as it was.
+        """
+        visit = visit_info(plan, launcher, gpus)
+        if self._earlier is None:  # before minutes of building, so that there is a run to go on with
             self._begin(run_folder, plan, visit, prepared)
+        ready = self._provide(provision, plan, prepared)
+        machine = [failure.error for failure in provision.failures if failure.of_the_machine]
+        if machine and not ready and self._earlier is not None and len(machine) == len(provision.failures):
+            raise machine[0]
+        harness = plan.harness if ready else None
+        info = provision.harness(harness) if harness is not None else None
+        if info is None:
+            plan, harness = replace(plan, harness=None), None
+        visit = visit.model_copy(
+            update={
+                "retries": dict(execution.retries.counted),
+                "images": {**provision.images, **({harness.image.name: info} if harness and info else {})},
+                "artifacts": artifacts_read(ready, prepared),
+                "harness_check": tuple(harness.planned()) if harness is not None else (),
+            }
+        )
+        self._begin(run_folder, plan, visit, prepared)
+        rows = provision.write_rows(run_folder)
+        if ready and not execution.stopped:
+            execution.await_free_cpus()  # before anything is measured, the device's roofs and the suite's error too
+        if ready and not execution.stopped:
             self._measure_devices(plan, launcher, gpus, display, run_folder, prepared)
             execution.settle("the device was measured")
-            if plan.harness is not None:
-                execution.measure_harness(plan.harness, prepared, run_folder)
-            finished = execution.measure(prepared, run_folder, self._kept(plan))
-        return self._search_and_finish(finished, launcher, gpus, device, stopped=execution.stopped)
+        if harness is not None and not execution.stopped:
+            execution.measure_harness(harness, prepared, run_folder)
+        finished = execution.measure(prepared, run_folder, self._kept(plan), ready, rows)
+        finished.refusal = finished.refusal or next(iter(machine), None)
+        return finished
 
     def _refuse_early(self, device: DeviceKind) -> None:
         """What is asked for beside the cells, before anything is built or written.
@@ -142,6 +189,16 @@ class Session:
         if self._modes.min_memory is not None:
             self._search_job(device)
         self._max_batch_jobs(device)
+
+    def _require_use_of_options(self, plan: Plan, device: DeviceKind) -> None:
+        """Nothing that ``--option`` says is left aside: each image that it names is measured or searched with here."""
+        jobs = [*plan.grid, *([plan.control] if plan.control else []), *self._max_batch_jobs(device)]
+        unused = sorted(self._modes.options_of - {job.image.name for job in jobs})
+        if unused:
+            raise BadInput(
+                f"--option names {unused[0]}, which is not among the images of this run",
+                f"those are {', '.join(dict.fromkeys(job.image.name for job in jobs))}",
+            )
 
     def _measure_devices(
         self,
@@ -188,8 +245,8 @@ class Session:
         codes: list[int] = []
         with make_display(self._modes.as_json) as display:
             execution = Execution(self._request, plan, launcher, gpus, display, self._locks)
-            _, prepared = self._make_ready(execution, plan, display)
             site = Site(self._request, launcher, gpus, display, device, _pass_on_signals, self._locks)
+            _, prepared = self._all_ready(execution, plan, display, site)
             if least is not None:
                 memory = MemorySearch(site, least)
                 smallest = memory.run(prepared, finished.run_folder).smallest
@@ -225,8 +282,11 @@ class Session:
         self._hold(run_folder, gpus)
         with Display() as display:
             execution = Execution(self._request, plan, launcher, gpus, display, self._locks)
-            images, prepared = self._make_ready(execution, plan, display)
-            self._begin(run_folder, plan, visit_info(plan, launcher, gpus, images, prepared), prepared)
+            site = Site(self._request, launcher, gpus, display, device, _pass_on_signals, self._locks)
+            provision, prepared = self._all_ready(execution, plan, display, site)
+            material = {"images": provision.images, "artifacts": artifacts_read(plan.jobs, prepared)}
+            visit = visit_info(plan, launcher, gpus).model_copy(update=material)
+            self._begin(run_folder, plan, visit, prepared)
             finished = execution.measure(prepared, run_folder, {})
         if finished.refusal is not None:
             raise finished.refusal
@@ -289,20 +349,46 @@ class Session:
     def _variants(self, image: str) -> Iterable[VariantEntry]:
         return self._catalogue.get(image).manifest.variants.values()
 
-    def _make_ready(self, execution: Execution, plan: Plan, display: Display) -> tuple[dict[str, ImageInfo], Prepared]:
-        """Everything that must exist before the first measurement: model, workload, images, artifacts.
-
-        The model comes first: of one from the hub only its files say whether it is whole, and an engine that has
-        nothing to measure need not be installed.
-        """
+    def _material(self, execution: Execution, plan: Plan, display: Display) -> Prepared:
+        """Model, workload, and artifacts that are taken from elsewhere."""
         prepared = execution.retries.run("model and workload", partial(self._prepare, plan, display))
         for artifact, source in self._request.suite.artifacts.items():
             if artifact in plan.artifacts:
                 step = partial(prepare_given, artifact, source, prepared.model, self._request.models, display.note)
                 execution.retries.run(f"artifact {artifact}", step)
-        images = execution.build()
-        execution.convert(prepared, self._makers(plan))
-        return images, prepared
+        return prepared
+
+    def _provide(self, provision: Provision, plan: Plan, prepared: Prepared) -> list[Job]:
+        """Images and artifacts; the jobs that can be launched with what there is then."""
+        provision.install()
+        provision.convert(prepared, self._makers(plan))
+        return [job for job in plan.jobs if provision.unready(job) is None]
+
+    def _all_ready(self, execution: Execution, plan: Plan, display: Display, site: Site) -> tuple[Provision, Prepared]:
+        """Everything that a plan needs, or the first failure.
+
+        Raises:
+            BadInput: something cannot be had.
+        """
+        prepared = self._material(execution, plan, display)
+        provision = Provision(self._request, plan, site.launcher, list(site.gpus), display, self._locks, execution)
+        self._provide(provision, plan, prepared)
+        provision.require_all()
+        return provision, prepared
+
+    def _self_check(
+        self, execution: Execution, provision: Provision, plan: Plan, ready: list[Job], prepared: Prepared
+    ) -> dict[str, list[str]]:
+        """Checks of every job; of one that could not be made ready, one that has failed."""
+        checks: dict[str, list[str]] = {}
+        for job in plan.jobs:
+            unready = provision.unready(job)
+            if unready is not None and unready.of_the_machine:
+                raise unready.error
+            if unready is not None:
+                failure = {"name": "starts", "outcome": "failed", "detail": unready.error.cause}
+                checks[job.title] = [json.dumps(failure)]
+        return {**checks, **execution.self_check(prepared, ready)}
 
     def _begin(self, run_folder: Path, plan: Plan, visit: VisitInfo, prepared: Prepared) -> None:
         """Writes the visit into the run's folder, if it belongs there."""
@@ -349,7 +435,11 @@ class Session:
 
     def _build_only(self, plan: Plan, launcher: Launcher, gpus: list[GpuInfo]) -> int:
         with make_display(self._modes.as_json) as display:
-            Execution(self._request, plan, launcher, gpus, display).build()
+            execution = Execution(self._request, plan, launcher, gpus, display)
+            _pass_on_signals(execution)
+            provision = Provision(self._request, plan, launcher, gpus, display, self._locks, execution)
+            provision.install()
+            provision.require_all()
             for image in plan.images:
                 if image.manifest.converts:
                     info = launcher.ensure(image, "convert", plan.device, display.detail)

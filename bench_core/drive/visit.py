@@ -11,13 +11,13 @@ from bench_core.contract import layout
 from bench_core.contract.artifact import ArtifactRecord
 from bench_core.contract.digest import harness_sha256
 from bench_core.contract.host import host_info
-from bench_core.contract.run import ArtifactInfo, GpuInfo, ImageInfo, RunRecord, VisitInfo
+from bench_core.contract.run import ArtifactInfo, GpuInfo, RunRecord, VisitInfo
 from bench_core.contract.workload import Workload
 from bench_core.drive.collect import set_aside, write_record
 from bench_core.drive.commit import git_commit
 from bench_core.drive.execute import Prepared
 from bench_core.drive.launcher import Launcher
-from bench_core.drive.plan import Plan
+from bench_core.drive.plan import Job, Plan
 from bench_core.drive.request import Suite
 from bench_core.prepare.staging import write_file
 
@@ -29,14 +29,8 @@ def run_id_now(title: str) -> str:
     return f"{stamp}-{suffix}"[:64].rstrip("-._") if suffix else stamp
 
 
-def visit_info(
-    plan: Plan, launcher: Launcher, gpus: Iterable[GpuInfo], images: dict[str, ImageInfo], prepared: Prepared
-) -> VisitInfo:
-    """This call, on this machine.
-
-    Raises:
-        BadInput: an artifact that the plan reads is not there.
-    """
+def visit_info(plan: Plan, launcher: Launcher, gpus: Iterable[GpuInfo]) -> VisitInfo:
+    """This call, on this machine, before anything is installed or converted for it."""
     return VisitInfo(
         started_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         bench_version=__version__,
@@ -45,12 +39,22 @@ def visit_info(
         host=host_info(),
         gpus=tuple(gpus),
         harness=harness_sha256(),
-        images=images,
-        artifacts={name: _artifact(prepared.model_folder / name) for name in plan.artifacts},
+        images={},
+        artifacts={},
         cells=plan.to_measure,
         harness_check=tuple(plan.harness.planned()) if plan.harness is not None else (),
         order_seed=plan.order_seed if plan.repeats > 1 else None,
     )
+
+
+def artifacts_read(jobs: Iterable[Job], prepared: Prepared) -> dict[str, ArtifactInfo]:
+    """What these jobs read beyond the model itself.
+
+    Raises:
+        BadInput: an artifact is not there.
+    """
+    names = {job.artifact for job in jobs} - {layout.NO_ARTIFACT, layout.HF_ARTIFACT}
+    return {name: _artifact(prepared.model_folder / name) for name in sorted(names)}
 
 
 def _artifact(folder: Path) -> ArtifactInfo:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from bench_core.contract.errors import BadInput
+from bench_core.contract.errors import MachineFailure
 
 # Left free beyond what is asked for: file systems slow down, and other programs fail, when the last bytes go.
 MARGIN_BYTES = 256 * 1024 * 1024
@@ -24,12 +24,12 @@ def require_free(path: Path, bytes_needed: int, what: str) -> None:
     """Refuses to begin what cannot be finished: ``bytes_needed`` plus a margin must be free at ``path``.
 
     Raises:
-        BadInput: they are not; names what was to be written, the bytes needed and the bytes free.
+        MachineFailure: they are not; names what was to be written, the bytes needed and the bytes free.
     """
     needed = bytes_needed + max(MARGIN_BYTES, int(bytes_needed * MARGIN_FRACTION))
     free = free_bytes(path)
     if free < needed:
-        raise BadInput(
+        raise MachineFailure(
             f"not enough disk for {what}: {readable(needed)} needed, {readable(free)} free at {path}",
             "free some space, or name a folder on another disk",
         )

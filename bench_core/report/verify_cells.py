@@ -255,7 +255,7 @@ def plan_differences(folder: Path, view: RunView) -> Iterator[Difference]:
     if not present(folder / layout.DIGESTS_FILE):  # else a file of one that was taken away is missed there
         for name in unreached(folder, view):
             yield Difference(f"{layout.CELLS_FOLDER}/{name}", name, NEVER_REACHED)
-    yield from _visits(record)
+    yield from _visits(record, {row.planned.image for row in view.rows if row.spec is not None})
 
 
 def unreached(folder: Path, view: RunView) -> list[str]:
@@ -264,7 +264,8 @@ def unreached(folder: Path, view: RunView) -> list[str]:
     return sorted(cell for cell in planned if not present(layout.cell_folder(folder, cell)))
 
 
-def _visits(record: RunRecord) -> Iterator[Difference]:
+def _visits(record: RunRecord, begun: set[str]) -> Iterator[Difference]:
+    """``begun``: images of which a cell was begun; one that could not be installed is recorded nowhere."""
     if not record.visits:
         return
     planned = {cell.cell for cell in record.cells}
@@ -275,6 +276,8 @@ def _visits(record: RunRecord) -> Iterator[Difference]:
         yield of_run(layout.RUN_FILE, "a visit was to measure it, but it is not in the plan", cell)
     for image in sorted({cell.image for cell in record.cells} | set(record.images)):
         infos = [visit.images[image] for visit in record.visits if image in visit.images]
+        if image not in record.images and image not in begun:
+            continue
         if image not in record.images:
             yield of_run(layout.RUN_FILE, f"image {image} is not recorded")
         elif record.images[image] not in infos:

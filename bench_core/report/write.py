@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench_core.contract import layout
-from bench_core.contract.errors import BadInput
+from bench_core.contract.errors import BadInput, MachineFailure
 from bench_core.report.busy_host import warning
 from bench_core.report.content import RESULT_COLUMNS, SEQUENTIAL_MARK, document, result_entries
 from bench_core.report.format import foreign, one_line
@@ -39,7 +39,8 @@ def write_report(run_folder: Path, out: Path | None = None) -> ReportPaths:
     All of it is made in memory first, and each file replaces its predecessor at once.
 
     Raises:
-        BadInput: not a run, or the target cannot be written.
+        BadInput: not a run.
+        MachineFailure: the target cannot be written.
     """
     # Drawing imports altair: a second that --help and --check need not wait for.
     from bench_core.report import figures, page  # noqa: PLC0415
@@ -67,7 +68,7 @@ def write_report(run_folder: Path, out: Path | None = None) -> ReportPaths:
         for path, content in contents.items():
             _replace(path, content)
     except OSError as error:
-        raise BadInput(f"{target}: cannot write the report: {error.strerror or error}", "see --out") from error
+        raise MachineFailure(f"{target}: cannot write the report: {error.strerror or error}", "see --out") from error
     return paths
 
 

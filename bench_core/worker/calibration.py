@@ -12,7 +12,7 @@ from pathlib import Path
 from bench_core.contract import layout
 from bench_core.contract.adapter import Device
 from bench_core.contract.calibration import Calibration, Measurement, WorkPiece
-from bench_core.contract.errors import BadInput, first_line
+from bench_core.contract.errors import BadInput, MachineFailure, first_line
 from bench_core.contract.host import cpu_name
 from bench_core.contract.manifest import Manifest
 from bench_core.worker import image
@@ -33,7 +33,8 @@ def write_calibration(image_folder: Path, device: Device, run_folder: Path, name
     """Measures the device with an image's work and writes ``calibrations/<name>.json``; returns its path.
 
     Raises:
-        BadInput: the image does not measure devices, the name is none, or the folder cannot be written.
+        BadInput: the image does not measure devices, or the name is none.
+        MachineFailure: the folder cannot be written.
     """
     if not layout.is_name(name):
         raise BadInput(f"--calibrate {name!r} is not a name", "lower case letters, digits, '.', '_' and '-'")
@@ -42,7 +43,7 @@ def write_calibration(image_folder: Path, device: Device, run_folder: Path, name
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise BadInput(f"{folder} cannot be made: {error.strerror}", "check its owner") from error
+        raise MachineFailure(f"{folder} cannot be made: {error.strerror}", "check its owner") from error
     # A hang in a driver's call never returns to Python: the kernel ends the process.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(TIME_LIMIT_S)

@@ -16,9 +16,9 @@ from bench_core import __version__
 from bench_core.contract import layout
 from bench_core.contract.calibration import Calibration
 from bench_core.contract.cpu_use import BusyRule
-from bench_core.contract.errors import BadInput, first_line
-from bench_core.contract.outcome import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, Outcome
-from bench_core.contract.record import Record, Scalar
+from bench_core.contract.errors import BadInput, MachineFailure, first_line, is_of_the_machine
+from bench_core.contract.outcome import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_MACHINE, EXIT_OK, Outcome
+from bench_core.contract.record import Record
 from bench_core.contract.spec import MAX_REPEAT, MeasureProtocol
 from bench_core.contract.stopping import DEFAULT_MAX_WARMUP_BATCHES, DEFAULT_MAX_WARMUP_S, DEFAULT_PRECISION
 from bench_core.worker.calibration import device_words, write_calibration
@@ -105,26 +105,12 @@ def batch_size_list(text: str) -> list[int]:
     return [up_to(65536)(part.strip()) for part in text.split(",")]
 
 
-def option(text: str) -> tuple[str, Scalar]:
-    """``key=value``; the value is read as a number or truth value where it looks like one."""
+def option(text: str) -> tuple[str, str]:
+    """``key=value``; what the value is, ``image.yaml`` declares."""
     key, separator, value = text.partition("=")
     if not separator or not key:
         raise argparse.ArgumentTypeError(f"{text!r} is not key=value")
-    return key, scalar(value)
-
-
-def scalar(text: str) -> Scalar:
-    """A value from a command line: ``true``, ``false``, ``null``, a whole number, a finite number, else text."""
-    words: dict[str, Scalar] = {"true": True, "false": False, "null": None}
-    if text in words:
-        return words[text]
-    for kind in (int, float):
-        try:
-            value = kind(text)
-        except ValueError:
-            continue
-        return text if isinstance(value, float) and not math.isfinite(value) else value
-    return text
+    return key, value
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -247,7 +233,19 @@ def main(arguments: list[str] | None = None) -> int:
         return _measure(resolver, parsed.run_id, parsed.marked, limits)
     except BadInput as error:
         sys.stderr.write(f"error: {error.cause}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
-        return EXIT_BAD_INPUT
+        return EXIT_MACHINE if isinstance(error, MachineFailure) else EXIT_BAD_INPUT
+    except OSError as error:
+        if not is_of_the_machine(error, own=True):
+            raise
+        return _not_let_on(error)
+
+
+def _not_let_on(error: OSError) -> int:
+    """A full disk is the machine's failure; no process to be had, or a folder that somebody has removed, is nothing
+    that the cell in hand did either, but the next one may not meet it."""
+    where = f"{error.filename}: " if error.filename else ""
+    sys.stderr.write(f"error: this machine did not let the worker go on: {where}{error.strerror or error}\n")
+    return EXIT_MACHINE if is_of_the_machine(error, own=True) else Outcome.KILLED.worker_exit_code
 
 
 def _resolver(parsed: argparse.Namespace) -> Resolver:
@@ -309,7 +307,8 @@ def _measure(resolver: Resolver, run_id: str | None, marked: str, limits: Limits
         if not os.access(request.run_folder, os.W_OK):
             raise PermissionError(13, "Permission denied")
     except OSError as error:
-        raise BadInput(f"{request.run_folder} cannot be written: {error.strerror}", "check its owner") from error
+        cause = f"{request.run_folder} cannot be written: {error.strerror}"
+        raise MachineFailure(cause, "check its owner") from error
     if standalone:
         record = standalone_record(name, request, resolver.device.kind, resolver.manifest.notes)
         (request.run_folder / layout.WORKLOAD_FILE).write_bytes(workload.packed())
@@ -317,10 +316,8 @@ def _measure(resolver: Resolver, run_id: str | None, marked: str, limits: Limits
         sys.stderr.write(f"run folder: {name}\n")
     try:
         outcome = Supervisor(request, workload, _say, marked, limits).measure()
-    except OSError as error:  # a full disk, no process to be had: the machine's failure, not the engine's
-        where = f"{error.filename}: " if error.filename else ""
-        sys.stderr.write(f"error: this machine did not let the worker go on: {where}{error.strerror or error}\n")
-        return Outcome.KILLED.worker_exit_code
+    except OSError as error:
+        return _not_let_on(error)
     return outcome.worker_exit_code
 
 
@@ -336,7 +333,7 @@ def _convert(resolver: Resolver, wanted: str) -> int:
     except Exception as error:  # noqa: BLE001  # a converter may fail in any way; the cause is what counts
         traceback.print_exc()
         sys.stderr.write(f"error: {artifact} could not be made: {first_line(error)}\n")
-        return Outcome.LOAD_FAILED.worker_exit_code
+        return EXIT_MACHINE if is_of_the_machine(error) else Outcome.LOAD_FAILED.worker_exit_code
     state = f"made in {record.seconds:.1f} s" if made else "is there and whole"
     sys.stderr.write(f"{artifact}: {state}, {record.size_bytes} bytes, {record.digest[:12]}\n")
     return EXIT_OK

@@ -134,7 +134,7 @@ class EngineProcess:
         self._adapter = adapter
         self._send_phase("start", started)
         self._phase = "load"
-        variant = manifest.variant(spec.variant, spec.options)
+        variant = manifest.variant(spec.variant, spec.options, spec.device)
         device = Device(kind=spec.device, uuid=spec.gpu_uuid, threads=spec.threads)
         started = monotonic_ns()
         adapter.load(self._job.artifact, variant, device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench_core.contract.adapter import Adapter, Classifies
-from bench_core.contract.errors import BadInput, first_line
+from bench_core.contract.errors import BadInput, first_line, is_of_the_machine, shortened
 from bench_core.contract.outcome import Outcome
 from bench_core.worker.guard import PromptRefused
 from bench_core.worker.measure import StopRequested
@@ -17,6 +17,8 @@ def classify(error: BaseException, phase: str, adapter: Adapter | None) -> tuple
     """
     if isinstance(error, StopRequested):
         return Outcome.KILLED, "stopped on request after the batch in hand"
+    if is_of_the_machine(error):
+        return Outcome.KILLED, shortened(f"this machine did not let the engine go on: {first_line(error)}", 300)
     if isinstance(error, BadInput | PromptRefused):
         return Outcome.BAD_SPEC, first_line(error)
     outcome = adapter.classify(error) if isinstance(adapter, Classifies) else None

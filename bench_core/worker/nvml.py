@@ -7,7 +7,7 @@ from typing import Any
 
 import pynvml
 
-from bench_core.contract.errors import BadInput
+from bench_core.contract.errors import MachineFailure
 from bench_core.contract.run import GpuInfo
 
 
@@ -19,20 +19,27 @@ def visible_gpus() -> list[GpuInfo]:
         return []
     try:
         driver = _text(pynvml.nvmlSystemGetDriverVersion())
-        found = []
-        for index in range(pynvml.nvmlDeviceGetCount()):
-            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-            found.append(
-                GpuInfo(
-                    uuid=_text(pynvml.nvmlDeviceGetUUID(handle)),
-                    name=_text(pynvml.nvmlDeviceGetName(handle)),
-                    memory_bytes=int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
-                    driver_version=driver,
-                )
-            )
-        return found
+        found = [_info(index, driver) for index in range(pynvml.nvmlDeviceGetCount())]
+    except pynvml.NVMLError:  # a driver that is being replaced
+        return []
+    else:
+        return [gpu for gpu in found if gpu is not None]
     finally:
         pynvml.nvmlShutdown()
+
+
+def _info(index: int, driver: str) -> GpuInfo | None:
+    """One GPU; ``None`` for one that has fallen off the bus."""
+    try:
+        handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+        return GpuInfo(
+            uuid=_text(pynvml.nvmlDeviceGetUUID(handle)),
+            name=_text(pynvml.nvmlDeviceGetName(handle)),
+            memory_bytes=int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
+            driver_version=driver,
+        )
+    except pynvml.NVMLError:
+        return None
 
 
 class GpuReader:
@@ -42,13 +49,13 @@ class GpuReader:
         """Opens the GPU.
 
         Raises:
-            BadInput: NVML does not know this UUID here.
+            MachineFailure: NVML does not know this UUID here.
         """
         try:
             pynvml.nvmlInit()
             self._handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
         except pynvml.NVMLError as error:
-            raise BadInput(f"GPU {uuid} does not answer through NVML: {error}") from error
+            raise MachineFailure(f"GPU {uuid} does not answer through NVML: {error}") from error
 
     def used_bytes(self) -> int | None:
         """Memory in use by all processes."""

@@ -12,11 +12,10 @@ from bench_core.contract.artifact import ArtifactRecord
 from bench_core.contract.artifact_form import other_form
 from bench_core.contract.artifact_tensors import given_form
 from bench_core.contract.cpu_use import GPU_IDLE_CPUS
-from bench_core.contract.errors import BadInput
+from bench_core.contract.errors import BadInput, MachineFailure
 from bench_core.contract.host import available_cores
 from bench_core.contract.manifest import Manifest
 from bench_core.contract.model import ModelInfo
-from bench_core.contract.record import Scalar
 from bench_core.contract.spec import CellSpec, Length, MeasureProtocol, require_end_of_text
 from bench_core.contract.stored_weights import StoredWeights, stored_weights
 from bench_core.contract.workload import Prepared, Workload, require_fit, require_vocabulary
@@ -47,7 +46,7 @@ class Options:
     max_new_tokens: int
     length: Length
     protocol: MeasureProtocol
-    options: dict[str, Scalar]
+    options: dict[str, str]
     direct_batch_sizes: frozenset[int] | None = None
     repeat: int = 1
 
@@ -68,11 +67,13 @@ def choose_device(wanted: Literal["auto", "cuda", "cpu"], threads: int | None) -
     """The device: a GPU where there is one and none other is asked for.
 
     Raises:
-        BadInput: ``cuda`` is asked for and no GPU answers.
+        MachineFailure: ``cuda`` is asked for and no GPU answers.
     """
     gpus = [] if wanted == "cpu" else visible_gpus()
     if wanted == "cuda" and not gpus:
-        raise BadInput("--device cuda: no GPU answers through NVML here", "start the container with --gpus, or use cpu")
+        raise MachineFailure(
+            "--device cuda: no GPU answers through NVML here", "start the container with --gpus, or use cpu"
+        )
     cores = threads or available_cores()
     return Device("cuda", gpus[0].uuid, cores) if gpus else Device("cpu", None, cores)
 
@@ -86,7 +87,9 @@ class Resolver:
         self.manifest = Manifest.load(places.image_folder)
         self.device = choose_device(options.device, options.threads)
         self.variant_name = options.variant or self.manifest.default_variant(self.device.kind)
-        self.variant = self.manifest.variant(self.variant_name, options.options)
+        declared = self.manifest.options_on(self.device.kind)
+        given = {name: declared.read(name, text) for name, text in options.options.items()}
+        self.variant = self.manifest.variant(self.variant_name, given, self.device.kind)
         if self.variant_name not in self.manifest.variants_on(self.device.kind):
             known = ", ".join(self.manifest.variants_on(self.device.kind)) or "none"
             raise BadInput(

@@ -13,8 +13,8 @@ import math
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from bench_core.contract.adapter import Adapter, Decoding, Describes, Device, Sc
 from bench_core.contract.errors import first_line
 from bench_core.contract.events import Arrivals, EndEvent
 from bench_core.contract.manifest import Manifest
+from bench_core.contract.options import Value
 from bench_core.contract.outcome import Outcome
 from bench_core.contract.spec import CellSpec
 from bench_core.contract.workload import Workload
@@ -60,6 +61,7 @@ class Bench:
     spec: CellSpec
     workload: Workload
     written: list[str] = field(default_factory=list)
+    asked: set[str] = field(default_factory=set)
     adapter: Adapter | None = None
     _shape: tuple[int, int, int] | None = None
 
@@ -67,7 +69,9 @@ class Bench:
         """A freshly loaded adapter."""
         adapter = load_adapter(self.job.image_folder, self.manifest)
         device = Device(self.spec.device, self.spec.gpu_uuid, self.spec.threads)
-        adapter.load(self.job.artifact, self.manifest.variant(self.spec.variant, self.spec.options), device)
+        variant = self.manifest.variant(self.spec.variant, self.spec.options, self.spec.device)
+        watched = replace(variant, options=_Watched(variant.options, self.asked))
+        adapter.load(self.job.artifact, watched, device)
         self.adapter, self._shape = adapter, None
         return adapter
 
@@ -104,6 +108,24 @@ class Bench:
         if len(three[0]) == len(three[2]) and len(three[0]) > 1:
             three[0] = three[0][: len(three[0]) // 2]
         return three
+
+
+class _Watched(Mapping[str, Value]):
+    """Options that note which of them are asked for."""
+
+    def __init__(self, options: Mapping[str, Value], asked: set[str]) -> None:
+        self._options = options
+        self._asked = asked
+
+    def __getitem__(self, name: str) -> Value:
+        self._asked.add(name)
+        return self._options[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._options)
+
+    def __len__(self) -> int:
+        return len(self._options)
 
 
 Check = Callable[[Bench], Recorded | None]
@@ -254,6 +276,17 @@ def close_frees_memory(bench: Bench) -> None:
             )
 
 
+def options_are_declared(bench: Bench) -> None:
+    """The adapter reads the options that ``image.yaml`` declares for this device: all of them, and no other."""
+    if bench.adapter is None:  # else the checks before have let it load and generate
+        bench.generate(bench.three())
+    declared = set(bench.manifest.options_on(bench.spec.device).defaults)
+    if bench.asked - declared:
+        raise CheckFailed(f"reads what image.yaml does not declare: {', '.join(sorted(bench.asked - declared))}")
+    if declared - bench.asked:
+        raise CheckFailed(f"never reads what image.yaml declares: {', '.join(sorted(declared - bench.asked))}")
+
+
 def writes_nothing(bench: Bench) -> None:
     """No file is opened for writing outside temporary and results folders (the read-only root is the wall)."""
     if bench.written:
@@ -271,6 +304,7 @@ CHECKS: tuple[Check, ...] = (
     prompts_refused,
     facts,
     scores,
+    options_are_declared,
     close_frees_memory,
     writes_nothing,
 )

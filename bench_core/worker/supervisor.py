@@ -147,9 +147,9 @@ class Supervisor:
             workload=request.workload,
             cells=tuple(cells),
         )
+        gpu = GpuReader(cells[0].gpu_uuid) if cells[0].gpu_uuid else None  # first: without it nothing is begun
         engine = EngineHandle(job, sys.stderr.buffer)
         self._engine = engine
-        gpu = GpuReader(cells[0].gpu_uuid) if cells[0].gpu_uuid else None
         sampler = Sampler(engine.process.pid, gpu)
         sampler.start()
         watchdog = Watchdog(engine.process.pid, self._limits)

@@ -14,10 +14,10 @@ from bench_core.contract.adapter import Completion, Decoding, Device, TokenSink,
 class EngineAdapter:
     """A toy: the next id follows from the last two through a fixed table."""
 
-    def load(self, artifact: Path, variant: Variant, device: Device) -> None:  # noqa: ARG002  # a toy has no options
+    def load(self, artifact: Path, variant: Variant, device: Device) -> None:  # noqa: ARG002  # a toy has no device
         """Reads the model. Here: its vocabulary's size, which decides the table."""
         vocab_size = int(json.loads((artifact / "config.json").read_text(encoding="utf-8"))["vocab_size"])
-        self._table = np.random.default_rng(0).permutation(vocab_size)
+        self._table = np.random.default_rng(int(variant.options["seed"])).permutation(vocab_size)
 
     def prepare(self, batch_size: int, max_prompt_tokens: int, max_new_tokens: int) -> None:
         """Makes caches and graphs for this shape. The toy has none."""

@@ -15,7 +15,6 @@ from checkpoint import Unsupported, checked_settings, folder_as_the_engine_reads
 from transformers import GenerationConfig
 
 from bench_core.contract.adapter import Completion, Decoding, Device, TokenSink, Variant
-from bench_core.contract.errors import BadInput
 from bench_core.contract.loading import require_all_modules
 from bench_core.contract.outcome import Outcome
 from bench_core.contract.rectangle import ArrivalStreamer, Rectangle, until_end
@@ -53,9 +52,7 @@ class AutoGPTQAdapter:
 
     def load(self, artifact: Path, variant: Variant, device: Device) -> None:
         """Reads a GPTQ folder and arranges its weights for the kernel; no hub, no remote code, no other kernel."""
-        kernel = str(variant.options.get("kernel"))
-        if kernel not in _KERNELS:
-            raise BadInput(f"variant {variant.name}: kernel {kernel!r} is unknown", f"one of {', '.join(_KERNELS)}")
+        kernel = str(variant.options["kernel"])
         settings = checked_settings(artifact)
         if kernel == "exllama" and settings["quantization_config"].get("desc_act"):
             # The engine would want a buffer for all prompt tokens of a batch, made when the model is loaded.

@@ -20,13 +20,10 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from bench_core.contract.adapter import Completion, Decoding, Device, TokenSink, Variant
-from bench_core.contract.errors import BadInput
 from bench_core.contract.loading import require_all_weights
 from bench_core.contract.outcome import Outcome
 from bench_core.contract.rectangle import ArrivalStreamer, Rectangle, until_end
 from bench_core.contract.tensor_names import is_expert
-
-_QUANTIZATIONS = ("int8", "nf4")
 
 # What an error's text says, in lower case, where its type says too little.
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cublas_status_alloc_failed", "not enough memory")
@@ -60,12 +57,7 @@ class BitsAndBytesAdapter:
 
     def load(self, artifact: Path, variant: Variant, device: Device) -> None:
         """Reads safetensors and quantises every linear layer but the head, on the device; no hub, no remote code."""
-        quantization = str(variant.options.get("quantization"))
-        if quantization not in _QUANTIZATIONS:
-            raise BadInput(
-                f"variant {variant.name}: quantization {quantization!r} is unknown",
-                f"one of {', '.join(_QUANTIZATIONS)}",
-            )
+        quantization = str(variant.options["quantization"])
         self._quantization = quantization
         torch.set_num_threads(device.threads)
         transformers_logging.disable_progress_bar()

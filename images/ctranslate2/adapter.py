@@ -51,7 +51,7 @@ class CTranslate2Adapter:
             str(artifact),
             device=device.kind,
             device_index=0,
-            compute_type=str(variant.options.get("compute_type", "default")),
+            compute_type=str(variant.options["compute_type"]),
             inter_threads=1,
             intra_threads=device.threads,
         )

@@ -75,9 +75,7 @@ class ExLlamaAdapter:
 
     def load(self, artifact: Path, variant: Variant, device: Device) -> None:  # noqa: ARG002  # cuda is all it knows
         """Reads the one file of a 4-bit GPTQ folder onto the GPU."""
-        self._embeddings = str(variant.options.get("embeddings", "cuda"))
-        if self._embeddings not in ("cuda", "cpu"):
-            raise BadInput(f"variant {variant.name}: embeddings {self._embeddings!r} is unknown", "cuda or cpu")
+        self._embeddings = str(variant.options["embeddings"])
         settings = _checked(artifact)
         # On a GPU of Hopper's kind torch would take cuDNN's attention, which builds a plan for every new length of the
         # cache: tens of milliseconds at each step until every length has been seen.

@@ -56,14 +56,14 @@ class GPTQModelAdapter:
 
     def load(self, artifact: Path, variant: Variant, device: Device) -> None:
         """Reads a GPTQ folder and re-packs its weights for the kernel; no hub, no remote code, no other kernel."""
-        option = "kernel" if device.kind == "cuda" else "cpu_kernel"
-        self._asked = f"GPTQ_{str(variant.options.get(option)).upper()}"
+        kernel = str(variant.options["kernel"] if device.kind == "cuda" else variant.options["cpu_kernel"])
+        self._asked = f"GPTQ_{kernel.upper()}"
         if self._asked == _WHOLE_GROUPS_ONLY and not _has_whole_groups(artifact):
             self._asked = "GPTQ_TORCH"
         backend = getattr(BACKEND, self._asked, None)
         if backend is None:
             known = ", ".join(name[5:].lower() for name in BACKEND.__members__ if name.startswith("GPTQ_"))
-            raise BadInput(f"variant {variant.name}: {option} {variant.options.get(option)!r} is unknown", known)
+            raise BadInput(f"variant {variant.name}: kernel {kernel!r} is unknown", known)
         torch.set_num_threads(device.threads)
         # On a GPU of Hopper's kind torch would take cuDNN's attention, which builds a plan for every new length of the
         # cache: tens of milliseconds at each step until every length has been seen.

@@ -15,7 +15,6 @@ from token_batch import TokenBatch
 
 from bench_core.contract.adapter import Completion, Decoding, Device, TokenSink, Variant
 from bench_core.contract.outcome import Outcome
-from bench_core.contract.record import Scalar
 
 Ids = npt.NDArray[np.int32]
 Logits = npt.NDArray[np.float32]
@@ -26,12 +25,6 @@ _FLASH_ATTENTION = {
     "disabled": lib.LLAMA_FLASH_ATTN_TYPE_DISABLED,
 }
 _KV_TYPES = {"f16": lib.GGML_TYPE_F16, "f32": lib.GGML_TYPE_F32, "q8_0": lib.GGML_TYPE_Q8_0}
-_DEFAULTS: dict[str, Scalar] = {
-    "file_type": None,  # what the GGUF must be, as in LLAMA_FTYPE_*; anything where None
-    "flash_attention": "auto",
-    "kv_type": "f16",
-    "n_ubatch": 512,  # tokens in one piece of device work; llama.cpp's own default
-}
 
 _FLASH_ATTENTION_CHOSEN = r"Flash Attention.* (enabled|disabled)"  # said where the option is auto
 _DECODE_ERRORS = {1: "no room in the KV cache", 2: "aborted", -1: "invalid batch", -2: "allocation or compute failed"}
@@ -56,7 +49,7 @@ class LlamaCppAdapter:
 
     def load(self, artifact: Path, variant: Variant, device: Device) -> None:
         """Reads the GGUF of the artifact's folder, all layers onto the GPU if there is one."""
-        self._options, self._device = _checked(variant.options), device
+        self._options, self._device = variant.options, device
         self._ubatch = int(self._options["n_ubatch"])
         self._prepared = ""
         LOG.clear()
@@ -129,8 +122,8 @@ class LlamaCppAdapter:
             "system_info": " ".join(lib.llama_print_system_info().decode().split()),
             "tensor_types": ", ".join(f"{name} {count}" for name, count in types),
             "gpu_layers": _said(r"offloaded (\d+/\d+) layers", self._loaded, "0"),
-            "flash_attention": _said(_FLASH_ATTENTION_CHOSEN, self._prepared, self._options["flash_attention"]),
-            "kv_type": self._options["kv_type"],
+            "flash_attention": _said(_FLASH_ATTENTION_CHOSEN, self._prepared, str(self._options["flash_attention"])),
+            "kv_type": str(self._options["kv_type"]),
             "embeddings": "cpu",  # whatever is offloaded, the table of input embeddings stays in host memory
             **({"kv_positions": str(lib.llama_n_ctx(self._context))} if self._context else {}),
             "context_tokens_per_sequence": _said(r"n_ctx_seq += (\d+)", self._prepared, "none yet"),
@@ -164,7 +157,7 @@ class LlamaCppAdapter:
     def _check_file_type(self, variant: Variant) -> None:
         wanted = self._options["file_type"]
         found = lib.llama_model_ftype(self._model)
-        if wanted is not None and found != getattr(lib, f"LLAMA_FTYPE_{wanted}"):
+        if wanted and found != getattr(lib, f"LLAMA_FTYPE_{wanted}"):
             name = (lib.llama_ftype_name(found) or b"?").decode()
             raise EngineError(f"variant {variant.name} wants {wanted}, the file is {name}", Outcome.LOAD_FAILED)
 
@@ -176,8 +169,8 @@ class LlamaCppAdapter:
         params.n_batch = max(params.n_ubatch, tokens_each, sequences)
         params.n_outputs_max = outputs  # otherwise the device keeps logits for a whole piece of work
         params.n_threads = params.n_threads_batch = self._device.threads
-        params.flash_attn_type = _FLASH_ATTENTION[self._options["flash_attention"]]
-        params.type_k = params.type_v = _KV_TYPES[self._options["kv_type"]]
+        params.flash_attn_type = _FLASH_ATTENTION[str(self._options["flash_attention"])]
+        params.type_k = params.type_v = _KV_TYPES[str(self._options["kv_type"])]
         params.offload_kqv = self._device.kind == "cuda"
         params.kv_unified = False
         params.no_perf = True
@@ -253,17 +246,6 @@ def _log_probabilities(logits: Logits, targets: Ids) -> list[float]:
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     chosen = shifted[np.arange(len(targets)), targets]
     return [float(value) for value in chosen - np.log(np.exp(shifted).sum(axis=1))]
-
-
-def _checked(options: Mapping[str, Scalar]) -> dict[str, Any]:
-    """The options with defaults filled in; an unknown name or value is refused before anything is loaded."""
-    merged: dict[str, Any] = {**_DEFAULTS, **options}
-    known = {"flash_attention": _FLASH_ATTENTION, "kv_type": _KV_TYPES}
-    unknown = [name for name in merged if name not in _DEFAULTS]
-    unknown += [f"{name}: {merged[name]}" for name, values in known.items() if merged[name] not in values]
-    if unknown:
-        raise EngineError(f"unknown options {', '.join(unknown)}; known: {', '.join(_DEFAULTS)}", Outcome.BAD_SPEC)
-    return merged
 
 
 def _said(pattern: str, log: str, otherwise: str) -> str:

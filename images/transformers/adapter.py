@@ -21,7 +21,6 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from bench_core.contract.adapter import Completion, Decoding, Device, TokenSink, Variant
-from bench_core.contract.errors import BadInput
 from bench_core.contract.loading import require_all_weights
 from bench_core.contract.outcome import Outcome
 from bench_core.contract.rectangle import ArrivalStreamer, Rectangle, until_end
@@ -75,10 +74,7 @@ class TransformersAdapter:
 
     def load(self, artifact: Path, variant: Variant, device: Device) -> None:
         """Reads safetensors from the folder straight onto the device; no hub, no remote code."""
-        dtype = variant.options.get("dtype")
-        if dtype not in _DTYPES:
-            raise BadInput(f"variant {variant.name}: dtype {dtype!r} is unknown", f"one of {', '.join(_DTYPES)}")
-        self._compile = bool(variant.options.get("compile", False))
+        self._compile = bool(variant.options["compile"])
         torch.set_num_threads(device.threads)
         transformers_logging.disable_progress_bar()
         # On a GPU of Hopper's kind torch would take cuDNN's attention, which builds a plan for every new length of the
@@ -88,7 +84,7 @@ class TransformersAdapter:
         # What is not found is filled with random numbers; a weight of another shape would be an error without its name.
         model, said = AutoModelForCausalLM.from_pretrained(
             artifact,
-            dtype=_DTYPES[str(dtype)],
+            dtype=_DTYPES[str(variant.options["dtype"])],
             attn_implementation=_attention(artifact),
             device_map={"": self._device},
             use_safetensors=True,

@@ -22,12 +22,6 @@ from bench_core.contract.adapter import Completion, Decoding, Device, TokenSink,
 from bench_core.contract.errors import BadInput
 from bench_core.contract.outcome import Outcome
 
-_DTYPES = ("float32", "float16", "bfloat16")
-_DEFAULT_SEQUENCES = 256
-# A step's budget: 64 prompts of 1,024 tokens, so that none of them waits for a second step.
-_DEFAULT_STEP_TOKENS = 65536
-_DEFAULT_GPU_MEMORY_SHARE = 0.9
-_DEFAULT_CPU_CACHE_GIB = 4
 # What the image's build has learned of models' classes; the engine looks for it in a cache below its home folder.
 _MODEL_CLASSES = Path("/opt/bench/vllm-cache/modelinfos")
 
@@ -96,23 +90,20 @@ class VllmAdapter:
     def load(self, artifact: Path, variant: Variant, device: Device) -> None:
         """Reads the model, measures what memory is left, reserves it, compiles and records CUDA graphs."""
         options = variant.options
-        dtype = options.get("dtype")
-        if dtype not in _DTYPES:
-            raise BadInput(f"variant {variant.name}: dtype {dtype!r} is unknown", f"one of {', '.join(_DTYPES)}")
         extra: dict[str, Any] = {}
         if device.kind == "cuda":
-            extra["gpu_memory_utilization"] = float(options.get("gpu_memory_utilization") or _DEFAULT_GPU_MEMORY_SHARE)
+            extra["gpu_memory_utilization"] = float(options["gpu_memory_utilization"])
         else:
             torch.set_num_threads(device.threads)
-            extra["kv_cache_memory_bytes"] = int(options.get("cpu_cache_gib") or _DEFAULT_CPU_CACHE_GIB) << 30
+            extra["kv_cache_memory_bytes"] = int(options["cpu_cache_gib"]) << 30
         put_model_classes()
         self._llm = LLM(
             model=str(artifact),
-            dtype=str(dtype),
+            dtype=str(options["dtype"]),
             # The model's own limit, or what fits into the cache where that is less.
             max_model_len=-1,
-            max_num_seqs=int(options.get("max_num_seqs") or _DEFAULT_SEQUENCES),
-            max_num_batched_tokens=int(options.get("max_num_batched_tokens") or _DEFAULT_STEP_TOKENS),
+            max_num_seqs=int(options["max_num_seqs"]),
+            max_num_batched_tokens=int(options["max_num_batched_tokens"]),
             enable_prefix_caching=False,
             skip_tokenizer_init=True,
             # A checkpoint's own sampling settings must not reach a greedy measurement.

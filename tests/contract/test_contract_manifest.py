@@ -19,6 +19,7 @@ token_times: live
 devices: [cuda, cpu]
 packages: [engine-x]
 converts: {x-int8: convert:to_x}
+options: {kernel: {type: str, default: slow, words: how fast}, level: {type: int, default: 1, words: how hard, max: 9}}
 variants:
   int8:
     artifact: x-int8
@@ -77,12 +78,13 @@ def test_a_device_that_the_image_lacks_has_no_variant_and_no_default(tmp_path: P
     assert (caught.value.cause, caught.value.hint) == ("image engine-x does not run on cuda", "it runs on cpu")
 
 
-def test_overrides_replace_and_add_options_of_one_call_only(tmp_path: Path) -> None:
+def test_overrides_replace_options_of_one_call_only(tmp_path: Path) -> None:
     manifest = load(tmp_path)
-    variant = manifest.variant("int8", {"level": 9, "extra": True})
+    variant = manifest.variant("int8", {"level": 9})
     assert variant.name == "int8"
     assert variant.artifact == "x-int8"
-    assert variant.options == {"kernel": "fast", "level": 9, "extra": True}
+    assert variant.options == {"kernel": "fast", "level": 9}
+    assert manifest.variant("float32").options == {"kernel": "slow", "level": 1}
     assert manifest.variant("int8").options == {"kernel": "fast", "level": 3}
 
 
@@ -116,10 +118,17 @@ def test_a_row_is_named_by_engine_and_variant(tmp_path: Path) -> None:
         ("packages: [engine-x]", "packages: engine-x", ":7: packages: "),
         ("{x-int8: convert:to_x}", "{X Int8: convert:to_x}", ":8: converts.X Int8"),
         ("{x-int8: convert:to_x}", "{x-int8: to_x}", ":8: converts.x-int8: "),
-        ("    title: 32-bit", "    titel: 32-bit", ":17: variants.float32.titel: unknown key"),
-        ("{kernel: fast, level: 3}", "{kernel: [fast]}", ":14: variants.int8.options.kernel"),
-        ("    reference: true", "    reference: perhaps", ":19: variants.float32.reference: "),
-        ("  slow: {artifact: hf, devices: [cpu]}", "  slow: {artifact: hf, speed: 1}", ":20: variants.slow.speed: "),
+        ("{kernel: fast, level: 3}", "{kernle: fast}", ":15: variants.int8.options.kernle: image engine-x has no"),
+        ("{kernel: fast, level: 3}", "{level: fast}", ":15: variants.int8.options.level: option engine-x.level: "),
+        ("{kernel: fast, level: 3}", "{level: 3.0}", ":15: variants.int8.options.level: option engine-x.level: 3.0 "),
+        ("{kernel: fast, level: 3}", "{level: 10}", ":15: variants.int8.options.level: option engine-x.level: 10 "),
+        ("type: int, default: 1", "type: int, default: one", ":9: options.level: default: 'one' is not a whole number"),
+        ("type: int, default: 1", "type: whole, default: 1", ":9: options.level.type: "),
+        ("{kernel: {type: str", "{Kernel!: {type: str", ":9: options.Kernel!"),
+        ("    title: 32-bit", "    titel: 32-bit", ":18: variants.float32.titel: unknown key"),
+        ("{kernel: fast, level: 3}", "{kernel: [fast]}", ":15: variants.int8.options.kernel"),
+        ("    reference: true", "    reference: perhaps", ":20: variants.float32.reference: "),
+        ("  slow: {artifact: hf, devices: [cpu]}", "  slow: {artifact: hf, speed: 1}", ":21: variants.slow.speed: "),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_named_by_file_line_and_key(tmp_path: Path, old: str, new: str, where: str) -> None:
@@ -145,14 +154,14 @@ def test_a_convert_target_without_converters_is_refused(tmp_path: Path) -> None:
 
 def test_a_known_failure_needs_a_reason_in_words(tmp_path: Path) -> None:
     declared = TEXT + "known_failures:\n  - check: eos_stop\n    reason: because\n"
-    assert f"{tmp_path}/image.yaml:23: known_failures.0.reason: " in refusal(tmp_path, declared).cause
+    assert f"{tmp_path}/image.yaml:24: known_failures.0.reason: " in refusal(tmp_path, declared).cause
     good = load(tmp_path, declared.replace("because", "the engine stops a token late"))
     assert good.known_failures[0].variants == ()
 
 
 def test_an_unknown_key_is_answered_with_the_known_ones(tmp_path: Path) -> None:
     error = refusal(tmp_path, TEXT + "adaptor: x\n")
-    assert error.cause.startswith(f"{tmp_path}/image.yaml:21: adaptor: ")
+    assert error.cause.startswith(f"{tmp_path}/image.yaml:22: adaptor: ")
     assert "adapter" in error.hint
 
 
@@ -183,11 +192,14 @@ def test_a_variable_that_would_come_too_late_or_is_the_launchers_is_refused(tmp_
         "{option: o, unit: bytes, min: 10, max: 10}",
         "{option: o, unit: gib, min: 1, max: 2}",
         "{unit: bytes, min: 1, max: 2}",
+        "{option: p, unit: fraction, min: 0.1, max: 1}",
+        "{option: o, unit: bytes, min: 1, max: 2}",
     ],
 )
 def test_a_memory_budget_is_a_range_of_an_option(tmp_path: Path, budget: str) -> None:
     text = (
         "{name: a, title: A, adapter: 'a:B', batching: native, token_times: live, devices: [cpu], packages: [], "
+        "options: {o: {type: float, default: 0.9, words: its share}}, "
         "variants: {v: {artifact: none, default: true}}, memory_budget: %s}"
     )
     (tmp_path / "image.yaml").write_text(text % "{option: o, unit: fraction, min: 0.1, max: 1}")

@@ -18,7 +18,7 @@ from private_engine import SLOW, WORK, Driver, PrivateEngine, until
 from bench_core.contract import layout
 from bench_core.contract.artifact import ArtifactRecord
 from bench_core.contract.events import PhaseEvent, parse_events
-from bench_core.contract.outcome import Outcome
+from bench_core.contract.outcome import EXIT_MACHINE, Outcome
 
 pytestmark = pytest.mark.docker
 
@@ -81,7 +81,7 @@ def test_a_results_folder_removed_in_mid_run_ends_the_run_in_one_line(driver: Dr
     driver.await_batch(B1)
     shutil.rmtree(driver.results / "mine")
     done = running.done()
-    assert done.code in (1, 2), done.err
+    assert done.code == EXIT_MACHINE, done.err
     assert "Traceback" not in done.err
     assert "error: " in done.err
     assert driver(*NULL, "--batch-sizes", "1").code == 0, "its name is free again"
@@ -106,7 +106,7 @@ def test_a_disk_that_is_full_ends_the_run_and_a_resumed_one_is_whole(driver: Dri
         while stream.write(bytes(4096)):
             pass
     done = running.done()
-    assert done.code in (1, 2), done.err
+    assert done.code == EXIT_MACHINE, done.err
     assert "Traceback" not in done.err
     assert "No space left on device" in done.err
     kept = (driver.cell(B1) / layout.RESULT_FILE).read_bytes()
@@ -137,7 +137,7 @@ def test_a_results_folder_that_is_read_only_is_refused_or_ends_the_run_in_one_li
     mount("mount", "--bind", str(small_disk))
     mount("mount", "-o", "remount,bind,ro")
     done = running.done()
-    assert done.code in (1, 2)
+    assert done.code == EXIT_MACHINE
     assert "Traceback" not in done.err
     assert "Read-only file system" in done.err
     mount("umount")

@@ -10,7 +10,7 @@ import pytest
 from private_engine import SLOW, WORK, Driver, PrivateEngine, until
 
 from bench_core.contract import layout
-from bench_core.contract.outcome import MARKED, Outcome
+from bench_core.contract.outcome import EXIT_MACHINE, MARKED, Outcome
 from bench_core.drive.docker_endpoint import connect
 
 pytestmark = pytest.mark.docker
@@ -66,7 +66,7 @@ def test_an_engine_that_hangs_for_ever_ends_the_run_and_not_the_night(driver: Dr
     started = time.monotonic()
     done = running.done()
     assert time.monotonic() - started < 25.0
-    assert done.code == 2, done.err
+    assert done.code == EXIT_MACHINE, done.err
     assert "error: the Docker engine has gone" in done.err
     assert "--resume" in done.err
     assert "Traceback" not in done.err
@@ -99,7 +99,7 @@ def test_an_engine_that_stays_away_ends_the_run_with_a_hint(driver: Driver, engi
     driver.await_batch(B1)
     engine.stop()
     done = running.done()
-    assert done.code == 2, done.err
+    assert done.code == EXIT_MACHINE, done.err
     assert "error: the Docker engine has gone" in done.err
     assert "hint: start it, then go on with --resume" in done.err
     engine.start()

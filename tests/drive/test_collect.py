@@ -8,7 +8,7 @@ import pytest
 
 from bench_core.contract import layout
 from bench_core.contract.events import TelemetryEvent
-from bench_core.contract.outcome import MemoryEvidence, Outcome, Verdict
+from bench_core.contract.outcome import EXIT_MACHINE, MemoryEvidence, Outcome, Verdict
 from bench_core.drive.collect import judge, read_verdict, write_record
 from bench_core.drive.launcher import Ended
 
@@ -25,6 +25,22 @@ def _tell(run: Path, cell: str, outcome: Outcome, *, result: bool = False) -> No
     write_record(folder / layout.OUTCOME_FILE, Verdict(outcome=outcome, judged_by="worker"))
     if result:
         (folder / layout.RESULT_FILE).write_text("{}", encoding="utf-8")
+
+
+def test_who_ends_a_box_by_asking_twice_has_interrupted_it(tmp_path: Path) -> None:
+    layout.cell_folder(tmp_path, CELLS[0]).mkdir(parents=True)
+    (verdict,) = judge(tmp_path, CELLS, _ended(137), interrupted=True).values()
+    assert (verdict.outcome, verdict.outcome.is_of_the_cell) == (Outcome.KILLED, False)
+    assert verdict.cause.startswith("interrupted: somebody asked twice to stop")
+    assert judge(tmp_path, CELLS[1:], _ended(137), interrupted=True) == {}, "what was not begun is still to come"
+
+
+def test_a_failure_of_the_machine_is_no_verdict_on_any_cell(tmp_path: Path) -> None:
+    _tell(tmp_path, CELLS[0], Outcome.OK, result=True)
+    layout.cell_folder(tmp_path, CELLS[1]).mkdir()
+    assert set(judge(tmp_path, CELLS, _ended(EXIT_MACHINE, said="error: no GPU answers\n"))) == {CELLS[0]}
+    assert not (layout.cell_folder(tmp_path, CELLS[1]) / layout.OUTCOME_FILE).exists()
+    assert not layout.cell_folder(tmp_path, CELLS[2]).exists()
 
 
 def test_the_workers_verdicts_stand(tmp_path: Path) -> None:

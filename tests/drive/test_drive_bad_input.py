@@ -10,6 +10,7 @@ import pytest
 from conftest import Drive
 
 from bench_core.contract.layout import HF_ARTIFACT
+from bench_core.contract.outcome import EXIT_MACHINE
 from bench_core.prepare.model import ModelRequest, prepare_model
 
 QUICK = ("--images", "null", "--device", "cpu", "--launcher", "process", "--samples", "8", "--batch-sizes", "1")
@@ -28,10 +29,10 @@ def _copy(source: Path, target: Path, without: str = "nothing") -> Path:
     return target
 
 
-def _refused(drive: Drive, tmp_path: Path, *arguments: str) -> str:
+def _refused(drive: Drive, tmp_path: Path, *arguments: str, code: int = 2) -> str:
     before = sorted(tmp_path.rglob("*"))
     called = drive(*QUICK, *arguments)
-    assert called.code == 2, called
+    assert called.code == code, called
     lines = called.err.strip().splitlines()
     assert [line.split(":")[0] for line in lines] == ["error", "hint"], called.err
     assert "Traceback" not in called.err
@@ -171,7 +172,7 @@ def test_cuda_without_a_gpu(drive: Drive, tmp_path: Path, monkeypatch: pytest.Mo
 def test_not_enough_disk_for_a_conversion(drive: Drive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr("shutil.disk_usage", lambda _path: usage._replace(free=1 << 20))
-    text = _refused(drive, tmp_path, "--images", "ctranslate2")
+    text = _refused(drive, tmp_path, "--images", "ctranslate2", code=EXIT_MACHINE)
     assert "not enough disk" in text
     assert "ct2-int8" in text
 

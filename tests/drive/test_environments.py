@@ -48,7 +48,7 @@ def test_complete_lists_are_installed_last_and_without_dependencies(
 ) -> None:
     commands: list[list[str]] = []
 
-    def record(command: list[str], _what: str) -> None:
+    def record(command: list[str], _what: str, _lock: int) -> None:
         commands.append(command)
         Path(command[-1] if command[:3] == [sys.executable, "-m", "venv"] else tmp_path).mkdir(exist_ok=True)
 

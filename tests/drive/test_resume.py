@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,13 +18,13 @@ from conftest import ROOT, Called, Drive
 from bench_core.contract import layout
 from bench_core.contract.errors import BadInput
 from bench_core.contract.outcome import Outcome, Verdict
-from bench_core.contract.run import ArtifactInfo, GpuInfo, ImageInfo, RunRecord, VisitInfo
+from bench_core.contract.run import ArtifactInfo, GpuInfo, RunRecord, VisitInfo
 from bench_core.contract.spec import CellSpec
 from bench_core.drive.catalogue import Catalogue
 from bench_core.drive.collect import write_record
-from bench_core.drive.execute import Execution
 from bench_core.drive.plan import make_plan
 from bench_core.drive.process_launcher import ProcessLauncher
+from bench_core.drive.provide import Provision
 from bench_core.drive.request import Suite
 from bench_core.drive.resume import Earlier, find_run
 
@@ -438,12 +439,10 @@ def test_a_call_that_is_stopped_before_it_measures_is_no_visit(
     """Ctrl-C while images are built or the model is prepared: the run is as it was, stopped cells included."""
     _end(mine, "null.scripted.b4", Outcome.KILLED)
     before = _tree(mine)
-    whole = Execution.build
 
-    def build(self: Execution) -> dict[str, ImageInfo]:
-        self.stop()
-        return whole(self)
+    def install(self: Provision) -> None:
+        signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(Execution, "build", build)
+    monkeypatch.setattr(Provision, "install", install)
     assert drive("--resume", "mine").code == 130
     assert _tree(mine) == before

@@ -20,9 +20,9 @@ from bench_core.contract.run import RunRecord
 from bench_core.drive.catalogue import Catalogue
 from bench_core.drive.docker_images import ImageBuilder
 from bench_core.drive.docker_launcher import DockerLauncher
-from bench_core.drive.execute import Execution
 from bench_core.drive.launcher import Ended, Folders, Launch, LineTaker
 from bench_core.drive.process_launcher import ProcessLauncher
+from bench_core.drive.provide import Provision
 from bench_core.drive.retry import Retries
 from bench_core.prepare.hub import hub_errors
 
@@ -70,9 +70,9 @@ def test_retries_stand_in_the_run_and_in_its_report(
     drive: Drive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     step = Step(MayPass("the registry does not answer"))
-    whole = Execution._ensure
+    whole = Provision._ensure
     monkeypatch.setattr("bench_core.drive.retry.PAUSES_S", (0.0, 0.0))
-    monkeypatch.setattr(Execution, "_ensure", lambda self, image, target: step() and whole(self, image, target))
+    monkeypatch.setattr(Provision, "_ensure", lambda self, image, target: step() and whole(self, image, target))
     called = drive(*RUN, *FAST, "--batch-sizes", "1")
     assert called.code == 0
     assert "the registry does not answer; trying again" in called.err

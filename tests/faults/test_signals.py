@@ -62,6 +62,8 @@ def test_two_signals_end_a_batch_that_would_not_end(tmp_path: Path) -> None:
     assert time.monotonic() - started < 20
     verdict = Verdict.read(cell / layout.OUTCOME_FILE)
     assert verdict.outcome is Outcome.KILLED
+    assert verdict.cause.startswith("interrupted: "), "it was this driver that ended the box"
+    assert not any(row.complete for row in load_run(tmp_path / "results" / "mine").rows)
 
 
 def test_a_signal_before_anything_is_measured_ends_the_driver_at_once(tmp_path: Path) -> None:

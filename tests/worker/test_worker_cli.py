@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -11,15 +12,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from worker_material import FAST, MODEL, Place, make_workload, random_prompts, write_image
+from worker_material import FAST, MODEL, NULL_IMAGE, Place, make_workload, random_prompts, write_image
 
 from bench_core.contract import layout
 from bench_core.contract.artifact import ArtifactRecord
 from bench_core.contract.digest import prompts_sha256
+from bench_core.contract.errors import BadInput, MachineFailure
 from bench_core.contract.events import BatchEvent, CellEnded, EndEvent, StartEvent, parse_stdout
-from bench_core.contract.outcome import Outcome
+from bench_core.contract.manifest import Manifest
+from bench_core.contract.outcome import EXIT_MACHINE, Outcome
 from bench_core.contract.run import RunRecord
+from bench_core.contract.spec import CellSpec
 from bench_core.worker import cli, request
+from bench_core.worker.failure import classify
+from bench_core.worker.supervisor import Supervisor
 
 COMPLETE = set(layout.CELL_FILES)
 WITHOUT_RESULT = COMPLETE - {layout.RESULT_FILE}
@@ -319,10 +325,10 @@ Refuse = Callable[..., str]
 
 @pytest.fixture
 def refuse(place: Place, capsys: pytest.CaptureFixture[str]) -> Refuse:
-    def call(*arguments: str, place: Place = place, image: Path | None = None) -> str:
+    def call(*arguments: str, place: Place = place, image: Path | None = None, code: int = 2) -> str:
         given = place.arguments(*arguments, image=image) if image else place.arguments(*arguments)
         before = place.tree()
-        assert cli.main(given) == 2
+        assert cli.main(given) == code
         captured = capsys.readouterr()
         lines = captured.err.splitlines()
         assert lines[0].startswith("error: ")
@@ -378,7 +384,7 @@ def test_a_bad_command_line_is_refused_with_its_cause(
 
 def test_a_gpu_that_is_not_there_is_refused(refuse: Refuse, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(request, "visible_gpus", list)
-    assert "--device cuda: no GPU answers" in refuse("--device", "cuda")
+    assert "--device cuda: no GPU answers" in refuse("--device", "cuda", code=EXIT_MACHINE)
 
 
 def test_auto_is_the_cpu_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -444,22 +450,29 @@ def test_an_artifact_that_is_not_what_its_name_says_is_refused(refuse: Refuse, p
 
 
 @pytest.mark.parametrize(
-    ("text", "value"),
+    ("option", "said"),
     [
-        ("true", True), ("null", None), ("-3", -3), ("0.5", 0.5), ("1e-3", 0.001), ("True", "True"), ("", ""),
-        ("9" * 400, int("9" * 400)), ("nan", "nan"), ("1e999", "1e999"), ("a=b", "a=b"),
+        ("ttft_s=nan", "option null.ttft_s: "), ("ttft_s=1e999", "option null.ttft_s: "),
+        ("vocabulary=1e3", "option null.vocabulary: '1e3' is not a whole number"),
+        ("vocabulary=3", "at least 4"), ("fail_in=lode", "one of '', 'load'"),
+        ("ttft=1", "image null has no option 'ttft'"), ("ttft", "is not key=value"),
     ],
 )  # fmt: skip
-def test_the_value_of_an_option_is_read_as_what_it_looks_like(text: str, value: object) -> None:
-    assert cli.option(f"key={text}") == ("key", value)
-    assert type(cli.scalar(text)) is type(value)
+def test_an_option_that_is_not_declared_or_of_another_type_is_refused(refuse: Refuse, option: str, said: str) -> None:
+    assert said in refuse("--option", option)
 
 
-@pytest.mark.parametrize("option", ["ttft_s=nan", "ttft_s=inf"])
-def test_an_option_that_is_no_number_never_ends_in_a_traceback(place: Place, option: str) -> None:
-    ran = place.run("--option", option, "--max-batches", "1", "--max-new-tokens", "1", "--run-id", "r")
-    assert ran.code == Outcome.UNSUPPORTED.worker_exit_code
-    assert "must be a number" in place.cell("r", "null.scripted.b1").verdict.cause
+def test_options_stand_in_the_spec_with_defaults_in_their_declared_types(place: Place) -> None:
+    given = ("--option", "ttft_s=1e-3", "--option", "tpot_s=0", "--option", "vocabulary=0100", "--max-batches", "1")
+    assert place.run(*given, "--max-new-tokens", "1", "--run-id", "r").code == 0
+    options = CellSpec.read(place.results / "r" / "cells" / "null.scripted.b1" / "spec.json").options
+    declared = Manifest.load(NULL_IMAGE).options
+    assert set(options) == set(declared)
+    shown = {name: options[name] for name in ("ttft_s", "tpot_s", "vocabulary", "load_s", "fail_in")}
+    assert shown == {"ttft_s": 0.001, "tpot_s": 0.0, "vocabulary": 100, "load_s": 0.05, "fail_in": ""}
+    assert {name: type(value).__name__ for name, value in options.items()} == {
+        name: option.type for name, option in declared.items()
+    }
 
 
 def test_a_cell_that_is_measured_is_never_measured_over(place: Place, refuse: Refuse) -> None:
@@ -483,7 +496,7 @@ def test_a_run_folder_of_somebody_else_is_refused(
     """The answer of the system is given by the test, since root may write anywhere."""
     (place.results / "r").mkdir()
     monkeypatch.setattr(os, "access", lambda *_: False)
-    said = refuse("--run-id", "r")
+    said = refuse("--run-id", "r", code=EXIT_MACHINE)
     assert "cannot be written: Permission denied" in said
     assert "check its owner" in said
 
@@ -491,7 +504,7 @@ def test_a_run_folder_of_somebody_else_is_refused(
 def test_results_that_are_a_file_are_refused(refuse: Refuse, place: Place) -> None:
     place.results.rmdir()
     place.results.write_text("")
-    assert "cannot be written" in refuse("--run-id", "r")
+    assert "cannot be written" in refuse("--run-id", "r", code=EXIT_MACHINE)
 
 
 def test_the_process_itself_says_it_too_without_a_traceback(place: Place) -> None:
@@ -499,3 +512,45 @@ def test_the_process_itself_says_it_too_without_a_traceback(place: Place) -> Non
     assert (ran.code, ran.out) == (2, "")
     assert ran.err.startswith("error: ")
     assert "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/results/r"), EXIT_MACHINE),
+        (OSError(errno.EIO, "Input/output error"), EXIT_MACHINE),
+        (OSError(errno.EROFS, "Read-only file system"), EXIT_MACHINE),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory"), Outcome.KILLED.worker_exit_code),
+        (BlockingIOError(errno.EAGAIN, "no process to be had"), Outcome.KILLED.worker_exit_code),
+    ],
+)
+def test_a_disk_that_fails_the_supervisor_is_the_machines_failure(
+    place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: OSError, code: int
+) -> None:
+    """What an engine may bring about itself (its folder removed, too many processes) is not."""
+
+    def fail(*_arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Supervisor, "measure", fail)
+    assert cli.main(place.arguments(*FAST, "--run-id", "r")) == code
+    assert (
+        f"this machine did not let the worker go on: {'/results/r: ' if error.filename else ''}"
+        in capsys.readouterr().err
+    )
+    assert not list((place.results / "r").glob(f"cells/*/{layout.OUTCOME_FILE}"))
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), Outcome.KILLED),
+        (RuntimeError("safetensors: I/O error: No space left on device (os error 28)"), Outcome.KILLED),
+        (MachineFailure("GPU-1 does not answer through NVML"), Outcome.KILLED),
+        (OSError(errno.EROFS, "Read-only file system"), Outcome.LOAD_FAILED),
+        (OSError(errno.EMFILE, "Too many open files"), Outcome.LOAD_FAILED),
+        (BadInput("no such thing"), Outcome.BAD_SPEC),
+    ],
+)
+def test_an_engines_exception_that_tells_of_the_machine_is_not_the_cells(error: Exception, outcome: Outcome) -> None:
+    assert classify(error, "load", None)[0] is outcome

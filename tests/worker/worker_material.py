@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from bench_core.contract import layout
 from bench_core.contract.digest import prompts_sha256
 from bench_core.contract.events import Event, parse_events
@@ -23,6 +25,8 @@ from bench_core.contract.workload import Prepared, Workload, WorkloadRef
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NULL_IMAGE = REPOSITORY / "images" / "null"
+# The scripted engine's declarations, for images whose adapter is a twist of it.
+NULL_OPTIONS = yaml.safe_dump({"options": yaml.safe_load((NULL_IMAGE / layout.MANIFEST_FILE).read_text())["options"]})
 MODEL = ModelInfo(
     name="toy", folder="toy", digest="0" * 64, synthetic=True, architecture="LlamaForCausalLM", dtype="float32",
     parameters=1000, vocab_size=320, context_length=2048, hidden_size=64, intermediate_size=128, layers=2,
@@ -81,7 +85,9 @@ def write_image(folder: Path, adapter: str = "", manifest: str = "", **files: st
     (folder / layout.MANIFEST_FILE).write_text(
         "name: twisted\ntitle: Twisted\nadapter: adapter:Twisted\nbatching: native\ntoken_times: live\n"
         "devices: [cuda, cpu]\npackages: []\n"
-        "variants:\n  only: {artifact: none, default: true, options: {ttft_s: 0.0005, tpot_s: 0.0001}}\n" + manifest,
+        "variants:\n  only: {artifact: none, default: true, options: {ttft_s: 0.0005, tpot_s: 0.0001}}\n"
+        + manifest
+        + NULL_OPTIONS,
         encoding="utf-8",
     )
     for name, content in files.items():
