@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from bench_core.contract.digest import prompts_sha256
 from bench_core.contract.errors import BadInput
 from bench_core.contract.model import ModelInfo
+from bench_core.contract.prompt_source import PromptSource
 from bench_core.contract.record import Record
 from bench_core.contract.workload_rate import MeanWork, mean_work
 
@@ -28,6 +29,9 @@ def shuffled_order(count: int, seed: int) -> list[int]:
 def order_words(sample_seed: int | None) -> str:
     """How a workload's prompts were put in order, in words."""
     return "the dataset's own order" if sample_seed is None else f"shuffled with seed {sample_seed}"
+
+
+_SOURCE_WORDS = "which part of the dataset the prompts are; null: not recorded, a workload of before it was"
 
 
 class Workload(Record):
@@ -50,6 +54,7 @@ class Workload(Record):
     duplicates: int = Field(ge=0)
     digest: str
     sample_seed: int | None = Field(None, ge=0, lt=SEEDS)
+    prompt_source: PromptSource | None = Field(None, description=_SOURCE_WORDS)
     prompts: tuple[tuple[int, ...], ...] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -80,6 +85,7 @@ class Workload(Record):
             prompts=len(self.prompts),
             longest_prompt_tokens=self.longest,
             sample_seed=self.sample_seed,
+            prompt_source=self.prompt_source,
         )
 
     def packed(self) -> bytes:
@@ -150,6 +156,16 @@ class WorkloadRef(Record):
     def order(self) -> str:
         """Of the prompts, in words."""
         return order_words(self.sample_seed)
+
+    prompt_source: PromptSource | None = Field(None, description=_SOURCE_WORDS)
+
+    def agrees(self, other: WorkloadRef) -> bool:
+        """Whether both are one workload. A source that one of them does not know is no difference, nor is a column that
+        was named at one visit and found at another."""
+        mine, others = self.prompt_source, other.prompt_source
+        if self.model_copy(update={"prompt_source": None}) != other.model_copy(update={"prompt_source": None}):
+            return False
+        return mine is None or others is None or mine.agrees(others)
 
 
 class Prepared(Record):

@@ -44,7 +44,10 @@ def drive(
         str | None, typer.Option(help="embedded, a hub id, a file or a folder  [default: embedded]")
     ] = None,
     split: Annotated[str | None, typer.Option(help="Split of the dataset  [default: validation]")] = None,
-    text_column: Annotated[str | None, typer.Option(help="Column of the prompts.")] = None,
+    text_column: Annotated[
+        str | None,
+        typer.Option(help="Column of the prompts  [default: docs/models-and-data.md]"),
+    ] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Prompts to take  [default: all]")] = None,
     sample_order: Annotated[
         str | None, typer.Option(help="Of these: shuffled, or dataset to keep the dataset's  [default: shuffled]")

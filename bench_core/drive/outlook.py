@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench_core.contract.artifact import recipe_digest, usable_artifact
+from bench_core.contract.prompt_source import PromptSource
 from bench_core.contract.run import GpuInfo
 from bench_core.contract.workload import order_words
 from bench_core.drive.estimate import TYPICAL_PROMPTS, conversion_bytes, measuring_estimate_s, readable_duration
@@ -27,6 +28,7 @@ class Outlook:
         to_convert: those of them that are missing or damaged.
         given: every artifact to be read that is from elsewhere.
         weights_bytes: of the stored model, as far as that is known; 0 where only the hub knows.
+        prompts_are: which part of the dataset the prompts are; ``None`` where only the hub knows.
     """
 
     model: ModelPlan
@@ -34,6 +36,7 @@ class Outlook:
     to_convert: tuple[str, ...]
     given: tuple[GivenPlan, ...]
     weights_bytes: int
+    prompts_are: PromptSource | None
 
     @property
     def downloads(self) -> tuple[str, ...]:
@@ -59,7 +62,14 @@ class Outlook:
         require_free(models, (self.model.bytes_expected or 0) + self.conversion_bytes + given, " and ".join(what))
 
 
-def look_ahead(suite: Suite, plan: Plan, model: ModelPlan, makers: Mapping[str, Job], models: Path) -> Outlook:
+def look_ahead(
+    suite: Suite,
+    plan: Plan,
+    model: ModelPlan,
+    makers: Mapping[str, Job],
+    models: Path,
+    prompts_are: PromptSource | None,
+) -> Outlook:
     """Looks at what is under ``models/`` and at the sources named, without a network.
 
     Raises:
@@ -72,6 +82,7 @@ def look_ahead(suite: Suite, plan: Plan, model: ModelPlan, makers: Mapping[str, 
         to_convert=tuple(name for name, maker in makers.items() if _missing(name, maker, model, models)),
         given=tuple(plan_given(name, source, model.model, models) for name, source in given.items()),
         weights_bytes=_weights_bytes(suite, model),
+        prompts_are=prompts_are,
     )
 
 
@@ -80,6 +91,11 @@ def _missing(artifact: str, maker: Job, plan: ModelPlan, models: Path) -> bool:
         return True
     folder = models / plan.model.folder / artifact
     return usable_artifact(folder, plan.model.digest, recipe_digest(maker.image.folder)) is None
+
+
+def _not_yet_known(suite: Suite) -> str:
+    column = f"column {suite.text_column!r}" if suite.text_column else "a column that is found and named"
+    return f"{column} when the dataset is fetched from the hub"
 
 
 def _weights_bytes(suite: Suite, plan: ModelPlan) -> int:
@@ -112,6 +128,7 @@ def plan_words(
         f"model {suite.model}: {_action(outlook.model)}",
         f"prompts: {suite.dataset}, {suite.samples or 'all'}, {order_words(suite.shuffle_seed)}; "
         f"{suite.max_new_tokens} new tokens, {suite.length}",
+        f"prompts are {outlook.prompts_are.words if outlook.prompts_are else _not_yet_known(suite)}",
         "to build: " + (", ".join(dict.fromkeys(to_build)) or "nothing"),
         "to convert: " + (", ".join(outlook.to_convert) or "nothing"),
         f"measuring will take about {readable_duration(measuring_s)} (rough), "

@@ -366,10 +366,11 @@ class Session:
         if self._earlier is not None and model_plan.model is not None:
             self._earlier.require_same_model(model_plan.model.digest)
         found = survey_workload(self._workload_request(suite.max_prompt_tokens or DEFAULT_MAX_PROMPT_TOKENS))
-        prompts = found if found is not None else suite.samples
+        prompts = found.prompts if found is not None else suite.samples
         if prompts is not None:
             _require_batches(plan, prompts)
-        outlook = look_ahead(suite, plan, model_plan, self._makers(plan), self._request.models)
+        prompts_are = found.source if found is not None else None
+        outlook = look_ahead(suite, plan, model_plan, self._makers(plan), self._request.models, prompts_are)
         outlook.require_disk(self._request.models)
         return outlook
 

@@ -34,11 +34,12 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 def prepare(
     model: Annotated[str, typer.Option(help="synthetic/<shape>, a hub id or a local folder.")] = "synthetic/tiny",
     dataset: Annotated[
-        str, typer.Option(help="embedded, a hub id, a .jsonl, .json, .parquet or .txt file, or a folder of such.")
+        str, typer.Option(help="embedded, a hub id, or a file or folder of a form in docs/models-and-data.md.")
     ] = "embedded",
     split: Annotated[str, typer.Option(help="Split of the dataset.")] = "validation",
     text_column: Annotated[
-        str | None, typer.Option(help="Column of the prompts  [default: text, or the only one with text]")
+        str | None,
+        typer.Option(help="Column of the prompts  [default: docs/models-and-data.md]"),
     ] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Prompts to take from the front  [default: all]")] = None,
     sample_order: Annotated[

@@ -1,33 +1,30 @@
 """Where prompts come from: the embedded ones, local files and folders, or a dataset of the Hugging Face hub.
 
 A source gives texts in its own order and may be long: readers take what they need. What cannot be read raises
-:class:`BadInput` that names the file and, where there are lines, the line.
+:class:`BadInput` that names the file and, where there are lines, the line. Files and folders take the same forms
+(:mod:`bench_core.prepare.files`), and all sources choose the column by one rule (:mod:`bench_core.prepare.columns`).
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from bench_core.contract import layout
-from bench_core.contract.digest import text_sha256
 from bench_core.contract.errors import BadInput, first_line
+from bench_core.contract.prompt_source import PromptSource, Taken
+from bench_core.prepare.columns import Prompts, Row, Texts
 from bench_core.prepare.embedded import EMBEDDED, embedded_lines
+from bench_core.prepare.files import FORMS, form_of, json_lines, rows_of, text_lines
+from bench_core.prepare.folders import data_files, files_of_split, plain_texts
 from bench_core.prepare.hub import hub_errors, is_hub_id
-from bench_core.prepare.staging import Progress, disk_errors, write_file
+from bench_core.prepare.staging import Progress
 
-TEXT_COLUMN = "text"
-LINE_SUFFIXES = (".jsonl", ".json")
-FILE_SUFFIXES = (*LINE_SUFFIXES, ".parquet", ".txt")
-FOLDER_SUFFIXES = (".jsonl", ".json", ".parquet", ".csv", ".arrow")
-FETCHED_FOLDER = "datasets"
-
-_SUPPORTED = "a dataset is embedded, a hub id, a .jsonl, .json, .parquet or .txt file, or a folder of such files"
+SUPPORTED = f"a dataset is embedded, a hub id, {FORMS}, or a folder of such files"
 
 
 @dataclass(frozen=True)
@@ -40,12 +37,31 @@ class Selection:
     samples: int | None = None
 
 
+@dataclass(frozen=True)
+class PlainTexts:
+    """Texts of files without columns."""
+
+    texts: Iterable[str]
+    taken: Taken
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.texts)
+
+    @property
+    def source(self) -> PromptSource:
+        """There is no column."""
+        return PromptSource(column=None, chosen=None, taken=self.taken)
+
+
 def dataset_name(dataset: str, split: str) -> str:
-    """What a workload is called in reports: a file's or folder's own name, or hub id and split."""
+    """What a workload is called in reports: a file's or folder's own name, or hub id and split.
+
+    A link keeps its own name: in the hub's cache each file is a link to a blob that is named by its hash.
+    """
     path = local_path(dataset)
     if dataset == EMBEDDED:
         return EMBEDDED
-    return path.resolve().name if path else f"{dataset}:{split}"
+    return Path(os.path.abspath(path)).name or "dataset" if path else f"{dataset}:{split}"
 
 
 def local_path(dataset: str) -> Path | None:
@@ -57,67 +73,85 @@ def local_path(dataset: str) -> Path | None:
     if dataset == EMBEDDED:
         return None
     if not dataset or "\0" in dataset:
-        raise BadInput(f"not a dataset: {dataset!r}", _SUPPORTED)
+        raise BadInput(f"not a dataset: {dataset!r}", SUPPORTED)
     path = Path(dataset).expanduser()
     try:
         if path.exists():
             return path
     except OSError as error:
-        raise BadInput(f"dataset {dataset[:80]!r}: {error.strerror or error}", _SUPPORTED) from error
-    looks_local = dataset.startswith((".", "/", "~")) or path.suffix.lower() in FILE_SUFFIXES
+        raise BadInput(f"dataset {dataset[:80]!r}: {error.strerror or error}", SUPPORTED) from error
+    looks_local = dataset.startswith((".", "/", "~")) or form_of(path) is not None
     if looks_local or not is_hub_id(dataset):
-        raise BadInput(f"{dataset}: no such file or folder", _SUPPORTED)
+        raise BadInput(f"{dataset}: no such file or folder", SUPPORTED)
     return None
 
 
-def texts(selection: Selection, data_root: Path, progress: Progress) -> Iterator[str]:
-    """Texts of a dataset in its order; blank ones too. ``samples`` bounds only what is fetched from the hub.
+def local_texts(selection: Selection, progress: Progress) -> Texts | None:
+    """Texts of an embedded or local dataset in its order, blank ones too; ``None`` for a dataset of the hub.
 
     Raises:
         BadInput: while iterating as well; see the module.
+        OSError: a file cannot be opened.
     """
-    split, column = selection.split, selection.column
     if selection.dataset == EMBEDDED:
-        return _json_lines(embedded_lines(), EMBEDDED, column)
+        return Prompts(json_lines(embedded_lines(), EMBEDDED), selection.column, EMBEDDED)
     path = local_path(selection.dataset)
     if path is None:
-        return iter(_fetched(selection, data_root, progress))
+        return None
     if path.is_dir():
-        return _folder(path, split, column, progress)
-    suffix = path.suffix.lower()
-    if suffix in LINE_SUFFIXES:
-        return _json_file(path, column)
-    if suffix == ".txt":
-        return _text_lines(path)
-    if suffix == ".parquet":
-        return _parquet(path, column)
-    raise BadInput(f"{path}: a dataset file does not end in {suffix or 'nothing'}", _SUPPORTED)
+        return _folder(path, selection, progress)
+    form = form_of(path)
+    if form is None:
+        raise BadInput(f"{path}: a dataset file does not end in {''.join(path.suffixes[-2:]) or 'nothing'}", SUPPORTED)
+    if form.kind == "text":
+        _refuse_column(path, selection.column)
+        return PlainTexts(text_lines(path, form), "line")
+    return Prompts(rows_of(path, form), selection.column, str(path))
 
 
-def pick_column(columns: Mapping[str, bool], wanted: str | None, origin: str) -> str:
-    """The column that holds the prompts: the one asked for, else ``text``, else the only one with text.
-
-    Args:
-        columns: name to whether it holds text.
-        wanted: the user's choice, if any.
-        origin: names the source in the error.
+def hub_texts(selection: Selection) -> Texts:
+    """Texts of a split on the hub, streamed: of the split's files only what is needed is read.
 
     Raises:
-        BadInput: no such column, not text, or more than one to choose from.
+        BadInput: while iterating as well; the hub's refusals.
     """
-    names = ", ".join(columns) or "none"
-    name = wanted or (TEXT_COLUMN if TEXT_COLUMN in columns else None)
-    if name is None:
-        textual = [column for column, is_text in columns.items() if is_text]
-        if len(textual) != 1:
-            found = f"columns with text: {', '.join(textual)}" if textual else f"no column with text among {names}"
-            raise BadInput(f"{origin}: which column holds the prompts? {found}", "choose with --text-column")
-        name = textual[0]
-    if name not in columns:
-        raise BadInput(f"{origin}: no column {name!r}", f"columns: {names}")
-    if not columns[name]:
-        raise BadInput(f"{origin}: the column {name!r} is not text", f"columns: {names}")
-    return name
+    import huggingface_hub  # noqa: PLC0415 - heavy
+
+    dataset, split = selection.dataset, selection.split
+    # Asked first, because it answers at once and says why; load_dataset retries for half a minute and does not.
+    with hub_errors(f"dataset {dataset}"):
+        commit = huggingface_hub.HfApi().dataset_info(dataset).sha
+    origin = f"dataset {dataset} (split {split})"
+    with _library_errors(origin, "check the split's name and the network"):
+        # Streaming: the first 6000 stories of TinyStories are some MB of its 2 GB.
+        rows = _datasets().load_dataset(dataset, split=split, revision=commit, streaming=True)
+    return Prompts(_library_rows(rows, origin), selection.column, origin)
+
+
+def _folder(path: Path, selection: Selection, progress: Progress) -> Texts:
+    if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
+        with _library_errors(str(path), "is it a whole folder of save_to_disk?"):
+            content = _datasets().load_from_disk(str(path))
+        rows = _choose_split(content, selection.split, str(path), progress)
+        return Prompts(_library_rows(rows, str(path)), selection.column, str(path))
+    files = data_files(path)
+    if files:
+        chosen = files_of_split(path, files, selection.split, progress)
+        return Prompts(_rows_of_all(chosen), selection.column, str(path))
+    plain = plain_texts(path)
+    if not plain:
+        raise BadInput(f"{path}: no data files in this folder", SUPPORTED)
+    _refuse_column(path, selection.column)
+    return PlainTexts(("\n".join(text_lines(file, form)) for file in plain if (form := form_of(file))), "file")
+
+
+def _rows_of_all(files: Iterable[Path]) -> Iterator[Row]:
+    return chain.from_iterable(rows_of(file, form) for file in files if (form := form_of(file)))
+
+
+def _refuse_column(path: Path, column: str | None) -> None:
+    if column is not None:
+        raise BadInput(f"{path}: no column {column!r}: plain text has no columns", "leave --text-column out")
 
 
 def _datasets() -> Any:
@@ -126,97 +160,8 @@ def _datasets() -> Any:
     return datasets
 
 
-def _json_file(path: Path, column: str | None) -> Iterator[str]:
-    with path.open("rb") as stream:
-        yield from _json_lines(stream, str(path), column)
-
-
-def _json_lines(lines: Iterable[bytes], origin: str, column: str | None) -> Iterator[str]:
-    for number, line in enumerate(_decoded(lines, origin), start=1):
-        if not line.strip():
-            continue  # a blank line is no row; an editor's last newline must not count as an empty prompt
-        where = f"{origin}:{number}"
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            hint = "one JSON object per line; turn an array into lines with: jq -c '.[]' FILE"
-            raise BadInput(f"{where}: not JSON: {first_line(error)}", hint) from error
-        if not isinstance(row, dict):
-            raise BadInput(f"{where}: not a JSON object", 'each line is an object such as {"text": "a prompt"}')
-        if column is None:
-            column = pick_column({str(k): isinstance(v, str) for k, v in row.items()}, None, where)
-        if column not in row:
-            raise BadInput(f"{where}: no column {column!r}", f"columns of this line: {', '.join(row) or 'none'}")
-        yield _text(row[column], column, where)
-
-
-def _text_lines(path: Path) -> Iterator[str]:
-    with path.open("rb") as stream:
-        yield from (line.rstrip("\r\n") for line in _decoded(stream, str(path)))
-
-
-def _decoded(lines: Iterable[bytes], origin: str) -> Iterator[str]:
-    for number, line in enumerate(lines, start=1):
-        try:
-            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            byte = error.object[error.start]
-            raise BadInput(
-                f"{origin}:{number}: not UTF-8: byte 0x{byte:02x} at position {error.start + 1} of the line",
-                "save the file as UTF-8",
-            ) from error
-
-
-def _text(value: object, column: str, where: str) -> str:
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise BadInput(f"{where}: the column {column!r} is not text but {type(value).__name__}", "prompts are text")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise BadInput(f"{where}: the text holds half a surrogate pair", "it is not valid Unicode") from error
-    return value
-
-
-def _folder(path: Path, split: str, column: str | None, progress: Progress) -> Iterator[str]:
-    if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
-        return _saved_to_disk(path, split, column, progress)
-    files = [p for p in path.rglob("*") if p.is_file() and not layout.is_hidden(p.relative_to(path))]
-    if any(p.suffix.lower() in FOLDER_SUFFIXES for p in files):
-        return _data_files(path, split, column, progress)
-    plain = sorted(p for p in files if p.suffix.lower() == ".txt" and p.parent == path)
-    if not plain:
-        raise BadInput(f"{path}: no data files in this folder", _SUPPORTED)
-    return ("\n".join(_text_lines(p)) for p in plain)
-
-
-def _parquet(path: Path, column: str | None) -> Iterator[str]:
-    datasets = _datasets()
-
-    with _library_errors(str(path), "is it a whole parquet file?"):
-        rows = datasets.load_dataset("parquet", data_files=str(path), split="train", streaming=True)
-    return _rows(rows, column, str(path))
-
-
-def _saved_to_disk(path: Path, split: str, column: str | None, progress: Progress) -> Iterator[str]:
-    datasets = _datasets()
-
-    with _library_errors(str(path), "is it a whole folder of save_to_disk?"):
-        content = datasets.load_from_disk(str(path))
-    return _rows(_choose_split(content, split, str(path), progress), column, str(path))
-
-
-def _data_files(path: Path, split: str, column: str | None, progress: Progress) -> Iterator[str]:
-    datasets = _datasets()
-
-    with _library_errors(str(path), "can datasets.load_dataset read this folder?"):
-        content = datasets.load_dataset(str(path.resolve()), streaming=True)
-    return _rows(_choose_split(content, split, str(path), progress), column, str(path))
-
-
 def _choose_split(content: Any, split: str, origin: str, progress: Progress) -> Any:
-    """A split of a local dataset. An only split is taken whatever its name, because local files seldom name one."""
+    """A split of a saved dataset. An only split is taken whatever its name, because local data seldom names one."""
     if not isinstance(content, Mapping):
         return content
     if split in content:
@@ -228,64 +173,11 @@ def _choose_split(content: Any, split: str, origin: str, progress: Progress) -> 
     raise BadInput(f"{origin}: no split {split!r}", f"splits: {', '.join(map(str, content)) or 'none'}")
 
 
-def _fetched(selection: Selection, data_root: Path, progress: Progress) -> Sequence[str]:
-    """Texts of a hub dataset, kept under ``data_root`` as fetched: later runs need no network and read the same."""
-    dataset, split = selection.dataset, selection.split
-    key = text_sha256(json.dumps([dataset, split, selection.column, selection.samples]))[:12]
-    kept = data_root / FETCHED_FOLDER / f"{layout.slug(f'{dataset}-{split}')}-{key}.jsonl"
-    if kept.is_file():
-        progress(f"dataset {dataset}: already fetched ({kept.name})")
-        return list(_json_file(kept, TEXT_COLUMN))
-    progress(f"dataset {dataset}: fetching split {split} from the Hugging Face hub")
-    rows = list(_until(_hub(dataset, split, selection.column), selection.samples))
-    lines = "".join(json.dumps({TEXT_COLUMN: text}, ensure_ascii=False) + "\n" for text in rows)
-    with disk_errors(data_root):
-        write_file(kept, lines.encode())
-    return rows
-
-
-def _until(rows: Iterator[str], samples: int | None) -> Iterator[str]:
-    """Rows up to and with the ``samples``-th that is not blank."""
-    full = 0
-    for row in rows:
-        if samples is not None and full >= samples:
-            return
-        yield row
-        full += bool(row.strip())
-        if full == samples:
-            return
-
-
-def _hub(dataset: str, split: str, column: str | None) -> Iterator[str]:
-    import huggingface_hub  # noqa: PLC0415 - heavy
-
-    datasets = _datasets()
-
-    # Asked first, because it answers at once and says why; load_dataset retries for half a minute and does not.
-    with hub_errors(f"dataset {dataset}"):
-        commit = huggingface_hub.HfApi().dataset_info(dataset).sha
-    origin = f"dataset {dataset} (split {split})"
-    with _library_errors(origin, "check the split's name and the network"):
-        # Streaming reads only the split's own files, and of those what is needed: the first 6000 stories of
-        # TinyStories are some MB of its 2 GB.
-        rows = datasets.load_dataset(dataset, split=split, revision=commit, streaming=True)
-    return _rows(rows, column, origin)
-
-
-def _rows(rows: Any, column: str | None, origin: str) -> Iterator[str]:
-    """Texts of a ``datasets`` split, streamed or not."""
-    features = rows.features
+def _library_rows(rows: Any, origin: str) -> Iterator[Row]:
+    """Rows of a ``datasets`` split, streamed or not."""
     with _library_errors(origin, "is it damaged, or the connection broken?"):
-        if features is None:  # a stream whose files do not say
-            first = next(iter(islice(rows, 1)), None)
-            if first is None:
-                return
-            columns = {str(k): isinstance(v, str) for k, v in first.items()}
-        else:
-            columns = {str(k): getattr(v, "dtype", None) in ("string", "large_string") for k, v in features.items()}
-        name = pick_column(columns, column, origin)
         for number, row in enumerate(rows, start=1):
-            yield _text(row[name], name, f"{origin}: row {number}")
+            yield f"{origin}: row {number}", row
 
 
 @contextmanager

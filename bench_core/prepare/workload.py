@@ -13,10 +13,12 @@ from pydantic import Field
 from bench_core.contract import layout
 from bench_core.contract.digest import prompts_sha256
 from bench_core.contract.errors import BadInput
+from bench_core.contract.prompt_source import PromptSource
 from bench_core.contract.record import Record
 from bench_core.contract.workload import SEEDS, Workload, order_words, shuffled_order
 from bench_core.prepare.embedded import EMBEDDED
-from bench_core.prepare.sources import Selection, dataset_name, local_path, texts
+from bench_core.prepare.fetched import texts
+from bench_core.prepare.sources import Selection, dataset_name, local_path
 from bench_core.prepare.staging import Progress, disk_errors, quiet, write_file
 from bench_core.prepare.tokenizer import PromptTokenizer
 
@@ -25,11 +27,10 @@ class WorkloadRequest(Record):
     """Which prompts to measure with.
 
     Attributes:
-        dataset: ``embedded``; a local path; or a hub id. What exists as a path is a path. Files: ``.jsonl`` or
-            ``.json`` (one object per line), ``.parquet``, ``.txt`` (one prompt per line). Folders: of
-            ``save_to_disk``, of data files, or of ``.txt`` files (sorted by name, one prompt per file).
+        dataset: ``embedded``; a local path; or a hub id. What exists as a path is a path. Forms of files and folders
+            are those of docs/models-and-data.md.
         split: of a hub dataset or of a local one that has several.
-        text_column: column of the prompts; by default ``text``, else the only one that holds text.
+        text_column: column of the prompts; found out by the rule of :mod:`bench_core.prepare.columns` if not given.
         samples: prompts to take from the front, not counting empty texts; ``None`` for all.
         max_prompt_tokens: longer prompts lose tokens at their beginning; special tokens there (BOS) stay.
         sample_seed: the prompts taken are shuffled once with it, so that the batches that a cell measures are a random
@@ -51,11 +52,19 @@ class _Tokenised:
     dropped_empty: int
 
 
-def survey_workload(request: WorkloadRequest) -> int | None:
+@dataclass(frozen=True)
+class Survey:
+    """What a local dataset will give: how many prompts, and which part of it they are."""
+
+    prompts: int
+    source: PromptSource
+
+
+def survey_workload(request: WorkloadRequest) -> Survey | None:
     """Reads a local dataset as far as it will be needed, so that what is wrong with it shows before anything is made.
 
     Returns:
-        How many prompts it will give; ``None`` for a dataset of the hub, which is not asked.
+        ``None`` for a dataset of the hub, which is not asked.
 
     Raises:
         BadInput: as :func:`prepare_workload` for a source that cannot be read or holds no prompt.
@@ -64,11 +73,11 @@ def survey_workload(request: WorkloadRequest) -> int | None:
         return None
     selection = Selection(request.dataset, request.split, request.text_column, request.samples)
     with _reading(request):
-        full = (text for text in texts(selection, Path(), quiet) if text.strip())
-        found = sum(1 for _text in islice(full, request.samples))
+        read = texts(selection, Path(), quiet)
+        found = sum(1 for _text in islice((text for text in read if text.strip()), request.samples))
     if not found:
         raise _no_prompt(request)
-    return found
+    return Survey(found, read.source)
 
 
 def prepare_workload(
@@ -84,7 +93,8 @@ def prepare_workload(
     """
     selection = Selection(request.dataset, request.split, request.text_column, request.samples)
     with _reading(request):
-        done = _tokenise(texts(selection, data_root, progress), tokenizer, request)
+        read = texts(selection, data_root, progress)
+        done = _tokenise(read, tokenizer, request)
     if not done.prompts:
         raise _no_prompt(request)
     prompts = done.prompts
@@ -99,6 +109,7 @@ def prepare_workload(
         duplicates=len(prompts) - len(set(prompts)),
         digest=prompts_sha256(prompts),
         sample_seed=request.sample_seed,
+        prompt_source=read.source,
         prompts=prompts,
     )
     path = data_root / layout.WORKLOADS_FOLDER / f"{layout.slug(workload.name)}-{workload.digest[:12]}.json"
@@ -168,6 +179,8 @@ def _remarks(workload: Workload, request: WorkloadRequest) -> list[str]:
         f"{found} prompts, the longest of {workload.longest} tokens, {order_words(workload.sample_seed)}, "
         f"digest {workload.digest[:12]}"
     ]
+    if workload.prompt_source is not None:
+        remarks.append(f"prompts are {workload.prompt_source.words}")
     if request.samples is not None and found < request.samples:
         remarks.append(f"{request.samples} prompts were asked for, but the dataset has only {found}")
     if workload.truncated:

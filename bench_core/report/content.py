@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from bench_core.contract.equal_work import repeated_prompts
 from bench_core.contract.metrics import VALUES_BEYOND_A_PERCENTILE, CellResult, MemoryUse, Parity
 from bench_core.contract.outcome import MARKED
+from bench_core.contract.workload import WorkloadRef
 from bench_core.report.cell_key import cell_key
 from bench_core.report.device_time import device_time, device_time_sheet
 from bench_core.report.format import (
@@ -110,6 +111,11 @@ def document(view: RunView) -> Document:
 # --- the head ---------------------------------------------------------------------------------------------------------
 
 
+def _prompt_source(workload: WorkloadRef) -> str:
+    """Which part of the dataset the prompts are; nothing for a run of before that was recorded."""
+    return f"; prompts are {workload.prompt_source.words}" if workload.prompt_source is not None else ""
+
+
 def _facts(view: RunView) -> Iterable[tuple[str, str]]:
     record, model, host = view.record, view.record.model, view.record.host
     weights = "random weights of the true shape" if model.synthetic else "trained weights"
@@ -126,6 +132,7 @@ def _facts(view: RunView) -> Iterable[tuple[str, str]]:
             f"{foreign(record.workload.name)}, {quantity(record.workload.prompts, 'prompt')}, "
             f"longest {quantity(record.workload.longest_prompt_tokens, 'token')}, {record.workload.order}, "
             f"digest {record.workload.digest[:12]}"
+            f"{_prompt_source(record.workload)}"
         ),
     )
     new = quantity(record.max_new_tokens, "new token")

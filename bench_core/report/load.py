@@ -545,7 +545,7 @@ def _workload(run_folder: Path, record: RunRecord) -> Workload | None:
         raise Unreadable(path.name, error.cause.removeprefix(f"{path.name}: ")) from error
     except (OSError, EOFError, zlib.error) as error:
         raise Unreadable(path.name, first_line(error)) from error
-    if workload.reference != record.workload:
+    if not workload.reference.agrees(record.workload):
         raise Unreadable(path.name, f"it is not the workload of {layout.RUN_FILE}: digest {workload.digest[:12]}")
     return workload
 
