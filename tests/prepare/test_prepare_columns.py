@@ -120,7 +120,7 @@ def test_the_hub_goes_by_the_same_rule_and_a_kept_copy_says_the_same(
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     info = type("Info", (), {"sha": "c" * 40})
-    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: type("Api", (), {"dataset_info": lambda _s, _n: info})())
+    monkeypatch.setattr(huggingface_hub, "HfApi", type("Api", (), {"dataset_info": lambda _s, _n: info}))
     request = WorkloadRequest(dataset="owner/chats", max_prompt_tokens=512)
     first, second = (prepare_workload(request, BYTES, tmp_path / "data")[1] for _ in range(2))
     assert len(calls) == 1
@@ -139,7 +139,7 @@ def test_a_column_of_the_hub_that_is_not_plain_is_refused_and_nothing_kept(
         datasets, "load_dataset", lambda _n, **_o: real("json", data_files=str(source), split="train", streaming=True)
     )
     info = type("Info", (), {"sha": "c" * 40})
-    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: type("Api", (), {"dataset_info": lambda _s, _n: info})())
+    monkeypatch.setattr(huggingface_hub, "HfApi", type("Api", (), {"dataset_info": lambda _s, _n: info}))
     with pytest.raises(BadInput, match=r"left \(text\), right \(text\)"):
         prepare_workload(WorkloadRequest(dataset="owner/pairs", max_prompt_tokens=512), BYTES, tmp_path / "data")
     assert not (tmp_path / "data").exists()
