@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import platform
 import signal
@@ -11,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import IO, Literal
 
 from bench_core.contract.manifest import DeviceKind
@@ -81,7 +83,13 @@ class ProcessLauncher:
                 variables["CUDA_VISIBLE_DEVICES"] = launch.gpu.uuid
             started = time.monotonic()
             process = subprocess.Popen(
-                [str(environment / "bin" / "python"), "-m", "bench_core.worker", *launch.arguments, *_places(launch)],
+                [
+                    str(environment / "bin" / "python"),
+                    "-m",
+                    "bench_core.worker",
+                    *launch.arguments,
+                    *places(launch, Path(home)),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -136,12 +144,22 @@ def _drain(stream: IO[bytes], take: Callable[[bytes], None]) -> None:
         take(piece)
 
 
-def _places(launch: Launch) -> list[str]:
+def places(launch: Launch, home: Path) -> list[str]:
+    """A worker's arguments that say where things are; ``home`` is its own folder, which goes with it.
+
+    Engines look for weights with ``glob`` in the model's path as they were given it. A path that holds letters of a
+    pattern would match nothing, or a neighbour's weights: such a folder of models gets a link in ``home``.
+    """
     folders = launch.folders
-    places = ["--image-folder", str(launch.image.folder), "--models", str(folders.model.resolve().parent)]
-    places += ["--model-folder", folders.model.name, "--end-with", str(os.getpid())]
+    models = folders.model.resolve().parent
+    if glob.escape(str(models)) != str(models):
+        link = home / "models"
+        link.symlink_to(models, target_is_directory=True)
+        models = link
+    found = ["--image-folder", str(launch.image.folder), "--models", str(models)]
+    found += ["--model-folder", folders.model.name, "--end-with", str(os.getpid())]
     if folders.data is not None:
-        places += ["--data", str(folders.data.resolve())]
+        found += ["--data", str(folders.data.resolve())]
     if folders.run is not None:
-        places += ["--results", str(folders.run.resolve().parent), "--run-id", folders.run.name]
-    return places
+        found += ["--results", str(folders.run.resolve().parent), "--run-id", folders.run.name]
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import sys
 from pathlib import Path
 
@@ -62,7 +63,11 @@ class Repository:
 
         with hub_errors(self._what):
             huggingface_hub.snapshot_download(
-                self._name, revision=self.commit, local_dir=self.folder, allow_patterns=names, max_workers=_WORKERS
+                self._name,
+                revision=self.commit,
+                local_dir=self.folder,
+                allow_patterns=[glob.escape(name) for name in names],  # names, not patterns
+                max_workers=_WORKERS,
             )
 
     def forget(self) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from prepare_material import edit_json, toy_model, tree
@@ -51,7 +52,7 @@ class Hub:
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
-        path = request.path.partition("?")[0].lstrip("/")
+        path = unquote(request.path.partition("?")[0].lstrip("/"))
         self.seen.append((request.command, path, request.headers.get("Authorization")))
         for repository, (status, code) in self.refuse.items():
             if repository in path:
@@ -134,6 +135,17 @@ def error_of(done: subprocess.CompletedProcess[str]) -> str:
     assert cause.startswith("error: ")
     assert hint.startswith("hint: ")
     return f"{cause}\n{hint}"
+
+
+def test_the_name_of_a_file_on_the_hub_is_no_pattern(hub: Hub, tmp_path: Path) -> None:
+    """``toy[1].safetensors`` as a pattern means toy1.safetensors."""
+    for path in hub.folder.glob("*.safetensors*"):
+        path.unlink()
+    toy_model(tmp_path / "whole")
+    (tmp_path / "whole" / "model.safetensors").rename(hub.folder / "toy[1].safetensors")
+    done = prepare(hub, tmp_path, "--model", "owner/toy", "--max-prompt-tokens", "64")
+    assert done.returncode == 0, done.stderr
+    assert "toy[1].safetensors" in hub.fetched()
 
 
 def test_a_model_is_downloaded_once_and_only_what_is_needed(hub: Hub, tmp_path: Path) -> None:
