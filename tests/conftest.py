@@ -44,6 +44,8 @@ def _nothing_is_read_outside() -> Iterator[None]:
     yield
     read = read_outside()
     assert not read, f"read outside of the clone and temporary folders (tests/reading_guard.py): {read}"
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_of_many_on_this_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Tests share a machine with others: drivers of another test run do not keep these from the device, and whoever
