@@ -41,7 +41,7 @@ def test_a_gguf_files_tensors_are_counted_by_type_and_size(tmp_path: Path) -> No
         tmp_path, artifact="gguf-x", source_digest="0", recipe="r", made_by="m", seconds=0.0
     )
     assert stored_weights(tmp_path, record) == StoredWeights(
-        total_bytes=20 * 34 + 6 * 144 + 256, embedding_bytes=20 * 34
+        total_bytes=20 * 34 + 6 * 144 + 256, embedding_bytes=20 * 34, expert_bytes=0
     ), "without the 60 kB of words"
 
 
