@@ -79,7 +79,7 @@ class Arrivals(Record):
 
     source: Literal["worker", "engine"]
     shared: bool
-    offsets_us: tuple[tuple[Count, ...], ...]
+    offsets_us: tuple[tuple[int, ...], ...]
 
     def of_row(self, row: int) -> tuple[int, ...]:
         """Offsets of one row, microseconds."""

@@ -30,7 +30,7 @@ from bench_core.contract.median import median_interval
 from bench_core.contract.outcome import Outcome
 from bench_core.contract.phase_rates import batch_phase_times, row_decode_tok_s, row_prefill_tok_s, summed
 from bench_core.contract.quality import Likelihood, likelihood
-from bench_core.contract.record import Record
+from bench_core.contract.record import Record, describe
 from bench_core.contract.steadiness import Steadiness, steadiness
 from bench_core.contract.steps import DecodeSteps, PromptReading, decode_steps, prompt_reading
 from bench_core.contract.telemetry import TelemetrySummary, summarise_telemetry
@@ -308,7 +308,8 @@ def summarise(cell: str, events: CellEvents) -> CellResult:
     """Computes a cell's result from its events.
 
     Raises:
-        BadInput: not the events of a complete cell (no start, no measured batch, indices missing, no good end).
+        BadInput: not the events of a complete cell (no start, no measured batch, indices missing, no good end), or
+            numbers from which none follows.
     """
     measured = events.batches["measure"]
     if events.start is None:
@@ -320,9 +321,11 @@ def summarise(cell: str, events: CellEvents) -> CellResult:
     for phase, batches in events.batches.items():
         if [batch.index for batch in batches] != list(range(len(batches))):
             raise BadInput(f"{cell}: {phase} batches are missing or out of order")
-    return CellResult(
-        cell=cell, versions=events.start.versions, engine_facts=events.facts, metrics=_metrics(events, measured)
-    )
+    try:
+        metrics = _metrics(events, measured)
+    except (ArithmeticError, ValueError, AttributeError) as error:  # statistics.stdev answers an infinity with the last
+        raise BadInput(f"{cell}: no number follows from the event log: {describe(error)}") from error
+    return CellResult(cell=cell, versions=events.start.versions, engine_facts=events.facts, metrics=metrics)
 
 
 def _metrics(events: CellEvents, measured: list[BatchEvent]) -> CellMetrics:

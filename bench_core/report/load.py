@@ -534,9 +534,6 @@ def _result(name: str, cell: str, events: CellEvents) -> CellResult:
         result = summarise(cell, events)
     except BadInput as error:
         raise Unreadable(name, error.cause.removeprefix(f"{cell}: ")) from error
-    except (ArithmeticError, ValueError, AttributeError) as error:
-        # statistics.stdev answers an infinity with AttributeError.
-        raise Unreadable(name, f"no number follows from it: {first_line(error)}") from error
     if not _sane(result.metrics.model_dump()):
         raise Unreadable(name, _INSANE)
     return result

@@ -233,7 +233,7 @@ def recomputed(run_folder: Path, folder: Path, cell: str) -> CellResult | None:
         for event in read_events(run_folder, folder):
             events.add(event)
         return summarise(cell, events)
-    except (BadInput, Unreadable, ArithmeticError, ValueError, AttributeError):  # statistics.stdev of an infinity
+    except (BadInput, Unreadable):
         return None
 
 

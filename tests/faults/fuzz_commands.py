@@ -45,6 +45,7 @@ LITERALS: tuple[tuple[bytes, ...], ...] = (
 _KEY_OR_NUMBER = re.compile(
     rb"[\"'\s]?(?P<key>[a-z_A-Z]+)[\"']?\s*:|(?<=[\s:,\[])(?P<number>-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)(?=[\s,\]}])"
 )
+Span = tuple[int, int]
 _RECORDS = (".json", ".jsonl", ".yaml", ".csv", ".gz")
 
 
@@ -141,19 +142,32 @@ def _spoil(run: Path, chance: random.Random) -> tuple[Path, bytes]:
     return path, literal
 
 
-def put(path: Path, literal: bytes, chance: random.Random, field: str | None = None) -> None:
-    """Puts a literal into the place of a number of a file: of that field, or of one that is drawn."""
+def put(path: Path, literal: bytes, chance: random.Random) -> None:
+    """Puts a literal into the place of a number of a file, drawn by its field."""
+
+    def drawn(places: dict[str, list[Span]]) -> Span:
+        return chance.choice(places[chance.choice(sorted(places))])
+
+    _put(path, literal, drawn)
+
+
+def put_last(path: Path, literal: bytes, field: str) -> None:
+    """Puts a literal into the place of a field's last number; of an event log, that is in a measured batch."""
+    _put(path, literal, lambda places: places[field][-1])
+
+
+def _put(path: Path, literal: bytes, choose: Callable[[dict[str, list[Span]]], Span]) -> None:
     content = path.read_bytes()
     data = gzip.decompress(content) if path.suffix == ".gz" else content
     places = _fields(data)
-    span = chance.choice(places[field or chance.choice(sorted(places))]) if places else (len(data) // 2, len(data) // 2)
-    data = data[: span[0]] + literal + data[span[1] :]
+    begin, end = choose(places) if places else (len(data) // 2, len(data) // 2)
+    data = data[:begin] + literal + data[end:]
     path.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
 
 
-def _fields(data: bytes) -> dict[str, list[tuple[int, int]]]:
+def _fields(data: bytes) -> dict[str, list[Span]]:
     """Where numbers stand, by the key before them (in a text without keys, all under none)."""
-    found: dict[str, list[tuple[int, int]]] = {}
+    found: dict[str, list[Span]] = {}
     key = ""
     for match in _KEY_OR_NUMBER.finditer(data):
         if match["key"] is not None:
