@@ -24,7 +24,8 @@ from bench_core.contract.stored_weights import tensor_bytes
 # The kernel compiled when the image was built (see build_wheel.py); without it the engine compiles at first use.
 _PREBUILT = {"GPTQ_MARLIN": "gptqmodel_marlin_fp16_ops.so"}
 
-# The fast kernel for CPUs does not read a last group that is not full, which only toy models have.
+# The fast kernel for CPUs does not read a last group that is not full, which only toy models have. It multiplies in
+# bfloat16, whatever the model's type (gptqmodel 7.6.0, torch_aten_kernel.py: transform_cpu and _fused_op_forward).
 _WHOLE_GROUPS_ONLY = "GPTQ_TORCH_ATEN"
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cublas_status_alloc_failed", "not enough memory")
@@ -119,6 +120,7 @@ class GPTQModelAdapter:
             "attention": str(self._model.config._attn_implementation),  # noqa: SLF001 - the only place that says it
             "cudnn_attention": "on" if torch.backends.cuda.cudnn_sdp_enabled() else "off",
             "dtype": str(self._model.dtype).removeprefix("torch."),
+            **({"product_dtype": "bfloat16"} if self._asked == _WHOLE_GROUPS_ONLY else {}),
             "kv_layout": "rectangle",
             "embeddings": self._model.get_input_embeddings().weight.device.type,
         }
