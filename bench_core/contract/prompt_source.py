@@ -46,9 +46,9 @@ class PromptSource(Record):
         column = f"column {self.column!r}" if self.column is not None else ""
         words = f"{column}{_CHOSEN[self.chosen]}{_TAKEN[self.taken]}"
         if self.system_left_out:
-            words += f"; {self.system_left_out} system prompts left out"
+            words += f"; system prompts left out: {self.system_left_out}"
         if self.begun_by_others:
-            words += f"; {self.begun_by_others} conversations do not begin with the user"
+            words += f"; conversations that others begin: {self.begun_by_others}"
         return words
 
     def agrees(self, other: PromptSource) -> bool:

@@ -29,7 +29,10 @@ NO_PROMPT_NAMES = (
     "id", "ids", "uuid", "guid", "url", "uri", "href", "date", "time", "timestamp", "datetime", "label", "hash", "sha",
     "sha1", "sha256", "md5", "digest", "checksum", "lang", "language", "path", "filename",
 )  # fmt: skip
-HINT = "name one with --text-column (in a suite file: text_column); a.b is the column b inside a"
+HINT = (
+    "name one with --text-column (in a suite file: text_column, for compose: BENCH_TEXT_COLUMN); "
+    "a.b is the column b inside a"
+)
 LOOKED_AT = 100
 _DEPTH = 3
 

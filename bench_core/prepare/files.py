@@ -177,10 +177,12 @@ def _arrow_rows(path: Path, kind: str) -> Iterator[Row]:
             else:
                 batches = _arrow_batches(ipc, stream)
             for batch in batches:
+                batch.validate(full=True)  # reading what a damaged file's offsets point to may end this process
                 for row in batch.to_pylist():
                     number += 1
                     yield f"{path}: row {number}", row
-        except (pyarrow.ArrowException, OSError, ValueError, TypeError, NotImplementedError) as error:
+        # MemoryError: a damaged length asks for more than there is.
+        except (pyarrow.ArrowException, OSError, ValueError, TypeError, NotImplementedError, MemoryError) as error:
             raise BadInput(
                 f"{path}: cannot be read after row {number}: {first_line(error)}", f"is it a whole {kind} file?"
             ) from error

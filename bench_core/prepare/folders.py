@@ -67,7 +67,7 @@ def files_of_split(folder: Path, files: Sequence[Path], split: str, progress: Pr
     others = sum(map(len, splits.values())) - len(chosen)
     left = len(files) - len(chosen) - others
     if left:
-        progress(f"{folder}: {left} data files belong to no split and are left out")
+        progress(f"{folder}: data files of no split, left out: {left}")
     return chosen
 
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
-from conftest import Drive
+from conftest import ROOT, Drive
 from page_lines import page_lines
 
 from bench_core.contract import layout
 from bench_core.contract.run import RunRecord
 from bench_core.contract.spec import CellSpec
 from bench_core.contract.workload import Workload
+from bench_core.drive.request import Suite
+from bench_core.prepare.columns import HINT
 from bench_core.report.verify import verify_run
 
 RUN = (
@@ -85,3 +90,16 @@ def test_a_dataset_that_is_not_plain_is_refused_before_anything_is_made(drive: D
     assert line.cells["what is said"] in called.err
     assert line.cells["hint"] in called.err
     assert not (tmp_path / "results").exists()
+
+
+def test_the_hint_names_options_that_exist() -> None:
+    assert re.findall(r"--\w[\w-]+|BENCH_\w+|text_column", HINT) == [
+        "--text-column",
+        "text_column",
+        "BENCH_TEXT_COLUMN",
+    ]
+    for room in ("drive", "prepare"):
+        command = [sys.executable, "-m", f"bench_core.{room}", "--help"]
+        assert "--text-column" in subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "text_column" in Suite.model_fields
+    assert "--text-column=${BENCH_TEXT_COLUMN}" in (ROOT / "compose.yaml").read_text(encoding="utf-8")

@@ -178,7 +178,7 @@ def test_what_is_left_out_of_conversations_is_counted_and_said(tmp_path: Path) -
     assert len(workload.prompts) == 4
     assert workload.dropped_empty == 2
     assert (source_of(workload).system_left_out, source_of(workload).begun_by_others) == (2, 2)
-    assert "2 system prompts left out; 2 conversations do not begin with the user" in source_of(workload).words
+    assert "system prompts left out: 2; conversations that others begin: 2" in source_of(workload).words
 
 
 def test_a_later_row_of_another_kind_is_named(tmp_path: Path) -> None:

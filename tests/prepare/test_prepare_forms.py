@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import lzma
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from bench_core.contract.errors import BadInput
 from bench_core.contract.workload import Workload
 from bench_core.prepare.files import COMPRESSIONS, KINDS
 from bench_core.prepare.tokenizer import ByteTokenizer
-from bench_core.prepare.workload import WorkloadRequest, prepare_workload
+from bench_core.prepare.workload import WorkloadRequest, prepare_workload, survey_workload
 
 BYTES = ByteTokenizer()
 ROWS = [{"text": story} for story in STORIES]
@@ -286,7 +287,7 @@ def test_files_of_no_split_beside_others_are_left_out_and_that_is_said(tmp_path:
     said: list[str] = []
     workload = prepared(tmp_path, tmp_path / "data", said.append)
     assert len(workload.prompts) == len(STORIES)
-    assert any("1 data files belong to no split" in line for line in said)
+    assert any("data files of no split, left out: 1" in line for line in said)
 
 
 def test_a_folder_of_texts_and_its_compressed_ones_give_one_prompt_a_file(tmp_path: Path) -> None:
@@ -306,6 +307,35 @@ def test_a_file_of_the_page_is_refused_with_its_hint(line: Line, tmp_path: Path)
     assert line.cells["what is said"] in caught.value.cause
     assert str(tmp_path / name) in caught.value.cause
     assert line.cells["hint"] in caught.value.hint
+
+
+def test_plain_text_has_no_column_to_ask_for(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one\n")
+    for path in (tmp_path / "a.txt", tmp_path):
+        with pytest.raises(BadInput, match="plain text has no columns") as caught:
+            texts(path, tmp_path / "data", text_column="text")
+        assert caught.value.hint == "leave --text-column out"
+
+
+@pytest.mark.parametrize("ending", KINDS)
+def test_a_damaged_file_is_read_or_refused_and_nothing_else(ending: str, tmp_path: Path) -> None:
+    """Damaged offsets of an Arrow file ended the process before its batches were validated."""
+    chance = random.Random(1)  # noqa: S311  # inputs, not secrets
+    whole = content_of(ending, tmp_path / "scratch")
+    path = tmp_path / f"a{ending}"
+    refusals: list[str] = []
+    for _ in range(150):
+        content = bytearray(whole)
+        for _ in range(chance.randrange(1, 4)):
+            at = chance.randrange(len(content))
+            content[at : at + chance.randrange(3)] = bytes([chance.randrange(256)])
+        path.write_bytes(bytes(content))
+        try:
+            survey_workload(WorkloadRequest(dataset=str(path), max_prompt_tokens=512))
+        except BadInput as error:
+            refusals.append(str(error))
+    assert refusals
+    assert not [words for words in refusals if "\n" in words or str(path) not in words]
 
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)
