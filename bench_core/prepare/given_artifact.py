@@ -22,6 +22,7 @@ from bench_core.contract.errors import BadInput
 from bench_core.contract.model import ModelInfo
 from bench_core.contract.record import Record
 from bench_core.prepare import hf_config, weights
+from bench_core.prepare.completeness import require_complete, require_whole_files
 from bench_core.prepare.disk import readable, require_free
 from bench_core.prepare.hub import is_hub_id
 from bench_core.prepare.hub_model import Repository
@@ -105,6 +106,7 @@ def plan_given(artifact: str, source: str, model: ModelInfo | None, models_root:
         if model is not None:
             _require_same_model(place, files, model)
         _tensors(place, files)
+        _require_whole(place, files)
     root = models_root.absolute()
     while not root.exists():
         root = root.parent
@@ -179,6 +181,7 @@ def _fill(place: _Source, model: ModelInfo, target: Path, models_root: Path, pro
         files = _inspect(place)
         _require_same_model(place, files, model)
         form = _tensors(place, files)
+        _require_whole(place, files)
         progress(f"{place.what}: linking {len(files.files)} files")
         return {**assemble(files, target), **form}
     # Kept when it breaks off, so that the next attempt continues; gone when all of it is in place.
@@ -188,6 +191,7 @@ def _fill(place: _Source, model: ModelInfo, target: Path, models_root: Path, pro
     here = _Source(place.artifact, place.text, partial)
     files = _inspect(here)
     form = _tensors(here, files)
+    _require_whole(place, files)
     facts = assemble(files, target)
     remove(partial)
     return {**facts, **form, "commit": repository.commit}
@@ -287,6 +291,21 @@ def _pickled(place: _Source, name: str) -> BadInput:
         f"{place.what}: the weights are pickled ({name})",
         "loading one runs the code inside it; take the same in safetensors, or let an image convert the model",
     )
+
+
+def _require_whole(place: _Source, files: ModelFolder) -> None:
+    """Refuses safetensors that lack what the ``config.json`` beside them promises.
+
+    Raises:
+        BadInput: names what is missing.
+    """
+    shards = [name for name in files.weights if name.endswith(".safetensors")]
+    path = files.plain.get(hf_config.CONFIG_FILE)
+    if not shards or path is None:
+        return
+    require_whole_files(shards, place.what)
+    tensors = {name: tensor for shard in shards for name, tensor in weights.read_header(files.weights[shard]).items()}
+    require_complete(hf_config.read_json(path), tensors, place.what)
 
 
 def _require_same_model(place: _Source, files: ModelFolder, model: ModelInfo) -> None:

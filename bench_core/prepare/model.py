@@ -21,6 +21,7 @@ from bench_core.contract.model import ModelInfo
 from bench_core.contract.record import Record
 from bench_core.contract.tensor_names import HEADS
 from bench_core.prepare import hf_config, weights
+from bench_core.prepare.completeness import require_complete
 from bench_core.prepare.decoder_facts import decoder_facts
 from bench_core.prepare.model_source import RECIPE, Action, ModelRequest, Source, find_source
 from bench_core.prepare.staging import Progress, disk_errors, locked, quiet, replace_folder, staged, write_file
@@ -175,6 +176,7 @@ def _describe(hf: Path, source: Source, digest: str, folder: str) -> ModelInfo:
     sizes = hf_config.dimensions(config, origin)
     names = weights.shard_names(hf)
     tensors = weights.check_shards(hf, names)
+    require_complete(config, tensors, origin)  # of one that was fetched long ago, too
     tied = _is_tied(config, hf, names, tensors)
     kept = weights.weights_only(tensors)
     return ModelInfo(

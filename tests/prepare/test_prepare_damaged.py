@@ -11,6 +11,7 @@ import pytest
 from damage import DAMAGES, Damage, sharded_model, whole_model, without
 from prepare_material import edit_json
 
+from bench_core.contract.artifact import ArtifactRecord
 from bench_core.contract.errors import BadInput
 from bench_core.prepare.completeness import require_complete
 from bench_core.prepare.model import ModelRequest, plan_model, prepare_model
@@ -41,6 +42,21 @@ def test_a_damaged_checkpoint_is_refused_by_the_plan(damage: Damage, tmp_path: P
     with pytest.raises(BadInput) as prepared:
         prepare_model(ModelRequest(name=str(folder)), tmp_path / "models")
     assert str(prepared.value) == str(caught.value)
+
+
+def test_a_model_that_was_prepared_before_is_looked_at_again(tmp_path: Path) -> None:
+    """One from the hub is not read anew; it may have been taken when nobody compared it with its configuration."""
+    info = prepare_model(ModelRequest(name="synthetic/tiny"), tmp_path / "models")
+    hf = tmp_path / "models" / info.folder / "hf"
+    record = ArtifactRecord.read(hf / "artifact.json")
+    without("model.norm.weight")(hf)
+    changed = ArtifactRecord.of_folder(
+        hf, artifact="hf", source_digest=None, recipe=record.recipe, made_by=record.made_by, seconds=0,
+        facts=record.facts,
+    )  # fmt: skip
+    (hf / "artifact.json").write_text(changed.to_json())
+    with pytest.raises(BadInput, match=r"model\.norm\.weight is missing"):
+        plan_model(ModelRequest(name="synthetic/tiny"), tmp_path / "models")
 
 
 def test_there_are_twenty_kinds_of_damage_and_more() -> None:

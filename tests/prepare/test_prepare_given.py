@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from damage import without
 from prepare_material import edit_json, toy_model, tree
 from quantised_files import gguf_bytes, gptq_config, gptq_file, llama_tensors
 from test_prepare_hub import COMMIT, Hub, hub  # noqa: F401  # a fixture
@@ -95,6 +96,14 @@ def test_an_artifact_of_another_model_is_refused(
     assert said in _cause(source, model, tmp_path / "models")
     with pytest.raises(BadInput, match=said[:20]):
         plan_given(ARTIFACT, str(source), model, tmp_path / "models")
+
+
+def test_an_artifact_that_lacks_weights_is_refused(source: Path, model: ModelInfo, tmp_path: Path) -> None:
+    """Engines of quantised checkpoints fill holes, too; the plan says so, and so does preparing."""
+    without("model.norm.weight")(source)
+    with pytest.raises(BadInput, match=r"model\.norm\.weight is missing"):
+        plan_given(ARTIFACT, str(source), model, tmp_path / "models")
+    assert "model.norm.weight is missing" in _cause(source, model, tmp_path / "models")
 
 
 @pytest.mark.parametrize(
