@@ -6,7 +6,7 @@ and values: DeepSeek-AI, "DeepSeek-V2", 2024. Experts: Shazeer et al., "Outrageo
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from bench_core.contract.record import Record
 
@@ -62,6 +62,12 @@ class Decoder(Record):
     experts: int = Field(0, ge=0)
     experts_per_token: int = Field(0, ge=0)
     problem: str = ""
+
+    @model_validator(mode="after")
+    def _some_of_all(self) -> Decoder:
+        if self.experts_per_token > self.experts:
+            raise ValueError("a token is given to more experts than there are")
+        return self
 
     def untouched_experts(self, tokens: float) -> float:
         """Share of the routed experts that a step of so many tokens is expected not to need: (1 - k/E)^tokens, for a

@@ -43,7 +43,7 @@ class DecodeSteps(Record):
     def within(self, window: int) -> float | None:
         """The mean of the positions that lie within a window, or ``context_tokens`` where all do; ``None`` where that
         is not known. Between two quantiles contexts are taken to be spread evenly."""
-        if self.context_quantiles is None:
+        if self.context_quantiles is None or len(self.context_quantiles) < 2:
             return None
         if self.context_quantiles[-1] <= window:
             return self.context_tokens

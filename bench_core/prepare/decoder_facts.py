@@ -19,6 +19,7 @@ _FUSED = ("qkv_proj.weight", "query_key_value.weight", "Wqkv.weight")
 _FUSED_INPUTS_FIRST = ("c_attn.weight",)
 # Multi-head latent attention: the matrix that makes what is kept of a position.
 _LATENT = "kv_a_proj_with_mqa.weight"
+_MOST_LAYERS = 10_000
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 _PER_TOKEN = ("num_experts_per_tok", "moe_k", "moe_topk")
 
@@ -36,6 +37,8 @@ def decoder_facts(
     try:
         if not tensors:
             raise UnknownLayers("no shapes of weights are known")
+        if sizes["layers"] > _MOST_LAYERS:
+            raise UnknownLayers(f"more than {_MOST_LAYERS} layers are named")
         kinds = windows(config, sizes["layers"])
         layers = _by_layer(tensors, sizes["layers"])
         shapes = [_kept(config, sizes, layers[index]) for index in range(sizes["layers"])]

@@ -185,8 +185,10 @@ def stored_dtype(tensors: Mapping[str, Tensor], origin: str) -> str:
         BadInput: another type, as in quantised models.
     """
     elements: dict[str, int] = {}
-    for tensor in tensors.values():
+    for tensor in weights_only(tensors).values():
         elements[tensor.dtype] = elements.get(tensor.dtype, 0) + tensor.elements
+    if not elements:
+        raise BadInput(f"{origin}: holds no weights, only buffers", _HINT)
     most = max(elements, key=lambda dtype: elements[dtype])
     if most not in DTYPE_NAMES:
         raise BadInput(

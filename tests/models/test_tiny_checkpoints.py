@@ -13,7 +13,7 @@ from typing import Any
 import docker
 import pytest
 from conftest import ROOT, Run
-from tiny_checkpoints import CHECKPOINTS, ROWS
+from tiny_checkpoints import CHECKPOINTS, ROWS, UNKNOWN
 
 from bench_core.contract.errors import BadInput
 from bench_core.contract.model import ModelInfo
@@ -23,19 +23,13 @@ from bench_core.contract.spec import CellSpec, MeasureProtocol
 from bench_core.contract.steps import DecodeSteps
 from bench_core.contract.workload import WorkloadRef
 from bench_core.prepare.model import ModelRequest, prepare_model
+from bench_core.prepare.tokenizer import ByteTokenizer
 
 pytestmark = [pytest.mark.docker, pytest.mark.engines]
 
 SCRIPTS = ROOT / "tests" / "models"
 WITHIN = 0.01
-# Layers that keep something else than keys and values, or windows and heads that engines read differently: no figure.
-NO_FIGURE = {
-    "mamba", "mamba2", "jamba", "bamba", "granite-hybrid", "falcon-h1", "recurrent-gemma", "qwen3-next", "lfm2",
-    "gpt-neo-local", "gemma3n", "qwen2-moe-windows", "falcon-new",
-}  # fmt: skip
 NO_FIGURE_OF_A_STEP = {"llama4-beyond-a-chunk"}
-# Sizes under names of their own; refused, or measured right.
-MAY_BE_REFUSED = {"bloom", "mpt"}
 
 
 def in_image(client: docker.DockerClient, image: str, command: Sequence[str], folder: Path) -> str:
@@ -67,6 +61,8 @@ def made(docker_client: docker.DockerClient, tmp_path_factory: pytest.TempPathFa
 
 def info_of(made: Path, name: str, models: Path) -> ModelInfo | None:
     """As the suite prepares it; ``None`` where it refuses it."""
+    for file, content in ByteTokenizer(320).files().items():
+        (made / name / file).write_bytes(content)
     try:
         return prepare_model(ModelRequest(name=str(made / name)), models)
     except BadInput:
@@ -105,7 +101,7 @@ def test_bytes_are_those_that_transformers_holds_or_there_is_no_figure(made: Pat
     for name, held in measured.items():
         info = info_of(made, name, tmp_path / "models")
         if info is None or decoder_of(info).problem:
-            if name not in NO_FIGURE | MAY_BE_REFUSED:
+            if name not in UNKNOWN:
                 wrong.append(f"{name}: no figure, {decoder_of(info).problem if info else 'refused'}")
             continue
         figures.add(name)
@@ -119,7 +115,7 @@ def test_bytes_are_those_that_transformers_holds_or_there_is_no_figure(made: Pat
                 wrong.append(f"{name}: {what} {value}, transformers {held[what]}")
     assert not wrong, "\n".join(wrong)
     assert len(figures - NO_FIGURE_OF_A_STEP) >= 30
-    assert not figures & NO_FIGURE
+    assert not figures & UNKNOWN
 
 
 def test_capped_scores_are_not_left_to_an_attention_that_drops_the_cap(

@@ -192,6 +192,14 @@ CHECKPOINTS: dict[str, Tiny] = {
 }  # fmt: skip
 
 
+# Layers that keep something else than keys and values, or windows and heads that engines read differently: made, so
+# that the suite can be asked, and not measured.
+UNKNOWN = {
+    "mamba", "mamba2", "jamba", "bamba", "granite-hybrid", "falcon-h1", "recurrent-gemma", "qwen3-next", "lfm2",
+    "gpt-neo-local", "gemma3n", "qwen2-moe-windows", "falcon-new",
+}  # fmt: skip
+
+
 def make(folder: Path, tiny: Tiny) -> None:
     """Writes a checkpoint with random weights."""
     import torch
@@ -298,7 +306,7 @@ def main() -> None:
     for name in sys.argv[2:] or CHECKPOINTS:
         try:
             make(home / name, CHECKPOINTS[name])
-            measured[name] = measure(home / name)
+            measured[name] = {} if name in UNKNOWN else measure(home / name)
         except Exception as error:  # noqa: BLE001  # the test says which may fail
             measured[name] = {"error": f"{type(error).__name__}: {error}"[:300]}
         (home / "measured.json").write_text(json.dumps(measured, indent=1))

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from bench_core.contract.decoder import AttentionLayers, Decoder
+from bench_core.contract.errors import BadInput
 from bench_core.prepare import hf_config, weights
 from bench_core.prepare.attention_windows import UnknownLayers, windows
 from bench_core.prepare.decoder_facts import decoder_facts
@@ -200,3 +201,6 @@ def test_stored_masks_and_frequencies_are_no_weights() -> None:
     }
     assert weights.weights_only({**buffers, **kept}) == kept
     assert weights.count_parameters({**buffers, **kept}, tied=False) == 2304 + 64
+    assert weights.stored_dtype({**buffers, **kept}, "m") == "float32"
+    with pytest.raises(BadInput, match="only buffers"):
+        weights.stored_dtype(buffers, "m")
