@@ -13,14 +13,13 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints, model_validator
 
 from bench_core.contract.errors import BadInput, nearest
-from bench_core.contract.record import Record, Scalar
+from bench_core.contract.record import LARGEST_FLOAT, Record, Scalar
 
 Value = str | int | float | bool
 OptionName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")  # what fits into 64 bits
 _LARGEST = 10**18
-_LARGEST_FLOAT = 1e300
 _LONGEST_TEXT = 4096
 _KINDS = {"str": "text", "int": "a whole number", "float": "a number", "bool": "true or false"}
 
@@ -88,7 +87,7 @@ class EngineOption(Record):
                 raise refusal
             found = given
         else:
-            if not abs(given) <= _LARGEST_FLOAT:  # not a number, infinite, or a whole number that no float holds
+            if not abs(given) <= LARGEST_FLOAT:  # not a number, infinite, or a whole number that no float holds
                 raise refusal
             found = float(given)
         if (self.min is not None and found < self.min) or (self.max is not None and found > self.max):

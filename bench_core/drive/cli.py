@@ -276,7 +276,10 @@ def drive(
         )
     except ValidationError as error:
         raise BadInput(_as_option(describe(error)), "see --help") from error
-    modes = Modes(dry_run, yes, as_json, build_only, self_check, calibration, min_memory, frozenset(given_options))
+    told = frozenset(key for key, value in given.items() if value is not None) | ({"suite"} if suite else set())
+    modes = Modes(
+        dry_run, yes, as_json, build_only, self_check, calibration, min_memory, frozenset(given_options), told
+    )
     raise typer.Exit(Session(request, modes, earlier, locks).run())
 
 

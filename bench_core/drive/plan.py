@@ -219,7 +219,7 @@ def harness_job(plan: Plan, catalogue: Catalogue, visit: int) -> Job | None:
 
 
 def plan_of_cells(cells: Iterable[PlannedCell], suite: Suite, catalogue: Catalogue, device: DeviceKind) -> Plan:
-    """The plan of exactly these cells, with the options and the control of a suite.
+    """The plan of these cells, in as many repeats as the suite asks for, with its options and its control.
 
     Repeats of the control beyond those of the grid are left out: every visit adds one of its own.
 
@@ -235,6 +235,10 @@ def plan_of_cells(cells: Iterable[PlannedCell], suite: Suite, catalogue: Catalog
             or (cell.image, cell.variant) != (control.image.name, control.variant)
         ):
             sizes.setdefault((cell.image, cell.variant, cell.repeat), []).append(cell.batch_size)
+    for image, variant, repeat in [key for key in sizes if key[2] == 1]:
+        for added in range(repeat + 1, suite.repeats + 1):
+            there = sizes.setdefault((image, variant, added), [])
+            there += [size for size in sizes[image, variant, repeat] if size not in there]
     grid = tuple(
         replace(_job(catalogue.get(image), variant, tuple(batch_sizes), suite, device), repeat=repeat)
         for (image, variant, repeat), batch_sizes in sizes.items()

@@ -15,12 +15,16 @@ from bench_core.contract.record import Record, Scalar
 from bench_core.contract.spec import MAX_REPEAT, Length, MeasureProtocol
 from bench_core.contract.stopping import DEFAULT_MAX_WARMUP_BATCHES, DEFAULT_MAX_WARMUP_S, DEFAULT_PRECISION
 from bench_core.contract.workload import DEFAULT_SAMPLE_SEED, SEEDS
+from bench_core.drive.suite_paths import SuitePaths
 
 BatchSize = Annotated[int, Field(ge=1, le=65536)]
 
 
 class Suite(Record):
     """A suite file. Every key may also be given on the command line, which then counts.
+
+    Paths in the file (``model``, ``tokenizer``, ``dataset``, ``beside``, sources of ``artifacts``) count from the
+    file's own folder, on the command line from the working folder.
 
     ``variants`` and ``images`` are lists; ``all`` stands for all of them. A variant is written ``image.variant``, or
     by its bare name for every image that has it; an image of which no variant is named runs its default.
@@ -156,7 +160,17 @@ class Suite(Record):
             text = path.read_text(encoding="utf-8")
         except (OSError, ValueError) as error:  # no UTF-8, or a name that no path can have
             raise BadInput(f"suite file {path} cannot be read: {error}") from error
-        return strict_yaml.parse_as(cls, text, str(path))
+        suite, paths = strict_yaml.parse_as(cls, text, str(path)), SuitePaths(path)
+        artifacts = {name: paths.perhaps(source, f"artifacts.{name}") for name, source in suite.artifacts.items()}
+        return suite.model_copy(
+            update={
+                "model": paths.perhaps(suite.model, "model"),
+                "dataset": paths.perhaps(suite.dataset, "dataset"),
+                "tokenizer": paths.always(suite.tokenizer, "tokenizer") if suite.tokenizer else None,
+                "beside": paths.always(suite.beside, "beside") if suite.beside else None,
+                "artifacts": artifacts,
+            }
+        )
 
 
 class Request(Record):

@@ -85,11 +85,16 @@ class Earlier:
         return tuple(row.planned for row in self.complete)
 
     def suite(self) -> Suite:
-        """What was asked for, or as much of it as the run itself says where that was not kept.
+        """What was asked for, or as much of it as the run itself says where that was not kept; without the file of
+        others' figures, which the run keeps.
 
         Raises:
             BadInput: ``suite.json`` is damaged.
         """
+        kept = self._suite()
+        return kept.model_copy(update={"beside": None}) if (self.folder / layout.BESIDE_FILE).is_file() else kept
+
+    def _suite(self) -> Suite:
         path = self.folder / layout.SUITE_FILE
         if path.is_file():
             suite = Suite.read(path)
@@ -116,10 +121,12 @@ class Earlier:
             **record.quality.model_dump(),
         )
 
-    def kept_suite(self, now: Suite) -> Suite:
-        """What the run asks for from now on: the cells of its beginning, everything else as it was given last."""
+    def kept_suite(self, now: Suite, *, whole: bool) -> Suite:
+        """What the run asks for from now on: the cells of its beginning, with the repeats that were added to all of
+        them (``whole``), everything else as it was given last."""
         first = self.suite()
-        return now.model_copy(update={key: getattr(first, key) for key in _SELECTION})
+        kept = {key: getattr(first, key) for key in _SELECTION}
+        return now.model_copy(update={**kept, "repeats": now.repeats} if whole else kept)
 
     def require_same_plan(self, plan: Plan, suite: Suite, launcher: Launcher, gpus: Iterable[GpuInfo]) -> None:
         """Refuses what shows before anything is prepared or built.

@@ -21,7 +21,7 @@ from bench_core.contract.manifest import DeviceKind, VariantEntry
 from bench_core.contract.outcome import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, Outcome, Verdict
 from bench_core.contract.run import GpuInfo, VisitInfo
 from bench_core.contract.spec import require_end_of_text
-from bench_core.contract.workload import require_fit
+from bench_core.contract.workload import Workload, require_fit
 from bench_core.drive.calibration import is_at_hand, measure_devices
 from bench_core.drive.catalogue import Catalogue
 from bench_core.drive.execute import Execution, Finished, Prepared
@@ -44,16 +44,23 @@ from bench_core.drive.visit import (
     clear_half_written,
     extended_record,
     new_record,
+    put_beside,
     run_id_now,
     visit_info,
 )
 from bench_core.prepare.given_artifact import prepare_given
 from bench_core.prepare.model import ModelRequest, plan_model, prepare_model
 from bench_core.prepare.tokenizer import load_tokenizer
-from bench_core.prepare.workload import WorkloadRequest, prepare_workload, survey_workload
+from bench_core.prepare.workload import WorkloadRequest, prepare_workload, put_workload, survey_workload
 from bench_core.report.published import read_published
 
 DEFAULT_MAX_PROMPT_TOKENS = 1024
+# Options that say what the prompts are; a suite file says all of them.
+_OF_THE_PROMPTS = {
+    "suite", "dataset", "split", "text_column", "samples", "sample_order", "sample_seed", "max_prompt_tokens",
+}  # fmt: skip
+# Options that change how a cell is measured, or add to it, without being part of what is compared with the run's cells.
+_OF_NEW_CELLS = ("direct_batches", "direct_rounds", "direct_batch_sizes", "score_texts", "control", "artifacts")
 _PLAIN_WIDTH = 120  # of the table where standard output is no terminal
 
 
@@ -69,6 +76,7 @@ class Modes:
     calibration: bool | None = None  # None: where it costs seconds
     min_memory: str | None = None  # a cell
     options_of: frozenset[str] = frozenset()  # images that --option names
+    given: frozenset[str] = frozenset()  # keys of the suite that the command line gives, and "suite" for a file
 
 
 class Session:
@@ -114,7 +122,9 @@ class Session:
         if self._modes.dry_run:
             return EXIT_OK
         if not plan.jobs:
+            self._require_use_without_cells()
             clear_half_written(run_folder)  # no visit begins, which would
+            put_beside(run_folder, suite)
             finished = Finished(run_folder, kept=self._kept(plan))
             return self._search_and_finish(finished, launcher, gpus, device)
         self._ask(plan, outlook)
@@ -198,6 +208,23 @@ class Session:
             raise BadInput(
                 f"--option names {unused[0]}, which is not among the images of this run",
                 f"those are {', '.join(dict.fromkeys(job.image.name for job in jobs))}",
+            )
+
+    def _require_use_without_cells(self) -> None:
+        """Every cell of a resumed run is complete: what would only show in new cells must not be taken in silence.
+
+        Raises:
+            BadInput: such an option is given, and is not what the run was asked for before.
+        """
+        assert self._earlier is not None  # noqa: S101  # a new run has cells
+        before, now = self._earlier.suite(), self._request.suite
+        idle = [key for key in _OF_NEW_CELLS if key in self._modes.given and getattr(now, key) != getattr(before, key)]
+        idle += ["calibration"] if self._modes.calibration else []
+        if idle:
+            names = ", ".join("--" + {"artifacts": "artifact"}.get(key, key.replace("_", "-")) for key in idle)
+            raise BadInput(
+                f"{names} would change nothing: every cell asked for is complete",
+                "add cells by --images, --variants, --batch-sizes or --repeats, or start a new run",
             )
 
     def _measure_devices(
@@ -334,6 +361,11 @@ class Session:
         if self._earlier is None:
             return make_plan(suite, self._catalogue, device)
         if self._request.whole_run:
+            if "repeats" in self._modes.given and suite.repeats < self._earlier.record.repeats:
+                raise BadInput(
+                    f"--repeats {suite.repeats}, but {self._earlier.record.run_id} has {self._earlier.record.repeats}",
+                    "repeats are added, never taken away: ask for more, or leave it out",
+                )
             plan = plan_of_cells(self._earlier.record.cells, suite, self._catalogue, device)
         else:
             plan = make_plan(suite, self._catalogue, device)
@@ -398,7 +430,7 @@ class Session:
             return
         self._earlier.require_same_material(prepared, visit)
         record = extended_record(self._earlier.record, plan, visit)
-        begin(run_folder, record, self._earlier.kept_suite(suite), prepared.workload)
+        begin(run_folder, record, self._earlier.kept_suite(suite, whole=self._request.whole_run), prepared.workload)
 
     def _kept(self, plan: Plan) -> dict[str, Verdict]:
         """Verdicts of the cells asked for that an earlier visit has measured."""
@@ -465,14 +497,24 @@ class Session:
             require_end_of_text(suite.length, model_plan.eos_token_ids, model_plan.name)
         if self._earlier is not None and model_plan.model is not None:
             self._earlier.require_same_model(model_plan.model.digest)
-        found = survey_workload(self._workload_request(suite.max_prompt_tokens or DEFAULT_MAX_PROMPT_TOKENS))
-        prompts = found.prompts if found is not None else suite.samples
+        kept = self._kept_prompts
+        found = None
+        if kept is None:
+            found = survey_workload(self._workload_request(suite.max_prompt_tokens or DEFAULT_MAX_PROMPT_TOKENS))
+        prompts = len(kept.prompts) if kept is not None else found.prompts if found is not None else suite.samples
         if prompts is not None:
             _require_batches(plan, prompts)
-        prompts_are = found.source if found is not None else None
+        prompts_are = kept.prompt_source if kept is not None else found.source if found is not None else None
         outlook = look_ahead(suite, plan, model_plan, self._makers(plan), self._request.models, prompts_are)
         outlook.require_disk(self._request.models)
         return outlook
+
+    @property
+    def _kept_prompts(self) -> Workload | None:
+        """Those of the run that is resumed, which needs no dataset then; ``None`` where it keeps none, or where the
+        command line or a suite file says anew what they are."""
+        asked_anew = self._modes.given & _OF_THE_PROMPTS
+        return None if self._earlier is None or asked_anew else self._earlier.view.workload
 
     def _workload_request(self, max_prompt_tokens: int) -> WorkloadRequest:
         suite = self._request.suite
@@ -497,8 +539,13 @@ class Session:
                 f"--max-new-tokens {suite.max_new_tokens} leaves no room for a prompt in the context of {model.name}, "
                 f"{model.context_length} tokens"
             )
-        tokenizer = load_tokenizer(model_folder / layout.HF_ARTIFACT)
-        path, workload = prepare_workload(self._workload_request(limit), tokenizer, request.data, display.note)
+        workload = self._kept_prompts
+        if workload is not None:
+            path = put_workload(workload, request.data)
+            display.note(f"workload {workload.name}: {len(workload.prompts)} prompts, kept by the run")
+        else:
+            tokenizer = load_tokenizer(model_folder / layout.HF_ARTIFACT)
+            path, workload = prepare_workload(self._workload_request(limit), tokenizer, request.data, display.note)
         require_fit(workload, model, plan.batch_sizes, suite.max_new_tokens)
         return Prepared(model, model_folder, workload, path)
 

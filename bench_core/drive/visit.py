@@ -119,6 +119,12 @@ def clear_half_written(run_folder: Path) -> None:
                 leftover.unlink(missing_ok=True)
 
 
+def put_beside(run_folder: Path, suite: Suite) -> None:
+    """Keeps the published figures that the suite names, if any, with the run."""
+    if suite.beside is not None:
+        write_file(run_folder / layout.BESIDE_FILE, suite.beside.read_bytes())
+
+
 def begin(run_folder: Path, record: RunRecord, suite: Suite, workload: Workload) -> None:
     """Makes a run's folder ready for the cells of its last visit.
 
@@ -130,8 +136,7 @@ def begin(run_folder: Path, record: RunRecord, suite: Suite, workload: Workload)
     visit = record.visits[-1]
     for cell in (*visit.cells, *(planned.cell for planned in visit.harness_check or ())):
         set_aside(run_folder, cell)
-    if suite.beside is not None:
-        write_file(run_folder / layout.BESIDE_FILE, suite.beside.read_bytes())
+    put_beside(run_folder, suite)
     write_file(run_folder / layout.WORKLOAD_FILE, workload.packed())
     write_record(run_folder / layout.SUITE_FILE, suite)
     write_record(run_folder / layout.RUN_FILE, record)

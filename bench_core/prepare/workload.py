@@ -112,13 +112,23 @@ def prepare_workload(
         prompt_source=read.source,
         prompts=prompts,
     )
+    path = put_workload(workload, data_root)
+    for remark in _remarks(workload, request):
+        progress(f"workload {workload.name}: {remark}")
+    return path, workload
+
+
+def put_workload(workload: Workload, data_root: Path) -> Path:
+    """The workload's file under ``data_root``, written unless it is there and whole.
+
+    Raises:
+        BadInput: the folder cannot be written.
+    """
     path = data_root / layout.WORKLOADS_FOLDER / f"{layout.slug(workload.name)}-{workload.digest[:12]}.json"
     if not _holds(path, workload):
         with disk_errors(data_root):
             write_file(path, (workload.model_dump_json() + "\n").encode())
-    for remark in _remarks(workload, request):
-        progress(f"workload {workload.name}: {remark}")
-    return path, workload
+    return path
 
 
 def read_workload(path: Path) -> Workload:

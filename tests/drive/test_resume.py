@@ -220,7 +220,7 @@ def test_misuse_is_two_lines(drive: Drive, mine: Path, arguments: tuple[str, ...
 def test_parity_may_be_asked_for_later_or_no_more(drive: Drive, mine: Path) -> None:
     """It is measured beside the cell's numbers, not among them."""
     assert mine.is_dir()
-    called = drive("--resume", "mine", "--direct-batches", "1", "--direct-batch-sizes", "4")
+    called = drive("--resume", "mine", "--batch-sizes", "2", "--direct-batches", "1", "--direct-batch-sizes", "2")
     assert called.code == 0, called.err
 
 
