@@ -1,4 +1,4 @@
-"""What is given with ``--resume`` is done, compared or refused, not ignored; what a run keeps is not asked for again."""
+"""What is given with ``--resume`` is done, compared or refused. What a run keeps is not asked for again."""
 
 from __future__ import annotations
 
