@@ -16,8 +16,9 @@ from bench_core.contract.cpu_use import CpuReadings
 from bench_core.contract.errors import BadInput
 from bench_core.contract.outcome import Outcome
 from bench_core.contract.record import Record, describe
+from bench_core.contract.representation import WorkSpread
 from bench_core.contract.stopping import StoppingRule, StopReason, WarmupEnd, WarmupRule
-from bench_core.contract.workload_rate import MeanWork
+from bench_core.contract.workload_rate import MeanWork, WholeWork
 
 Count = Annotated[int, Field(ge=0)]
 MaybeCount = Count | None
@@ -144,9 +145,9 @@ class WarmupEndEvent(Record):
 
 
 class StopEvent(Record):
-    """Measuring has stopped, and why; ``rule``, the workload's full batches and their mean work are what decided it.
+    """Measuring has stopped, and why; ``rule``, the workload's full batches and their work are what decided it.
 
-    ``mean_work`` is absent in logs of before it was looked at.
+    ``mean_work`` and ``work_spread`` are absent in logs of before they were looked at.
     """
 
     type: Literal["stop"] = "stop"
@@ -155,6 +156,14 @@ class StopEvent(Record):
     rule: StoppingRule
     available_batches: int = Field(ge=1)
     mean_work: MeanWork | None = None
+    work_spread: WorkSpread | None = None
+
+    @property
+    def whole_work(self) -> WholeWork | None:
+        """What is told of the workload's work; ``None`` where nothing is."""
+        if self.mean_work is None:
+            return None
+        return WholeWork(batches=self.available_batches, mean=self.mean_work, spread=self.work_spread)
 
 
 class TelemetryEvent(Record):

@@ -61,6 +61,17 @@ class Interval(Record):
         """Half its width."""
         return (self.high_tok_s - self.low_tok_s) / 2
 
+    def widened(self, by: float) -> Interval:
+        """The same with a share of the throughput added to both halves."""
+        middle = (self.low_tok_s + self.high_tok_s) / 2
+        return self.model_copy(
+            update={
+                "low_tok_s": self.low_tok_s - by * middle,
+                "high_tok_s": self.high_tok_s + by * middle,
+                "relative_half_width": self.relative_half_width + by,
+            }
+        )
+
 
 def throughput_interval(
     tokens: Sequence[int], latencies_s: Sequence[float], *, least_freedom: float = 1.0

@@ -22,7 +22,10 @@ class BetweenRuns(Record):
     Attributes:
         runs: repeats with numbers.
         mean_tok_s, low_tok_s, high_tok_s: of the repeats' own throughputs: their mean, the lowest, the highest.
-        half_width_tok_s: of the mean's 95 % confidence interval, Student's, by the repeats' spread; absent for one.
+        half_width_tok_s: of the mean's 95 % confidence interval, Student's, by the repeats' spread; absent for one, and
+            where a repeat's batches do not represent the workload: all repeats begin with the same batches, so that
+            they agree on a wrong number.
+        represents: whether no repeat's batches were found not to.
         stdev_tok_s, relative_stdev: sample standard deviation (n - 1) of them, and that / mean; absent for one repeat.
         within_relative_half_width: mean of the repeats' own relative half widths (95 %), to set beside it; absent where
             a repeat has no interval.
@@ -36,6 +39,7 @@ class BetweenRuns(Record):
     low_tok_s: float
     high_tok_s: float
     half_width_tok_s: float | None
+    represents: bool = True
     stdev_tok_s: float | None
     relative_stdev: float | None
     within_relative_half_width: float | None
@@ -47,13 +51,15 @@ def between_runs(repeats: Sequence[WorkloadRate]) -> BetweenRuns | None:
     spread = Distribution.of([rate.throughput_tok_s for rate in repeats])
     if spread is None:
         return None
+    represents = all(rate.misfit is None for rate in repeats)
     widths = [rate.interval.relative_half_width for rate in repeats if rate.interval is not None]
     return BetweenRuns(
         runs=spread.n,
         mean_tok_s=spread.mean,
         low_tok_s=spread.min,
         high_tok_s=spread.max,
-        half_width_tok_s=_half_width(spread),
+        half_width_tok_s=_half_width(spread) if represents else None,
+        represents=represents,
         stdev_tok_s=spread.stdev,
         relative_stdev=spread.stdev / spread.mean if spread.stdev is not None and spread.mean > 0 else None,
         within_relative_half_width=sum(widths) / len(widths) if len(widths) == len(repeats) else None,

@@ -50,8 +50,9 @@ class MeasureProtocol(Record):
         precision: measuring stops when throughput's 95 % confidence interval is within this share of it; ``None``
             measures all batches, as every cell did whose spec does not have it.
         max_seconds: of measuring, after which no further batch is begun.
-        max_warmup_batches, max_warmup_seconds: how far the warm-up may go beyond ``warmup_batches`` until latencies
-            show no trend; ``None`` batches: it is not tested.
+        max_warmup_batches, max_warmup_seconds: how far the warm-up may go until latencies show no trend; seconds count
+            from the end of ``warmup_batches``, and the five batches of the test are run in any case. ``None`` batches,
+            or too few for the test: it is not made.
         busy: from when on others on the same CPUs disturb a cell; ``None``: nobody looked.
     """
 
@@ -70,7 +71,12 @@ class MeasureProtocol(Record):
     @property
     def warmup_rule(self) -> WarmupRule:
         """When the warm-up ends."""
-        return WarmupRule(at_least=self.warmup_batches, at_most=self.max_warmup_batches, max_s=self.max_warmup_seconds)
+        return WarmupRule(
+            at_least=self.warmup_batches,
+            at_most=self.max_warmup_batches,
+            max_s=self.max_warmup_seconds,
+            max_s_from="floor",
+        )
 
     @property
     def stopping_rule(self) -> StoppingRule:

@@ -39,6 +39,8 @@ class Steadiness(Record):
             before the workload was looked at.
         throughput_interval: of those logs alone: of the measured batches as they are; absent for fewer than five.
         warmup: how the warm-up ended; absent in logs of before it was tested.
+        warmup_asked: whether a test of it was asked for: one that was and was not made had no time, by the rule of
+            before; absent with ``warmup``.
         drift: a trend in the latencies of the measured batches, differences of work taken out; absent for fewer than
             five, and where few batches have a trend in their work itself.
         drifts: the trend is clear and matters.
@@ -50,6 +52,7 @@ class Steadiness(Record):
     workload_rate: WorkloadRate | None = None
     throughput_interval: Interval | None = None
     warmup: WarmupEnd | None = None
+    warmup_asked: bool | None = None
     drift: Trend | None = None
     drifts: bool = False
     unsteady: bool = False
@@ -74,15 +77,16 @@ def steadiness(
     _check_warmup(warmup, warmup_ended)
     done = [sample(batch) for batch in measured]
     _check_stop(done, stopped)
-    mean = stopped.mean_work if stopped is not None else None
+    whole = stopped.whole_work if stopped is not None else None
     drift = latency_drift(measured)
     drifts = drift is not None and drift.is_seen(DRIFT_SIGNIFICANCE, TREND_TOLERANCE)
     return Steadiness(
         stop_reason=stopped.reason if stopped else None,
         precision=stopped.rule.precision if stopped else None,
-        workload_rate=rate_of(done, mean) if mean is not None else None,
-        throughput_interval=interval_of(done) if mean is None else None,
+        workload_rate=rate_of(done, whole) if whole is not None else None,
+        throughput_interval=interval_of(done) if whole is None else None,
         warmup=warmup_ended.end if warmup_ended else None,
+        warmup_asked=warmup_ended.rule.has_room_for_the_test if warmup_ended else None,
         drift=drift,
         drifts=drifts,
         unsteady=drifts or (warmup_ended is not None and warmup_ended.end == "trend"),
@@ -101,8 +105,8 @@ def _check_warmup(batches: Sequence[BatchEvent], ended: WarmupEndEvent | None) -
 def _check_stop(done: Sequence[Sample], stopped: StopEvent | None) -> None:
     if stopped is None:
         return
-    rule, available, mean = stopped.rule, stopped.available_batches, stopped.mean_work
-    reasons = [stop_reason(rule, done[:n], available, mean) for n in range(1, len(done) + 1)]
+    rule, available, whole = stopped.rule, stopped.available_batches, stopped.whole_work
+    reasons = [stop_reason(rule, done[:n], available, whole) for n in range(1, len(done) + 1)]
     if not reasons or reasons[-1] != stopped.reason or any(reasons[:-1]):
         raise BadInput(
             f"the event log says that measuring stopped because of {stopped.reason}, and its batches say otherwise"

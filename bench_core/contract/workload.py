@@ -14,7 +14,7 @@ from bench_core.contract.errors import BadInput
 from bench_core.contract.model import ModelInfo
 from bench_core.contract.prompt_source import PromptSource
 from bench_core.contract.record import Record
-from bench_core.contract.workload_rate import MeanWork, mean_work
+from bench_core.contract.workload_rate import WholeWork, whole_work
 
 SEEDS = 2**63
 DEFAULT_SAMPLE_SEED = 0
@@ -101,9 +101,9 @@ class Workload(Record):
         whole = len(self.prompts) // batch_size
         return [range(k * batch_size, (k + 1) * batch_size) for k in range(whole)]
 
-    def mean_work(self, batch_size: int) -> MeanWork:
+    def whole_work(self, batch_size: int) -> WholeWork:
         """Of the full batches of this size; there must be one."""
-        return mean_work([[len(self.prompts[row]) for row in rows] for rows in self.batches(batch_size)])
+        return whole_work([[len(self.prompts[row]) for row in rows] for rows in self.batches(batch_size)])
 
 
 def require_vocabulary(workload: Workload, model: ModelInfo) -> None:

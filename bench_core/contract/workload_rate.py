@@ -11,8 +11,13 @@ the prompts do not explain. The estimate needs no model of an engine to be right
 Fitted is what is worth it: with eight batches or more both variables, if they explain half of the differences between
 batches; with five to seven the better one, if it explains 80 %. Otherwise, and where the workload's mean lies far
 outside of what was measured (by more than the measured range), the estimate is the plain ratio of sums and the interval
-that of ``contract.interval``. How often the interval covers the truth is simulated in
-``tests/contract/test_contract_workload_rate.py``.
+that of ``contract.interval``.
+
+All of this is sound for a sample that represents the workload, and for no other: a plain ratio speaks for the batches
+that it is of, and a line says nothing of lengths that were not measured. So ``contract.representation`` is asked first,
+and where it says no there is no interval, and the numbers are the plain ones. How often the interval covers the truth
+is simulated in ``tests/contract/test_contract_workload_rate.py`` for samples at random, and in
+``tests/contract/test_contract_coverage.py`` for orders of every kind.
 """
 
 from __future__ import annotations
@@ -26,6 +31,7 @@ from pydantic import Field
 from bench_core.contract.fit import Fit
 from bench_core.contract.interval import Interval, interval_around, throughput_interval
 from bench_core.contract.record import Record
+from bench_core.contract.representation import WHOLLY_ALIKE, Likeness, Misfit, WorkSpread, likeness, spread_of
 
 # Few batches cannot show that neighbours are not alike, so intervals reckon with a correlation of up to 0.9; of eight
 # batches that leaves less than one degree of freedom, whose quantile is 12.7. Simulated, 3 (a quantile of 3.2) cover
@@ -55,16 +61,30 @@ class MeanWork(Record):
     longest_prompt_tokens: float = Field(gt=0)
 
 
+class WholeWork(Record):
+    """The work in all full batches of a workload.
+
+    Attributes:
+        spread: absent in logs of before it was looked at; whether measured batches represent the workload is then not
+            asked.
+    """
+
+    batches: int = Field(ge=1)
+    mean: MeanWork
+    spread: WorkSpread | None = None
+
+
 class WorkloadRate(Record):
     """How fast a cell works through the whole workload.
 
     Attributes:
         throughput_tok_s: output tokens / seconds.
         batch_latency_s, output_tokens_per_batch: means of a batch.
-        interval: of the throughput, 95 % confidence; absent for fewer than five batches, and where nothing was
-            generated.
+        interval: of the throughput, 95 % confidence; absent for fewer than five batches, where nothing was generated,
+            and where the batches do not represent the workload.
         explained: share of the differences between batches that their prompts explain (adjusted for the number of
             batches), where use was made of it; absent where the numbers are those of the measured batches as they are.
+        misfit: why these do not represent the workload; absent where they do, and where it was not asked.
     """
 
     throughput_tok_s: float
@@ -72,6 +92,7 @@ class WorkloadRate(Record):
     output_tokens_per_batch: float
     interval: Interval | None
     explained: float | None = None
+    misfit: Misfit | None = None
 
 
 def work_of(prompt_tokens: Sequence[int]) -> Work:
@@ -88,24 +109,57 @@ def mean_work(batches: Sequence[Sequence[int]]) -> MeanWork:
     )
 
 
+def whole_work(batches: Sequence[Sequence[int]]) -> WholeWork:
+    """Of the prompts' lengths in each full batch of a workload."""
+    works = [work_of(batch) for batch in batches]
+    return WholeWork(
+        batches=len(works),
+        mean=mean_work(batches),
+        spread=WorkSpread(
+            prompt_tokens=spread_of([work.prompt_tokens for work in works]),
+            longest_prompt_tokens=spread_of([work.longest_prompt_tokens for work in works]),
+        ),
+    )
+
+
 def workload_rate(
-    tokens: Sequence[int], latencies_s: Sequence[float], works: Sequence[Work], mean: MeanWork | None
+    tokens: Sequence[int], latencies_s: Sequence[float], works: Sequence[Work], whole: WholeWork | None
 ) -> WorkloadRate:
     """The estimate from output tokens, latency and work of each measured batch (one at least), in order of time.
 
-    Without ``mean``, that of the batches as they are.
+    Without ``whole``, that of the batches as they are.
     """
     plain = throughput_interval(tokens, latencies_s, least_freedom=LEAST_FREEDOM)
-    fitted = _fitted(tokens, latencies_s, works, mean) if mean is not None and plain is not None else None
-    if fitted is not None:
-        return fitted
+    like = _likeness(works, whole) if whole is not None and plain is not None else WHOLLY_ALIKE
+    fitted = None
+    if whole is not None and plain is not None and like.misfit is None:
+        fitted = _fitted(tokens, latencies_s, works, whole.mean)
     n = len(tokens)
-    return WorkloadRate(
+    found = fitted or WorkloadRate(
         throughput_tok_s=sum(tokens) / math.fsum(latencies_s),
         batch_latency_s=math.fsum(latencies_s) / n,
         output_tokens_per_batch=sum(tokens) / n,
-        interval=plain,
+        interval=plain if like.misfit is None else None,
+        misfit=like.misfit,
     )
+    if found.interval is None or like.allowance == 0.0:
+        return found
+    return found.model_copy(update={"interval": found.interval.widened(like.allowance)})
+
+
+def _likeness(works: Sequence[Work], whole: WholeWork) -> Likeness:
+    """The first misfit of the two kinds of work, or the larger allowance."""
+    spread, mean = whole.spread, whole.mean
+    if spread is None:
+        return WHOLLY_ALIKE
+    tokens, longest = zip(*works, strict=True)
+    found = (
+        likeness(tokens, "prompt_tokens", spread.prompt_tokens, mean.prompt_tokens, whole.batches),
+        likeness(
+            longest, "longest_prompt_tokens", spread.longest_prompt_tokens, mean.longest_prompt_tokens, whole.batches
+        ),
+    )
+    return next((one for one in found if one.misfit is not None), max(found, key=lambda one: one.allowance))
 
 
 def _fitted(

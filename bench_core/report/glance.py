@@ -11,7 +11,7 @@ from bench_core.contract.metrics import CellMetrics
 from bench_core.contract.repeats import BetweenRuns
 from bench_core.report.format import ABSENT, gib, rate_within, seconds, significant
 from bench_core.report.load import Row, RunView
-from bench_core.report.protocol import WIDEST_COMPARED, throughput_text, told_interval, untold
+from bench_core.report.protocol import MISFIT, WIDEST_COMPARED, throughput_text, told_interval, untold
 from bench_core.report.repeats import over_repeats
 from bench_core.report.same_batches import fastest
 from bench_core.report.sheet import Entry, Sheet
@@ -91,7 +91,7 @@ def _over_repeats(ranked: Sequence[Row], repeats: Mapping[str, BetweenRuns]) -> 
             rate_within(summed.mean_tok_s, summed.half_width_tok_s),
             summed.half_width_tok_s,
             leads=summed.mean_tok_s == highest,
-            untold="" if summed.half_width_tok_s is not None else "one repeat",
+            untold="" if summed.half_width_tok_s is not None else "one repeat" if summed.represents else MISFIT,
         )
         for label, summed in found
     ]

@@ -29,7 +29,7 @@ from bench_core.contract.steadiness import sample
 from bench_core.contract.stopping import rate_of
 from bench_core.contract.stored_bits import StoredBits, bits_in_title, stored_bits, title_with_bits
 from bench_core.contract.workload import Workload
-from bench_core.contract.workload_rate import MeanWork, WorkloadRate
+from bench_core.contract.workload_rate import WholeWork, WorkloadRate
 from bench_core.report.format import foreign
 from bench_core.report.published import Published, read_published
 from bench_core.report.quality import Candidate, Outputs, RunQuality, assess
@@ -502,26 +502,33 @@ def _measured_row(
         except BadInput as error:
             raise Unreadable(layout.SPEC_FILE, error.cause) from error
     measured = events.batches["measure"]
-    told = events.stop.mean_work if events.stop is not None else None
-    mean = _mean_work(spec, workload) or told
+    told = events.stop.whole_work if events.stop is not None else None
+    whole = _whole_work(spec, workload) or told
     row = Row(
         planned, spec, verdict, result,
         work=work, gaps=found, outputs=Outputs.of(measured),
         pace=tuple(Paced((b.index, b.prompts_digest), sum(b.output_tokens), b.latency_s) for b in measured),
-        rate=rate_of([sample(batch) for batch in measured], mean),
+        rate=rate_of([sample(batch) for batch in measured], whole),
     )  # fmt: skip
-    return (
-        row
-        if told in (None, mean)
-        else _with_breach(row, f"measured for a mean work of {told}, and the workload's is {mean}")
-    )
+    return _with_breach(row, _other_work(told, whole)) if told is not None and whole is not None else row
 
 
-def _mean_work(spec: CellSpec, workload: Workload | None) -> MeanWork | None:
+def _other_work(told: WholeWork, workloads: WholeWork) -> str | None:
+    """How the work that a log was stopped for differs from that of the prompts kept; as far as the log tells it."""
+    if told.mean != workloads.mean:
+        return f"measured for a mean work of {told.mean}, and the workload's is {workloads.mean}"
+    if told.batches != workloads.batches:
+        return f"measured for {told.batches} full batches, and the workload has {workloads.batches}"
+    if told.spread not in (None, workloads.spread):
+        return "measured for another spread of work than the workload's"
+    return None
+
+
+def _whole_work(spec: CellSpec, workload: Workload | None) -> WholeWork | None:
     """Of the prompts kept with the run, as far as there are any."""
     if workload is None or len(workload.prompts) < spec.batch_size:
         return None
-    return workload.mean_work(spec.batch_size)
+    return workload.whole_work(spec.batch_size)
 
 
 def _log_name(folder: Path) -> str:

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from bench_core.contract.interval import FEWEST_BATCHES, Interval
+from bench_core.contract.metrics import CellMetrics
+from bench_core.contract.representation import Misfit
 from bench_core.contract.steadiness import Steadiness
 from bench_core.report.busy_host import BUSY, busy_note
 from bench_core.report.cell_key import cell_key
-from bench_core.report.format import ABSENT, percent, rate_within, seconds
+from bench_core.report.format import ABSENT, percent, rate_within, seconds, significant
 from bench_core.report.load import Row
 from bench_core.report.sheet import Entry, Sheet
 
 UNSTEADY_MARK = "¶"
 FEW_MARK = "‖"
 UNEVEN_MARK = "≀"
+MISFIT_MARK = "◊"
 UNSTEADY = "unsteady"
 FEW_BATCHES = "few batches"
 UNEVEN = "uneven"
 NO_OUTPUT = "no output"
-_MARKS = {UNSTEADY: UNSTEADY_MARK, FEW_BATCHES: FEW_MARK, UNEVEN: UNEVEN_MARK, BUSY: BUSY}
+MISFIT = "not representative"
+_MARKS = {
+    UNSTEADY: UNSTEADY_MARK,
+    FEW_BATCHES: FEW_MARK,
+    UNEVEN: UNEVEN_MARK,
+    MISFIT: MISFIT_MARK,
+    BUSY: BUSY,
+}
 # A wider interval is shown and compared with nobody's: no difference between two methods could be told by it.
 WIDEST_COMPARED = 0.5
 _REASONS = {
@@ -31,7 +41,7 @@ _REASONS = {
     "max_batches": "batch limit",
     "exhaustive": "all measured",
 }
-_WARMUPS = {"flat": "flat", "trend": "still a trend", "not_tested": "not tested"}
+_WARMUPS = {"flat": "flat", "trend": "still a trend"}
 
 
 def throughput_text(row: Row) -> str:
@@ -61,6 +71,8 @@ def untold(row: Row) -> str:
         return ""
     if row.rate.interval is not None:
         return UNEVEN
+    if row.rate.misfit is not None:
+        return MISFIT
     return FEW_BATCHES if len(row.pace) < FEWEST_BATCHES else NO_OUTPUT
 
 
@@ -91,7 +103,44 @@ def mark_notes(rows: Sequence[Row]) -> list[str]:
             f"{UNEVEN_MARK} {UNEVEN}: the measured batches differ so much from each other that the interval is wider "
             f"than ± {WIDEST_COMPARED:.0%}; who is fastest is not told by it; see How it was measured."
         )
+    if MISFIT in said:
+        notes.append(f"{MISFIT_MARK} {MISFIT}: {_NO_INTERVAL}; see How it was measured.")
     return notes
+
+
+_NO_INTERVAL = "no interval is given, since the batches that were measured do not represent the workload"
+
+
+def misfit_words(misfit: Misfit) -> str:
+    """Which batches were measured, and in what they differ from the workload."""
+    which = f"the first {misfit.measured_batches} of {misfit.batches} batches"
+    own, whole = significant(misfit.measured_mean, 4), significant(misfit.workload_mean, 4)
+    work = "prompt tokens" if misfit.work == "prompt_tokens" else "tokens in the longest prompt"
+    if misfit.kind == "mean":
+        return f"{which} have {own} {work} on average, all of them {whole}"
+    return f"{which} are too much alike, or too different, in their {work} ({own} on average, all of them {whole})"
+
+
+def _misfit_note(rows: Iterable[Row]) -> Iterator[str]:
+    """What was found of each batch size, where intervals are withheld."""
+    found: dict[str, None] = {}
+    for row in rows:
+        if row.rate is not None and row.rate.misfit is not None:
+            found[f"at batch size {row.planned.batch_size}, {misfit_words(row.rate.misfit)}"] = None
+    if found:
+        yield (
+            f"{MISFIT.capitalize()}: {_NO_INTERVAL}: {'; '.join(found)}. Prompts sorted or grouped by length are such "
+            "a case: have them shuffled (--sample-order shuffled, the default), or measure all of them (--exhaustive)."
+        )
+
+
+def _warmup_words(metrics: CellMetrics) -> str:
+    """How many batches, and what became of the test."""
+    steadiness = metrics.steadiness
+    if steadiness.warmup is None:
+        return f"{metrics.warmup_batches}"
+    untested = "no time for a test" if steadiness.warmup_asked else "no test asked for"
+    return f"{metrics.warmup_batches}, {_WARMUPS.get(steadiness.warmup, untested)}"
 
 
 def measured_sheet(rows: Sequence[Row]) -> Sheet:
@@ -102,7 +151,6 @@ def measured_sheet(rows: Sequence[Row]) -> Sheet:
             continue
         metrics, steadiness = row.result.metrics, row.result.metrics.steadiness
         drift = steadiness.drift
-        end = f", {_WARMUPS[steadiness.warmup]}" if steadiness.warmup else ""
         lines.append(
             (
                 *cell_key(row),
@@ -112,7 +160,7 @@ def measured_sheet(rows: Sequence[Row]) -> Sheet:
                 Entry(str(metrics.batches), metrics.batches),
                 Entry(seconds(metrics.measured_s), metrics.measured_s),
                 Entry(_REASONS[steadiness.stop_reason] if steadiness.stop_reason else "not told"),
-                Entry(f"{metrics.warmup_batches}{end}"),
+                Entry(_warmup_words(metrics)),
                 Entry(f"{drift.relative_change * 100:+.2f}", drift.relative_change) if drift else Entry(ABSENT),
                 _steadiness(steadiness),
             )
@@ -137,11 +185,13 @@ def measured_sheet(rows: Sequence[Row]) -> Sheet:
         "Prompts explain: how much of the differences between batches follows from their prompt tokens and their "
         "longest prompts. Where it is much, throughput, latency and interval are estimated for the prompts of the "
         f"whole workload (regression estimator); {ABSENT} where they are those of the measured batches as they are.",
-        "Warm-up: batches, and whether the last five of equal prompts show a trend; not tested where that would have "
-        "cost more than the limits allow.",
+        "Warm-up: batches, and whether the last five of equal prompts show a trend. No test asked for: the limit on "
+        "warm-up batches leaves no room for five. No time for a test: in cells measured before the five were always "
+        "run, where they would not have fitted into the limit of seconds.",
         "Drift: the slope of the measured batches' latencies from first to last (Theil and Sen), differences of "
         "prompts and outputs taken out; unsteady if it is 1 % or more and chance would give as clear a trend in 2 % of "
         "cases at most (Mann and Kendall). Not tested with fewer than five batches.",
+        *_misfit_note(rows),
     )
     return Sheet("How it was measured", columns, tuple(lines), notes)
 

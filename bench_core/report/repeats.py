@@ -8,7 +8,7 @@ from bench_core.contract.repeats import BetweenRuns, between_runs
 from bench_core.report.cell_key import cell_key
 from bench_core.report.format import ABSENT, rate, rate_within
 from bench_core.report.load import RunView
-from bench_core.report.protocol import percent_entry
+from bench_core.report.protocol import MISFIT_MARK, mark_notes, percent_entry
 from bench_core.report.sheet import Entry, Sheet
 
 
@@ -44,7 +44,11 @@ def repeats_sheet(view: RunView) -> Iterable[Sheet]:
             (
                 *key,
                 Entry(f"{found.runs} of {planned}", found.runs),
-                Entry(rate_within(found.mean_tok_s, found.half_width_tok_s), found.mean_tok_s),
+                Entry(
+                    rate_within(found.mean_tok_s, found.half_width_tok_s),
+                    found.mean_tok_s,
+                    mark="" if found.represents else MISFIT_MARK,
+                ),
                 Entry(rate(found.stdev_tok_s), found.stdev_tok_s),
                 percent_entry(found.relative_stdev),
                 Entry(f"{rate(found.low_tok_s)} to {rate(found.high_tok_s)}", found.high_tok_s - found.low_tok_s),
@@ -70,5 +74,6 @@ def repeats_sheet(view: RunView) -> Iterable[Sheet]:
         "is much larger than the second, an engine differs from start to start. Agreeing: repeats that lie within the "
         "mean of the others ± the mean of their half intervals (none: 0) and the stdev. The other tables show the "
         "first repeat, whose memory and token times belong together; At a glance and the figure show means.",
+        *(note for note in mark_notes([row for rows in view.repeated for row in rows]) if note.startswith(MISFIT_MARK)),
     )
     yield Sheet("Repeats", columns, tuple(lines), notes)

@@ -11,6 +11,7 @@ from bench_core.contract.metrics import CellMetrics, Distribution, MemoryUse
 from bench_core.report.content import Document, Failure
 from bench_core.report.format import csv_text, markdown_text
 from bench_core.report.load import Row, RunView
+from bench_core.report.protocol import misfit_words
 from bench_core.report.roofs import csv_roofs
 from bench_core.report.sheet import Entry, Sheet
 
@@ -175,6 +176,7 @@ def _csv_protocol(row: Row) -> dict[str, str | float | None]:
         "throughput_low_tok_s": interval.low_tok_s if interval else None,
         "throughput_high_tok_s": interval.high_tok_s if interval else None,
         "throughput_relative_half_width": interval.relative_half_width if interval else None,
+        "not_representative": csv_text(misfit_words(pace.misfit)) if pace and pace.misfit else None,
         "warmup": steadiness.warmup if steadiness else None,
         "drift_relative_change": drift.relative_change if drift else None,
         "drift_p_value": drift.p_value if drift else None,

@@ -103,14 +103,19 @@ class CellRun:
         self.phase = "measure"
         rule = self._spec.protocol.stopping_rule
         available = len(self._workload.batches(self._spec.batch_size))
-        mean = self._workload.mean_work(self._spec.batch_size)
+        whole = self._workload.whole_work(self._spec.batch_size)
         done: list[Sample] = []
         reason = None
         while reason is None:
             done.append(self._next("measure", len(done), self._batches[len(done)], wanted))
-            reason = stop_reason(rule, done, available, mean)
+            reason = stop_reason(rule, done, available, whole)
         stop = StopEvent(
-            t_s=seconds(self._clock()), reason=reason, rule=rule, available_batches=available, mean_work=mean
+            t_s=seconds(self._clock()),
+            reason=reason,
+            rule=rule,
+            available_batches=available,
+            mean_work=whole.mean,
+            work_spread=whole.spread,
         )
         self._send(stop)
         return len(done)

@@ -66,10 +66,11 @@ class NullAdapter:
             self._fail("generate", len(prompts))
         for line in range(self._options["chatter_lines"]):
             os.write(2, b"null chatters, line %d\n" % line)
+        first_s = self._options["ttft_s"] + self._options["ttft_per_prompt_token_s"] * sum(map(len, prompts))
         step_s = self._options["tpot_s"] + len(prompts) * self._options["tpot_per_row_s"]
         rows = [self._row(prompt, decoding) for prompt in prompts]
         for step in range(max(len(row) for row in rows)):
-            _sleep_until(started + self._options["ttft_s"] + step * step_s)
+            _sleep_until(started + first_s + step * step_s)
             on_tokens.step([index for index, row in enumerate(rows) if step < len(row)])
         self._batches += 1
         return [Completion(row) for row in rows]

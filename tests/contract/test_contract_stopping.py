@@ -23,12 +23,13 @@ from bench_core.contract.stopping import (
     StoppingRule,
     WarmupRule,
     looks_until,
+    rate_of,
     stop_reason,
     warmup_batch,
     warmup_end,
 )
 from bench_core.contract.trend import trend
-from bench_core.contract.workload_rate import Work, WorkloadRate
+from bench_core.contract.workload_rate import Work, WorkloadRate, whole_work, work_of
 
 
 def batch(index: int, latency_s: float, tokens: int = 100, prompt_tokens: int = 50, **changes: Any) -> BatchEvent:
@@ -193,9 +194,37 @@ def test_an_engine_that_never_settles_is_said_to_have_a_trend() -> None:
     assert warm(WarmupRule(at_least=1, at_most=8), [2.0 - 0.1 * k for k in range(12)]) == (8, "trend")
 
 
-def test_slow_batches_are_not_tested_and_cost_no_more_than_the_floor() -> None:
-    """Five batches of 20 s would take 100 s: where the whole test does not fit, nothing of it is run."""
-    rule = WarmupRule(at_least=1, at_most=20, max_s=15.0)
+FROM_FLOOR = WarmupRule(at_least=1, at_most=20, max_s=15.0, max_s_from="floor")
+
+
+def test_a_slow_first_batch_or_slow_batches_are_tested_all_the_same() -> None:
+    """Kernels are compiled in the first batch: it alone takes longer than the whole limit. So do four slow ones."""
+    assert warm(FROM_FLOOR, [18.0, 0.501, 0.5, 0.502, 0.5]) == (5, "flat")
+    assert warm(FROM_FLOOR, [20.0] * 5) == (5, "flat")
+
+
+def test_what_a_warm_up_costs_beyond_its_floor_is_the_limit_or_four_batches() -> None:
+    cooling = [3.0 - 0.03 * k for k in range(20)]
+    n, end = warm(FROM_FLOOR, cooling)
+    assert (n, end) == (6, "trend"), "11.6 s for the five, then one more within 15 s of the floor's end"
+    assert sum(cooling[1:n]) <= 15.0 < sum(cooling[1 : n + 1])
+    assert warm(FROM_FLOOR, [40.0 - k for k in range(20)]) == (5, "trend"), "four batches, and no more"
+    longer = FROM_FLOOR.model_copy(update={"at_least": 3})
+    assert warm(longer, [50.0, 50.0, 50.0, *[2.0] * 4]) == (7, "flat"), "the floor is what was asked for"
+
+
+def test_no_test_is_made_only_where_none_was_asked_for() -> None:
+    for at_most in (None, 1, 4):
+        rule = FROM_FLOOR.model_copy(update={"at_most": at_most})
+        assert warm(rule, [0.5] * 5) == (1, "not_tested")
+        assert not rule.has_room_for_the_test
+    assert warm(FROM_FLOOR.model_copy(update={"at_most": 5}), [9.0] * 5) == (5, "flat")
+
+
+def test_a_log_of_before_is_judged_by_the_rule_of_before() -> None:
+    """Its rule names no beginning of the seconds: five batches of 20 s would take 100 s, so nothing of the test was
+    run."""
+    rule = WarmupRule.model_validate({"at_least": 1, "at_most": 20, "max_s": 15.0})
     assert warm(rule, [20.0] * 3) == (1, "not_tested")
     assert warm(rule, [3.5] * 6) == (1, "not_tested")
     assert warm(rule, [2.5] * 6) == (5, "flat")
@@ -264,6 +293,21 @@ def judged(latencies: Sequence[float], **stopped: Any) -> Any:
     return steadiness([], [batch(k, s) for k, s in enumerate(latencies)], None, event)
 
 
+def test_batches_that_do_not_represent_the_workload_end_no_cell_by_precision() -> None:
+    """Twenty batches of rising length; latency does not change, so that any interval would have no width."""
+    lengths = [[100 * k] for k in range(1, 21)]
+    whole, done = whole_work(lengths), [Sample(100, 1.0, float(k), work_of(n)) for k, n in enumerate(lengths)]
+    assert [stop_reason(PRECISE, done[:n], 20, whole) for n in (8, 12, 18)] == [None, None, None]
+    assert stop_reason(PRECISE, done, 20, whole) == "workload"
+    assert rate_of(done, whole).interval is not None
+    found = rate_of(done[:12], whole)
+    assert (found.interval, found.throughput_tok_s) == (None, 100.0)
+    assert found.misfit is not None
+    before = whole.model_copy(update={"spread": None})
+    assert stop_reason(PRECISE, done[:8], 20, before) == "precision", "a log of before is judged as it was"
+    assert rate_of(done[:8], before).misfit is None
+
+
 def test_a_steady_cell_says_how_it_was_stopped_and_how_well_it_is_known() -> None:
     found = judged([1.0, 1.001] * 4, reason="precision")
     assert (found.stop_reason, found.precision, found.unsteady) == ("precision", 0.01, False)
@@ -304,6 +348,14 @@ def test_a_warm_up_that_its_batches_do_not_bear_out_is_found() -> None:
             steadiness(wrong, measured, told, None)
     with pytest.raises(BadInput, match="say otherwise"):
         steadiness(warmups, measured, told.model_copy(update={"end": "trend"}), None)
+
+
+def test_a_cell_says_whether_a_test_of_its_warm_up_was_asked_for() -> None:
+    measured = [batch(k, 1.0) for k in range(5)]
+    for rule, asked in ((WarmupRule(), False), (WarmupRule(at_most=20, max_s=1.0), True)):
+        told = WarmupEndEvent(t_s=0.0, end="not_tested", rule=rule)
+        assert steadiness([batch(0, 1.0, phase="warmup")], measured, told, None).warmup_asked is asked
+    assert steadiness([], measured, None, None).warmup_asked is None
 
 
 def test_a_warm_up_that_reached_its_limit_makes_the_cell_unsteady() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import stdev
@@ -29,7 +29,10 @@ from report_runs import (
 
 from bench_core.contract import layout
 from bench_core.contract.events import StopEvent, WarmupEndEvent
-from bench_core.contract.stopping import StoppingRule, WarmupRule
+from bench_core.contract.repeats import between_runs
+from bench_core.contract.representation import Misfit
+from bench_core.contract.stopping import StoppingRule, WarmupEnd, WarmupRule
+from bench_core.contract.workload_rate import WorkloadRate, whole_work
 from bench_core.report.content import document
 from bench_core.report.format import rate_within
 from bench_core.report.load import load_run
@@ -84,7 +87,7 @@ def test_a_throughput_stands_with_its_interval_and_its_reason(tmp_path: Path) ->
     assert _main(run) == ["158.7 ± 0.0"]
     (row,) = _fields(run, "How it was measured")
     assert (row["Stopped by"], row["Asked for (± %)"], row["Batches"]) == ("precision", "1.0", "8")
-    assert row["Warm-up"] == "1, not tested"
+    assert row["Warm-up"] == "1, no test asked for"
     assert row["Steadiness"] == "no trend seen"
     (line,) = csv.DictReader(io.StringIO(csv_table(load_run(run))))
     assert (line["stop_reason"], line["precision"], line["unsteady"]) == ("precision", "0.01", "False")
@@ -116,6 +119,86 @@ def test_where_prompts_explain_the_batches_the_table_speaks_of_the_whole_workloa
     assert float(line["workload_throughput_tok_s"]) == pytest.approx(80.0)
     assert float(line["output_throughput_tok_s"]) == pytest.approx(8 * 20 / sum(0.1 + n / 1000 for n in lengths))
     assert float(line["explained_by_prompts"]) == pytest.approx(1.0)
+
+
+def _first_of_a_sorted_workload(lengths: Sequence[int], available: int) -> Any:
+    """The measured batches are the first of so many, whose prompts grow by ten tokens a batch."""
+
+    def change(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        for event, length in zip(measured(events), lengths, strict=True):
+            event["prompt_tokens"] = [length]
+        whole = whole_work([[100 + 10 * k] for k in range(available)])
+        stop = StopEvent(
+            t_s=2.0, reason="max_batches", rule=StoppingRule(precision=0.01, max_batches=8),
+            available_batches=available, mean_work=whole.mean, work_spread=whole.spread,
+        )  # fmt: skip
+        return [*events[:-1], json.loads(stop.model_dump_json()), events[-1]]
+
+    return change
+
+
+def test_an_interval_of_batches_that_do_not_represent_the_workload_is_withheld_and_says_why(tmp_path: Path) -> None:
+    run = write_run(tmp_path, ONE)
+    folder = cell_path(run, VLLM, 1)
+    set_latencies(folder, [0.126] * 8)
+    _rewrite(folder, _first_of_a_sorted_workload([100 + 10 * k for k in range(8)], 100))
+    _allow(folder, 0.01)
+    assert _main(run) == ["158.7 ◊"], "the number of the measured batches, without an interval"
+    (row,) = _fields(run, "How it was measured")
+    assert row["Interval (± %)"] == "not representative"
+    words = "the first 8 of 100 batches have 135 prompt tokens on average, all of them 595"
+    text = markdown(document(load_run(run)))
+    assert f"at batch size 1, {words}" in text
+    assert "◊ not representative: no interval is given" in text
+    (line,) = csv.DictReader(io.StringIO(csv_table(load_run(run))))
+    assert line["not_representative"] == words
+    assert line["throughput_low_tok_s"] == ""
+
+
+def test_the_same_batches_stand_with_an_interval_where_they_represent_their_workload(tmp_path: Path) -> None:
+    run = write_run(tmp_path, ONE)
+    folder = cell_path(run, VLLM, 1)
+    _rewrite(folder, _first_of_a_sorted_workload([100 + 10 * k for k in (50, 3, 88, 61, 20, 97, 35, 70)], 100))
+    _allow(folder, 0.01)
+    (throughput,) = _main(run)
+    assert "±" in throughput
+    assert "◊" not in throughput
+
+
+def test_repeats_that_agree_on_batches_of_no_use_have_no_interval_of_their_mean() -> None:
+    def rate_of_repeat(tok_s: float, misfit: Misfit | None) -> WorkloadRate:
+        return WorkloadRate(
+            throughput_tok_s=tok_s, batch_latency_s=1.0, output_tokens_per_batch=1.0, interval=None, misfit=misfit
+        )
+
+    found = Misfit(
+        measured_batches=8, batches=100, work="prompt_tokens", kind="mean", measured_mean=1.0, workload_mean=2.0
+    )
+    good = between_runs([rate_of_repeat(tok_s, None) for tok_s in (100.0, 101.0, 102.0)])
+    bad = between_runs([rate_of_repeat(100.0, None), rate_of_repeat(101.0, found), rate_of_repeat(102.0, found)])
+    assert good is not None
+    assert bad is not None
+    assert (good.represents, bad.represents) == (True, False)
+    assert good.half_width_tok_s is not None
+    assert bad.half_width_tok_s is None
+
+
+@pytest.mark.parametrize(
+    ("rule", "end", "words"),
+    [
+        (WarmupRule(), "not_tested", "1, no test asked for"),
+        (WarmupRule(at_most=20, max_s=0.1), "not_tested", "1, no time for a test"),
+    ],
+)
+def test_a_warm_up_without_a_test_says_whose_wish_it_was(
+    tmp_path: Path, rule: WarmupRule, end: WarmupEnd, words: str
+) -> None:
+    run = write_run(tmp_path, ONE)
+    told = json.loads(WarmupEndEvent(t_s=1.0, end=end, rule=rule).model_dump_json())
+    del told["rule"]["max_s_from"]  # as in logs of before
+    _rewrite(cell_path(run, VLLM, 1), lambda events: [*events[:-1], told, events[-1]])
+    (row,) = _fields(run, "How it was measured")
+    assert row["Warm-up"] == words
 
 
 def test_a_log_that_was_stopped_by_another_rule_than_the_cells_is_damaged(tmp_path: Path) -> None:

@@ -179,6 +179,21 @@ def _mean_work(lines: list[dict[str, Any]]) -> None:
     stop["mean_work"]["longest_prompt_tokens"] *= 2
 
 
+def _spread(lines: list[dict[str, Any]]) -> None:
+    """The workload is said to hold other prompts of the same mean."""
+    stop = next(line for line in lines if line["type"] == "stop")
+    values = stop["work_spread"]["prompt_tokens"]
+    values[0], values[-1] = values[0] - 0.5, values[-1] + 0.5
+
+
+def _available(lines: list[dict[str, Any]]) -> None:
+    """The workload is said to go on."""
+    stop = next(line for line in lines if line["type"] == "stop")
+    stop["available_batches"] += 1
+    stop["reason"] = "max_batches"
+    stop["rule"]["max_batches"] = stop["available_batches"] - 1
+
+
 def _code(lines: list[dict[str, Any]]) -> None:
     lines[0]["harness"] = "0" * 64
 
@@ -197,6 +212,8 @@ EVENT_CHANGES: dict[str, tuple[Callable[[list[dict[str, Any]]], None], str, str 
     "overlapping batches": (_late, EVENTS, r"measure batch 1 begins before measure batch 0 has ended"),
     "halved memory": (_memory, RESULT, r"host_memory\.peak_bytes is"),
     "other mean work": (_mean_work, EVENTS, r"measured for a mean work of .* and the workload's is"),
+    "other spread of work": (_spread, EVENTS, "measured for another spread of work than the workload's"),
+    "more batches": (_available, EVENTS, r"measured for \d+ full batches, and the workload has \d+"),
     "other code": (_code, EVENTS, "measured by code of digest 000000000000"),
 }
 

@@ -390,6 +390,7 @@ def test_measuring_stops_when_the_rule_says_so_and_the_log_says_why() -> None:
     assert (warm.end, warm.rule) == ("flat", protocol.warmup_rule)
     assert (stop.reason, stop.available_batches, stop.rule) == ("precision", 20, protocol.stopping_rule)
     assert stop.mean_work == MeanWork(prompt_tokens=2.0, longest_prompt_tokens=1.0)
+    assert stop.whole_work == workload.whole_work(2)
 
 
 def test_batches_given_directly_are_the_last_that_were_measured() -> None:
