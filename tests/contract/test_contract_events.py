@@ -105,7 +105,7 @@ def test_shared_arrivals_are_every_rows() -> None:
         ({"arrivals": {"source": "worker", "shared": True, "offsets_us": []}}, "arrivals and outputs differ"),
         ({"arrivals": {"source": "worker", "shared": True, "offsets_us": [[1, 2, 3]]}}, "another number of arrivals"),
         ({"arrivals": {"source": "worker", "shared": False, "offsets_us": [[1, 2, 3], [2, 1]]}}, "not in order"),
-        ({"arrivals": {"source": "worker", "shared": False, "offsets_us": [[-1, 2, 3], [1, 2]]}}, "offsets_us.0.0: "),
+        ({"arrivals": {"source": "worker", "shared": False, "offsets_us": [[-1, 2, 3], [1, 2]]}}, "before the batch"),
         ({"latency_s": float("inf")}, "latency_s: "),
         ({"arrivals": {"source": "clock", "shared": False, "offsets_us": [[1, 2, 3], [1, 2]]}}, "arrivals.source: "),
         ({"latency_s": 0}, "latency_s: "),
