@@ -91,17 +91,18 @@ def test_what_the_tests_ask_for_marks_nothing(drive: Drive, tmp_path: Path) -> N
     assert " busy |" not in report
 
 
-def test_a_busy_cpu_is_refused_before_anything_is_written_and_names_who_uses_it(drive: Drive, tmp_path: Path) -> None:
+def test_a_busy_cpu_is_refused_before_anything_is_measured_and_names_who_uses_it(drive: Drive, tmp_path: Path) -> None:
     with busy_loops():
-        arguments = (*RUN, *QUICK, *LOOKED_AT, "--run-id", "mine", "--busy-wait-s", "3")
-        refused = [drive(*arguments, "--on-busy", how) for how in ("refuse", "wait")]
+        arguments = (*RUN, *QUICK, *LOOKED_AT, "--busy-wait-s", "3")
+        refused = [drive(*arguments, "--on-busy", how, "--run-id", how) for how in ("refuse", "wait")]
     for called in refused:
         assert called.code == 2
         assert "error: the CPUs are busy: others took " in called.err
         assert "hint: again when they are free" in called.err
         assert re.search(r"CPUs? \(\d+ %\).*: process \d+ \(", called.err)
     assert "waiting for at most 3 s" in refused[1].out + refused[1].err
-    assert not (tmp_path / "results" / "mine" / layout.RUN_FILE).exists()
+    assert not list((tmp_path / "results").glob("*/cells/*"))
+    assert drive("--resume", "refuse").code == 0, "these tests ignore who else is there"
 
 
 def test_a_look_sees_busy_loops_and_not_this_process() -> None:
