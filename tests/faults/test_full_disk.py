@@ -29,7 +29,7 @@ def test_a_full_disk_ends_the_run_and_a_resumed_one_is_whole(drive: Drive, tmp_p
     sizes = ("--batch-sizes", "48,1,2", "--run-id", "mine")
     done = subprocess.run(
         [sys.executable, "-m", "bench_core.drive", *RUN, *FAST, *sizes, *folders],
-        cwd=ROOT, capture_output=True, text=True, check=False, timeout=120,
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=400,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (ROOM_BYTES, ROOM_BYTES)),
     )  # fmt: skip
     assert done.returncode == EXIT_MACHINE, done.stderr
