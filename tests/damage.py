@@ -35,7 +35,7 @@ def sharded_model(folder: Path) -> Path:
 
 
 def rewrite(path: Path, change: Callable[[dict[str, tuple[list[int], bytes]]], None]) -> None:
-    """Changes the tensors of a safetensors file of float32: name to (shape, bytes)."""
+    """Changes the tensors of a safetensors file: name to (shape, bytes). New ones are of float32."""
     content = path.read_bytes()
     length = struct.unpack("<Q", content[:8])[0]
     header: Header = json.loads(content[8 : 8 + length])
@@ -50,7 +50,8 @@ def rewrite(path: Path, change: Callable[[dict[str, tuple[list[int], bytes]]], N
     body = b""
     for name, (shape, values) in tensors.items():
         end = len(body) + len(values)
-        entries[name] = {"dtype": "F32", "shape": shape, "data_offsets": [len(body), end]}
+        dtype = header[name]["dtype"] if name in header else "F32"
+        entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(body), end]}
         body += values
     text = json.dumps(entries).encode()
     text += b" " * (-len(text) % 8)

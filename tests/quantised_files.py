@@ -74,8 +74,11 @@ def gptq_file(
     asymmetric: bool = False,
     leave_out: Sequence[str] = (),
     layers: int = 1,
+    vocab_size: int = 64,
+    around: bool = False,
 ) -> Path:
-    """A safetensors file with quantised layers beside an embedding, of AutoGPTQ's layout."""
+    """A safetensors file with quantised layers beside an embedding, of AutoGPTQ's layout; ``around`` adds the last norm
+    and the head that a whole model has."""
     groups = -(-inputs // group)
     word = sum(zero << at for at in range(0, 32, bits)) & 0xFFFFFFFF
     zeros = [word] * (groups * outputs * bits // 32)
@@ -91,7 +94,10 @@ def gptq_file(
             header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(content)]}
             data += content
 
-    add("model.embed_tokens.weight", "F16", [64, 16], bytes(2048))
+    add("model.embed_tokens.weight", "F16", [vocab_size, 16], bytes(2 * vocab_size * 16))
+    if around:
+        add("model.norm.weight", "F16", [16], bytes(32))
+        add("lm_head.weight", "F16", [vocab_size, 16], bytes(2 * vocab_size * 16))
     for layer in range(layers):
         name = f"model.layers.{layer}.mlp.down_proj"
         rows = inputs * bits // 32

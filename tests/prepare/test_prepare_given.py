@@ -38,8 +38,8 @@ def source(tmp_path: Path) -> Path:
 
 def _quantised(folder: Path, **made: Any) -> Path:
     toy_model(folder, seed=1)
-    gptq_file(folder / "model.safetensors", **made)
-    edit_json(folder / "config.json", **gptq_config())
+    gptq_file(folder / "model.safetensors", vocab_size=272, around=True, **made)
+    edit_json(folder / "config.json", **gptq_config(), num_hidden_layers=made.get("layers", 1))
     return folder
 
 
@@ -100,10 +100,10 @@ def test_an_artifact_of_another_model_is_refused(
 
 def test_an_artifact_that_lacks_weights_is_refused(source: Path, model: ModelInfo, tmp_path: Path) -> None:
     """Engines of quantised checkpoints fill holes, too; the plan says so, and so does preparing."""
-    without("model.norm.weight")(source)
-    with pytest.raises(BadInput, match=r"model\.norm\.weight is missing"):
+    without("lm_head.weight")(source)
+    with pytest.raises(BadInput, match=r"lm_head\.weight is missing"):
         plan_given(ARTIFACT, str(source), model, tmp_path / "models")
-    assert "model.norm.weight is missing" in _cause(source, model, tmp_path / "models")
+    assert "lm_head.weight is missing" in _cause(source, model, tmp_path / "models")
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_an_artifact_of_the_hub_is_downloaded_once_and_only_what_is_needed(
 ) -> None:
     for path in hub.folder.glob("*.safetensors*"):
         path.unlink()
-    gptq_file(hub.folder / "model.safetensors")
+    gptq_file(hub.folder / "model.safetensors", vocab_size=272, around=True)
     for name in ("README.md", "pytorch_model.bin", "modeling.py", "onnx/model.onnx"):
         (hub.folder / name).parent.mkdir(exist_ok=True)
         (hub.folder / name).write_text("x")
