@@ -10,11 +10,11 @@ from those of the model with the attention named ``eager`` and, where the model 
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from pathlib import Path
 
-import adapter  # type: ignore[import-not-found]  # of the image that this runs in
 import torch
 from transformers import AutoModelForCausalLM
 
@@ -39,6 +39,8 @@ def distance(one: list[float], other: list[float] | None) -> float | None:
     return None if other is None else max(abs(a - b) for a, b in zip(one, other, strict=True))
 
 
+sys.path.insert(0, str(Path.cwd()))  # this file's own folder is there instead
+adapter = importlib.import_module("adapter")
 for name in sys.argv[3:]:
     engine = getattr(adapter, sys.argv[1])()
     engine.load(Path(name), Variant("v", "hf", json.loads(sys.argv[2])), Device("cpu", None, 1))

@@ -16,6 +16,7 @@ from conftest import ROOT, Run
 from tiny_checkpoints import CHECKPOINTS, ROWS, UNKNOWN
 
 from bench_core.contract.errors import BadInput
+from bench_core.contract.manifest import Manifest
 from bench_core.contract.model import ModelInfo
 from bench_core.contract.model_work import decoder_of, kv_cache_bytes, kv_step_bytes
 from bench_core.contract.roofline import weights_in_memory
@@ -126,12 +127,11 @@ def test_capped_scores_are_not_left_to_an_attention_that_drops_the_cap(
     done = run("--images", "transformers,bitsandbytes", "--build-only")
     assert done.returncode == 0, done.stdout + done.stderr
     names = ("gemma2-capped", "llama-grouped", "codegen")
-    for image, adapter, options in (
-        ("transformers", "TransformersAdapter", {"dtype": "float32"}),
-        ("bitsandbytes", "BitsAndBytesAdapter", {"quantization": "int8"}),
-    ):
+    for image, variant in (("transformers", "fp32"), ("bitsandbytes", "int8")):
+        manifest = Manifest.load(ROOT / "images" / image)
+        adapter, options = str(manifest.adapter).partition(":")[2], manifest.variant(variant).options
         folders = [f"/out/{name}" for name in names]
-        command = ["/scripts/attention_choice.py", adapter, json.dumps(options), *folders]
+        command = ["/scripts/attention_choice.py", adapter, json.dumps(dict(options)), *folders]
         lines = in_image(docker_client, image, command, made).splitlines()
         found = {line["name"]: line for line in map(json.loads, filter(lambda text: text.startswith("{"), lines))}
         assert {name: found[name]["attention"] for name in names} == {
