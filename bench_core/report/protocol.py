@@ -11,7 +11,7 @@ from bench_core.contract.representation import Misfit
 from bench_core.contract.steadiness import Steadiness
 from bench_core.report.busy_host import BUSY, busy_note
 from bench_core.report.cell_key import cell_key
-from bench_core.report.format import ABSENT, percent, rate_within, seconds, significant
+from bench_core.report.format import ABSENT, percent, rate_within, seconds
 from bench_core.report.load import Row
 from bench_core.report.sheet import Entry, Sheet
 
@@ -114,7 +114,7 @@ _NO_INTERVAL = "no interval is given, since the batches that were measured do no
 def misfit_words(misfit: Misfit) -> str:
     """Which batches were measured, and in what they differ from the workload."""
     which = f"the first {misfit.measured_batches} of {misfit.batches} batches"
-    own, whole = significant(misfit.measured_mean, 4), significant(misfit.workload_mean, 4)
+    own, whole = f"{misfit.measured_mean:.4g}", f"{misfit.workload_mean:.4g}"
     work = "prompt tokens" if misfit.work == "prompt_tokens" else "tokens in the longest prompt"
     if misfit.kind == "mean":
         return f"{which} have {own} {work} on average, all of them {whole}"

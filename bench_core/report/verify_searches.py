@@ -103,7 +103,8 @@ def _budget_trial(run_folder: Path, found: MinMemory, trial: Trial) -> Iterator[
     facts = {
         "output_throughput_tok_s": metrics.output_throughput_tok_s,
         "prompt_tokens": metrics.prompt_tokens,
-        "cache_tokens": cache_tokens(result.engine_facts, metrics),
+        # What paged rows hold is not in older records; their trials counted the rectangle.
+        "cache_tokens": cache_tokens(result.engine_facts, metrics) or metrics.longest_batch_tokens,
         "unused_bytes": metrics.unused_bytes,
         "sustained": metrics.output_throughput_tok_s
         >= SUSTAINED_SHARE * (found.trials[0].output_throughput_tok_s or 0),

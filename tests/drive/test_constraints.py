@@ -42,7 +42,7 @@ def test_an_images_own_constraints_take_the_place_of_the_shared_ones(
 ) -> None:
     commands: list[list[str]] = []
 
-    def record(command: list[str], _what: str) -> None:
+    def record(command: list[str], _what: str, *_: object) -> None:
         commands.append(command)
         if command[:3] == [sys.executable, "-m", "venv"]:
             Path(command[-1]).mkdir()
