@@ -33,7 +33,7 @@ SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc", "/proc", 
 OWN_VARIABLES = ("PIP_", "UV_", "SSL_", "HF_", "XDG_", "REQUESTS_", "CURL_")
 ALLOWED_FILE, READ_FILE = "allowed", "read-outside"
 # Audit events whose arguments at these places are paths: https://docs.python.org/3/library/audit_events.html
-_PATHS = {"open": (0,), "os.listdir": (0,), "os.scandir": (0,), "os.link": (0,)}
+_PATHS = {"open": (0,), "os.listdir": (0,), "os.scandir": (0,), "os.link": (0,), "os.symlink": (0,)}
 
 
 class Places:

@@ -7,7 +7,7 @@ is not, the run is refused before anything is written.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,7 +138,7 @@ class Earlier:
             [
                 *self._settings(plan, suite, launcher.name),
                 *self._machine(plan, gpus),
-                *self._options(plan),
+                *self._options(plan, suite.find_max_batch),
                 *self._recipes(plan, launcher),
             ]
         )
@@ -205,8 +205,12 @@ class Earlier:
                 first = record.gpus[0]
                 yield from _differing([("GPU", _card(first), _card(gpu))])
 
-    def _options(self, plan: Plan) -> Iterator[str]:
+    def _options(self, plan: Plan, searched: Sequence[str]) -> Iterator[str]:
+        """Also of cells that are complete, whose options would be passed over; not where they are a search's alone."""
+        measured = {job.title for job in plan.jobs}
         for job in plan.grid:
+            if job.title in searched and job.title not in measured:
+                continue
             manifest = job.image.manifest
             now = manifest.variant(job.variant, job.options, plan.device).options
             defaults = manifest.options_on(plan.device).defaults

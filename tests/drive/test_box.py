@@ -189,7 +189,7 @@ def test_folders_without_end_are_not_followed_without_end(tmp_path: Path) -> Non
     for _ in range(40):
         deep = deep / "d"
     deep.mkdir(parents=True)
-    (deep / "link").symlink_to("/")
+    (deep / "link").symlink_to(tmp_path)  # round and round
     removed: list[str] = []
     with box.Doors().opened(tmp_path / "run", removed):
         pass
