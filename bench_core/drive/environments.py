@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from bench_core.contract.digest import entries_sha256, file_sha256
@@ -18,6 +17,7 @@ from bench_core.contract.manifest import DeviceKind
 from bench_core.drive.catalogue import REPOSITORY, Image
 from bench_core.drive.launcher import Target
 from bench_core.drive.pip_words import explain
+from bench_core.prepare.staging import locked
 
 ENVIRONMENTS_FOLDER = REPOSITORY / ".envs"
 _READY = "ready"
@@ -91,7 +91,7 @@ class Environments:
         path = self.path(image, target, device)
         if self.is_ready(image, target, device):
             return path
-        with _alone(path, tell) as lock:
+        with locked(path.parent, path.name, tell, doing="installs") as lock:
             if not self.is_ready(image, target, device):
                 self._make(path, image, target, device, lock, tell)
         return path
@@ -147,20 +147,3 @@ def _run(command: list[str], what: str, lock: int) -> None:
         raise explain(
             f"{what} could not be installed", said.splitlines()[-_LINES_KEPT:], "pip's words are in worker.log"
         )
-
-
-@contextlib.contextmanager
-def _alone(path: Path, tell: Callable[[str], None]) -> Iterator[int]:
-    """Waits until nobody else makes this environment: another driver, or the pip of one that was killed."""
-    home = path.parent / ".locks"
-    home.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(home / path.name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            tell(f"waiting for another process that installs {path.name}")
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield descriptor
-    finally:
-        os.close(descriptor)

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bench_core.contract.errors import BadInput
+from bench_core.contract.tensor_names import is_buffer
 from bench_core.prepare import hf_config
 from bench_core.prepare.layer_kinds import layer_kinds, owns_its_head
 from bench_core.prepare.weights import Tensor
@@ -28,11 +29,6 @@ _SHARD = re.compile(r"-0*(\d+)-of-0*(\d+)\.safetensors")
 # A layer's number is the first one in a tensor's name: model.layers.3.mlp.experts.0.w1.weight is of layer 3.
 _LAYER = re.compile(r"((?:[^.]+\.)*?)(\d+)\.(.+)")
 _EXPERT = re.compile(r"(.*\bexperts\.)(\d+)\.(.+)")
-# Masks and tables that some versions of a class store and others compute: no weights.
-_COMPUTED = re.compile(
-    r"(?:^|\.)(?:attn\.bias|attn\.masked_bias|attention\.bias|attention\.masked_bias|attn\.attention\.bias"
-    r"|attn\.attention\.masked_bias|rotary_emb\.\w+|\w*inv_freq)$"
-)
 # One quantised weight is several tensors, not the same ones in every file.
 _QUANTISED = re.compile(
     r"\.(?:qweight|qzeros|scales|g_idx|q_weight|q_invperm|q_perm|q_scale|q_scale_max|q_groups|q_group_map)$"
@@ -120,7 +116,7 @@ def _stack(tensors: Mapping[str, Tensor]) -> tuple[str, Layers]:
     stacks: dict[str, Layers] = defaultdict(lambda: defaultdict(dict))
     for name, tensor in tensors.items():
         found = _LAYER.fullmatch(name)
-        if found and not _COMPUTED.search(name):
+        if found and not is_buffer(name, tensor.shape):
             stacks[found[1]][int(found[2])][_QUANTISED.sub(".weight", found[3])] = tensor
     if not stacks:
         return "", {}

@@ -73,10 +73,11 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def locked(root: Path, name: str, progress: Progress = quiet) -> Iterator[None]:
-    """Holds the lock of ``name`` under ``root`` against other processes; waits for whoever holds it.
+def locked(root: Path, name: str, progress: Progress = quiet, *, doing: str = "prepares") -> Iterator[int]:
+    """Holds the lock of ``name`` under ``root`` against other processes; waits for whoever holds it and ``doing`` it.
 
-    The kernel frees the lock when its holder dies, however it dies. The lock's file stays.
+    The kernel frees the lock when its last holder dies, however it dies: a child process that is given the descriptor,
+    which this gives, is one. The lock's file stays.
     """
     folder = root / ".locks"
     folder.mkdir(parents=True, exist_ok=True)
@@ -85,9 +86,9 @@ def locked(root: Path, name: str, progress: Progress = quiet) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            progress(f"waiting for another process that prepares {name}")
+            progress(f"waiting for another process that {doing} {name}")
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)
 
