@@ -259,7 +259,12 @@ class Session:
                 code = self._search(finished, launcher, gpus, device) or code
             except BadInput as error:  # what was measured and tried until then is reported
                 finished.refusal = error
-        self._finish(finished)
+        try:
+            self._finish(finished)
+        except BadInput:
+            if finished.refusal is None:
+                raise
+            # What kept the rest from being measured may keep a report from being written; it is what is told.
         if finished.refusal is not None:
             raise finished.refusal
         return code

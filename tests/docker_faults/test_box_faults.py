@@ -200,13 +200,14 @@ def homes() -> Iterator[Path]:
 def test_an_ordinary_users_boxes_are_that_users_and_a_folder_of_roots_is_refused(
     driver: Driver, engine: PrivateEngine, homes: Path
 ) -> None:
-    for name in ("results", "data", "models"):
+    for name in ("results", "data", "models", "locks"):
         (homes / name).mkdir()
         os.chown(homes / name, SOMEBODY, SOMEBODY)
+    locks = {"BENCH_LOCK_FOLDER": str(homes / "locks")}  # the tests' own is root's
     (engine.home / "docker.sock").chmod(0o666)
     engine.home.chmod(0o755)
     places = ("--results", str(homes / "results"), "--data", str(homes / "data"), "--models", str(homes / "models"))
-    running = driver.begin(*NULL, *SLOW, "--batch-sizes", "1", *places, user=SOMEBODY)
+    running = driver.begin(*NULL, *SLOW, "--batch-sizes", "1", *places, user=SOMEBODY, environment=locks)
     (box,) = until(engine.containers, "a box")
     assert box.attrs["Config"]["User"] == f"{SOMEBODY}:{SOMEBODY}"
     done = running.done()
@@ -215,6 +216,8 @@ def test_an_ordinary_users_boxes_are_that_users_and_a_folder_of_roots_is_refused
     assert {path.lstat().st_uid for path in (run, *run.rglob("*"))} == {SOMEBODY}
     assert (layout.cell_folder(run, B1) / layout.RESULT_FILE).exists()
     os.chown(homes / "results", 0, 0)
-    refused = driver.begin(*NULL, "--batch-sizes", "1", *places, "--run-id", "other", user=SOMEBODY).done()
+    refused = driver.begin(
+        *NULL, "--batch-sizes", "1", *places, "--run-id", "other", user=SOMEBODY, environment=locks
+    ).done()
     assert refused.code == 2
     assert "cannot be written" in refused.err
