@@ -14,10 +14,10 @@ outside of what was measured (by more than the measured range), the estimate is 
 that of ``contract.interval``.
 
 All of this is sound for a sample that represents the workload, and for no other: a plain ratio speaks for the batches
-that it is of, and a line says nothing of lengths that were not measured. So ``contract.representation`` is asked first,
-and where it says no there is no interval, and the numbers are the plain ones. How often the interval covers the truth
-is simulated in ``tests/contract/test_contract_workload_rate.py`` for samples at random, and in
-``tests/contract/test_contract_coverage.py`` for orders of every kind.
+that it is of, and a line says little of lengths that were not measured. So ``contract.representation`` is asked, and
+where it says no there is no interval: the numbers are as near as these batches come, and nobody knows how near that is.
+How often the interval covers the truth is simulated in ``tests/contract/test_contract_workload_rate.py`` for samples at
+random, and in ``tests/contract/test_contract_coverage.py`` for orders of every kind.
 """
 
 from __future__ import annotations
@@ -131,17 +131,16 @@ def workload_rate(
     """
     plain = throughput_interval(tokens, latencies_s, least_freedom=LEAST_FREEDOM)
     like = _likeness(works, whole) if whole is not None and plain is not None else WHOLLY_ALIKE
-    fitted = None
-    if whole is not None and plain is not None and like.misfit is None:
-        fitted = _fitted(tokens, latencies_s, works, whole.mean)
+    fitted = _fitted(tokens, latencies_s, works, whole.mean) if whole is not None and plain is not None else None
     n = len(tokens)
     found = fitted or WorkloadRate(
         throughput_tok_s=sum(tokens) / math.fsum(latencies_s),
         batch_latency_s=math.fsum(latencies_s) / n,
         output_tokens_per_batch=sum(tokens) / n,
-        interval=plain if like.misfit is None else None,
-        misfit=like.misfit,
+        interval=plain,
     )
+    if like.misfit is not None:
+        return found.model_copy(update={"interval": None, "misfit": like.misfit})
     if found.interval is None or like.allowance == 0.0:
         return found
     return found.model_copy(update={"interval": found.interval.widened(like.allowance)})
