@@ -115,7 +115,7 @@ def misfit_words(misfit: Misfit) -> str:
     """Which batches were measured, and in what they differ from the workload."""
     which = f"the first {misfit.measured_batches} of {misfit.batches} batches"
     own, whole = (
-        f"{mean:.0f}" if mean >= 100 else significant(mean, 3) for mean in (misfit.measured_mean, misfit.workload_mean)
+        f"{mean:.0f}" if mean >= 100 else f"{mean:.3g}" for mean in (misfit.measured_mean, misfit.workload_mean)
     )
     work = "prompt tokens" if misfit.work == "prompt_tokens" else "tokens in the longest prompt"
     if misfit.kind == "mean":
