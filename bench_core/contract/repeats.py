@@ -31,7 +31,7 @@ class BetweenRuns(Record):
             a repeat has no interval.
         agreeing: repeats whose throughput lies within what the others say: their mean ± the mean half width of their
             intervals and ``stdev_tok_s``. One without an interval adds no width, which is the stricter way. Absent for
-            fewer than three repeats.
+            fewer than three repeats, and where batches do not represent the workload.
     """
 
     runs: int = Field(ge=1)
@@ -63,7 +63,7 @@ def between_runs(repeats: Sequence[WorkloadRate]) -> BetweenRuns | None:
         stdev_tok_s=spread.stdev,
         relative_stdev=spread.stdev / spread.mean if spread.stdev is not None and spread.mean > 0 else None,
         within_relative_half_width=sum(widths) / len(widths) if len(widths) == len(repeats) else None,
-        agreeing=_agreeing(repeats, spread.stdev),
+        agreeing=_agreeing(repeats, spread.stdev) if represents else None,
     )
 
 

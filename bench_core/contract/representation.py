@@ -15,7 +15,9 @@ those of its longest prompt), three things are looked at:
    or the rise at the beginning of a long cycle, has the right mean and shows nothing of what else there is.
 3. How far their mean work is from the workload's, in standard errors by their own spread: whether they would have known
    the workload's work, which is known, from themselves. Where one batch in ten is much longer and none of these was
-   measured, ranks see nothing unlikely, and the batches know nothing of the long ones.
+   measured, ranks see nothing unlikely, and the batches know nothing of the long ones. Random samples of works with a
+   long tail do this often, so it is no misfit by itself: the plain ratio speaks for such batches alone, and a line
+   through them has an interval that grows with how far it must reach. ``contract.workload_rate`` uses that, or nothing.
 
 Where one of them says no, the difference may still be too small to matter. How much it can matter is bounded: time does
 not grow faster than work, so that throughput is wrong by no more than the distance between the two distributions of
@@ -99,15 +101,17 @@ class Likeness(NamedTuple):
 
     Attributes:
         misfit: why the measured batches do not represent the workload; ``None`` where they do.
+        apart: the same of what a line may yet make good: by ranks they are like the others, and their mean is apart.
         allowance: what the difference may make of a throughput at most, as a share of it; 0 for what a random sample
             differs by.
     """
 
-    misfit: Misfit | None
-    allowance: float
+    misfit: Misfit | None = None
+    apart: Misfit | None = None
+    allowance: float = 0.0
 
 
-WHOLLY_ALIKE = Likeness(None, 0.0)
+WHOLLY_ALIKE = Likeness()
 
 
 def spread_of(values: Sequence[float]) -> tuple[float, ...]:
@@ -131,26 +135,30 @@ def likeness(measured: Sequence[float], name: WorkName, spread: Spread, mean: fl
     n = len(measured)
     if n >= batches or n < 2:
         return WHOLLY_ALIKE
-    kind = _unlike(measured, _Ranks.of(spread), mean, batches)
-    if kind is None:
+    by_rank = _unlike_by_rank(measured, _Ranks.of(spread), batches)
+    if by_rank is None and not _apart(measured, mean):
         return WHOLLY_ALIKE
-    apart = _distance(measured, spread) / mean
-    if apart <= HARMLESS:
-        return Likeness(None, apart)
+    distance = _distance(measured, spread) / mean
+    if distance <= HARMLESS:
+        return Likeness(allowance=distance)
     own = math.fsum(measured) / n
-    misfit = Misfit(measured_batches=n, batches=batches, work=name, kind=kind, measured_mean=own, workload_mean=mean)
-    return Likeness(misfit, 0.0)
+    misfit = Misfit(
+        measured_batches=n, batches=batches, work=name, kind=by_rank or "mean", measured_mean=own, workload_mean=mean
+    )
+    return Likeness(misfit=misfit) if by_rank is not None else Likeness(apart=misfit)
 
 
-def _unlike(measured: Sequence[float], ranks: _Ranks, mean: float, batches: int) -> Literal["mean", "spread"] | None:
+def _apart(measured: Sequence[float], mean: float) -> bool:
+    own = math.fsum(measured) / len(measured)
+    error = statistics.stdev(measured, own) / math.sqrt(len(measured))
+    return abs(own - mean) > max(MEANS_APART * error, 1e-9 * mean)
+
+
+def _unlike_by_rank(measured: Sequence[float], ranks: _Ranks, batches: int) -> Literal["mean", "spread"] | None:
     n = len(measured)
     finite = math.sqrt((batches - n) / (batches - 1) / n)
     places = [ranks.place(value) for value in measured]
     if abs(statistics.fmean(places) - ranks.centre) > RANKS_BEYOND * finite * ranks.stdev:
-        return "mean"
-    own = math.fsum(measured) / n
-    error = statistics.stdev(measured, own) / math.sqrt(n)
-    if abs(own - mean) > max(MEANS_APART * error, 1e-9 * mean):
         return "mean"
     from_middle = statistics.fmean(abs(place - ranks.centre) for place in places)
     return "spread" if abs(from_middle - ranks.width) > RANKS_BEYOND * finite * ranks.width_stdev else None

@@ -72,7 +72,16 @@ class WarmupRule(Record):
     @property
     def has_room_for_the_test(self) -> bool:
         """Whether the limit on batches allows for as many of equal prompts as the test needs."""
-        return self.at_most is not None and self.at_most >= self.at_least - 1 + FLATNESS_BATCHES
+        return self.at_most is not None and self.at_most >= self._with_test
+
+    @property
+    def fewest(self) -> int:
+        """Batches that are run whatever they take: the floor, and with it those of the test where it is asked for."""
+        return self._with_test if self.has_room_for_the_test else self.at_least
+
+    @property
+    def _with_test(self) -> int:
+        return self.at_least - 1 + FLATNESS_BATCHES
 
 
 class StoppingRule(Record):

@@ -11,13 +11,14 @@ the prompts do not explain. The estimate needs no model of an engine to be right
 Fitted is what is worth it: with eight batches or more both variables, if they explain half of the differences between
 batches; with five to seven the better one, if it explains 80 %. Otherwise, and where the workload's mean lies far
 outside of what was measured (by more than the measured range), the estimate is the plain ratio of sums and the interval
-that of ``contract.interval``.
+that of ``contract.interval``. Where the batches' mean work is too far from the workload's for a plain ratio to stand
+for it, a line is fitted whatever it explains, and its interval holds what is not known of the slope.
 
 All of this is sound for a sample that represents the workload, and for no other: a plain ratio speaks for the batches
-that it is of, and a line says nothing of lengths that were not measured. So ``contract.representation`` is asked first,
-and where it says no there is no interval, and the numbers are the plain ones. How often the interval covers the truth
-is simulated in ``tests/contract/test_contract_workload_rate.py`` for samples at random, and in
-``tests/contract/test_contract_coverage.py`` for orders of every kind.
+that it is of, and a line says little of lengths that were not measured. So ``contract.representation`` is asked, and
+where it says no there is no interval: the numbers are as near as these batches come, and nobody knows how near that is.
+How often the interval covers the truth is simulated in ``tests/contract/test_contract_workload_rate.py`` for samples at
+random, and in ``tests/contract/test_contract_coverage.py`` for orders of every kind.
 """
 
 from __future__ import annotations
@@ -132,23 +133,25 @@ def workload_rate(
     plain = throughput_interval(tokens, latencies_s, least_freedom=LEAST_FREEDOM)
     like = _likeness(works, whole) if whole is not None and plain is not None else WHOLLY_ALIKE
     fitted = None
-    if whole is not None and plain is not None and like.misfit is None:
-        fitted = _fitted(tokens, latencies_s, works, whole.mean)
+    if whole is not None and plain is not None:
+        fitted = _fitted(tokens, latencies_s, works, whole.mean, like.apart)
     n = len(tokens)
     found = fitted or WorkloadRate(
         throughput_tok_s=sum(tokens) / math.fsum(latencies_s),
         batch_latency_s=math.fsum(latencies_s) / n,
         output_tokens_per_batch=sum(tokens) / n,
-        interval=plain if like.misfit is None else None,
-        misfit=like.misfit,
+        interval=plain,
     )
+    misfit = like.misfit or (like.apart if fitted is None else None)
+    if misfit is not None:
+        return found.model_copy(update={"interval": None, "misfit": misfit})
     if found.interval is None or like.allowance == 0.0:
         return found
     return found.model_copy(update={"interval": found.interval.widened(like.allowance)})
 
 
 def _likeness(works: Sequence[Work], whole: WholeWork) -> Likeness:
-    """The first misfit of the two kinds of work, or the larger allowance."""
+    """Of both kinds of work: the first misfit, what is apart, the larger allowance."""
     spread, mean = whole.spread, whole.mean
     if spread is None:
         return WHOLLY_ALIKE
@@ -159,12 +162,18 @@ def _likeness(works: Sequence[Work], whole: WholeWork) -> Likeness:
             longest, "longest_prompt_tokens", spread.longest_prompt_tokens, mean.longest_prompt_tokens, whole.batches
         ),
     )
-    return next((one for one in found if one.misfit is not None), max(found, key=lambda one: one.allowance))
+    return Likeness(
+        misfit=next((one.misfit for one in found if one.misfit is not None), None),
+        apart=next((one.apart for one in found if one.apart is not None), None),
+        allowance=max(one.allowance for one in found),
+    )
 
 
 def _fitted(
-    tokens: Sequence[int], latencies_s: Sequence[float], works: Sequence[Work], mean: MeanWork
+    tokens: Sequence[int], latencies_s: Sequence[float], works: Sequence[Work], mean: MeanWork, apart: Misfit | None
 ) -> WorkloadRate | None:
+    """Where it is worth it; with batches whose mean is apart, wherever it can be had, by the work that shows it at
+    least: what the slope is not known by is in the interval."""
     columns = list(zip(*works, strict=True))
     at = (mean.prompt_tokens, mean.longest_prompt_tokens)
     if any(_is_far(place, column) for column, place in zip(columns, at, strict=True)):
@@ -175,12 +184,13 @@ def _fitted(
     if n >= BOTH_FROM_BATCHES:
         found, needed = Fit(columns, at), BOTH_EXPLAIN
     else:
-        each = [Fit([column], [place]) for column, place in zip(columns, at, strict=True)]
+        names = Work._fields if apart is None else (apart.work,)
+        each = [Fit([columns[Work._fields.index(name)]], [getattr(mean, name)]) for name in names]
         found, needed = max(each, key=lambda fit: _explained(fit, differences)), ONE_EXPLAINS
     explained = _explained(found, differences)
     per_batch = sum(tokens) / n + found.shift(tokens)
     latency_s = math.fsum(latencies_s) / n + found.shift(latencies_s)
-    if explained < needed or per_batch <= 0.0 or latency_s <= 0.0:
+    if found.columns == 0 or (explained < needed and apart is None) or per_batch <= 0.0 or latency_s <= 0.0:
         return None
     rate = per_batch / latency_s
     residuals = [
@@ -200,7 +210,7 @@ def _fitted(
         batch_latency_s=latency_s,
         output_tokens_per_batch=per_batch,
         interval=interval,
-        explained=explained,
+        explained=max(explained, 0.0),
     )
 
 

@@ -34,7 +34,7 @@ def measuring_estimate_s(plan: Plan, suite: Suite, weights_bytes: int, prompts: 
             sizes = suite.direct_batch_sizes or job.batch_sizes
             direct = suite.direct_batches if job.image.manifest.direct and batch_size in sizes else 0
             pairs = min(direct, batches) * suite.direct_rounds
-            total_s += (batches + suite.warmup_batches + 2 * pairs) * suite.max_new_tokens * step_s
+            total_s += (batches + suite.protocol.warmup_rule.fewest + 2 * pairs) * suite.max_new_tokens * step_s
     return total_s
 
 

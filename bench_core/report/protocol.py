@@ -114,7 +114,9 @@ _NO_INTERVAL = "no interval is given, since the batches that were measured do no
 def misfit_words(misfit: Misfit) -> str:
     """Which batches were measured, and in what they differ from the workload."""
     which = f"the first {misfit.measured_batches} of {misfit.batches} batches"
-    own, whole = f"{misfit.measured_mean:.4g}", f"{misfit.workload_mean:.4g}"
+    own, whole = (
+        f"{mean:.0f}" if mean >= 100 else f"{mean:.3g}" for mean in (misfit.measured_mean, misfit.workload_mean)
+    )
     work = "prompt tokens" if misfit.work == "prompt_tokens" else "tokens in the longest prompt"
     if misfit.kind == "mean":
         return f"{which} have {own} {work} on average, all of them {whole}"

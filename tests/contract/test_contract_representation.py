@@ -70,10 +70,11 @@ def test_those_from_the_middle_and_from_both_ends_have_the_mean_and_not_the_spre
 def test_alike_batches_know_nothing_of_a_few_that_are_much_longer() -> None:
     """One in ten is five times as long. No rank is unlikely: by chance alone 43 of 100 samples of eight have none."""
     whole = [100.0 + k % 5 for k in range(90)] + [500.0] * 10
-    misfit = like(whole[:8], whole).misfit
-    assert misfit is not None
-    assert misfit.kind == "mean"
-    assert like([*whole[:7], 500.0], whole).misfit is None
+    found = like(whole[:8], whole)
+    assert found.misfit is None
+    assert found.apart is not None
+    assert (found.apart.kind, found.apart.measured_batches) == ("mean", 8)
+    assert like([*whole[:7], 500.0], whole) == Likeness()
 
 
 def test_by_their_own_spread_means_may_be_apart_by_so_many_standard_errors() -> None:
@@ -83,19 +84,19 @@ def test_by_their_own_spread_means_may_be_apart_by_so_many_standard_errors() -> 
     for apart, fits in ((MEANS_APART - 0.1, True), (MEANS_APART + 0.1, False)):
         mean = 100.0 + apart * error
         found = likeness(own, "prompt_tokens", spread_of(whole), mean, 100)
-        assert (found.misfit is None) is fits
+        assert (found.apart is None) is fits
 
 
 def test_all_of_a_workload_and_equal_works_represent_it() -> None:
-    assert like(HUNDRED, HUNDRED) == Likeness(None, 0.0)
-    assert like([7.0] * 5, [7.0] * 1000) == Likeness(None, 0.0)
+    assert like(HUNDRED, HUNDRED) == Likeness()
+    assert like([7.0] * 5, [7.0] * 1000) == Likeness()
 
 
 def test_a_difference_too_small_to_matter_is_added_to_the_interval_instead() -> None:
     """Sorted, and the longest is 1 % longer than the shortest: the distance is that of the means."""
     whole = [1000.0 + k / 10 for k in range(100)]
     found = like(whole[:8], whole)
-    assert found.misfit is None
+    assert (found.misfit, found.apart) == (None, None)
     assert found.allowance == pytest.approx((statistics.fmean(whole) - statistics.fmean(whole[:8])) / 1004.95, rel=0.01)
     assert 0.004 < found.allowance < 0.005 < HARMLESS
 
@@ -104,7 +105,7 @@ def test_prompts_cut_to_one_length_for_the_most_part_are_such_a_case() -> None:
     """Nineteen of twenty have the limit's length; eight of these alone know no spread at all."""
     whole = [1024.0] * 95 + [900.0] * 5
     found = like([1024.0] * 8, whole)
-    assert found.misfit is None
+    assert (found.misfit, found.apart) == (None, None)
     assert found.allowance == pytest.approx(0.05 * 124 / statistics.fmean(whole), rel=0.3)
 
 

@@ -219,6 +219,7 @@ def test_no_test_is_made_only_where_none_was_asked_for() -> None:
         assert warm(rule, [0.5] * 5) == (1, "not_tested")
         assert not rule.has_room_for_the_test
     assert warm(FROM_FLOOR.model_copy(update={"at_most": 5}), [9.0] * 5) == (5, "flat")
+    assert [FROM_FLOOR.model_copy(update={"at_most": n}).fewest for n in (None, 4, 5, 20)] == [1, 1, 5, 5]
 
 
 def test_a_log_of_before_is_judged_by_the_rule_of_before() -> None:

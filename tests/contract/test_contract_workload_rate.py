@@ -122,6 +122,33 @@ def test_few_batches_are_fitted_to_the_better_variable_alone() -> None:
     assert found.batch_latency_s == pytest.approx(1.9, rel=0.005)
 
 
+@pytest.mark.parametrize("n", [7, 8])
+def test_batches_shorter_than_the_workload_are_moved_to_it_with_what_is_not_known_of_the_slope(n: int) -> None:
+    """By rank they may be a random sample, but all of them have less than the mean of a workload with a long tail.
+    Their latencies hardly follow their prompts, so that a plain ratio would stand with an interval of its own."""
+    lengths = [100 + 3 * (k % 30) for k in range(95)] + [700] * 5
+    some = [151, 103, 157, 112, 145, 106, 139, 118][:n]
+    latencies = [1.0 + 0.01 * (1, -1, -1, 1)[k % 4] + 0.0001 * length for k, length in enumerate(some)]
+    whole = whole_work([[length] for length in lengths])
+    found = workload_rate([100] * n, latencies, [work_of([length]) for length in some], whole)
+    plain = workload_rate([100] * n, latencies, [work_of([length]) for length in some], None)
+    assert found.misfit is None
+    assert found.explained is not None
+    assert found.interval is not None
+    assert plain.interval is not None
+    assert found.interval.relative_half_width > 1.5 * plain.interval.relative_half_width
+    assert found.interval.low_tok_s <= 100 / (1.0 + 0.0001 * mean(lengths)) <= found.interval.high_tok_s
+
+
+def test_where_a_line_would_have_to_reach_too_far_there_is_no_interval() -> None:
+    """Equal prompts, of which one in ten of the others is five times as long: no slope is known at all."""
+    whole = whole_work([[100]] * 90 + [[500]] * 10)
+    found = workload_rate([100] * 8, [1.0 + 0.01 * (-1) ** k for k in range(8)], [Work(100, 100)] * 8, whole)
+    assert found.misfit is not None
+    assert (found.interval, found.explained) == (None, None)
+    assert (found.misfit.measured_mean, found.misfit.workload_mean) == (100.0, 140.0)
+
+
 def test_fewer_than_five_batches_have_no_interval() -> None:
     found = workload_rate([100] * 4, [seconds(work) for work in WORKS[:4]], WORKS[:4], WHOLE)
     assert (found.interval, found.explained) == (None, None)
