@@ -277,6 +277,9 @@ class Execution:
             )
             cells = [job.cell(size) for size in left]
             ended = self._launcher.run(launch, partial(self._line, cells, finished))
+            home = self._run or finished.run_folder
+            if not (home / layout.RUN_FILE).is_file():  # before anything is written into it again
+                raise MachineFailure(f"{home} was removed while the run was measured", "start a new run")
             if ended.exit_code == EXIT_BAD_INPUT and _lacks(prepared, job):
                 ended = replace(ended, exit_code=EXIT_MACHINE)  # what it reads has gone since it was made ready
             if ended.removed:
