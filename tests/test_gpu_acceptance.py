@@ -118,12 +118,15 @@ def test_what_the_page_says_of_engines_that_step_in_transformers(rows: int) -> N
 
 
 def test_published_repeats_agree_as_the_page_says() -> None:
-    told = over_repeats(load_run(PUBLISHED / "h200-repeats")).values()
-    assert [cell.runs for cell in told] == [5, 5, 5, 5]
-    agreeing = sum(cell.agreeing or 0 for cell in told)
-    assert agreeing >= 18
+    """The run kept its dataset's order: at 16 rows its few batches do not represent the workload."""
+    told = over_repeats(load_run(PUBLISHED / "h200-repeats"))
+    assert [cell.runs for cell in told.values()] == [5, 5, 5, 5]
+    assert {name: cell.agreeing for name, cell in told.items()} == {
+        name: None if name.endswith(".b16") else 5 for name in told
+    }
     page = (ROOT / "docs" / "trust.md").read_text(encoding="utf-8")
-    assert f"{agreeing} of 20 repeats lie within" in page
+    assert "At one row all ten repeats lie within" in page
+    assert "At 16 rows no interval is given" in page
 
 
 def test_published_memory_is_explained_within_5_percent() -> None:
