@@ -43,9 +43,13 @@ def stories(count: int, seed: int = 0) -> list[str]:
     return list(made)
 
 
-def write_stories(path: Path, count: int) -> Path:
+def write_stories(path: Path, count: int, *, longest_first: bool = False) -> Path:
     """Stories as people have them: one JSON object with ``text`` a line."""
-    path.write_text("".join(json.dumps({"text": story}) + "\n" for story in stories(count)), encoding="utf-8")
+    texts = stories(count)
+    if longest_first:
+        tokenizer = Tokenizer.from_str(story_tokenizer())
+        texts.sort(key=lambda text: -len(tokenizer.encode(text).ids))
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
     return path
 
 

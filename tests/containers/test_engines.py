@@ -64,11 +64,16 @@ def test_every_engine_measures_every_batch_size(
     run: Run, tmp_path: Path, story: tuple[str, ...], kept: dict[str, Path]
 ) -> None:
     """All images at their defaults: every cell ends `ok`, the report has every row, and an engine called directly
-    writes the same tokens as through its adapter."""
+    writes the same tokens as through its adapter.
+
+    Prompts come with the longest first, as llama.cpp's adapter gives them in any case: which of them share a matrix
+    decides how its 8-bit activations are rounded, and 12 of 16 rows of random weights then go another way within 64
+    tokens (tried with 0.3.36 on a CPU; in one order all rows are equal)."""
     sizes = (1, 4, 16)
-    size = ("--samples", "32", "--batch-sizes", "1,4,16", "--max-new-tokens", str(NEW_TOKENS))
+    size = ("--batch-sizes", "1,4,16", "--max-new-tokens", str(NEW_TOKENS), "--sample-order", "dataset")
     protocol = ("--max-batches", "2", "--max-warmup-batches", "1", "--direct-batches", "1")
-    for name, images, model in _models(story):
+    longest_first = str(write_stories(tmp_path / "longest_first.jsonl", 32, longest_first=True))
+    for name, images, model in _models((*story[:2], "--dataset", longest_first)):
         done = run("--images", ",".join(sorted(images)), *model, *size, *protocol, "--run-id", name, **kept)
         assert done.returncode == 0, done.stdout + done.stderr
         cells = make_plan(Suite(images=tuple(images), batch_sizes=sizes), Catalogue(), "cpu").cells
