@@ -189,3 +189,9 @@ def test_the_result_page_shows_a_published_run_and_its_figures() -> None:
         rows = [line for line in block.body.splitlines() if line.startswith("|")]
         assert len(rows) > 4
         assert all(row in report for row in rows), "what the page shows is not what the run's report says"
+
+
+def test_the_index_of_decisions_is_complete() -> None:
+    text = (ROOT / "docs" / "decisions.md").read_text(encoding="utf-8")
+    for heading in re.findall(r"^## .* · (.*)$", text, re.MULTILINE):
+        assert f"[{heading}](#" in text, f"the index lacks {heading}"
