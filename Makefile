@@ -14,7 +14,7 @@ HOST_PYTHON ?= 3.12
 STAGES ?= all
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format build-all self-check harness quality soak soak-kill fuzz gpu airgap new-image compose lock schema clean
+.PHONY: help setup demo test test-quick lint format build-all self-check harness quality published soak soak-kill fuzz gpu airgap new-image compose lock schema clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/:.*  ## /\t/' | expand -t 16
@@ -33,6 +33,9 @@ demo: setup  ## run the demo suite: in containers where Docker answers, else in 
 test: lint  ## all checks and tests; those with containers run where a Docker engine answers or could be started
 	docker/local-os.sh
 	$(PY) -m pytest
+
+test-quick: setup  ## walls, contract and report without simulations, figures and whole runs; under a minute
+	$(PY) -m pytest tests/test_walls.py tests/contract tests/report -m "not slow"
 
 lint: setup  ## ruff and mypy
 	$(VENV)/bin/ruff check .
@@ -65,6 +68,14 @@ quality: setup  ## MODEL=x DATASET=x RUN=x: publish a run of suites/quality-smol
 		--run-id $(RUN) --yes
 	$(PY) -m bench_core.report results/$(RUN) --publish results/published/$(RUN)
 	$(PY) -m bench_core.report results/published/$(RUN) --embed docs/quality.md
+
+published: setup  ## write all published reports and all tables in README and docs anew from their raw events
+	for run in results/published/*/; do $(PY) -m bench_core.report $${run%/} || exit 1; done
+	for page in README.md docs/*.md; do \
+		for run in $$(sed -nE 's/^<!-- sheet: (results\/[^ ]+) .*/\1/p' $$page | sort -u); do \
+			$(PY) -m bench_core.report $$run --embed $$page || exit 1; \
+		done; \
+	done
 
 soak: setup  ## 500 cells in containers in one run, and what they cost the driver (CELLS=n)
 	docker/local-os.sh

@@ -149,6 +149,34 @@ def test_tables_in_the_documentation_follow_from_published_runs() -> None:
             assert block.body == sheet_of(ROOT / block.run, block.heading) + "\n"
 
 
+def test_make_published_writes_every_report_and_every_block(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\n', encoding="utf-8")
+    python.chmod(0o755)
+    command = ["make", "-s", "-o", "setup", "published", f"PY={python}"]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=60)
+    called = (tmp_path / "calls").read_text(encoding="utf-8").splitlines()
+    reports = {f"-m bench_core.report results/published/{record.parent.name}" for record in PUBLISHED}
+    embedded = {
+        f"-m bench_core.report {block.run} --embed {page.relative_to(ROOT).as_posix()}"
+        for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+        for block in blocks(page.read_text(encoding="utf-8"))
+        if block.run != "none"
+    }
+    assert set(called) == reports | embedded
+    assert len(called) == len(set(called))
+    assert max(map(called.index, reports)) < min(map(called.index, embedded))
+
+
+def test_a_quick_test_keeps_most_of_its_rooms() -> None:
+    """`make test-quick` leaves out what is slow, and no more than a quarter of the walls', contract's and report's."""
+    folders = ["tests/test_walls.py", "tests/contract", "tests/report"]
+    collect = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "not slow", *folders]
+    last = subprocess.run(collect, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
+    kept, all_of_them = map(int, re.findall(r"(\d+)/(\d+) tests collected", last)[0])
+    assert kept > 0.75 * all_of_them
+
+
 def test_the_readme_shows_a_published_run_and_its_figures() -> None:
     """Not one number of the README's result was typed by hand."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")

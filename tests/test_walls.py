@@ -16,6 +16,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 ROOMS = ("contract", "worker", "prepare", "drive", "report")
 DOORS = {"verify": "report"}
+FRONT = "__main__"  # llm-bench: leads into a room only when it is told which
 # What images import that is no engine; `conversion` is llama.cpp's, and too common a word to forbid.
 SHARED = {"bench_core", "conversion", "numpy", "safetensors", "torch"}
 
@@ -94,7 +95,7 @@ def test_a_room_imports_nothing_from_behind_its_walls(room: str) -> None:
 
 def test_every_package_of_the_suite_is_a_room() -> None:
     found = {module.name for module in pkgutil.iter_modules([str(REPOSITORY / "bench_core")])}
-    assert found == {*ROOMS, *DOORS}
+    assert found == {*ROOMS, *DOORS, FRONT}
 
 
 @pytest.mark.parametrize("door", DOORS)
@@ -104,6 +105,13 @@ def test_a_door_leads_into_its_room_and_nowhere_else(door: str) -> None:
     assert breaches(loaded, DOORS[door]) - {f"bench_core.{door}"} == set()
     assert f"bench_core.{DOORS[door]}" in loaded
     assert len((REPOSITORY / "bench_core" / f"{door}.py").read_text(encoding="utf-8").splitlines()) < 15
+
+
+def test_the_front_door_stands_open_to_no_room() -> None:
+    """Help and version of `llm-bench` load no room but the words that all speak."""
+    loaded = imported_by([f"bench_core.{FRONT}"])
+    assert {name.split(".")[1] for name in loaded if name.startswith("bench_core.")} == {FRONT, "contract"}
+    assert loaded & (HEAVY | ENGINES) == set()
 
 
 def test_the_drivers_command_line_starts_without_the_heavy_packages() -> None:

@@ -34,8 +34,15 @@ class Catalogue:
         """Reads every manifest.
 
         Raises:
-            BadInput: a manifest is invalid, or its name is not its folder's.
+            BadInput: a manifest is invalid, its name is not its folder's, or there is no such folder: the installed
+                package has none.
         """
+        if not folder.is_dir():
+            raise BadInput(
+                f"the images of the engines are not here: there is no {folder}",
+                "they are in the repository, not in the installed package: clone it, then `pip install -e .` there, or "
+                "call `python -m bench_core.drive` in the clone",
+            )
         self._images: dict[str, Image] = {}
         self._probes: list[Image] = []
         for path in sorted(folder.glob(f"*/{layout.MANIFEST_FILE}")):
