@@ -113,6 +113,20 @@ def test_no_file_names_a_registry_or_this_machine() -> None:
             assert word not in text, f"{path.relative_to(ROOT)} holds {word}"
 
 
+def test_every_page_that_is_cited_is_here() -> None:
+    """What a comment or a page sends a reader to is in a clone, below docs/ or at the top."""
+    history = {ROOT / "docs" / "decisions.md", ROOT / "CHANGELOG.md"}  # they tell of pages of their time
+    elsewhere = {"PAGE.md", "docs/gguf.md"}  # a placeholder, and a page of the format's own repository
+    missing = set()
+    for path in _tracked():
+        if path in history or path.suffix not in {".py", ".md", ".sh", ".yaml", ".toml"} or "results" in path.parts:
+            continue
+        for cited in re.findall(r"\b(docs/[a-z][a-z-]*\.md|[A-Z]{4,}\.md)\b", path.read_text(encoding="utf-8")):
+            if cited not in elsewhere and not (ROOT / cited).is_file():
+                missing.add(f"{path.relative_to(ROOT)} cites {cited}")
+    assert missing == set()
+
+
 def test_nothing_large_is_tracked() -> None:
     """No weights, wheels or libraries; a published run's files are small."""
     for path in _tracked():
