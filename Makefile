@@ -41,7 +41,9 @@ lint: setup  ## ruff and mypy
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	@for folder in images/* docker/template docker/airgap docker/compose; do echo "mypy $$folder"; \
+	@echo "mypy images/_torch"; MYPYPATH=$(CURDIR) $(VENV)/bin/mypy --explicit-package-bases --ignore-missing-imports \
+		images/_torch/*.py
+	@for folder in images/[!_]* docker/template docker/airgap docker/compose; do echo "mypy $$folder"; \
 		case $$folder in docker/[ac]*) engines= ;; *) engines=--ignore-missing-imports ;; esac; \
 		(cd $$folder && MYPYPATH=$(CURDIR) $(CURDIR)/$(VENV)/bin/mypy --config-file $(CURDIR)/pyproject.toml \
 			$$engines *.py) || exit 1; done

@@ -18,7 +18,7 @@ ROOMS = ("contract", "worker", "prepare", "drive", "report")
 DOORS = {"verify": "report"}
 FRONT = "__main__"  # llm-bench: leads into a room only when it is told which
 # What images import that is no engine; `conversion` is llama.cpp's, and too common a word to forbid.
-SHARED = {"bench_core", "conversion", "numpy", "safetensors", "torch"}
+SHARED = {"bench_core", "conversion", "images", "numpy", "safetensors", "torch"}
 
 
 def imported_by_images(images: Path) -> set[str]:

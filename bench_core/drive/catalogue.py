@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Container
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from bench_core.contract.manifest import DeviceKind, Manifest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 IMAGES_FOLDER = REPOSITORY / "images"
+_SHARED = re.compile(r"\bimages/(_\w+)")  # a folder that several images' Dockerfiles copy from
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,13 @@ class Image:
     def name(self) -> str:
         """The folder's name."""
         return self.manifest.name
+
+    @property
+    def files(self) -> list[Path]:
+        """Folders that hold what it is made of: its own, and those that its Dockerfile takes code from beside it."""
+        dockerfile = self.folder / "Dockerfile"
+        text = dockerfile.read_text(encoding="utf-8") if dockerfile.is_file() else ""
+        return [self.folder, *(self.folder.with_name(name) for name in sorted(set(_SHARED.findall(text))))]
 
 
 class Catalogue:
