@@ -203,3 +203,70 @@ def test_what_an_image_is_made_of_names_what_it_shares() -> None:
 
 def test_a_folder_without_a_dockerfile_shares_nothing(tmp_path: Path) -> None:
     assert Image(tmp_path, Catalogue().get("null").manifest).files == [tmp_path]
+
+
+@pytest.fixture
+def extension_wheel() -> ModuleType:
+    return module_at(SHARED / "extension_wheel.py")
+
+
+def test_a_wheel_that_is_compiled_already_is_taken_as_it_is(extension_wheel: ModuleType, tmp_path: Path) -> None:
+    source = tmp_path / "engine-1.0-cp312-cp312-linux_x86_64.whl"
+    source.write_bytes(b"compiled")
+    extension_wheel.build(extension_wheel.Extension("engine", "engine_ext"), source, tmp_path / "out")
+    assert [(path.name, path.read_bytes()) for path in (tmp_path / "out").iterdir()] == [(source.name, b"compiled")]
+
+
+def test_a_wheel_of_sources_gets_its_extension(
+    extension_wheel: ModuleType, torch: mock.MagicMock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With stand-ins for `wheel` and the compiler: which sources, flags and folders they get, and what is left."""
+    (tmp_path / "cuda/lib64").mkdir(parents=True)
+    (tmp_path / "cuda/lib64/libcudart.so.13").touch()
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "cuda"))
+    monkeypatch.setenv("PATH", "/usr/bin")
+    compiled: dict[str, Any] = {}
+
+    def wheel(command: str, *words: str) -> None:
+        if command == "unpack":
+            folder = Path(words[1]) / "engine-1.0/engine/engine_ext"
+            folder.mkdir(parents=True)
+            for name in ("a.cpp", "b.cu", "b.h"):
+                (folder / name).touch()
+        elif command == "pack":
+            (library,) = Path(words[2]).glob("engine_ext*.so")
+            (Path(words[1]) / "engine-1.0-py3-none-any.whl").write_bytes(library.read_bytes())
+        else:
+            Path(words[-1]).rename(Path(words[-1]).with_name("engine-1.0-tagged.whl"))
+
+    def load(**words: Any) -> None:
+        compiled.update(words)
+        (Path(words["build_directory"]) / "engine_ext.so").write_bytes(b"library")
+
+    cpp_extension = SimpleNamespace(load=load)
+    modules = {"torch.utils": SimpleNamespace(cpp_extension=cpp_extension), "torch.utils.cpp_extension": cpp_extension}
+    monkeypatch.setattr(extension_wheel, "wheel", wheel)
+    source = tmp_path / "engine-1.0-py3-none-any.whl"
+    with mock.patch.dict(sys.modules, modules):
+        extension_wheel.build(
+            extension_wheel.Extension("engine", "engine_ext", ("-O3",), ("-O2",)), source, tmp_path / "out"
+        )
+    assert [Path(path).name for path in compiled["sources"]] == ["a.cpp", "b.cu"]
+    assert (compiled["extra_cflags"], compiled["extra_cuda_cflags"]) == (["-O3"], ["-O2"])
+    assert str(tmp_path / "cuda/include") in compiled["extra_include_paths"]
+    assert [(path.name, path.read_bytes()) for path in (tmp_path / "out").iterdir()] == [
+        ("engine-1.0-tagged.whl", b"library")
+    ]
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("images/*/build_wheel.py")), ids=lambda path: path.parent.name)
+def test_a_stage_that_compiles_copies_what_it_runs_and_no_more(path: Path) -> None:
+    """Compiling takes minutes to an hour: a change of an adapter's code must not do it again."""
+    dockerfile = (path.parent / "Dockerfile").read_text(encoding="utf-8")
+    (stage,) = [stage for stage in re.split(r"^FROM ", dockerfile, flags=re.MULTILINE) if " AS build" in stage[:60]]
+    copied = re.findall(r"images/_torch\S*", stage)
+    assert copied == ["images/_torch/extension_wheel.py", "images/_torch/"]
+    assert IMPORT.findall(path.read_text(encoding="utf-8"))
+    own = (SHARED / "extension_wheel.py").read_text(encoding="utf-8")
+    assert "bench_core" not in own
+    assert not IMPORT.search(own)
