@@ -16,10 +16,26 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 ROOMS = ("contract", "worker", "prepare", "drive", "report")
 DOORS = {"verify": "report"}
-ENGINES = {
-    "vllm", "ctranslate2", "llama_cpp", "transformers", "exllama", "exllamav2", "exllamav3", "exllama_ext", "gptqmodel",
-    "auto_gptq", "bitsandbytes", "sglang", "tensorrt_llm", "gguf",
-}  # fmt: skip
+FRONT = "__main__"  # llm-bench: leads into a room only when it is told which
+# What images import that is no engine; `conversion` is llama.cpp's, and too common a word to forbid.
+SHARED = {"bench_core", "conversion", "images", "numpy", "safetensors", "torch"}
+
+
+def imported_by_images(images: Path) -> set[str]:
+    """Packages that the images of a folder import: the engines, and what goes with them."""
+    found: set[str] = set()
+    for path in images.glob("*/*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                found.add((node.module or "").split(".")[0])
+    own = {path.stem for path in images.glob("*/*.py")}
+    return found - own - SHARED - set(sys.stdlib_module_names)
+
+
+# Engines that may come, and parts of engines that no image imports by name, beside all that images import.
+ENGINES = {"exllamav3", "exllama_ext", "sglang", "tensorrt_llm"} | imported_by_images(REPOSITORY / "images")
 HEAVY = {"docker", "torch", "datasets", "altair", "vl_convert", "pynvml", "typer", "rich"}
 # What each room must never import, in any of its modules; other rooms are added below.
 FORBIDDEN = {
@@ -79,7 +95,7 @@ def test_a_room_imports_nothing_from_behind_its_walls(room: str) -> None:
 
 def test_every_package_of_the_suite_is_a_room() -> None:
     found = {module.name for module in pkgutil.iter_modules([str(REPOSITORY / "bench_core")])}
-    assert found == {*ROOMS, *DOORS}
+    assert found == {*ROOMS, *DOORS, FRONT}
 
 
 @pytest.mark.parametrize("door", DOORS)
@@ -89,6 +105,13 @@ def test_a_door_leads_into_its_room_and_nowhere_else(door: str) -> None:
     assert breaches(loaded, DOORS[door]) - {f"bench_core.{door}"} == set()
     assert f"bench_core.{DOORS[door]}" in loaded
     assert len((REPOSITORY / "bench_core" / f"{door}.py").read_text(encoding="utf-8").splitlines()) < 15
+
+
+def test_the_front_door_stands_open_to_no_room() -> None:
+    """Help and version of `llm-bench` load no room but the words that all speak."""
+    loaded = imported_by([f"bench_core.{FRONT}"])
+    assert {name.split(".")[1] for name in loaded if name.startswith("bench_core.")} == {FRONT, "contract"}
+    assert loaded & (HEAVY | ENGINES) == set()
 
 
 def test_the_drivers_command_line_starts_without_the_heavy_packages() -> None:
@@ -121,6 +144,16 @@ def test_a_hole_in_a_wall_is_found(tmp_path: Path, room: str, line: str, breach:
     (tmp_path / "bench_core" / room / "deep.py").write_text(f"{line}\n")
     found = breaches(imported_by(modules_of(f"bench_core.{room}", tmp_path), tmp_path), room)
     assert found == {breach}
+
+
+def test_the_engines_are_those_that_the_images_import(tmp_path: Path) -> None:
+    """An image that comes is behind the walls without a line here."""
+    assert {"vllm", "ctranslate2", "llama_cpp", "transformers", "exllama", "gptqmodel", "gguf"} <= ENGINES
+    assert {"torch", "json", "bench_core"} & ENGINES == set()
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "adapter.py").write_text("import helper\n\ndef f():\n    from new_engine.core import Engine\n")
+    (tmp_path / "new" / "helper.py").write_text("import json, numpy, torch\n")
+    assert imported_by_images(tmp_path) == {"new_engine"}
 
 
 # No engine's name in the suite's own code.

@@ -94,6 +94,6 @@ def _publish(run: Path, target: Path, *, prompts: bool, unfinished: bool) -> Non
     typer.echo(f"{target}: {len(files)} files, {size / 1e6:.2f} MB, verified")
 
 
-def main() -> None:
+def main(prog_name: str = "python -m bench_core.report") -> None:
     """Runs the command line."""
-    app(prog_name="python -m bench_core.report")
+    app(prog_name=prog_name)

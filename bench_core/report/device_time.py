@@ -11,7 +11,7 @@ from bench_core.report.format import quantity, seconds, significant
 from bench_core.report.load import RunView
 from bench_core.report.sheet import Entry, Sheet
 
-# DESIGN.md, "fixed points": the study gives every row the first 6000 stories, and discards its first batch.
+# docs/architecture.md, "The study": it gives every row the first 6000 stories, and discards its first batch.
 STUDY_PROMPTS = 6000
 STUDY_WARMUP_BATCHES = 1
 _MINUTE_S, _HOUR_S = 60.0, 3600.0

@@ -63,6 +63,6 @@ def _plain(done: Verification) -> dict[str, object]:
     }
 
 
-def main() -> None:
+def main(prog_name: str = "python -m bench_core.verify") -> None:
     """Runs the command line."""
-    app(prog_name="python -m bench_core.verify")
+    app(prog_name=prog_name)

@@ -74,6 +74,7 @@ PUBLISHED = sorted(path.parent for path in (Path(__file__).parents[2] / "results
 
 
 @pytest.mark.parametrize("run", PUBLISHED, ids=lambda path: path.name)
+@pytest.mark.slow
 def test_every_text_of_the_report_s_own_stands_in_it_whole(run: Path) -> None:
     """Facts, meanings of columns and notes, some of which are longer than a foreign text may be."""
     words = document(load_run(run))
@@ -213,6 +214,7 @@ def test_a_target_that_cannot_be_written_is_bad_input(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "methods", [(VLLM,), MIXED.methods, many_methods()], ids=["one method", "five methods", "twelve methods"]
 )
+@pytest.mark.slow
 def test_figures_show_every_method_and_are_the_same_each_time(tmp_path: Path, methods: tuple[Method, ...]) -> None:
     """Equal input, equal bytes, in another process too; each method is named; the PNG is the SVG at twice its size."""
     run = write_run(tmp_path, Script(methods, batch_sizes=(1, 4, 16, 64)))

@@ -33,6 +33,7 @@ PUBLISHED_WITH_ROOFS = ROOT / "results" / "published" / "2026-11-23-cpu-quality"
 ONE, TWO, FAILED, HARNESS = "null.scripted.b1", "null.scripted.b2", "null.scripted.b4", "null.harness.b1"
 EVENTS, RESULT, OUTCOME, SPEC = layout.EVENTS_FILE, layout.RESULT_FILE, layout.OUTCOME_FILE, layout.SPEC_FILE
 Change = Callable[[Path], None]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
