@@ -259,7 +259,7 @@ def test_services_of_one_name_are_refused(repository: Path) -> None:
 
 def test_a_readme_without_a_place_for_the_table_is_refused(repository: Path) -> None:
     (repository / "README.md").write_text("no table\n", encoding="utf-8")
-    with pytest.raises(BadInput, match="no place for the table"):
+    with pytest.raises(BadInput, match="no block of engines"):
         WRITE.written(repository)
 
 

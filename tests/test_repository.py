@@ -147,6 +147,19 @@ def test_every_page_that_is_cited_is_here() -> None:
     assert missing == set()
 
 
+def test_a_prompts_way_names_what_there_is() -> None:
+    """The walk in docs/architecture.md has twelve steps, and each class and function that it names is in the code."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    walk = page.split("## One prompt, from the dataset to the table\n")[1].split("\n## ")[0]
+    steps = re.findall(r"^\d+\. (.+)$", walk, re.MULTILINE)
+    assert len(steps) == 12
+    code = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "bench_core").rglob("*.py"))
+    named = {name for step in steps for name in re.findall(r"`([A-Za-z_]+)`", step)}
+    assert len(named) > 12
+    for name in named:
+        assert re.search(rf"^(?:def|class) {name}\b", code, re.MULTILINE), name
+
+
 def test_nothing_large_is_tracked() -> None:
     """No weights, wheels or libraries; a published run's files are small."""
     for path in _tracked():

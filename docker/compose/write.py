@@ -17,6 +17,7 @@ from bench_core.contract.errors import BadInput
 from bench_core.contract.manifest import DeviceKind, Manifest
 from bench_core.drive.catalogue import REPOSITORY, Catalogue, Image
 from bench_core.drive.docker_images import SYSTEMS, base_dockerfile, image_tag, tag_of
+from bench_core.drive.images import embedded
 from bench_core.drive.launcher import Target
 
 FOLDER = Path(__file__).resolve().parent
@@ -24,7 +25,6 @@ COMPOSE_FILES = ("compose.yaml", "compose.cpu.yaml", "docker/compose.builder-0.y
 README = "README.md"
 FLAVOURS: tuple[DeviceKind, ...] = ("cuda", "cpu")
 _ARGUMENT = re.compile(r"^ARG\s+(\w+)(?:=(\S+))?", re.MULTILINE)
-_TABLE = re.compile(r"(<!-- engines: `make compose` -->\n).*?(<!-- /engines -->)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -163,31 +163,6 @@ def _after_text(service: Service) -> str:
     return f"{{{', '.join(f'{name}: *done' for name in service.after)}}}"
 
 
-def _variants_text(manifest: Manifest) -> str:
-    """Titles of an image's variants, with the device of those that do not run wherever the image does."""
-    if not manifest.ranked:
-        return manifest.notes.split(". ")[0].removesuffix(".")
-    titles = []
-    for name, variant in manifest.variants.items():
-        some = set(variant.devices) not in (set(), set(manifest.devices))
-        titles.append((variant.title or name) + (f" ({_devices_text(variant.devices)})" if some else ""))
-    return "; ".join(titles)
-
-
-def _devices_text(devices: tuple[DeviceKind, ...]) -> str:
-    return ", ".join({"cuda": "GPU", "cpu": "CPU"}[device] for device in devices)
-
-
-def _table(catalogue: Catalogue) -> str:
-    """The README's table: every engine with the name of its image."""
-    lines = ["| engine | image | variants | runs on |", "|---|---|---|---|"]
-    for name in catalogue.names:
-        manifest = catalogue.get(name).manifest
-        runs_on = _devices_text(manifest.devices)
-        lines.append(f"| {manifest.title} | `{name}` | {_variants_text(manifest)} | {runs_on} |")
-    return "\n".join(lines) + "\n"
-
-
 def written(repository: Path = REPOSITORY) -> dict[str, str]:
     """Every file that follows from the images of a repository: path below it to text.
 
@@ -207,11 +182,7 @@ def written(repository: Path = REPOSITORY) -> dict[str, str]:
     )
     words = {"services": found, "bases": bases, "arguments": _arguments_text, "after": _after_text}
     texts = {name: environment.get_template(f"{Path(name).name}.jinja").render(words) for name in COMPOSE_FILES}
-    text = (repository / README).read_text(encoding="utf-8")
-    if _TABLE.search(text) is None:
-        raise BadInput(f"{README} has no place for the table of engines", "<!-- engines: `make compose` --> marks it")
-    table = _table(catalogue)
-    texts[README] = _TABLE.sub(lambda marks: marks[1] + table + marks[2], text)
+    texts[README] = embedded((repository / README).read_text(encoding="utf-8"), catalogue)
     return texts
 
 
