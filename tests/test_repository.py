@@ -11,6 +11,7 @@ import pytest
 
 from bench_core.drive import schema
 from bench_core.drive.catalogue import Catalogue
+from bench_core.drive.images import embedded
 from bench_core.report.embed import blocks, sheet_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -72,6 +73,7 @@ def test_the_readme_is_short_and_every_page_is_listed() -> None:
     listed = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
     for page in PAGES[1:]:
         assert page.name == "README.md" or f"({page.name})" in listed, f"docs/README.md does not list {page.name}"
+    assert embedded(readme, Catalogue()) == readme, "run python -m bench_core.drive.images --embed README.md"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

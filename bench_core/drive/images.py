@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Annotated
 
 import docker.errors
 import typer
@@ -20,11 +23,44 @@ from bench_core.drive.docker_images import ImageBuilder
 from bench_core.drive.progress import printable
 
 _DEVICE_WORDS: dict[DeviceKind, str] = {"cuda": "GPU", "cpu": "CPU"}
+_BLOCK = re.compile(r"(<!-- engines -->\n).*?(<!-- /engines -->)", re.DOTALL)
+
 IsBuilt = Callable[[Image, DeviceKind], bool]
 
 
 def _runs_on(devices: Iterable[DeviceKind]) -> str:
     return ", ".join(_DEVICE_WORDS[device] for device in devices)
+
+
+def _variants(image: Image) -> str:
+    """Their titles; where one runs on fewer devices than its image, on which."""
+    words = []
+    for name, entry in image.manifest.variants.items():
+        devices = entry.devices or image.manifest.devices
+        where = "" if tuple(devices) == tuple(image.manifest.devices) else f" ({_runs_on(devices)})"
+        words.append(f"{entry.title or name}{where}")
+    return "; ".join(words)
+
+
+def engine_table(catalogue: Catalogue) -> str:
+    """Every engine of the repository as a Markdown table, from its ``image.yaml`` alone."""
+    lines = ["| engine | image | variants | runs on |", "|---|---|---|---|"]
+    for name in catalogue.names:
+        image = catalogue.get(name)
+        runs_on = _runs_on(image.manifest.devices)
+        lines.append(f"| {image.manifest.title} | `{name}` | {_variants(image)} | {runs_on} |")
+    return "\n".join(lines) + "\n"
+
+
+def embedded(page: str, catalogue: Catalogue) -> str:
+    """The text of a page whose block between ``<!-- engines -->`` and ``<!-- /engines -->`` holds that table.
+
+    Raises:
+        BadInput: the page has no such block.
+    """
+    if not _BLOCK.search(page):
+        raise BadInput("the page has no block of engines", "mark one by <!-- engines --> and <!-- /engines -->")
+    return _BLOCK.sub(lambda marks: marks[1] + engine_table(catalogue) + marks[2], page)
 
 
 def shown(catalogue: Catalogue, is_built: IsBuilt | None) -> Table:
@@ -52,9 +88,14 @@ def _builder() -> tuple[IsBuilt | None, str]:
     return lambda image, device: builder.is_current(image, "measure", device), ""
 
 
-def show() -> None:
+def show(
+    embed: Annotated[Path | None, typer.Option(help="Write the engines into this page's marked block instead.")] = None,
+) -> None:
     """List the engines: variants (* is taken where none is named), devices, what is built here, how many options."""
     catalogue = Catalogue()
+    if embed is not None:
+        embed.write_text(embedded(embed.read_text(encoding="utf-8"), catalogue), encoding="utf-8")
+        return
     is_built, why_not = _builder()
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     try:
@@ -77,6 +118,8 @@ def main() -> None:
         refuse(error)
     except typer.TyperException as error:
         refuse(BadInput(error.format_message(), "see --help"))
+    except OSError as error:
+        refuse(BadInput(first_line(error), "name a page that can be read and written"))
     sys.exit(EXIT_OK)
 
 
