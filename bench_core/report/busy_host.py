@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from bench_core.contract.cpu_use import CpuUse, taken_by_others
 from bench_core.report.cell_key import cell_key
 from bench_core.report.format import ABSENT, quantity, seconds, significant
-from bench_core.report.load import Row, RunView
 from bench_core.report.sheet import Entry, Sheet
+from bench_core.runs.view import Row, RunView
 
 BUSY = "busy"
 

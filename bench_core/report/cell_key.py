@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from bench_core.report.format import ABSENT
-from bench_core.report.load import Row
 from bench_core.report.sheet import Entry
+from bench_core.runs.view import Row
 
 
 def cell_key(row: Row, *, strong: bool = False) -> tuple[Entry, Entry]:

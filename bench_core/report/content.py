@@ -16,7 +16,6 @@ from bench_core.report.format import (
     ABSENT,
     NO_GPU,
     count,
-    foreign,
     gib,
     milliseconds,
     percent,
@@ -27,7 +26,6 @@ from bench_core.report.format import (
 )
 from bench_core.report.glance import glance_sheet
 from bench_core.report.largest import largest_sheets
-from bench_core.report.load import DAMAGED, Row, RunView
 from bench_core.report.own_error import HOW, NO_DEVICE_MEMORY, error_rows, own_error, title, written
 from bench_core.report.protocol import mark_notes, measured_sheet, throughput_entry
 from bench_core.report.quality_sheet import quality_sheet
@@ -36,6 +34,8 @@ from bench_core.report.roofs import THROTTLED_MARK, THROTTLED_NOTE, is_throttled
 from bench_core.report.same_batches import fastest, shared_note, shared_sheet
 from bench_core.report.sheet import Entry, Sheet
 from bench_core.report.visits import control_sheet, visits_note, visits_sheet
+from bench_core.runs.text import foreign
+from bench_core.runs.view import DAMAGED, Row, RunView
 
 SEQUENTIAL_MARK = "†"
 NOT_RANKED_MARK = "‡"

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from bench_core.contract.metrics import CellMetrics
 from bench_core.report.format import quantity, seconds, significant
-from bench_core.report.load import RunView
 from bench_core.report.sheet import Entry, Sheet
+from bench_core.runs.view import RunView
 
 # DESIGN.md, "fixed points": the study gives every row the first 6000 stories, and discards its first batch.
 STUDY_PROMPTS = 6000

@@ -15,10 +15,11 @@ from typing import Any, Literal
 import altair as alt
 
 from bench_core.report.content import NOT_READ
-from bench_core.report.format import GIB, foreign
-from bench_core.report.load import Row, RunView
+from bench_core.report.format import GIB
 from bench_core.report.protocol import told_interval
 from bench_core.report.repeats import over_repeats
+from bench_core.runs.text import foreign
+from bench_core.runs.view import Row, RunView
 
 # Okabe and Ito's colours that differ for all common kinds of colour vision (without yellow, which a white page hides),
 # and shapes in a cycle of another length: neighbours differ in both, and 63 methods in one of them.

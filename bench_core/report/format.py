@@ -1,11 +1,11 @@
-"""How numbers and foreign text are written: one rule each, the same in every table."""
+"""How numbers and text are written: one rule each, the same in every table."""
 
 from __future__ import annotations
 
 import math
 import re
 
-from bench_core.contract.errors import shortened
+from bench_core.runs.text import one_line
 
 GIB = 2**30
 
@@ -14,8 +14,6 @@ NO_GPU = "none (CPU)"
 
 # Below this, a plain decimal is mostly zeros.
 _SMALLEST_PLAIN = 1e-4
-# Of what engines, tools and users write; no text of the report's own has a limit.
-LONGEST_FOREIGN = 500
 
 
 def significant(value: float, digits: int = 4) -> str:
@@ -80,18 +78,6 @@ def quantity(number: int, singular: str) -> str:
     if number == 1:
         return f"1 {singular}"
     return f"{number} {singular}{'es' if singular.endswith(('ch', 's', 'x')) else 's'}"
-
-
-def one_line(text: str) -> str:
-    """Any text in one printable line, whole."""
-    plain = "".join(char if char.isprintable() else " " for char in text)
-    return " ".join(plain.split())
-
-
-def foreign(text: str, longest: int = LONGEST_FOREIGN) -> str:
-    """What an engine, a tool or a user wrote, in one printable line of at most ``longest`` characters; the end says how
-    much is left out."""
-    return shortened(one_line(text), longest)
 
 
 # Characters that Markdown, its tables, or HTML inside it would act upon. Entities rather than backslashes where both a

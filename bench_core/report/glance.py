@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from bench_core.contract.metrics import CellMetrics
 from bench_core.contract.repeats import BetweenRuns
 from bench_core.report.format import ABSENT, gib, rate_within, seconds, significant
-from bench_core.report.load import Row, RunView
 from bench_core.report.protocol import MISFIT, WIDEST_COMPARED, throughput_text, told_interval, untold
 from bench_core.report.repeats import over_repeats
 from bench_core.report.same_batches import fastest
 from bench_core.report.sheet import Entry, Sheet
 from bench_core.report.visits import glance_note
+from bench_core.runs.view import Row, RunView
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from bench_core.contract.max_batch import BatchTrial, MaxBatch
 from bench_core.contract.outcome import MARKED, MemoryEvidence
-from bench_core.report.format import ABSENT, foreign, gib, one_line
-from bench_core.report.load import RunView
+from bench_core.report.format import ABSENT, gib
 from bench_core.report.sheet import Entry, Sheet
+from bench_core.runs.text import foreign, one_line
+from bench_core.runs.view import RunView
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -12,8 +12,8 @@ from bench_core.contract.steadiness import Steadiness
 from bench_core.report.busy_host import BUSY, busy_note
 from bench_core.report.cell_key import cell_key
 from bench_core.report.format import ABSENT, percent, rate_within, seconds
-from bench_core.report.load import Row
 from bench_core.report.sheet import Entry, Sheet
+from bench_core.runs.view import Row
 
 UNSTEADY_MARK = "¶"
 FEW_MARK = "‖"

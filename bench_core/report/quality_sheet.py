@@ -6,10 +6,11 @@ from collections.abc import Iterable
 
 from bench_core.contract.quality import ROWS_TO_JUDGE, SCORE_TOKENS, Agreement, Likelihood, NllDifference
 from bench_core.report.cell_key import bits_entry, cell_key
-from bench_core.report.format import ABSENT, foreign, quantity, significant
-from bench_core.report.load import Row, RunView
-from bench_core.report.quality import CellQuality, RunQuality
+from bench_core.report.format import ABSENT, quantity, significant
 from bench_core.report.sheet import Entry, Sheet
+from bench_core.runs.quality import CellQuality, RunQuality
+from bench_core.runs.text import foreign
+from bench_core.runs.view import Row, RunView
 
 QUALITY_HEADING = "Quality"
 _COLUMNS = (

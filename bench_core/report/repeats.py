@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from bench_core.contract.repeats import BetweenRuns, between_runs
 from bench_core.report.cell_key import cell_key
 from bench_core.report.format import ABSENT, rate, rate_within
-from bench_core.report.load import RunView
 from bench_core.report.protocol import MISFIT_MARK, mark_notes, percent_entry
 from bench_core.report.sheet import Entry, Sheet
+from bench_core.runs.view import RunView
 
 
 def over_repeats(view: RunView) -> dict[str, BetweenRuns]:

@@ -11,9 +11,10 @@ from bench_core.contract.metrics import CellMetrics, CellResult
 from bench_core.contract.roofline import BUSY, LAUNCHES_PER_LAYER, LAUNCHING, NEAR, Roofline, roofline
 from bench_core.contract.telemetry import MARKED_FROM_SHARE, TelemetrySummary, is_throttling, reason_words
 from bench_core.report.cell_key import cell_key
-from bench_core.report.format import ABSENT, foreign, gib, milliseconds, significant
-from bench_core.report.load import Row, RunView
+from bench_core.report.format import ABSENT, gib, milliseconds, significant
 from bench_core.report.sheet import Entry, Sheet
+from bench_core.runs.text import foreign
+from bench_core.runs.view import Row, RunView
 
 THROTTLED_MARK = "§"
 THROTTLED_NOTE = (

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 from bench_core.report.cell_key import cell_key
 from bench_core.report.format import ABSENT, rate, significant
-from bench_core.report.load import Row, RunView
 from bench_core.report.protocol import WIDEST_COMPARED, told_interval
 from bench_core.report.sheet import Entry, Sheet
+from bench_core.runs.view import Row, RunView
 
 
 @dataclass(frozen=True)

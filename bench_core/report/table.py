@@ -10,10 +10,10 @@ from bench_core.contract import layout
 from bench_core.contract.metrics import CellMetrics, Distribution, MemoryUse
 from bench_core.report.content import Document, Failure
 from bench_core.report.format import csv_text, markdown_text
-from bench_core.report.load import Row, RunView
 from bench_core.report.protocol import misfit_words
 from bench_core.report.roofs import csv_roofs
 from bench_core.report.sheet import Entry, Sheet
+from bench_core.runs.view import Row, RunView
 
 FIGURES = (
     ("throughput", "Throughput by batch size, one line for each method"),

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from bench_core.report.cell_key import cell_key
 from bench_core.report.format import ABSENT, NO_GPU, quantity, rate
-from bench_core.report.load import Row, RunView
 from bench_core.report.sheet import Entry, Sheet
+from bench_core.runs.view import Row, RunView
 
 _IN_NO_INTERVAL = "what hosts differ by is in no interval"
 

@@ -12,12 +12,13 @@ from bench_core.contract import layout
 from bench_core.contract.errors import BadInput, MachineFailure
 from bench_core.report.busy_host import warning
 from bench_core.report.content import RESULT_COLUMNS, SEQUENTIAL_MARK, document, result_entries
-from bench_core.report.format import foreign, one_line
-from bench_core.report.load import RunView, load_run
 from bench_core.report.own_error import own_error
 from bench_core.report.protocol import remarks
 from bench_core.report.same_batches import fastest
 from bench_core.report.table import FIGURES, csv_table, markdown
+from bench_core.runs.load import load_run
+from bench_core.runs.text import foreign, one_line
+from bench_core.runs.view import RunView
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -9,8 +9,8 @@ from report_runs import CT2, VLLM, Method, Script, cell_path, measured, read_log
 
 from bench_core.report import figures
 from bench_core.report.content import document
-from bench_core.report.load import load_run
 from bench_core.report.table import csv_table, markdown
+from bench_core.runs.load import load_run
 
 OTHER = Method("other", "fp16", "Other fp16", tpot_s=0.02)
 

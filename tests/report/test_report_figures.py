@@ -10,7 +10,8 @@ import pytest
 from report_runs import VLLM, Script, measured_repeatedly, visit_again, write_run
 
 from bench_core.report.figures import COLOURS, _intervals, _styles, throughput
-from bench_core.report.load import RunView, load_run
+from bench_core.runs.load import load_run
+from bench_core.runs.view import RunView
 
 
 def engines(*methods_of: int) -> dict[str, str]:

@@ -27,11 +27,12 @@ from bench_core.contract.outcome import Outcome
 from bench_core.report import figures
 from bench_core.report.cli import app
 from bench_core.report.content import document
-from bench_core.report.format import ABSENT, one_line
-from bench_core.report.load import load_run
+from bench_core.report.format import ABSENT
 from bench_core.report.page import html as html_page
 from bench_core.report.table import csv_table, markdown
 from bench_core.report.write import console_table, differences, write_report
+from bench_core.runs.load import load_run
+from bench_core.runs.text import one_line
 
 GOLDEN = Path(__file__).parent / "golden" / "report.md"
 SVG = "{http://www.w3.org/2000/svg}"

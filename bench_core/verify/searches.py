@@ -13,9 +13,10 @@ from bench_core.contract.metrics import CellMetrics, CellResult
 from bench_core.contract.min_memory import SUSTAINED_SHARE, MinMemory, Trial, search_budget
 from bench_core.contract.outcome import Outcome, Verdict
 from bench_core.contract.record import Record
-from bench_core.report.differences import Difference, of_run, unequal
-from bench_core.report.load import RunView, Unreadable, read_record
-from bench_core.report.verify_cells import recomputed
+from bench_core.runs.files import Unreadable, read_record
+from bench_core.runs.view import RunView
+from bench_core.verify.cells import recomputed
+from bench_core.verify.differences import Difference, of_run, unequal
 
 
 class _Untried(Exception):

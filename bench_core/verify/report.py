@@ -10,10 +10,11 @@ from pathlib import Path
 
 from bench_core.contract import layout
 from bench_core.report.content import document
-from bench_core.report.differences import Difference, of_run
-from bench_core.report.format import foreign, one_line
-from bench_core.report.load import RunView, Unreadable, check_inside
 from bench_core.report.table import FIGURES, csv_table, markdown
+from bench_core.runs.files import Unreadable, check_inside
+from bench_core.runs.text import foreign, one_line
+from bench_core.runs.view import RunView
+from bench_core.verify.differences import Difference, of_run
 
 _PART = 160  # characters of a line that differs
 _MOST_LINES = 20  # of one file; a table of another run differs everywhere

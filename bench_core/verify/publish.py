@@ -10,11 +10,13 @@ from pathlib import Path
 from bench_core.contract import layout
 from bench_core.contract.digest import file_sha256
 from bench_core.contract.errors import BadInput
-from bench_core.report.differences import Difference
-from bench_core.report.load import RunView, check_inside, load_run, log_path
-from bench_core.report.verify import verify_run
-from bench_core.report.verify_cells import NEVER_REACHED, RAW_FOLDERS, raw_files
 from bench_core.report.write import write_report
+from bench_core.runs.files import check_inside, log_path
+from bench_core.runs.load import load_run
+from bench_core.runs.view import RunView
+from bench_core.verify.cells import NEVER_REACHED, RAW_FOLDERS, raw_files
+from bench_core.verify.differences import Difference
+from bench_core.verify.run import verify_run
 
 _RECORDS = (layout.SPEC_FILE, layout.OUTCOME_FILE, layout.RESULT_FILE)
 _PRIVATE = (layout.SUITE_FILE, layout.LOG_FILE)

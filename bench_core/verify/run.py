@@ -11,11 +11,14 @@ from bench_core.contract import layout
 from bench_core.contract.digest import file_sha256
 from bench_core.contract.errors import BadInput, first_line
 from bench_core.contract.run import RunRecord
-from bench_core.report.differences import Difference, of_run, present
-from bench_core.report.load import RunView, Unreadable, check_inside, check_plan, load_run
-from bench_core.report.verify_cells import CellChecks, plan_differences, raw_files, unplanned_digests, unreached
-from bench_core.report.verify_report import report_differences
-from bench_core.report.verify_searches import search_differences
+from bench_core.runs.files import Unreadable, check_inside
+from bench_core.runs.load import load_run
+from bench_core.runs.plan import check_plan
+from bench_core.runs.view import RunView
+from bench_core.verify.cells import CellChecks, plan_differences, raw_files, unplanned_digests, unreached
+from bench_core.verify.differences import Difference, of_run, present
+from bench_core.verify.report import report_differences
+from bench_core.verify.searches import search_differences
 
 _DIGEST_LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
 

@@ -10,8 +10,8 @@ import typer
 
 from bench_core.contract.errors import BadInput
 from bench_core.contract.outcome import EXIT_BAD_INPUT, EXIT_FAILED
-from bench_core.report.differences import Difference
-from bench_core.report.verify import Verification, verify_run
+from bench_core.verify.differences import Difference
+from bench_core.verify.run import Verification, verify_run
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 

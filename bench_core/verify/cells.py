@@ -13,20 +13,10 @@ from bench_core.contract.errors import BadInput, first_line
 from bench_core.contract.metrics import CellEvents, CellResult, summarise
 from bench_core.contract.outcome import Outcome, Verdict
 from bench_core.contract.run import RunRecord, VisitInfo
-from bench_core.report.differences import Difference, absent, in_cell, of_run, present, unequal
-from bench_core.report.load import (
-    DAMAGED,
-    NOT_RUN,
-    Row,
-    RunView,
-    Unreadable,
-    check_inside,
-    log_path,
-    open_log,
-    read_events,
-    read_record,
-)
-from bench_core.report.log_checks import LogFacts, check_log, overlaps
+from bench_core.runs.files import Unreadable, check_inside, log_path, open_log, read_events, read_record
+from bench_core.runs.view import DAMAGED, NOT_RUN, Row, RunView
+from bench_core.verify.differences import Difference, absent, in_cell, of_run, present, unequal
+from bench_core.verify.logs import LogFacts, check_log, overlaps
 
 _PIECE_BYTES = 1 << 20
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench_core.contract import layout
-from bench_core.report.format import one_line
+from bench_core.runs.text import one_line
 
 # Sums of the same numbers differ in their last digits between versions of Python; no measurement has twelve digits.
 SAME_WITHIN = 1e-12
