@@ -112,8 +112,29 @@ def test_late_imports_keep_to_the_walls(room: str) -> None:
 
 
 def test_a_late_import_is_found() -> None:
-    source = "import bench_core.drive.x\ndef f():\n    from bench_core.worker.y import z\n    from bench_core import prepare\n"
+    source = (
+        "import bench_core.drive.x\ndef f():\n from bench_core.worker.y import z\n from bench_core import prepare\n"
+    )
     assert rooms_named(source) == {"drive", "worker", "prepare"}
+
+
+SMALL = sorted(
+    path.parent.relative_to(REPOSITORY)
+    for room in ("runs", "report", "verify")
+    for path in (REPOSITORY / "bench_core" / room).rglob("__init__.py")
+)
+
+
+@pytest.mark.parametrize("room", SMALL, ids=str)
+def test_a_room_of_reading_stays_small(room: Path) -> None:
+    """Rooms that one can look through, modules that one can read."""
+    modules = list((REPOSITORY / room).glob("*.py"))
+    assert len(modules) <= 15
+    for path in modules:
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 400, path
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                assert (node.end_lineno or 0) - node.lineno < 60, f"{path}: {node.name}"
 
 
 def test_the_drivers_command_line_starts_without_the_heavy_packages() -> None:

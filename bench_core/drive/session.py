@@ -575,8 +575,8 @@ class Session:
 
     def _finish(self, finished: Finished) -> None:
         """Writes the report and shows the table."""
-        from bench_core.report.largest import console_searches  # noqa: PLC0415
-        from bench_core.report.write import console_table, write_report  # noqa: PLC0415
+        from bench_core.report.write.console import console_searches, console_table  # noqa: PLC0415
+        from bench_core.report.write.files import write_report  # noqa: PLC0415
         from bench_core.runs.load import load_run  # noqa: PLC0415  # drawing is not needed before
 
         paths = write_report(finished.run_folder)

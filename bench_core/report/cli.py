@@ -9,7 +9,7 @@ import typer
 
 from bench_core.contract.errors import BadInput
 from bench_core.contract.outcome import EXIT_BAD_INPUT, EXIT_FAILED
-from bench_core.report.write import differences, write_report
+from bench_core.report.write.files import differences, write_report
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -58,7 +58,7 @@ def report(
             _check(run, out)
             return
         if embed is not None:
-            from bench_core.report.embed import embed as put  # noqa: PLC0415  # the one use
+            from bench_core.report.write.embed import embed as put  # noqa: PLC0415  # the one use
 
             put(embed, run, run.as_posix())
             typer.echo(embed)

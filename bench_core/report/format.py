@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 
 from bench_core.runs.text import one_line
 
@@ -11,6 +12,8 @@ GIB = 2**30
 
 ABSENT = "\N{EN DASH}"
 NO_GPU = "none (CPU)"
+NOT_TOLD = "not told"
+NOT_READ = "not read"
 
 # Below this, a plain decimal is mostly zeros.
 _SMALLEST_PLAIN = 1e-4
@@ -63,6 +66,21 @@ def rate_within(value_per_s: float, half_width_per_s: float | None) -> str:
     return f"{text} ± {width if float(width) > 0 or half_width_per_s == 0 else significant(half_width_per_s, 1)}"
 
 
+def whole(value: float) -> str:
+    """The nearest whole number."""
+    return f"{value:.0f}"
+
+
+def digits(number: int, factor: float = 1.0) -> Callable[[float], str]:
+    """Writes values times ``factor`` with so many significant digits."""
+    return lambda value: significant(value * factor, number)
+
+
+def signed_percent(decimals: int) -> Callable[[float], str]:
+    """Writes shares in per cent with their sign, without the sign of per cent."""
+    return lambda share: f"{share * 100.0:+.{decimals}f}"
+
+
 def count(value: float) -> str:
     """A count or a mean of counts: whole where it is whole, else with one decimal."""
     return f"{value:.0f}" if float(value).is_integer() else f"{value:.1f}"
@@ -71,6 +89,16 @@ def count(value: float) -> str:
 def gib(value_bytes: float | None) -> str:
     """Bytes given, GiB written, with the unit, three significant digits."""
     return ABSENT if value_bytes is None else f"{significant(value_bytes / GIB, 3)} GiB"
+
+
+def signed_gib(value_bytes: float) -> str:
+    """The same for what may be less than nothing."""
+    return gib(value_bytes) if value_bytes >= 0 else f"-{gib(-value_bytes)}"
+
+
+def share3(value: float) -> str:
+    """A share, three decimals."""
+    return f"{value:.3f}"
 
 
 def quantity(number: int, singular: str) -> str:

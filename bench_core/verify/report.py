@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench_core.contract import layout
-from bench_core.report.content import document
-from bench_core.report.table import FIGURES, csv_table, markdown
+from bench_core.report.document import document
+from bench_core.report.write.cell_table import csv_table
+from bench_core.report.write.markdown import FIGURES, markdown
 from bench_core.runs.files import Unreadable, check_inside
 from bench_core.runs.text import foreign, one_line
 from bench_core.runs.view import RunView
@@ -30,7 +31,8 @@ def report_differences(folder: Path, view: RunView) -> tuple[list[Difference], l
     data of their marks (how they are laid out depends on the drawing tool's version). PNGs are not compared.
     """
     # Drawing imports altair, which takes a second.
-    from bench_core.report import figures, page  # noqa: PLC0415
+    from bench_core.report.figures import scaling as figures  # noqa: PLC0415
+    from bench_core.report.write import page  # noqa: PLC0415
 
     found: list[Difference] = []
     missing: list[str] = []

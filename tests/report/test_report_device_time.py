@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from report_runs import VLLM, Script, write_run
 
-from bench_core.report.content import document
-from bench_core.report.device_time import STUDY_PROMPTS, device_time, study_protocol_s
+from bench_core.report.document import document
+from bench_core.report.explain.device_time import STUDY_PROMPTS, device_time, study_protocol_s
 from bench_core.runs.load import load_run
 
 

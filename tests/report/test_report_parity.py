@@ -21,8 +21,8 @@ from report_runs import (
     write_run,
 )
 
-from bench_core.report.content import document
-from bench_core.report.write import write_report
+from bench_core.report.document import document
+from bench_core.report.write.files import write_report
 from bench_core.runs.load import load_run
 from bench_core.verify.run import verify_run
 

@@ -1,4 +1,4 @@
-"""Writes a run's report beside its cells, and words its table for a terminal."""
+"""Writes a run's report beside its cells, and tells whether one there still follows."""
 
 from __future__ import annotations
 
@@ -6,22 +6,14 @@ import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from bench_core.contract import layout
 from bench_core.contract.errors import BadInput, MachineFailure
-from bench_core.report.busy_host import warning
-from bench_core.report.content import RESULT_COLUMNS, SEQUENTIAL_MARK, document, result_entries
-from bench_core.report.own_error import own_error
-from bench_core.report.protocol import remarks
-from bench_core.report.same_batches import fastest
-from bench_core.report.table import FIGURES, csv_table, markdown
+from bench_core.report.document import document
+from bench_core.report.write.cell_table import csv_table
+from bench_core.report.write.markdown import FIGURES, markdown
 from bench_core.runs.load import load_run
-from bench_core.runs.text import foreign, one_line
-from bench_core.runs.view import RunView
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from bench_core.runs.text import foreign
 
 
 @dataclass(frozen=True)
@@ -44,7 +36,8 @@ def write_report(run_folder: Path, out: Path | None = None) -> ReportPaths:
         MachineFailure: the target cannot be written.
     """
     # Drawing imports altair: a second that --help and --check need not wait for.
-    from bench_core.report import figures, page  # noqa: PLC0415
+    from bench_core.report.figures import scaling as figures  # noqa: PLC0415
+    from bench_core.report.write import page  # noqa: PLC0415
 
     target = run_folder if out is None else out
     view = load_run(run_folder)
@@ -128,46 +121,3 @@ def _first_difference(present: str, expected: str) -> str:
 
 def _excerpt(line: str) -> str:
     return repr(foreign(line, 240))
-
-
-def console_table(view: RunView) -> Table:
-    """A run's rows for a terminal; names and causes are plain text in it."""
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
-
-    memory = "GPU Memory" if view.on_cuda else "Host memory"
-    shown = [name for name, _ in RESULT_COLUMNS]
-    wanted = [shown.index(name) - 1 for name in ("Latency (s)", "Tokens", "Throughput (token/s)", memory)]
-    sequential = any(row.sequential for row in view.rows)
-    captions = [text for text in (warning(view),) if text]
-    captions += [f"{SEQUENTIAL_MARK} one prompt of a batch after the other"] if sequential else []
-    error = own_error(view)
-    captions += [f"the suite's own error: {error}"] if error is not None else []
-    caption = Text("; ".join(captions)) if captions else None
-    table = Table(title=Text(one_line(view.record.run_id)), title_justify="left", caption=caption)
-    table.add_column("Method", overflow="fold")
-    for name in ("Batch size", "Latency (s)", "Tokens", "Throughput (token/s)", memory):
-        table.add_column(name, justify="right")
-    table.add_column("Outcome", overflow="fold")
-    for size in view.batch_sizes:
-        rows = view.of_batch_size(size)
-        best = fastest(view, rows)
-        for row in rows:
-            entries = result_entries(view, row, best)
-            outcome = ", ".join([row.status, *remarks(row)]) if row.result else f"{row.status}: {row.problem}"
-            if view.unranked(row):
-                outcome += f", not ranked: {view.unranked(row)}"
-            table.add_row(
-                Text(one_line(row.label) + (f" {SEQUENTIAL_MARK}" if row.sequential else "")),
-                Text(str(size)),
-                *(
-                    Text(
-                        f"{entries[k].text} {entries[k].mark}".rstrip() if row.result else row.status,
-                        style="bold" if entries[k].strong else "red" if entries[k].failed else "",
-                    )
-                    for k in wanted
-                ),
-                Text(one_line(outcome), style="" if row.result else "red"),
-            )
-        table.add_section()
-    return table

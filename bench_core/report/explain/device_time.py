@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bench_core.contract.metrics import CellMetrics
-from bench_core.report.format import quantity, seconds, significant
-from bench_core.report.sheet import Entry, Sheet
+from bench_core.report.format import (
+    quantity,
+    significant,
+)
 from bench_core.runs.view import RunView
 
 # DESIGN.md, "fixed points": the study gives every row the first 6000 stories, and discards its first batch.
@@ -18,7 +20,7 @@ _MINUTE_S, _HOUR_S = 60.0, 3600.0
 
 
 @dataclass
-class _Spent:
+class Spent:
     """Of one method: seconds, over all its measured cells."""
 
     cells: int = 0
@@ -39,14 +41,14 @@ def study_protocol_s(metrics: CellMetrics, batch_latency_s: float, batch_size: i
     return own + batches * batch_latency_s
 
 
-def _by_method(view: RunView) -> dict[str, _Spent]:
-    found: dict[str, _Spent] = {}
+def by_method(view: RunView) -> dict[str, Spent]:
+    found: dict[str, Spent] = {}
     loads: set[tuple[str, float, float]] = set()
     for row in view.rows:
         if row.result is None or row.rate is None:
             continue
         metrics = row.result.metrics
-        spent = found.setdefault(row.label, _Spent())
+        spent = found.setdefault(row.label, Spent())
         load = (row.label, metrics.start_s or 0.0, metrics.load_s or 0.0)
         if load not in loads:  # cells of one engine process carry the same reading of its one load
             loads.add(load)
@@ -59,60 +61,24 @@ def _by_method(view: RunView) -> dict[str, _Spent]:
 
 def device_time(view: RunView) -> str | None:
     """One line for the head of a report; ``None`` where nothing was measured."""
-    total = _total(_by_method(view).values())
-    if not total.all_s:
+    whole = total(by_method(view).values())
+    if not whole.all_s:
         return None
     return (
-        f"{_duration(total.all_s)} for {quantity(total.cells, 'cell')}; "
-        f"the study's protocol ({STUDY_PROMPTS} prompts a cell) would have taken {_duration(total.study_s)} "
-        f"at the latencies measured here: {_ratio(total.study_s / total.all_s)}"
+        f"{_duration(whole.all_s)} for {quantity(whole.cells, 'cell')}; "
+        f"the study's protocol ({STUDY_PROMPTS} prompts a cell) would have taken {_duration(whole.study_s)} "
+        f"at the latencies measured here: {_ratio(whole.study_s / whole.all_s)}"
     )
 
 
-def _total(methods: Iterable[_Spent]) -> _Spent:
-    total = _Spent()
+def total(methods: Iterable[Spent]) -> Spent:
+    found = Spent()
     for spent in methods:
-        total.cells += spent.cells
-        total.loads_s += spent.loads_s
-        total.cells_s += spent.cells_s
-        total.study_s += spent.study_s
-    return total
-
-
-def device_time_sheet(view: RunView) -> Iterator[Sheet]:
-    """The same method by method."""
-    found = _by_method(view)
-    if not found:
-        return
-    lines = [*found.items(), ("All", _total(found.values()))]
-    columns = (
-        ("Method", False),
-        ("Cells", True),
-        ("Loading (s)", True),
-        ("Preparing and batches (s)", True),
-        ("In all (s)", True),
-        ("Study's protocol (h)", True),
-        ("Times as long", True),
-    )
-    rows = tuple(
-        (
-            Entry(label),
-            Entry(str(spent.cells), spent.cells),
-            Entry(seconds(spent.loads_s), spent.loads_s),
-            Entry(seconds(spent.cells_s), spent.cells_s),
-            Entry(seconds(spent.all_s), spent.all_s),
-            Entry(significant(spent.study_s / _HOUR_S, 3), spent.study_s),
-            Entry(significant(spent.study_s / spent.all_s, 3), spent.study_s / spent.all_s),
-        )
-        for label, spent in lines
-        if spent.all_s
-    )
-    notes = (
-        "Spent by the engines: starting, loading, caches, and every batch, those for warm-up, token times and parity "
-        f"included. Study's protocol: for each cell a load of its own, {STUDY_WARMUP_BATCHES} discarded batch and "
-        f"{STUDY_PROMPTS} prompts, at the mean batch latency measured here; computed, not run.",
-    )
-    yield Sheet("Device time", columns, rows, notes)
+        found.cells += spent.cells
+        found.loads_s += spent.loads_s
+        found.cells_s += spent.cells_s
+        found.study_s += spent.study_s
+    return found
 
 
 def _duration(value_s: float) -> str:

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench_core.contract.errors import BadInput
-from bench_core.report.content import document
-from bench_core.report.table import sheet_markdown
+from bench_core.report.document import document
+from bench_core.report.write.markdown import sheet_markdown
 from bench_core.runs.load import load_run
 
 _BLOCK = re.compile(r"<!-- sheet: (?P<run>\S+) (?P<heading>[^>\n]+?) -->\n(?P<body>.*?)<!-- /sheet -->", re.DOTALL)

@@ -9,13 +9,10 @@ was measured, and is compared with the fastest of those on the batches that both
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from bench_core.report.cell_key import cell_key
-from bench_core.report.format import ABSENT, rate, significant
-from bench_core.report.protocol import WIDEST_COMPARED, told_interval
-from bench_core.report.sheet import Entry, Sheet
+from bench_core.report.explain.marks import WIDEST_COMPARED, told_interval
 from bench_core.runs.view import Row, RunView
 
 
@@ -94,65 +91,11 @@ def shared_note(view: RunView, rows: Sequence[Row]) -> Iterator[str]:
         yield f"{counted} No batch was measured by all."
 
 
-def shared_sheet(view: RunView) -> Iterator[Sheet]:
-    """Every method beside the fastest on the batches that both measured, for each batch size where batches differ."""
-    lines = []
-    for size in view.batch_sizes:
-        rows = view.of_batch_size(size)
-        shared = shared_batches(view, rows)
-        if shared is None or not shared.differs:
-            continue
-        best = fastest(view, rows)
-        lead = next(row for row in rows if row.planned.cell in best)
-        lines += [_line(row, lead, strong=row.planned.cell in best) for row in view.ranked(rows)]
-    if not lines:
-        return
-    columns = (
-        ("Method", False),
-        ("Batch size", True),
-        ("Batches", True),
-        ("In common with the fastest", True),
-        ("Throughput on them (token/s)", True),
-        ("The fastest on them (token/s)", True),
-        ("Of the fastest (%)", True),
-        ("Of the fastest by the tables (%)", True),
-    )
-    notes = (
-        "Cells of one batch size get the same batches in the same order, and end when they are precise enough or out "
-        "of time. On batches in common the prompts are the same. By the tables: by the throughput that the other "
-        "tables print.",
-    )
-    yield Sheet("On the same batches", columns, tuple(lines), notes)
-
-
-def _line(row: Row, lead: Row, *, strong: bool) -> tuple[Entry, ...]:
-    common, own, its = _in_common(row, lead)
-    share = own / its * 100 if own is not None and its else None
-    told = row.rate.throughput_tok_s / lead.rate.throughput_tok_s * 100 if row.rate and lead.rate else None
-    return (
-        *cell_key(row, strong=strong),
-        Entry(str(len(row.pace)), len(row.pace)),
-        Entry(str(common), common),
-        _number(own, rate),
-        _number(its, rate),
-        _number(share, _percent),
-        _number(told, _percent),
-    )
-
-
-def _number(value: float | None, written: Callable[[float], str]) -> Entry:
-    return Entry(ABSENT) if value is None else Entry(written(value), value)
-
-
-def _percent(value: float) -> str:
-    return significant(value, 3)
-
-
 def _prompts(row: Row) -> frozenset[tuple[int, str]]:
     return frozenset(batch.prompts for batch in row.pace)
 
 
-def _in_common(row: Row, lead: Row) -> tuple[int, float | None, float | None]:
+def in_common(row: Row, lead: Row) -> tuple[int, float | None, float | None]:
     """Batches that both measured, and the throughput of each on them, if there are any."""
     common = _prompts(row) & _prompts(lead)
     if not common:
@@ -163,7 +106,7 @@ def _in_common(row: Row, lead: Row) -> tuple[int, float | None, float | None]:
 def _beside(row: Row, lead: Row) -> float:
     """Throughput of a row as a share of another's, on the batches that both measured; on all of each where there are
     none, or nothing was generated in them."""
-    _, own, its = _in_common(row, lead)
+    _, own, its = in_common(row, lead)
     if own is not None and its:
         return own / its
     return _throughput(row, _prompts(row)) / _throughput(lead, _prompts(lead))

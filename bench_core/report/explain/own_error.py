@@ -1,13 +1,22 @@
-"""The suite's own error on this machine, from the scripted cells of every visit: in words, and as a table."""
+"""The suite's own error on this machine, from the scripted cells of every visit, in words."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from bench_core.contract.cpu_use import taken_by_others
 from bench_core.contract.harness_error import Gap, bounds
-from bench_core.report.busy_host import most_taken
-from bench_core.report.format import GIB, gib, milliseconds, percent, quantity, rate, seconds, significant
+from bench_core.report.explain.busy_host import most_taken
+from bench_core.report.format import (
+    GIB,
+    gib,
+    milliseconds,
+    percent,
+    quantity,
+    rate,
+    seconds,
+    significant,
+)
 from bench_core.runs.view import RunView
 
 # Number of a gap: its name in tables, and how it is written.
@@ -17,15 +26,6 @@ _WORDS: dict[str, tuple[str, str, Callable[[float], str]]] = {
     "output_throughput_tok_s": ("throughput", "token/s", rate),
     "memory_bytes": ("memory", "", gib),
 }
-
-HOW = (
-    "A scripted engine, without a model, runs before the cells of each visit through the same launcher, worker, clock "
-    "and sampler. Its script says when each token comes and how much memory loading takes; what is measured beyond "
-    "that is the suite's. Measured: median over batches. Worst: the batch furthest from the script.",
-    "Times err by an amount rather than by a share: the error weighs less where tokens take longer. Memory: what "
-    "loading added to the resident memory of the engine's process.",
-)
-NO_DEVICE_MEMORY = "GPU memory is read from NVML and cannot be scripted, so it has no bound here."
 
 
 def own_error(view: RunView) -> str | None:
@@ -48,15 +48,6 @@ def own_error(view: RunView) -> str | None:
     most = most_taken(told)
     busy = f"; others took up to {taken_by_others(most)} meanwhile" if most is not None else ""
     return f"at most {words} (measured against {quantity(len(told), 'scripted cell')}{failed}{busy})"
-
-
-def error_rows(view: RunView) -> Iterable[tuple[int, int, str, Gap | None, str]]:
-    """Visit, batch size, name of the number, its gap, and what to say where there is none."""
-    for row in view.harness:
-        if not row.gaps:
-            yield row.planned.repeat, row.planned.batch_size, "all", None, f"{row.status}: {row.problem}"
-        for gap in row.gaps:
-            yield row.planned.repeat, row.planned.batch_size, gap.name, gap, ""
 
 
 def written(gap: Gap, value: float) -> str:

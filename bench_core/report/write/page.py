@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import jinja2
 from markupsafe import Markup
 
-from bench_core.report.content import Document
+from bench_core.report.document import Document
 from bench_core.runs.text import one_line
 
 _ENVIRONMENT = jinja2.Environment(
-    loader=jinja2.PackageLoader("bench_core.report", "."),
+    loader=jinja2.PackageLoader("bench_core.report.write", "."),
     autoescape=True,
     undefined=jinja2.StrictUndefined,
     keep_trailing_newline=True,
