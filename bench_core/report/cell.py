@@ -11,7 +11,7 @@ from bench_core.contract.metrics import CellMetrics, Parity
 from bench_core.contract.roofline import Roofline, roofline
 from bench_core.contract.telemetry import TelemetrySummary
 from bench_core.contract.workload_rate import WorkloadRate
-from bench_core.report.column import Column, at, raw
+from bench_core.report.column import Column, raw
 from bench_core.runs.quality import CellQuality
 from bench_core.runs.view import Row, RunView
 
@@ -74,12 +74,12 @@ def measured(view: RunView) -> list[Cell]:
     return [cell for cell in by_method(view) if cell.row.result is not None]
 
 
-METHOD = Column[Cell]("Method", at("row.label"), csv="method", words=True)
-BATCH_SIZE = Column[Cell]("Batch size", at("row.planned.batch_size"), csv="batch_size")
+METHOD = Column[Cell]("Method", "row.label", csv="method", words=True)
+BATCH_SIZE = Column[Cell]("Batch size", "row.planned.batch_size", csv="batch_size")
 KEY = (METHOD, BATCH_SIZE)
 BITS = Column[Cell](
     "Bits per weight",
-    at("row.bits.per_weight"),
+    "row.bits.per_weight",
     "{:.2f}".format,
     csv="bits_per_weight",
     meaning=(
@@ -89,7 +89,7 @@ BITS = Column[Cell](
         "a quarter"
     ),
 )
-BATCHES = Column[Cell]("Batches", at("metrics.batches"), csv="batches", meaning="measured batches, warm-up excluded")
+BATCHES = Column[Cell]("Batches", "metrics.batches", csv="batches", meaning="measured batches, warm-up excluded")
 
 
 def _cause(cell: Cell) -> str:
@@ -101,7 +101,7 @@ RAW: tuple[Column[Cell], ...] = (
     *raw("row.planned", "cell", "image", "variant", "repeat"),
     Column("", lambda cell: cell.view.visit_of(cell.row), csv="visit"),
     *raw("row.spec", "gpu_uuid", "batching"),
-    Column("", at("row.status"), csv="outcome"),
+    Column("", "row.status", csv="outcome"),
     Column("", _cause, csv="cause"),
     *raw("row.bits", "source", csv="bits_{}"),
 )

@@ -54,7 +54,8 @@ class Column(Generic[T_contra]):
 
     Attributes:
         title: without the unit.
-        value: of a line, in the unit that its name in the CSV ends in; ``None`` where the line has none.
+        value: of a line, in the unit that its name in the CSV ends in; ``None`` where the line has none. Or the path
+            to it: ``metrics.ttft_s.mean``.
         written: the text of a value that is there.
         unit: as the heading shows it.
         csv: its name in ``table.csv``; empty for a column that is not there.
@@ -68,7 +69,7 @@ class Column(Generic[T_contra]):
     """
 
     title: str
-    value: Callable[[T_contra], Any]
+    value: Callable[[T_contra], Any] | str
     written: Callable[[Any], str] = str
     unit: str = ""
     csv: str = ""
@@ -85,6 +86,10 @@ class Column(Generic[T_contra]):
         """Title and unit."""
         return f"{self.title} ({self.unit})" if self.unit else self.title
 
+    def of(self, line: T_contra) -> Any:
+        """The value of one line."""
+        return at(self.value)(line) if isinstance(self.value, str) else self.value(line)
+
     def entry(self, line: T_contra) -> Entry:
         """The field of one line."""
         instead = self.failed(line)
@@ -92,7 +97,7 @@ class Column(Generic[T_contra]):
             return Entry(instead, failed=True)
         if self.shown is not None:
             return self.shown(line)
-        value = self.value(line)
+        value = self.of(line)
         text = self.absent if value is None else self.written(value)
         return Entry(text, None if self.words else value, strong=self.strong(line), mark=self.mark(line))
 
@@ -113,7 +118,7 @@ def at(path: str) -> Callable[[Any], Any]:
 
 def raw(path: str, *names: str, csv: str = "{}") -> tuple[Column[Any], ...]:
     """Columns that stand in the CSV alone: attributes of what ``path`` leads to, ``csv`` their names there."""
-    return tuple(Column("", at(f"{path}.{name}"), csv=csv.format(name)) for name in names)
+    return tuple(Column("", f"{path}.{name}", csv=csv.format(name)) for name in names)
 
 
 def entries(columns: Iterable[Column[T_contra]], line: T_contra) -> tuple[Entry, ...]:

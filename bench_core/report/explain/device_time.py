@@ -7,10 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bench_core.contract.metrics import CellMetrics
-from bench_core.report.format import (
-    quantity,
-    significant,
-)
+from bench_core.report.format import quantity, significant
 from bench_core.runs.view import RunView
 
 # DESIGN.md, "fixed points": the study gives every row the first 6000 stories, and discards its first batch.

@@ -9,11 +9,7 @@ from bench_core.contract.workload import WorkloadRef
 from bench_core.report.explain.busy_host import warning
 from bench_core.report.explain.device_time import device_time
 from bench_core.report.explain.own_error import own_error
-from bench_core.report.format import (
-    gib,
-    quantity,
-    significant,
-)
+from bench_core.report.format import gib, quantity, significant
 from bench_core.runs.text import foreign
 from bench_core.runs.view import RunView
 

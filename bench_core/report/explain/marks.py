@@ -9,10 +9,7 @@ from bench_core.contract.metrics import CellMetrics
 from bench_core.contract.representation import Misfit
 from bench_core.contract.telemetry import MARKED_FROM_SHARE
 from bench_core.report.explain.busy_host import BUSY, busy_note
-from bench_core.report.format import (
-    ABSENT,
-    rate_within,
-)
+from bench_core.report.format import ABSENT, rate_within
 from bench_core.runs.view import Row
 
 SEQUENTIAL_MARK = "†"
@@ -31,13 +28,7 @@ FEW_BATCHES = "few batches"
 UNEVEN = "uneven"
 NO_OUTPUT = "no output"
 MISFIT = "not representative"
-MARKS = {
-    UNSTEADY: UNSTEADY_MARK,
-    FEW_BATCHES: FEW_MARK,
-    UNEVEN: UNEVEN_MARK,
-    MISFIT: MISFIT_MARK,
-    BUSY: BUSY,
-}
+MARKS = {UNSTEADY: UNSTEADY_MARK, FEW_BATCHES: FEW_MARK, UNEVEN: UNEVEN_MARK, MISFIT: MISFIT_MARK, BUSY: BUSY}
 # A wider interval is shown and compared with nobody's: no difference between two methods could be told by it.
 WIDEST_COMPARED = 0.5
 _NO_INTERVAL = "no interval is given, since the batches that were measured do not represent the workload"

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from bench_core.report.format import (
-    rate,
-)
+from bench_core.report.format import rate
 from bench_core.runs.view import Row, RunView
 
 _IN_NO_INTERVAL = "what hosts differ by is in no interval"

@@ -160,10 +160,7 @@ def _plot(
     # Shapes without a rim: it would take the line's dashes, which fray it.
     legend = alt.Legend(title=None, orient="right", symbolStrokeWidth=0, symbolOpacity=1)
     colour = alt.Color(
-        "method:N",
-        sort=None,
-        scale=alt.Scale(domain=methods, range=[styles[m][0] for m in methods]),
-        legend=legend,
+        "method:N", sort=None, scale=alt.Scale(domain=methods, range=[styles[m][0] for m in methods]), legend=legend
     )
     shape = alt.Shape("method:N", scale=alt.Scale(domain=methods, range=[styles[m][1] for m in methods]), legend=legend)
     dash = alt.StrokeDash(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from bench_core.contract.repeats import BetweenRuns
@@ -40,16 +40,16 @@ def _shared(view: RunView, row: Row, lead: Row, *, leads: bool) -> _Shared:
     return _Shared(view, row, leads, *in_common(row, lead), told)
 
 
-_SHARED: tuple[Column[_Shared], ...] = (
+_SHARED: Sequence[Column[_Shared]] = [
     replace(METHOD, strong=at("leads")),
     BATCH_SIZE,
     Column("Batches", lambda cell: len(cell.row.pace)),
-    Column("In common with the fastest", at("batches")),
-    Column("Throughput on them", at("own_tok_s"), rate, unit="token/s"),
-    Column("The fastest on them", at("fastest_tok_s"), rate, unit="token/s"),
-    Column("Of the fastest", at("share"), digits(3), unit="%"),
-    Column("Of the fastest by the tables", at("by_the_tables"), digits(3), unit="%"),
-)
+    Column("In common with the fastest", "batches"),
+    Column("Throughput on them", "own_tok_s", rate, unit="token/s"),
+    Column("The fastest on them", "fastest_tok_s", rate, unit="token/s"),
+    Column("Of the fastest", "share", digits(3), unit="%"),
+    Column("Of the fastest by the tables", "by_the_tables", digits(3), unit="%"),
+]
 
 
 def shared_sheet(view: RunView) -> Iterator[Sheet]:
@@ -115,19 +115,19 @@ def _none_measured(cell: _Repeated) -> str:
     return "" if cell.over else ABSENT
 
 
-_OVER: tuple[Column[_Repeated], ...] = (
-    Column("Mean", at("over.mean_tok_s"), unit="token/s", shown=_mean),
-    Column("Stdev", at("over.stdev_tok_s"), rate, unit="token/s"),
-    Column("Stdev", at("over.relative_stdev"), percent, unit="%"),
-    Column("Range", at("over.high_tok_s"), unit="token/s", shown=_range),
-    Column("Interval within", at("over.within_relative_half_width"), percent, unit="± %"),
-    Column("Agreeing", at("over.agreeing"), shown=_agreeing),
-)
-_REPEATS: tuple[Column[_Repeated], ...] = (
+_OVER: Sequence[Column[_Repeated]] = [
+    Column("Mean", "over.mean_tok_s", unit="token/s", shown=_mean),
+    Column("Stdev", "over.stdev_tok_s", rate, unit="token/s"),
+    Column("Stdev", "over.relative_stdev", percent, unit="%"),
+    Column("Range", "over.high_tok_s", unit="token/s", shown=_range),
+    Column("Interval within", "over.within_relative_half_width", percent, unit="± %"),
+    Column("Agreeing", "over.agreeing", shown=_agreeing),
+]
+_REPEATS: Sequence[Column[_Repeated]] = [
     *KEY,
-    Column("Repeats", at("over.runs"), shown=_runs),
+    Column("Repeats", "over.runs", shown=_runs),
     *(replace(column, failed=_none_measured) for column in _OVER),
-)
+]
 
 
 def repeats_sheet(view: RunView) -> Iterator[Sheet]:
@@ -195,20 +195,16 @@ def _outcome(cell: Cell) -> str:
     return "" if cell.rate else cell.row.status
 
 
-_CONTROL: tuple[Column[_Control], ...] = (
+_CONTROL: Sequence[Column[_Control]] = [
     *KEY,
-    Column("Repeat", at("row.planned.repeat")),
+    Column("Repeat", "row.planned.repeat"),
     Column("Visit", lambda cell: cell.view.visit_of(cell.row)),
     Column("Measured on", _place, words=True),
     Column(
-        "Throughput",
-        at("throughput_tok_s"),
-        rate,
-        unit="token/s",
-        failed=lambda cell: "" if cell.rate else cell.row.status,
+        "Throughput", "throughput_tok_s", rate, unit="token/s", failed=lambda cell: "" if cell.rate else cell.row.status
     ),
-    Column("Difference", at("change"), "{:+.2f}".format, unit="%"),
-)
+    Column("Difference", "change", "{:+.2f}".format, unit="%"),
+]
 
 
 def control_sheet(view: RunView) -> Iterator[Sheet]:
@@ -234,9 +230,9 @@ class _Visit:
     cells: int
 
 
-_VISITS: tuple[Column[_Visit], ...] = (
-    Column("Visit", at("number")),
-    Column("Begun", at("info.started_utc"), words=True),
+_VISITS: Sequence[Column[_Visit]] = [
+    Column("Visit", "number"),
+    Column("Begun", "info.started_utc", words=True),
     Column("GPU", lambda visit: ", ".join(_short_uuid(gpu.uuid) for gpu in visit.info.gpus) or NO_GPU, words=True),
     Column(
         "Driver",
@@ -245,8 +241,8 @@ _VISITS: tuple[Column[_Visit], ...] = (
     ),
     Column("Host", lambda visit: f"{visit.info.host.cpu}, {quantity(visit.info.host.cores, 'core')}", words=True),
     Column("Commit", lambda visit: (visit.info.git_commit or "")[:12] or ABSENT, words=True),
-    Column("Cells", at("cells")),
-)
+    Column("Cells", "cells"),
+]
 
 
 def visits_sheet(view: RunView) -> Iterator[Sheet]:

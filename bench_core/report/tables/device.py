@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from bench_core.contract.telemetry import MARKED_FROM_SHARE, TelemetrySummary
 from bench_core.report.cell import KEY, Cell, measured
-from bench_core.report.column import Column, Entry, Sheet, at, raw, sheet
+from bench_core.report.column import Column, Entry, Sheet, raw, sheet
 from bench_core.report.format import ABSENT, digits, share3, signed_percent, whole
 from bench_core.runs.view import RunView
 
@@ -36,22 +36,22 @@ def _throttling(cell: Cell) -> Entry:
     return Entry(words or ("none" if told.throttled is not None else ABSENT), failed=told.is_throttled)
 
 
-DEVICE: tuple[Column[Cell], ...] = (
+DEVICE: Sequence[Column[Cell]] = [
     *KEY,
-    Column("SM clock", at("telemetry.sm_clock_mhz"), whole, unit="MHz", csv="sm_clock_mhz"),
-    Column("Memory clock", at("telemetry.memory_clock_mhz"), whole, unit="MHz", csv="memory_clock_mhz"),
-    Column("Highest temperature", at("telemetry.temperature_max_c"), whole, unit="°C", csv="temperature_max_c"),
-    Column("Power", at("telemetry.power_w"), digits(3), unit="W", csv="power_w"),
-    Column("Utilisation", at("telemetry.utilisation"), share3, csv="utilisation"),
-    Column("Energy, counter", at("telemetry.energy_joules"), digits(4), unit="J", csv="energy_joules"),
-    Column("Energy, integrated", at("telemetry.integrated_joules"), digits(4), unit="J", csv="integrated_joules"),
-    Column("Difference", at("telemetry.energy_difference"), signed_percent(1), unit="%"),
-    Column("Energy", at("telemetry.joules_per_output_token"), digits(3), unit="J/token", csv="joules_per_output_token"),
-    Column("CPU packages", at("telemetry.package_joules"), digits(4), unit="J", csv="package_joules"),
-    Column("At the power limit", at("telemetry.power_limited"), _percentage),
+    Column("SM clock", "telemetry.sm_clock_mhz", whole, unit="MHz", csv="sm_clock_mhz"),
+    Column("Memory clock", "telemetry.memory_clock_mhz", whole, unit="MHz", csv="memory_clock_mhz"),
+    Column("Highest temperature", "telemetry.temperature_max_c", whole, unit="°C", csv="temperature_max_c"),
+    Column("Power", "telemetry.power_w", digits(3), unit="W", csv="power_w"),
+    Column("Utilisation", "telemetry.utilisation", share3, csv="utilisation"),
+    Column("Energy, counter", "telemetry.energy_joules", digits(4), unit="J", csv="energy_joules"),
+    Column("Energy, integrated", "telemetry.integrated_joules", digits(4), unit="J", csv="integrated_joules"),
+    Column("Difference", "telemetry.energy_difference", signed_percent(1), unit="%"),
+    Column("Energy", "telemetry.joules_per_output_token", digits(3), unit="J/token", csv="joules_per_output_token"),
+    Column("CPU packages", "telemetry.package_joules", digits(4), unit="J", csv="package_joules"),
+    Column("At the power limit", "telemetry.power_limited", _percentage),
     Column("Throttling", _reasons, csv="throttling", shown=_throttling, words=True),
-    Column("Longest sampling gap", at("telemetry.longest_gap_s"), digits(2), unit="s", csv="longest_gap_s"),
-)
+    Column("Longest sampling gap", "telemetry.longest_gap_s", digits(2), unit="s", csv="longest_gap_s"),
+]
 RAW: tuple[Column[Cell], ...] = raw("telemetry", "throttled", "gaps")
 
 

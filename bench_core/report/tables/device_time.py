@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from bench_core.report.column import Column, Sheet, sheet
 from bench_core.report.explain.device_time import STUDY_PROMPTS, STUDY_WARMUP_BATCHES, Spent, by_method, total
@@ -12,7 +12,7 @@ from bench_core.runs.view import RunView
 _Line = tuple[str, Spent]
 _HOUR_S = 3600.0
 
-_DEVICE_TIME: tuple[Column[_Line], ...] = (
+_DEVICE_TIME: Sequence[Column[_Line]] = [
     Column("Method", lambda line: line[0], words=True),
     Column("Cells", lambda line: line[1].cells),
     Column("Loading", lambda line: line[1].loads_s, seconds, unit="s"),
@@ -20,7 +20,7 @@ _DEVICE_TIME: tuple[Column[_Line], ...] = (
     Column("In all", lambda line: line[1].all_s, seconds, unit="s"),
     Column("Study's protocol", lambda line: line[1].study_s, lambda value: significant(value / _HOUR_S, 3), unit="h"),
     Column("Times as long", lambda line: line[1].study_s / line[1].all_s, digits(3)),
-)
+]
 
 
 def device_time_sheet(view: RunView) -> Iterator[Sheet]:

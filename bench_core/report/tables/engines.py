@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bench_core.contract.outcome import MARKED
 from bench_core.contract.run import ImageInfo
 from bench_core.report.cell import Cell, measured
-from bench_core.report.column import Column, Sheet, at, sheet
+from bench_core.report.column import Column, Sheet, sheet
 from bench_core.report.format import ABSENT, NOT_TOLD
 from bench_core.runs.text import foreign
 from bench_core.runs.view import Row, RunView
@@ -32,8 +32,8 @@ def _versions(image: _Image) -> str | None:
     return ", ".join(words) or None
 
 
-_IMAGES: tuple[Column[_Image], ...] = (
-    Column("Image", at("name"), words=True),
+_IMAGES: Sequence[Column[_Image]] = [
+    Column("Image", "name", words=True),
     Column(
         "Ran in",
         lambda image: " / ".join(dict.fromkeys(foreign(info.reference) for info in image.infos)) or "not recorded",
@@ -45,7 +45,7 @@ _IMAGES: tuple[Column[_Image], ...] = (
         words=True,
     ),
     Column("Versions", _versions, absent="not known: none of its cells was measured", words=True),
-)
+]
 
 
 def images_sheet(view: RunView) -> Sheet:
@@ -72,12 +72,12 @@ class _Told:
     sizes: list[int]
 
 
-_TOLD: tuple[Column[_Told], ...] = (
-    Column("Method", at("label"), words=True),
+_TOLD: Sequence[Column[_Told]] = [
+    Column("Method", "label", words=True),
     Column("Batch sizes", lambda told: ", ".join(map(str, told.sizes)), words=True),
-    Column("Artifact", at("artifact"), words=True),
-    Column("What the engine told", at("facts"), words=True),
-)
+    Column("Artifact", "artifact", words=True),
+    Column("What the engine told", "facts", words=True),
+]
 
 
 def engines_sheet(view: RunView) -> Sheet:
@@ -102,10 +102,10 @@ def _artifact(cell: Cell) -> str:
     return f"{row.spec.artifact}, given: {foreign(info.given)}" + (f" ({info.tensors})" if info.tensors else "")
 
 
-_MARKED: tuple[Column[Row], ...] = (
-    Column("Cell", at("planned.cell"), words=True),
+_MARKED: Sequence[Column[Row]] = [
+    Column("Cell", "planned.cell", words=True),
     Column("What disturbed it", lambda row: row.verdict.evidence[MARKED] if row.verdict else None, words=True),
-)
+]
 
 
 def marked_sheet(view: RunView) -> Iterator[Sheet]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from bench_core.contract.metrics import CellMetrics
 from bench_core.contract.repeats import BetweenRuns
-from bench_core.report.column import Column, Sheet, at, sheet
+from bench_core.report.column import Column, Sheet, sheet
 from bench_core.report.explain.marks import MISFIT, WIDEST_COMPARED, throughput_text, told_interval, untold
 from bench_core.report.explain.repeats import over_repeats
 from bench_core.report.explain.same_batches import fastest
@@ -87,14 +87,14 @@ _energy = _least(
     lambda _, metrics: metrics.telemetry.joules_per_output_token if metrics.telemetry else None,
     lambda value: f"{significant(value, 3)} J/token",
 )
-_GLANCE: tuple[Column[_Size], ...] = (
-    Column("Batch size", at("batch_size")),
+_GLANCE: Sequence[Column[_Size]] = [
+    Column("Batch size", "batch_size"),
     Column("Fastest", _fastest, unit="token/s", words=True, strong=lambda _: True),
     Column("Not told apart from it", _not_told_apart, words=True),
     Column("First token soonest", _ttft, words=True),
     Column("Least memory", _memory, words=True),
     Column("Least energy", _energy, words=True),
-)
+]
 
 
 def glance_sheet(view: RunView) -> Iterator[Sheet]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from bench_core.contract.harness_error import Gap
@@ -19,16 +19,16 @@ def _busy(cell: Cell) -> str:
 
 
 _two_decimals = "{:.2f}".format
-CPU: tuple[Column[Cell], ...] = (
+CPU: Sequence[Column[Cell]] = [
     *KEY,
-    Column("CPUs", at("cpu.cpus"), csv="cpu_use_cpus", absent="not told"),
-    Column("Its own", at("cpu.own_cpus"), _two_decimals, csv="cpu_use_own_cpus"),
-    Column("Others", at("cpu.others_cpus"), _two_decimals, csv="cpu_use_others_cpus", mark=_busy),
-    Column("Stolen", at("cpu.steal_cpus"), _two_decimals, csv="cpu_use_steal_cpus"),
-    Column("Idle", at("cpu.idle_cpus"), _two_decimals, csv="cpu_use_idle_cpus"),
-    Column("Others", at("cpu.others_share"), digits(2, 100.0), unit="%"),
-    Column("Looked at", at("cpu.window_s"), seconds, unit="s"),
-)
+    Column("CPUs", "cpu.cpus", csv="cpu_use_cpus", absent="not told"),
+    Column("Its own", "cpu.own_cpus", _two_decimals, csv="cpu_use_own_cpus"),
+    Column("Others", "cpu.others_cpus", _two_decimals, csv="cpu_use_others_cpus", mark=_busy),
+    Column("Stolen", "cpu.steal_cpus", _two_decimals, csv="cpu_use_steal_cpus"),
+    Column("Idle", "cpu.idle_cpus", _two_decimals, csv="cpu_use_idle_cpus"),
+    Column("Others", "cpu.others_share", digits(2, 100.0), unit="%"),
+    Column("Looked at", "cpu.window_s", seconds, unit="s"),
+]
 CPU_RAW: tuple[Column[Cell], ...] = raw("cpu", "busy", csv="cpu_use_{}")
 
 
@@ -80,15 +80,15 @@ def _signed(share: float) -> str:
     return f"{'-' if share < 0 else '+'}{percent(abs(share))}"
 
 
-_OWN_ERROR: tuple[Column[_Number], ...] = (
-    Column("Visit", at("row.planned.repeat")),
+_OWN_ERROR: Sequence[Column[_Number]] = [
+    Column("Visit", "row.planned.repeat"),
     BATCH_SIZE,
     Column("Number", lambda number: title(number.gap.name if number.gap else "all"), words=True),
-    Column("Script", at("gap.scripted"), failed=_problem, shown=_value("gap.scripted")),
-    Column("Measured", at("gap.measured"), failed=_absent, shown=_value("gap.measured")),
-    Column("Error", at("gap.error"), _signed, unit="%", failed=_absent),
-    Column("Worst batch", at("gap.worst_error"), _signed, unit="%", failed=_absent),
-)
+    Column("Script", "gap.scripted", failed=_problem, shown=_value("gap.scripted")),
+    Column("Measured", "gap.measured", failed=_absent, shown=_value("gap.measured")),
+    Column("Error", "gap.error", _signed, unit="%", failed=_absent),
+    Column("Worst batch", "gap.worst_error", _signed, unit="%", failed=_absent),
+]
 _HOW = (
     "A scripted engine, without a model, runs before the cells of each visit through the same launcher, worker, clock "
     "and sampler. Its script says when each token comes and how much memory loading takes; what is measured beyond "

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from bench_core.contract.memory_model import MemoryExplained, explain_memory
 from bench_core.report.cell import KEY, Cell, measured
-from bench_core.report.column import Column, Entry, Sheet, at, raw, sheet
+from bench_core.report.column import Column, Entry, Sheet, raw, sheet
 from bench_core.report.format import NOT_READ, gib, signed_gib, signed_percent
 from bench_core.report.tables.results import HOST_MEMORY
 from bench_core.runs.view import RunView
@@ -23,15 +23,15 @@ def stages(memory: str) -> tuple[Column[Cell], ...]:
         "Mean": "mean",
     }
     return tuple(
-        Column(title, at(f"metrics.{memory}.{stage}_bytes"), gib, csv=f"{memory}_{stage}_bytes", absent=NOT_READ)
+        Column(title, f"metrics.{memory}.{stage}_bytes", gib, csv=f"{memory}_{stage}_bytes", absent=NOT_READ)
         for title, stage in names.items()
     )
 
 
-POOL: tuple[Column[Cell], ...] = (
-    Column("Pool reserved", at("metrics.reserved_bytes"), gib, csv="reserved_bytes"),
-    Column("Pool used", at("metrics.used_bytes"), gib, csv="used_bytes"),
-)
+POOL: Sequence[Column[Cell]] = [
+    Column("Pool reserved", "metrics.reserved_bytes", gib, csv="reserved_bytes"),
+    Column("Pool used", "metrics.used_bytes", gib, csv="used_bytes"),
+]
 RAW: tuple[Column[Cell], ...] = tuple(
     column
     for memory in ("device_memory", "host_memory")
@@ -61,18 +61,18 @@ def _measured_bytes(cell: _Explained) -> Entry:
     return Entry(gib(cell.found.measured_bytes) + (" (smallest budget)" if cell.found.at_smallest_budget else ""))
 
 
-_EXPLAINED: tuple[Column[_Explained], ...] = (
+_EXPLAINED: Sequence[Column[_Explained]] = [
     *KEY,
-    Column("Weights", at("found.weights_bytes"), signed_gib),
-    Column("KV cache", at("found.kv_cache_bytes"), signed_gib),
-    Column("Activations", at("found.activations_bytes"), signed_gib),
-    Column("CUDA graphs", at("found.graphs_bytes"), signed_gib),
-    Column("Context", at("found.context_bytes"), signed_gib),
-    Column("Predicted", at("found.predicted_bytes"), signed_gib),
-    Column("Measured", at("found.measured_bytes"), shown=_measured_bytes),
-    Column("Unexplained", at("found.unexplained_bytes"), signed_gib),
-    Column("Difference", at("found.difference"), signed_percent(1), unit="%"),
-)
+    Column("Weights", "found.weights_bytes", signed_gib),
+    Column("KV cache", "found.kv_cache_bytes", signed_gib),
+    Column("Activations", "found.activations_bytes", signed_gib),
+    Column("CUDA graphs", "found.graphs_bytes", signed_gib),
+    Column("Context", "found.context_bytes", signed_gib),
+    Column("Predicted", "found.predicted_bytes", signed_gib),
+    Column("Measured", "found.measured_bytes", shown=_measured_bytes),
+    Column("Unexplained", "found.unexplained_bytes", signed_gib),
+    Column("Difference", "found.difference", signed_percent(1), unit="%"),
+]
 
 
 def explained_sheet(view: RunView) -> Iterator[Sheet]:

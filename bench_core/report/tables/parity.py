@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from bench_core.report.cell import KEY, Cell, measured
-from bench_core.report.column import Column, Entry, Sheet, at, sheet
+from bench_core.report.column import Column, Entry, Sheet, sheet
 from bench_core.report.format import ABSENT, rate, share3
 from bench_core.runs.view import RunView
 
@@ -26,16 +26,16 @@ def _equal(cell: Cell) -> Entry:
     return Entry(f"{parity.rows_with_equal_tokens} of {parity.rows}", parity.rows_with_equal_tokens)
 
 
-_SUITE: tuple[Column[Cell], ...] = (
+_SUITE: Sequence[Column[Cell]] = [
     *KEY,
-    Column("Suite", at("parity.output_throughput_tok_s"), rate, unit="token/s"),
-    Column("Direct", at("parity.direct_output_throughput_tok_s"), rate, unit="token/s"),
-    Column("Suite / direct", at("parity.ratio"), share3),
-)
-_MEDIAN = Column[Cell]("Median of batches", at("parity.median_ratio"), shown=_median)
-_BATCHES = Column[Cell]("Batches", at("parity.batches"))
-_ROUNDS = Column[Cell]("Rounds", at("parity.rounds"))
-_EQUAL = Column[Cell]("Rows with equal tokens", at("parity.rows_with_equal_tokens"), shown=_equal)
+    Column("Suite", "parity.output_throughput_tok_s", rate, unit="token/s"),
+    Column("Direct", "parity.direct_output_throughput_tok_s", rate, unit="token/s"),
+    Column("Suite / direct", "parity.ratio", share3),
+]
+_MEDIAN = Column[Cell]("Median of batches", "parity.median_ratio", shown=_median)
+_BATCHES = Column[Cell]("Batches", "parity.batches")
+_ROUNDS = Column[Cell]("Rounds", "parity.rounds")
+_EQUAL = Column[Cell]("Rows with equal tokens", "parity.rows_with_equal_tokens", shown=_equal)
 
 
 def parity_sheet(view: RunView) -> Iterator[Sheet]:

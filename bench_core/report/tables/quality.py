@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from bench_core.contract.quality import ROWS_TO_JUDGE, SCORE_TOKENS
 from bench_core.report.cell import BITS, KEY, Cell, by_method
@@ -47,12 +47,12 @@ def _agreement(title: str, name: str, *, rows: bool = False) -> Column[Cell]:
     return Column(title, at(path), "{:.1%}".format, csv=f"agreement_{name}", shown=_rows(path) if rows else None)
 
 
-QUALITY: tuple[Column[Cell], ...] = (
+QUALITY: Sequence[Column[Cell]] = [
     *KEY,
     BITS,
     Column(
         "NLL",
-        at("quality.likelihood.nll_nat_per_token"),
+        "quality.likelihood.nll_nat_per_token",
         "{:.4f}".format,
         unit="nat/token",
         csv="nll_nat_per_token",
@@ -60,19 +60,19 @@ QUALITY: tuple[Column[Cell], ...] = (
     ),
     Column(
         "Difference to the reference",
-        at("quality.difference.nat_per_token"),
+        "quality.difference.nat_per_token",
         csv="nll_difference_nat_per_token",
         shown=_difference,
     ),
-    Column("Perplexity", at("quality.likelihood.perplexity"), significant),
+    Column("Perplexity", "quality.likelihood.perplexity", significant),
     _agreement("Same first token", "rows_same_first_token", rows=True),
     _agreement("Rows identical", "rows_identical", rows=True),
     _agreement("Common prefix, mean", "mean_common_prefix"),
     _agreement("Common prefix, median", "median_common_prefix"),
     _agreement("Equal tokens", "equal_positions"),
-    Column("Compared with", at("quality.beside"), lambda label: label or ABSENT, csv="agreement_beside", words=True),
-    Column("Verdict", at("quality.verdict"), csv="quality_verdict", words=True, shown=_verdict),
-)
+    Column("Compared with", "quality.beside", lambda label: label or ABSENT, csv="agreement_beside", words=True),
+    Column("Verdict", "quality.verdict", csv="quality_verdict", words=True, shown=_verdict),
+]
 RAW: tuple[Column[Cell], ...] = raw("quality.agreement", "rows", csv="agreement_{}")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from bench_core.report.cell import BATCH_SIZE, BATCHES, BITS, METHOD, Cell
-from bench_core.report.column import Column, Entry, Sheet, at, sheet
+from bench_core.report.column import Column, Entry, Sheet, sheet
 from bench_core.report.explain.marks import (
     MARKS,
     NOT_RANKED_MARK,
@@ -78,7 +78,7 @@ def _throughput(cell: Cell) -> Entry:
 
 LATENCY = Column[Cell](
     "Latency",
-    at("rate.batch_latency_s"),
+    "rate.batch_latency_s",
     seconds,
     unit="s",
     csv="workload_batch_latency_s",
@@ -90,14 +90,14 @@ LATENCY = Column[Cell](
 )
 TOKENS = Column[Cell](
     "Tokens",
-    at("rate.output_tokens_per_batch"),
+    "rate.output_tokens_per_batch",
     count,
     failed=_status,
     meaning="mean output tokens of one batch, all its prompts together, counted from the engine's own ids",
 )
 THROUGHPUT = Column[Cell](
     "Throughput",
-    at("rate.throughput_tok_s"),
+    "rate.throughput_tok_s",
     unit="token/s",
     csv="workload_throughput_tok_s",
     failed=_status,
@@ -106,7 +106,7 @@ THROUGHPUT = Column[Cell](
 )
 TTFT = Column[Cell](
     "TTFT",
-    at("metrics.ttft_s.mean"),
+    "metrics.ttft_s.mean",
     seconds,
     unit="s",
     csv="ttft_mean_s",
@@ -116,7 +116,7 @@ TTFT = Column[Cell](
 )
 TPOT = Column[Cell](
     "TPOT",
-    at("metrics.tpot_s.mean"),
+    "metrics.tpot_s.mean",
     milliseconds,
     unit="ms",
     csv="tpot_mean_s",
@@ -126,7 +126,7 @@ TPOT = Column[Cell](
 )
 HOST_MEMORY = Column[Cell](
     "Host memory",
-    at("metrics.host_memory.peak_bytes"),
+    "metrics.host_memory.peak_bytes",
     gib,
     csv="host_memory_peak_bytes",
     absent=NOT_READ,
@@ -139,7 +139,7 @@ def _gpu_memory(on_cuda: bool) -> Column[Cell]:
     meaning = "in use on the GPU, by all processes (NVML), highest over warm-up and measured batches"
     return Column(
         "GPU Memory",
-        at("metrics.device_memory.peak_bytes"),
+        "metrics.device_memory.peak_bytes",
         gib,
         csv="device_memory_peak_bytes",
         absent=NOT_READ if on_cuda else NO_GPU,
@@ -205,17 +205,17 @@ def _published_tokens(line: _Beside) -> Entry:
     return Entry(ABSENT if tokens is None else count(tokens))
 
 
-_BESIDE: tuple[Column[_Beside], ...] = (
-    Column("Published as", at("figure.label"), words=True),
+_BESIDE: Sequence[Column[_Beside]] = [
+    Column("Published as", "figure.label", words=True),
     BATCH_SIZE,
-    Column("Latency", at("figure.batch_latency_s"), seconds, unit="s"),
-    Column("Tokens", at("figure.output_tokens_per_batch"), shown=_published_tokens),
-    Column("Throughput", at("figure.output_throughput_tok_s"), rate, unit="token/s"),
+    Column("Latency", "figure.batch_latency_s", seconds, unit="s"),
+    Column("Tokens", "figure.output_tokens_per_batch", shown=_published_tokens),
+    Column("Throughput", "figure.output_throughput_tok_s", rate, unit="token/s"),
     replace(METHOD, title="Here"),
     replace(LATENCY, title="Latency here"),
     replace(TOKENS, title="Tokens here"),
     replace(THROUGHPUT, title="Throughput here"),
-)
+]
 
 
 def beside_sheet(view: RunView) -> Iterator[Sheet]:

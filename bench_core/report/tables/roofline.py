@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from bench_core.contract.calibration import Calibration
 from bench_core.contract.roofline import BUSY, LAUNCHES_PER_LAYER, LAUNCHING, NEAR, Roofline
 from bench_core.contract.telemetry import is_throttling, reason_words
 from bench_core.report.cell import KEY, Cell, measured
-from bench_core.report.column import Column, Sheet, at, sheet
+from bench_core.report.column import Column, Sheet, sheet
 from bench_core.report.format import ABSENT, digits, milliseconds, share3, signed_gib, whole
 from bench_core.runs.text import foreign
 from bench_core.runs.view import RunView
@@ -31,18 +31,18 @@ def _missing(placed: Roofline) -> str:
     return "what it computes in is not known, and its roof may be near" if placed.mfu is None else ""
 
 
-ROOFLINE: tuple[Column[Cell], ...] = (
+ROOFLINE: Sequence[Column[Cell]] = [
     *KEY,
-    Column("Decode step", at("roofline.step_s"), milliseconds, unit="ms", csv="step_s"),
-    Column("Context", at("roofline.context_tokens"), whole, unit="tokens", csv="context_tokens"),
-    Column("Bytes a step", at("roofline.step_bytes"), digits(3, 1e-9), unit="GB", csv="step_bytes"),
-    Column("Work a step", at("roofline.step_flop"), digits(3, 1e-9), unit="GFLOP", csv="step_flop"),
-    Column("MBU", at("roofline.mbu"), share3, csv="mbu"),
-    Column("MFU", at("roofline.mfu"), share3, csv="mfu"),
-    Column("Prompt MFU", at("roofline.prompt_mfu"), share3, csv="prompt_mfu"),
-    Column("Verdict", at("roofline.bound"), lambda bound: bound or ABSENT, csv="bound", words=True),
+    Column("Decode step", "roofline.step_s", milliseconds, unit="ms", csv="step_s"),
+    Column("Context", "roofline.context_tokens", whole, unit="tokens", csv="context_tokens"),
+    Column("Bytes a step", "roofline.step_bytes", digits(3, 1e-9), unit="GB", csv="step_bytes"),
+    Column("Work a step", "roofline.step_flop", digits(3, 1e-9), unit="GFLOP", csv="step_flop"),
+    Column("MBU", "roofline.mbu", share3, csv="mbu"),
+    Column("MFU", "roofline.mfu", share3, csv="mfu"),
+    Column("Prompt MFU", "roofline.prompt_mfu", share3, csv="prompt_mfu"),
+    Column("Verdict", "roofline.bound", lambda bound: bound or ABSENT, csv="bound", words=True),
     Column("Because", _because, words=True),
-)
+]
 
 
 def roofline_sheet(view: RunView) -> Iterator[Sheet]:
@@ -82,16 +82,16 @@ def _versions(found: Calibration) -> str:
     return ", ".join(f"{name} {foreign(version)}" for name, version in sorted(found.versions.items())) or ABSENT
 
 
-_PEAKS: tuple[Column[Calibration], ...] = (
-    Column("Measurement", at("name"), words=True),
+_PEAKS: Sequence[Column[Calibration]] = [
+    Column("Measurement", "name", words=True),
     Column("Device", lambda found: found.gpu_uuid or f"{found.cpu}, {found.threads} threads", words=True),
-    Column("Bandwidth", at("bandwidth_bytes_s"), digits(4, 1e-9), unit="GB/s"),
+    Column("Bandwidth", "bandwidth_bytes_s", digits(4, 1e-9), unit="GB/s"),
     *map(_matrix, _MATRIX_DTYPES),
-    Column("Launch", at("launch_s"), digits(3, 1e6), unit="µs"),
-    Column("Context", at("context_bytes"), signed_gib),
+    Column("Launch", "launch_s", digits(3, 1e6), unit="µs"),
+    Column("Context", "context_bytes", signed_gib),
     Column("Throttling", _throttling, words=True),
     Column("Versions", _versions, words=True),
-)
+]
 
 
 def peaks_sheet(view: RunView) -> Iterator[Sheet]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bench_core.contract.max_batch import BatchTrial, MaxBatch
 from bench_core.contract.min_memory import MinMemory
 from bench_core.contract.outcome import MARKED, MemoryEvidence
-from bench_core.report.column import Column, Entry, Sheet, at, sheet
+from bench_core.report.column import Column, Entry, Sheet, sheet
 from bench_core.report.format import ABSENT, digits, gib, share3, signed_gib
 from bench_core.runs.text import foreign
 from bench_core.runs.view import Row, RunView
@@ -30,27 +30,27 @@ def _in_unit(budget: _Budget, value: float | None) -> Entry:
     return Entry((signed_gib if budget.search.unit == "bytes" else share3)(value), value)
 
 
-_BUDGETS: tuple[Column[_Budget], ...] = (
+_BUDGETS: Sequence[Column[_Budget]] = [
     Column("Method", lambda budget: budget.row.label if budget.row else budget.search.cell, words=True),
-    Column("Batch size", at("row.planned.batch_size")),
-    Column("Option", at("search.option"), words=True),
+    Column("Batch size", "row.planned.batch_size"),
+    Column("Option", "search.option", words=True),
     Column(
         "Smallest",
-        at("search.smallest"),
+        "search.smallest",
         failed=lambda budget: ABSENT if budget.search.smallest is None else "",
         shown=lambda budget: _in_unit(budget, budget.search.smallest),
     ),
-    Column("In bytes", at("search.smallest_bytes"), signed_gib),
+    Column("In bytes", "search.smallest_bytes", signed_gib),
     Column(
         "Largest that failed",
-        at("search.largest_failing"),
+        "search.largest_failing",
         shown=lambda budget: _in_unit(budget, budget.search.largest_failing),
     ),
-    Column("GPU peak there", at("search.at_smallest.device_peak_bytes"), signed_gib),
-    Column("Throughput there", at("search.at_smallest.output_throughput_tok_s"), digits(4), unit="token/s"),
+    Column("GPU peak there", "search.at_smallest.device_peak_bytes", signed_gib),
+    Column("Throughput there", "search.at_smallest.output_throughput_tok_s", digits(4), unit="token/s"),
     Column("Trials", lambda budget: len(budget.search.trials)),
     Column("Problem", lambda budget: foreign(budget.search.problem) or ABSENT, words=True),
-)
+]
 
 
 def smallest_sheet(view: RunView) -> Iterator[Sheet]:
@@ -112,21 +112,21 @@ def _largest(answer: _Answer) -> Entry:
     return Entry(f"{found.largest}{more}", found.largest)
 
 
-_ANSWERS: tuple[Column[_Answer], ...] = (
-    Column("Method", at("fits.label"), words=True),
+_ANSWERS: Sequence[Column[_Answer]] = [
+    Column("Method", "fits.label", words=True),
     Column(
         "Largest that fits",
-        at("found.largest"),
+        "found.largest",
         failed=lambda answer: ABSENT if answer.found.largest is None else "",
         shown=_largest,
     ),
-    Column("Peak memory there", at("fits.peak_bytes"), gib),
-    Column("Smallest that does not", at("fails.trial.batch_size")),
-    Column("Outcome there", at("fails.trial.outcome.value"), words=True),
-    Column("Memory at death", at("fails.at_death_bytes"), gib),
+    Column("Peak memory there", "fits.peak_bytes", gib),
+    Column("Smallest that does not", "fails.trial.batch_size"),
+    Column("Outcome there", "fails.trial.outcome.value", words=True),
+    Column("Memory at death", "fails.at_death_bytes", gib),
     Column("Trials", lambda answer: len(answer.found.trials)),
     Column("Problem", lambda answer: foreign(answer.found.problem) or ABSENT, words=True),
-)
+]
 
 
 def _ended(line: _Trial) -> Entry:
@@ -139,15 +139,15 @@ def _cause(line: _Trial) -> str | None:
     return "; ".join(filter(None, (foreign(trial.cause), trial.evidence.get(MARKED)))) or None if trial else None
 
 
-_TRIALS: tuple[Column[_Trial], ...] = (
-    Column("Method", at("label"), words=True),
-    Column("Trial", at("trial.number")),
-    Column("Batch size", at("trial.batch_size")),
-    Column("Outcome", at("trial.outcome.value"), shown=_ended, words=True),
-    Column("Peak memory", at("peak_bytes"), gib),
-    Column("Memory at death", at("at_death_bytes"), gib),
+_TRIALS: Sequence[Column[_Trial]] = [
+    Column("Method", "label", words=True),
+    Column("Trial", "trial.number"),
+    Column("Batch size", "trial.batch_size"),
+    Column("Outcome", "trial.outcome.value", shown=_ended, words=True),
+    Column("Peak memory", "peak_bytes", gib),
+    Column("Memory at death", "at_death_bytes", gib),
     Column("Cause", _cause, words=True),
-)
+]
 
 
 def largest_sheets(view: RunView) -> Iterator[Sheet]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from bench_core.contract.steadiness import Steadiness
 from bench_core.report.cell import BATCHES, KEY, Cell, measured
-from bench_core.report.column import Column, Entry, Sheet, at, raw, sheet
+from bench_core.report.column import Column, Entry, Sheet, raw, sheet
 from bench_core.report.explain.marks import MARKS, UNSTEADY_MARK, misfit_note, misfit_words, untold
 from bench_core.report.format import ABSENT, NOT_TOLD, milliseconds, percent, rate, seconds, signed_percent
 from bench_core.report.tables.results import THROUGHPUT
@@ -22,21 +23,19 @@ _REASONS = {
 }
 _WARMUPS = {"flat": "flat", "trend": "still a trend"}
 
-TIMES: tuple[Column[Cell], ...] = (
+TIMES: Sequence[Column[Cell]] = [
     *KEY,
-    Column("Load", at("metrics.load_s"), seconds, unit="s", csv="load_s"),
-    Column("Prepare", at("metrics.prepare_s"), seconds, unit="s", csv="prepare_s"),
-    Column("TTFT median", at("metrics.ttft_s.median"), seconds, unit="s", csv="ttft_median_s", absent=NOT_TOLD),
-    Column("TPOT median", at("metrics.tpot_s.median"), milliseconds, unit="ms", csv="tpot_median_s", absent=NOT_TOLD),
-    Column("Latency stdev", at("metrics.batch_latency_s.stdev"), seconds, unit="s", csv="batch_latency_stdev_s"),
+    Column("Load", "metrics.load_s", seconds, unit="s", csv="load_s"),
+    Column("Prepare", "metrics.prepare_s", seconds, unit="s", csv="prepare_s"),
+    Column("TTFT median", "metrics.ttft_s.median", seconds, unit="s", csv="ttft_median_s", absent=NOT_TOLD),
+    Column("TPOT median", "metrics.tpot_s.median", milliseconds, unit="ms", csv="tpot_median_s", absent=NOT_TOLD),
+    Column("Latency stdev", "metrics.batch_latency_s.stdev", seconds, unit="s", csv="batch_latency_stdev_s"),
     replace(THROUGHPUT, written=rate, shown=None),
-    Column(
-        "Prefill", at("metrics.phase_rates.prefill_tok_s"), rate, unit="token/s", csv="prefill_tok_s", absent=NOT_TOLD
-    ),
-    Column("Decode", at("metrics.phase_rates.decode_tok_s"), rate, unit="token/s", csv="decode_tok_s", absent=NOT_TOLD),
+    Column("Prefill", "metrics.phase_rates.prefill_tok_s", rate, unit="token/s", csv="prefill_tok_s", absent=NOT_TOLD),
+    Column("Decode", "metrics.phase_rates.decode_tok_s", rate, unit="token/s", csv="decode_tok_s", absent=NOT_TOLD),
     BATCHES,
-    Column("Token times", at("metrics.token_times_source"), csv="token_times_source", absent=NOT_TOLD, words=True),
-)
+    Column("Token times", "metrics.token_times_source", csv="token_times_source", absent=NOT_TOLD, words=True),
+]
 
 
 def times_sheet(view: RunView) -> Sheet:
@@ -85,22 +84,18 @@ def _seen(cell: Cell) -> Entry:
     return Entry("not tested" if steadiness.drift is None else "no trend seen")
 
 
-MEASURED: tuple[Column[Cell], ...] = (
+MEASURED: Sequence[Column[Cell]] = [
     *KEY,
     Column(
-        "Interval",
-        at("rate.interval.relative_half_width"),
-        unit="± %",
-        csv="throughput_relative_half_width",
-        shown=_width,
+        "Interval", "rate.interval.relative_half_width", unit="± %", csv="throughput_relative_half_width", shown=_width
     ),
-    Column("Asked for", at("metrics.steadiness.precision"), percent, unit="± %", csv="precision"),
-    Column("Prompts explain", at("rate.explained"), percent, unit="%", csv="explained_by_prompts"),
+    Column("Asked for", "metrics.steadiness.precision", percent, unit="± %", csv="precision"),
+    Column("Prompts explain", "rate.explained", percent, unit="%", csv="explained_by_prompts"),
     BATCHES,
-    Column("Measured", at("metrics.measured_s"), seconds, unit="s", csv="measured_s"),
+    Column("Measured", "metrics.measured_s", seconds, unit="s", csv="measured_s"),
     Column(
         "Stopped by",
-        at("metrics.steadiness.stop_reason"),
+        "metrics.steadiness.stop_reason",
         _REASONS.__getitem__,
         csv="stop_reason",
         absent=NOT_TOLD,
@@ -108,14 +103,10 @@ MEASURED: tuple[Column[Cell], ...] = (
     ),
     Column("Warm-up", _warmup, words=True),
     Column(
-        "Drift",
-        at("metrics.steadiness.drift.relative_change"),
-        signed_percent(2),
-        unit="%",
-        csv="drift_relative_change",
+        "Drift", "metrics.steadiness.drift.relative_change", signed_percent(2), unit="%", csv="drift_relative_change"
     ),
-    Column("Steadiness", at("metrics.steadiness.unsteady"), csv="unsteady", shown=_seen, words=True),
-)
+    Column("Steadiness", "metrics.steadiness.unsteady", csv="unsteady", shown=_seen, words=True),
+]
 
 
 def measured_sheet(view: RunView) -> Sheet:
@@ -148,7 +139,7 @@ def _distribution(name: str, *parts: str) -> tuple[Column[Cell], ...]:
 
 
 # In the CSV alone.
-RAW: tuple[Column[Cell], ...] = (
+RAW: Sequence[Column[Cell]] = [
     *raw("metrics", "warmup_batches", "rows", "prompt_tokens", "output_tokens", "output_tokens_per_batch"),
     *raw("metrics", "output_throughput_tok_s", "device_energy_joules"),
     *_distribution("batch_latency", "mean", "median", "min", "max"),
@@ -159,4 +150,4 @@ RAW: tuple[Column[Cell], ...] = (
     Column("", _misfit, csv="not_representative"),
     *raw("metrics.steadiness", "warmup"),
     *raw("metrics.steadiness.drift", "p_value", csv="drift_{}"),
-)
+]

@@ -44,7 +44,7 @@ def csv_table(view: RunView) -> str:
     writer.writerow(columns)
     for row in view.rows:
         cell = Cell(view, row)
-        writer.writerow(_field(column.value(cell)) for column in columns.values())
+        writer.writerow(_field(column.of(cell)) for column in columns.values())
     return target.getvalue()
 
 
