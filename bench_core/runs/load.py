@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -11,6 +11,7 @@ from bench_core.contract import layout
 from bench_core.contract.calibration import Calibration
 from bench_core.contract.equal_work import breaches_between, cell_work
 from bench_core.contract.errors import BadInput, first_line
+from bench_core.contract.events import Event
 from bench_core.contract.harness_error import Gap, Script, gaps
 from bench_core.contract.max_batch import MaxBatch
 from bench_core.contract.metrics import CellEvents, CellResult, summarise
@@ -33,8 +34,16 @@ from bench_core.runs.view import Paced, Row, RunView
 R = TypeVar("R", bound=Record)
 
 
-def load_run(folder: Path) -> RunView:
+Watch = Callable[[str], Callable[[Event], None]]
+
+
+def load_run(folder: Path, watch: Watch | None = None) -> RunView:
     """Reads a run; a damaged cell is a row that says so.
+
+    Args:
+        watch: from a cell's name to what is shown each of its events, in order, while its log is read for its numbers:
+            a log of many megabytes is parsed once. It has seen all events of a row that has a ``result``, and of no
+            other row.
 
     Raises:
         BadInput: the folder is not a run: it, or a readable ``run.json`` with a consistent plan, is missing; or its
@@ -55,7 +64,7 @@ def load_run(folder: Path) -> RunView:
         workload = read_workload(folder, record)
     except Unreadable as damaged:
         workload, damage = None, damaged.damage
-    rows = [_row(folder, record, planned, workload) for planned in (*record.cells, *harness_cells(record))]
+    rows = [_row(folder, record, planned, workload, watch) for planned in (*record.cells, *harness_cells(record))]
     between = breaches_between(row.work for row in rows if row.work is not None)
     rows = _with_bits(_with_breach(row, between.get(row.planned.cell)) for row in rows)
     count = len(record.cells)
@@ -106,7 +115,9 @@ def _with_bits(rows: Iterable[Row]) -> list[Row]:
     return [replace(row, bits=known.get((row.planned.image, row.planned.variant))) for row in rows]
 
 
-def _row(run_folder: Path, record: RunRecord, planned: PlannedCell, workload: Workload | None) -> Row:
+def _row(
+    run_folder: Path, record: RunRecord, planned: PlannedCell, workload: Workload | None, watch: Watch | None
+) -> Row:
     folder = layout.cell_folder(run_folder, planned.cell)
     spec: CellSpec | None = None
     verdict: Verdict | None = None
@@ -119,7 +130,7 @@ def _row(run_folder: Path, record: RunRecord, planned: PlannedCell, workload: Wo
             return Row(planned, spec, verdict)
         if spec is None:
             raise Unreadable(layout.SPEC_FILE, "the file is missing, so what was measured is not known")
-        return _measured_row(run_folder, planned, spec, verdict, workload)
+        return _measured_row(run_folder, planned, spec, verdict, workload, watch)
     except Unreadable as damaged:
         return Row(planned, spec, verdict, damage=damaged.damage)
     except OSError as error:  # a folder that may not be searched, for example
@@ -152,12 +163,19 @@ def _check_protocol(spec: CellSpec, result: CellResult) -> None:
 
 
 def _measured_row(
-    run_folder: Path, planned: PlannedCell, spec: CellSpec, verdict: Verdict, workload: Workload | None
+    run_folder: Path,
+    planned: PlannedCell,
+    spec: CellSpec,
+    verdict: Verdict,
+    workload: Workload | None,
+    watch: Watch | None,
 ) -> Row:
     """A cell that is said to be ok, with its numbers."""
     folder = layout.cell_folder(run_folder, planned.cell)
-    events = CellEvents()
+    events, watcher = CellEvents(), watch(planned.cell) if watch is not None else None
     for event in read_events(run_folder, folder):
+        if watcher is not None:
+            watcher(event)
         try:
             events.add(event)
         except BadInput as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from bench_core.contract import layout
@@ -16,7 +16,7 @@ from bench_core.contract.run import RunRecord, VisitInfo
 from bench_core.runs.files import Unreadable, check_inside, log_path, open_log, read_events, read_record
 from bench_core.runs.view import DAMAGED, NOT_RUN, Row, RunView
 from bench_core.verify.differences import Difference, absent, in_cell, of_run, present, unequal
-from bench_core.verify.logs import LogFacts, check_log, overlaps
+from bench_core.verify.logs import LogChecks, LogFacts, overlaps
 
 _PIECE_BYTES = 1 << 20
 
@@ -29,9 +29,11 @@ class CellChecks:
         not_checked: what could not be compared, because the run does not keep it; each once.
     """
 
-    def __init__(self, folder: Path, view: RunView) -> None:
+    def __init__(self, folder: Path, view: RunView, logs: Mapping[str, LogChecks]) -> None:
+        """``logs``: by cell, those whose events were seen while the run was loaded."""
         self._folder = folder
         self._view = view
+        self._logs = logs
         self._facts: list[tuple[str, str, LogFacts]] = []
         self.found: list[Difference] = []
         self.not_checked: dict[str, int] = {}
@@ -133,17 +135,18 @@ class CellChecks:
         if verdict is None:
             return
         try:
-            facts, problems = check_log(read_events(self._folder, folder))
+            log = self._checked(row, folder)
         except Unreadable as error:
             # A box that was ended may have left half a line; a worker that judged has closed its log before.
             if row.damage is None and verdict.judged_by == "worker":
                 self.found.append(in_cell(cell, error.damage.where, error.damage.what))
             return
-        except (ArithmeticError, ValueError) as error:
-            self.found.append(in_cell(cell, path.name, f"a number in it is beyond reason: {first_line(error)}"))
+        if log.beyond_reason:
+            self.found.append(in_cell(cell, path.name, f"a number in it is beyond reason: {log.beyond_reason}"))
             return
+        facts = log.facts
         if facts.start is not None:
-            self.found += [in_cell(cell, path.name, what) for what in problems]
+            self.found += [in_cell(cell, path.name, what) for what in log.found]
         self.found += [in_cell(cell, layout.OUTCOME_FILE, what) for what in self._outcome(cell, verdict, facts, folder)]
         visit = self._view.visit_of(row)
         told = facts.start.harness if facts.start is not None else None
@@ -155,6 +158,16 @@ class CellChecks:
             self.found.append(in_cell(cell, path.name, what))
         uuid = row.spec.gpu_uuid if row.spec is not None else None
         self._facts.append((cell, f"{visit}:{uuid}", facts))
+
+    def _checked(self, row: Row, folder: Path) -> LogChecks:
+        """The checks of a whole log; loading has read that of a row with a result, and no other."""
+        log = self._logs.get(row.planned.cell) if row.result is not None else None
+        if log is None:
+            log = LogChecks()
+            for event in read_events(self._folder, folder):
+                log.take(event)
+        log.close()
+        return log
 
     def _content(self, cell: str, path: Path, verdict: Verdict | None) -> None:
         if verdict is None or verdict.events_sha256 is None:

@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from bench_core.contract.errors import first_line
 from bench_core.contract.events import BatchEvent, EndEvent, Event, PhaseEvent, StartEvent, TelemetryEvent
 from bench_core.contract.outcome import Outcome
 
@@ -41,20 +42,20 @@ class LogFacts:
         return self.batches[0][1], max(start + latency for _, start, latency in self.batches)
 
 
-def check_log(events: Iterable[Event]) -> tuple[LogFacts, list[str]]:
-    """Reads a log once; returns its facts and one line for each thing that cannot be."""
-    facts, found = LogFacts(), list[str]()
-    reader = _Reader(facts, found)
-    for number, event in enumerate(events, start=1):
-        reader.take(number, event)
-    reader.close()
-    return facts, found
+class LogChecks:
+    """Sees the events of one log in their order.
 
+    Attributes:
+        facts: what is kept of it.
+        found: one line for each thing that cannot be.
+        beyond_reason: why checking it ended early: a number with which nothing can be computed; else empty.
+    """
 
-class _Reader:
-    def __init__(self, facts: LogFacts, found: list[str]) -> None:
-        self._facts = facts
-        self._found = found
+    def __init__(self) -> None:
+        self.facts = LogFacts()
+        self.found: list[str] = []
+        self.beyond_reason = ""
+        self._number = 0  # of the line seen last
         self._stage = 0  # place in _ORDER of the last phase seen
         self._free_s: float | None = None  # end of the last phase or batch
         self._free_after = ""
@@ -62,30 +63,40 @@ class _Reader:
         self._sampled_s: float | None = None
         self._columns: frozenset[str] | None = None
 
-    def take(self, number: int, event: Event) -> None:
+    def take(self, event: Event) -> None:
+        """The next event."""
+        self._number += 1
+        if self.beyond_reason:
+            return
+        try:
+            self._check(self._number, event)
+        except (ArithmeticError, ValueError) as error:
+            self.beyond_reason = first_line(error)
+
+    def _check(self, number: int, event: Event) -> None:
         if number == 1 and not isinstance(event, StartEvent):
-            self._found.append("line 1: the log does not begin with its start")
-        if self._facts.end is not None:
-            self._found.append(f"line {number}: the log goes on after its end")
+            self.found.append("line 1: the log does not begin with its start")
+        if self.facts.end is not None:
+            self.found.append(f"line {number}: the log goes on after its end")
         if isinstance(event, StartEvent):
-            self._facts.start = event
+            self.facts.start = event
         elif isinstance(event, PhaseEvent):
             self._stands(number, event.phase)
             self._occupies(number, event.phase, event.started_s, event.duration_s)
         elif isinstance(event, BatchEvent):
             self._batch(number, event)
         elif isinstance(event, TelemetryEvent):
-            self._found += [f"line {number}: {what}" for what in self._telemetry(event)]
+            self.found += [f"line {number}: {what}" for what in self._telemetry(event)]
         elif isinstance(event, EndEvent):
-            self._facts.end = event
+            self.facts.end = event
 
     def close(self) -> None:
         """What only the whole log tells."""
-        end = self._facts.end
+        end = self.facts.end
         if end is not None and self._free_s is not None and self._free_s > end.t_s + SLACK_S:
-            self._found.append(f"{self._free_after} ends after the log's end")
+            self.found.append(f"{self._free_after} ends after the log's end")
         if end is not None and end.outcome is Outcome.OK and not self._indices.get("measure"):
-            self._found.append("the log ends well, without a measured batch")
+            self.found.append("the log ends well, without a measured batch")
 
     def _stands(self, number: int, phase: str) -> None:
         phase = _BESIDE.get(phase, phase)
@@ -93,16 +104,16 @@ class _Reader:
             return
         stage = _ORDER.index(phase)
         if stage < self._stage:
-            self._found.append(f"line {number}: {phase} after {_ORDER[self._stage]}")
+            self.found.append(f"line {number}: {phase} after {_ORDER[self._stage]}")
         self._stage = max(stage, self._stage)
 
     def _occupies(self, number: int, what: str, started_s: float, duration_s: float) -> None:
         """Phases and batches follow each other: the engine does one thing at a time, within its process's life."""
-        start = self._facts.start
+        start = self.facts.start
         if start is not None and started_s < start.t_s - SLACK_S:
-            self._found.append(f"line {number}: {what} begins before the process did")
+            self.found.append(f"line {number}: {what} begins before the process did")
         if self._free_s is not None and started_s < self._free_s - SLACK_S:
-            self._found.append(f"line {number}: {what} begins before {self._free_after} has ended")
+            self.found.append(f"line {number}: {what} begins before {self._free_after} has ended")
         self._free_s, self._free_after = started_s + duration_s, what
 
     def _batch(self, number: int, batch: BatchEvent) -> None:
@@ -111,14 +122,14 @@ class _Reader:
         self._occupies(number, name, batch.started_s, batch.latency_s)
         expected = self._indices.get(batch.phase, 0)
         if batch.index != expected:
-            self._found.append(f"line {number}: {name} where batch {expected} should stand")
+            self.found.append(f"line {number}: {name} where batch {expected} should stand")
         self._indices[batch.phase] = batch.index + 1
-        self._facts.batches.append((batch.phase, batch.started_s, batch.latency_s))
+        self.facts.batches.append((batch.phase, batch.started_s, batch.latency_s))
         if batch.arrivals is not None:
             slack_s = SLACK_S if batch.arrivals.source == "worker" else ENGINE_STAMP_SLACK_S
             last = max((offsets[-1] for offsets in batch.arrivals.offsets_us if offsets), default=0)
             if last / 1e6 > batch.latency_s + slack_s:
-                self._found.append(f"line {number}: {name}: a token arrives after the batch has ended")
+                self.found.append(f"line {number}: {name}: a token arrives after the batch has ended")
 
     def _telemetry(self, event: TelemetryEvent) -> Iterator[str]:
         times = event.t_s if self._sampled_s is None else (self._sampled_s, *event.t_s)

@@ -10,10 +10,10 @@ from pathlib import Path
 from bench_core.contract import layout
 from bench_core.contract.digest import file_sha256
 from bench_core.contract.errors import BadInput
+from bench_core.contract.run import RunRecord
 from bench_core.report.write.files import write_report
 from bench_core.runs.files import check_inside, log_path
-from bench_core.runs.load import load_run
-from bench_core.runs.view import RunView
+from bench_core.runs.plan import harness_cells
 from bench_core.verify.cells import NEVER_REACHED, RAW_FOLDERS, raw_files
 from bench_core.verify.differences import Difference
 from bench_core.verify.run import verify_run
@@ -55,14 +55,13 @@ def publish(run_folder: Path, target: Path, *, prompts: bool = True, unfinished:
     found = tuple(d for d in before.differences if not (unfinished and d.what == NEVER_REACHED))
     if found:
         raise NotVerified(found)
-    view = load_run(run_folder)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     except OSError as error:
         raise BadInput(f"{target}: {error.strerror or error}", "name a folder that can be written") from error
     try:
-        _copy(run_folder, view, scratch, prompts)
+        _copy(run_folder, scratch, prompts)
         write_report(scratch)
         after = verify_run(scratch)
         if after.differences:
@@ -78,17 +77,18 @@ def publish(run_folder: Path, target: Path, *, prompts: bool = True, unfinished:
     return sorted(path for path in target.rglob("*") if path.is_file())
 
 
-def _copy(run_folder: Path, view: RunView, target: Path, prompts: bool) -> None:
+def _copy(run_folder: Path, target: Path, prompts: bool) -> None:
     names = [layout.RUN_FILE, layout.BESIDE_FILE, *([layout.WORKLOAD_FILE] if prompts else [])]
     for name in names:
         if (run_folder / name).exists():
             check_inside(run_folder, run_folder / name)
             shutil.copyfile(run_folder / name, target / name)
-    for row in (*view.rows, *view.harness):
-        source = layout.cell_folder(run_folder, row.planned.cell)
+    record = RunRecord.read(run_folder / layout.RUN_FILE)
+    for planned in (*record.cells, *harness_cells(record)):
+        source = layout.cell_folder(run_folder, planned.cell)
         if not source.exists():
             continue
-        folder = layout.cell_folder(target, row.planned.cell)
+        folder = layout.cell_folder(target, planned.cell)
         folder.mkdir(parents=True)
         for name in _RECORDS:
             if (source / name).exists():

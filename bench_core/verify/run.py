@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from bench_core.runs.plan import check_plan
 from bench_core.runs.view import RunView
 from bench_core.verify.cells import CellChecks, plan_differences, raw_files, unplanned_digests, unreached
 from bench_core.verify.differences import Difference, of_run, present
+from bench_core.verify.logs import LogChecks
 from bench_core.verify.report import report_differences
 from bench_core.verify.searches import search_differences
 
@@ -58,9 +60,10 @@ def verify_run(folder: Path, *, published: bool = True) -> Verification:
     except BadInput as error:
         what = error.cause.removeprefix(f"{layout.RUN_FILE}: ")
         return Verification(record.run_id, cells, (of_run(layout.RUN_FILE, what),), ())
-    view = load_run(folder)
+    logs: defaultdict[str, LogChecks] = defaultdict(LogChecks)
+    view = load_run(folder, lambda cell: logs[cell].take)
     found = [*_digests(folder), *plan_differences(folder, view), *_workload(view)]
-    checks = CellChecks(folder, view)
+    checks = CellChecks(folder, view, logs)
     checks.run()
     found += [*checks.found, *search_differences(folder, view)]
     notes = [f"{what} ({count} x)" for what, count in checks.not_checked.items()]
