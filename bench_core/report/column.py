@@ -58,7 +58,7 @@ class Column(Generic[T_contra]):
             to it: ``metrics.ttft_s.mean``.
         written: the text of a value that is there.
         unit: as the heading shows it.
-        csv: its name in ``table.csv``; empty for a column that is not there.
+        csv: its name in ``table.csv``, whose lines are cells; empty for a column that is not there.
         meaning: one line, without the title.
         words: no numbers: aligned left, sorted by its text.
         absent: stands where there is no value.
@@ -103,7 +103,10 @@ class Column(Generic[T_contra]):
 
 
 def at(path: str) -> Callable[[Any], Any]:
-    """Reads attributes one after the other, ``None`` from the first that is ``None``: ``metrics.ttft_s.mean``."""
+    """Reads attributes one after the other, ``None`` from the first that is ``None``: ``metrics.ttft_s.mean``.
+
+    What it returns raises AttributeError for a name that is not there.
+    """
     names = path.split(".")
 
     def read(line: Any) -> Any:

@@ -13,7 +13,7 @@ from bench_core.report.tables import compare, device, host, memory, quality, res
 from bench_core.report.tables.device_time import device_time_sheet
 from bench_core.report.tables.engines import engines_sheet, images_sheet, marked_sheet
 from bench_core.report.tables.glance import glance_sheet
-from bench_core.report.tables.parity import parity_sheet
+from bench_core.report.tables.parity import parity_columns, parity_sheet
 from bench_core.report.tables.searches import largest_sheets, smallest_sheet
 from bench_core.runs.text import foreign
 from bench_core.runs.view import Row, RunView
@@ -97,6 +97,7 @@ def cell_columns(view: RunView) -> Iterator[Column[Cell]]:
     yield from (*results.result_columns(view), *KEY, *RAW)
     yield from (*times.TIMES, *times.MEASURED, *times.RAW)
     yield from (*memory.stages("device_memory"), *memory.stages("host_memory"), *memory.POOL, *memory.RAW)
+    yield from parity_columns(view)
     if view.quality is not None:
         yield from (*quality.QUALITY, *quality.RAW)
     if device.device_told(view):

@@ -27,6 +27,7 @@ class Spent:
 
     @property
     def all_s(self) -> float:
+        """Loads and cells."""
         return self.loads_s + self.cells_s
 
 
@@ -39,6 +40,7 @@ def study_protocol_s(metrics: CellMetrics, batch_latency_s: float, batch_size: i
 
 
 def by_method(view: RunView) -> dict[str, Spent]:
+    """What each method took, by its label."""
     found: dict[str, Spent] = {}
     loads: set[tuple[str, float, float]] = set()
     for row in view.rows:
@@ -69,6 +71,7 @@ def device_time(view: RunView) -> str | None:
 
 
 def total(methods: Iterable[Spent]) -> Spent:
+    """Their sum."""
     found = Spent()
     for spent in methods:
         found.cells += spent.cells

@@ -53,4 +53,5 @@ def _control_rates(view: RunView) -> dict[int, str]:
 
 
 def control_cells(view: RunView) -> list[tuple[Row, ...]]:
+    """The rows of each cell that was measured at more visits than the grid has repeats."""
     return [rows for rows in view.repeated if rows[-1].planned.repeat > view.record.repeats]

@@ -38,18 +38,23 @@ _ROUNDS = Column[Cell]("Rounds", "parity.rounds")
 _EQUAL = Column[Cell]("Rows with equal tokens", "parity.rows_with_equal_tokens", shown=_equal)
 
 
+def parity_columns(view: RunView) -> Sequence[Column[Cell]]:
+    """Those that the run has numbers for; none where nothing was given to an engine directly."""
+    told = [cell.parity for cell in measured(view) if cell.parity]
+    medians = [_MEDIAN] if any(parity.median_ratio is not None for parity in told) else []
+    rounds = [_ROUNDS] if any(parity.rounds > 1 for parity in told) else []
+    return (*_SUITE, *medians, _BATCHES, *rounds, _EQUAL) if told else ()
+
+
 def parity_sheet(view: RunView) -> Iterator[Sheet]:
     """One line for each cell whose batches were given to the engine directly, too."""
-    cells = [cell for cell in measured(view) if cell.parity]
-    if not cells:
-        return
-    medians = [_MEDIAN] if any(cell.parity and cell.parity.median_ratio is not None for cell in cells) else []
-    rounds = [_ROUNDS] if any(cell.parity and cell.parity.rounds > 1 for cell in cells) else []
-    columns = (*_SUITE, *medians, _BATCHES, *rounds, _EQUAL)
-    yield sheet("Parity", columns, cells, _notes(medians, rounds))
+    columns = parity_columns(view)
+    if columns:
+        cells = [cell for cell in measured(view) if cell.parity]
+        yield sheet("Parity", columns, cells, _notes(_MEDIAN in columns, _ROUNDS in columns))
 
 
-def _notes(medians: Sequence[object], rounds: Sequence[object]) -> Iterator[str]:
+def _notes(medians: bool, rounds: bool) -> Iterator[str]:
     yield (
         "Direct: the last measured batches given once more to the same loaded engine in the way of its own "
         "documentation, without the suite's code in between, right after the measurement. 1: the suite costs nothing."

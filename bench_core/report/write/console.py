@@ -68,7 +68,7 @@ def _outcome(view: RunView, row: Row) -> str:
 
 
 def console_searches(view: RunView) -> Iterator[Table]:
-    """The same for a terminal, without footnotes."""
+    """Searches for the largest batch size, for a terminal: without footnotes."""
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
