@@ -32,7 +32,8 @@ def test_without_a_command_it_lists_its_commands_and_does_nothing(words: tuple[s
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_each_command_is_the_rooms_own_under_its_new_name(name: str) -> None:
-    room = {"run": "drive"}.get(name, name)
+    room = {"run": "drive", "resume": "drive"}.get(name, name)
+    room = f"drive.{name}" if name in ("images", "doctor", "prune") else room
     short = llm_bench(name, "--help")
     long = subprocess.run(
         [sys.executable, "-m", f"bench_core.{room}", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
@@ -43,14 +44,21 @@ def test_each_command_is_the_rooms_own_under_its_new_name(name: str) -> None:
     assert "".join(usage.split()) == "".join(long.stdout.split())
 
 
-def test_run_alone_shows_help_and_builds_nothing() -> None:
-    assert llm_bench("run").stdout == llm_bench("run", "--help").stdout
+@pytest.mark.parametrize("name", ["run", "resume"])
+def test_run_alone_shows_help_and_builds_nothing(name: str) -> None:
+    assert llm_bench(name).stdout == llm_bench(name, "--help").stdout
+
+
+def test_resume_takes_the_run_as_its_first_word() -> None:
+    done = llm_bench("resume", "no-such-run", "--dry-run")
+    assert done.returncode == 2
+    assert "no-such-run" in done.stderr
 
 
 def test_an_unknown_command_is_refused_with_those_there_are() -> None:
     done = llm_bench("measure")
     assert done.returncode == 2
-    assert done.stderr == "error: there is no command 'measure'\nhint: run, report, verify, prepare\n"
+    assert done.stderr == f"error: there is no command 'measure'\nhint: {', '.join(COMMANDS)}\n"
 
 
 def test_a_wrong_option_is_refused_by_the_room() -> None:

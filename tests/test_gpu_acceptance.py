@@ -13,10 +13,11 @@ from conftest import ROOT
 
 from bench_core.contract.events import BatchEvent
 from bench_core.drive.catalogue import Catalogue
-from bench_core.report.embed import sheet_of
-from bench_core.report.load import load_run, read_events
-from bench_core.report.repeats import over_repeats
-from bench_core.report.verify import verify_run
+from bench_core.report.explain.repeats import over_repeats
+from bench_core.report.write.embed import sheet_of
+from bench_core.runs.files import read_events
+from bench_core.runs.load import load_run
+from bench_core.verify.run import verify_run
 
 PUBLISHED = ROOT / "results" / "published"
 

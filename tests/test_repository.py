@@ -12,7 +12,7 @@ import pytest
 from bench_core.drive import schema
 from bench_core.drive.catalogue import Catalogue
 from bench_core.drive.images import embedded
-from bench_core.report.embed import blocks, sheet_of
+from bench_core.report.write.embed import blocks, sheet_of
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCKERFILES = sorted(

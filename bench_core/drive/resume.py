@@ -22,7 +22,8 @@ from bench_core.drive.launcher import Launcher
 from bench_core.drive.plan import Plan
 from bench_core.drive.processor import as_meant, this_host
 from bench_core.drive.request import Suite
-from bench_core.report.load import Row, RunView, load_run
+from bench_core.runs.load import load_run
+from bench_core.runs.view import Row, RunView
 
 # NVML's total shrinks a little with drivers that reserve more; the next model of a card is further away than that.
 _GPU_MEMORY_SLACK = 0.02

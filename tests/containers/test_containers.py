@@ -22,7 +22,7 @@ from bench_core.contract.outcome import Verdict
 from bench_core.contract.run import RunRecord
 from bench_core.drive.box import box_user
 from bench_core.drive.docker_images import ImageBuilder
-from bench_core.report.verify import verify_run
+from bench_core.verify.run import verify_run
 
 pytestmark = pytest.mark.docker
 

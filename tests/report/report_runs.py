@@ -31,7 +31,7 @@ from bench_core.contract.outcome import Outcome, Verdict
 from bench_core.contract.run import GpuInfo, HostInfo, ImageInfo, PlannedCell, RunRecord
 from bench_core.contract.spec import CellSpec, MeasureProtocol
 from bench_core.contract.workload import WorkloadRef
-from bench_core.report.sheet import Sheet
+from bench_core.report.column import Sheet
 
 MIB = 2**20
 GIB = 2**30

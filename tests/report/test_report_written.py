@@ -24,14 +24,17 @@ from typer.testing import CliRunner
 from bench_core.contract import layout
 from bench_core.contract.errors import BadInput
 from bench_core.contract.outcome import Outcome
-from bench_core.report import figures
 from bench_core.report.cli import app
-from bench_core.report.content import document
-from bench_core.report.format import ABSENT, one_line
-from bench_core.report.load import load_run
-from bench_core.report.page import html as html_page
-from bench_core.report.table import csv_table, markdown
-from bench_core.report.write import console_table, differences, write_report
+from bench_core.report.document import document
+from bench_core.report.figures import scaling as figures
+from bench_core.report.format import ABSENT
+from bench_core.report.write.cell_table import csv_table
+from bench_core.report.write.console import console_table
+from bench_core.report.write.files import differences, write_report
+from bench_core.report.write.markdown import markdown
+from bench_core.report.write.page import html as html_page
+from bench_core.runs.load import load_run
+from bench_core.runs.text import one_line
 
 GOLDEN = Path(__file__).parent / "golden" / "report.md"
 SVG = "{http://www.w3.org/2000/svg}"
