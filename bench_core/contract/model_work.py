@@ -15,7 +15,7 @@ from bench_core.contract.steps import DecodeSteps, PromptReading
 _ALIKE = ("LlamaForCausalLM",)
 # A mixture of experts stores far more weights than its dimensions as a dense decoder have.
 _DENSE_UP_TO = 1.25
-_NOT_TOLD = "the record is of before a model's layers were told, and this architecture has several kinds"
+_NOT_TOLD = "this older record does not tell the model's layers, and this architecture has several kinds"
 
 
 def embedding_parameters(model: ModelInfo) -> int:

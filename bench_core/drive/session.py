@@ -44,6 +44,7 @@ from bench_core.drive.visit import (
     clear_half_written,
     extended_record,
     new_record,
+    point_latest,
     put_beside,
     run_id_now,
     visit_info,
@@ -575,6 +576,7 @@ class Session:
 
     def _finish(self, finished: Finished) -> None:
         """Writes the report and shows the table."""
+        from bench_core.report.tables.glance import fastest_lines  # noqa: PLC0415
         from bench_core.report.write.console import console_searches, console_table  # noqa: PLC0415
         from bench_core.report.write.files import write_report  # noqa: PLC0415
         from bench_core.runs.load import load_run  # noqa: PLC0415  # drawing is not needed before
@@ -592,8 +594,15 @@ class Session:
         self._console.print(console_table(view))
         for shown in console_searches(view):
             self._console.print(shown)
-        for path in (paths.markdown, paths.page, *paths.figures):
-            self._console.print(str(path), markup=False, soft_wrap=True)
+        latest = point_latest(finished.run_folder)
+        lines = [
+            *fastest_lines(view),
+            f"Report, for a browser: {paths.page}",
+            f"The same as text: {paths.markdown}",
+            *([f"The last run is always at {latest}"] if latest is not None else []),
+        ]
+        for line in lines:
+            self._console.print(printable(line), markup=False, soft_wrap=True)
 
     def _report_checks(self, checks: dict[str, list[str]]) -> int:
         failed = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from datetime import datetime, timezone
 from pathlib import Path
@@ -20,6 +21,8 @@ from bench_core.drive.plan import Job, Plan
 from bench_core.drive.processor import this_host
 from bench_core.drive.request import Suite
 from bench_core.prepare.staging import write_file
+
+LATEST = "latest"
 
 
 def run_id_now(title: str) -> str:
@@ -117,6 +120,24 @@ def clear_half_written(run_folder: Path) -> None:
         for leftover in folder.glob(".*.*"):
             if leftover.is_file():
                 leftover.unlink(missing_ok=True)
+
+
+def point_latest(run_folder: Path) -> Path | None:
+    """Lets the link ``latest`` beside a run lead to it.
+
+    ``None`` where that cannot be: a run or a folder of that name is there, or the file system takes no links.
+    """
+    link = run_folder.parent / LATEST
+    if run_folder.name == LATEST or (link.exists() and not link.is_symlink()):
+        return None
+    temporary = link.with_name(f".{LATEST}-{os.getpid()}")
+    try:
+        temporary.symlink_to(run_folder.name)
+        temporary.replace(link)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        return None
+    return link
 
 
 def put_beside(run_folder: Path, suite: Suite) -> None:

@@ -72,7 +72,7 @@ def verify_run(folder: Path, *, published: bool = True) -> Verification:
     if present(folder / layout.DIGESTS_FILE) and (cells_left := unreached(folder, view)):
         notes.append(f"planned cells that were not reached when this was published ({len(cells_left)} x)")
     if not record.visits:
-        notes.append(f"visits: {layout.RUN_FILE} is of before they were recorded")
+        notes.append(f"visits: {layout.RUN_FILE} is an older record, which does not list them")
     if published:
         differing, missing = report_differences(folder, view)
         found += differing

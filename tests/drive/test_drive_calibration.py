@@ -188,7 +188,7 @@ def test_a_run_has_the_roofs_of_its_device(drive: Drive, tmp_path: Path, probe: 
     record = Calibration.read(run / "calibrations" / "v1.cpu.json")
     assert record.bandwidth_bytes_s == pytest.approx(1e8, rel=0.3)
     report = (run / layout.REPORT_FILE).read_text(encoding="utf-8")
-    assert "### Roofs" in report
+    assert "### Peak rates" in report
     assert "### Roofline" in report
     assert "bytes of a step are not known" in report  # of a scripted engine
     (line,) = csv.DictReader((run / layout.TABLE_FILE).read_text(encoding="utf-8").splitlines())

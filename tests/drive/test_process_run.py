@@ -13,6 +13,7 @@ from bench_core.contract.metrics import CellResult
 from bench_core.contract.outcome import Verdict
 from bench_core.contract.run import RunRecord
 from bench_core.contract.spec import CellSpec
+from bench_core.drive.visit import point_latest
 
 RUN = ("--images", "null", "--device", "cpu", "--launcher", "process", "--samples", "8", "--max-new-tokens", "8")
 
@@ -31,8 +32,22 @@ def test_a_run_leaves_every_file_of_the_layout(drive: Drive, tmp_path: Path) -> 
         assert CellResult.read(folder / layout.RESULT_FILE).metrics.rows == 8
         assert Verdict.read(folder / layout.OUTCOME_FILE).outcome.value == "ok"
     assert (run / layout.REPORT_FILE).is_file()
-    assert "report.md" in called.out
+    assert f"Report, for a browser: {run}/report.html" in called.out
+    assert f"The same as text: {run}/report.md" in called.out
     assert "null scripted" in called.out
+    assert (tmp_path / "results" / "latest").resolve() == run
+
+
+def test_the_last_run_is_where_latest_leads_unless_something_else_is_there(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        assert point_latest(tmp_path / name) == tmp_path / "latest"
+        assert (tmp_path / "latest").resolve() == tmp_path / name
+    (tmp_path / "latest").unlink()
+    (tmp_path / "latest").mkdir()
+    assert point_latest(tmp_path / "one") is None
+    assert point_latest(tmp_path / "latest") is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "one", "two"]
 
 
 def test_a_failing_batch_size_is_a_row_and_the_others_go_on(drive: Drive, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from report_runs import (
 
 from bench_core.contract.repeats import between_runs
 from bench_core.report.document import document
+from bench_core.report.tables.glance import fastest_lines
 from bench_core.report.write.markdown import markdown
 from bench_core.report.write.page import unbroken
 from bench_core.runs.load import load_run
@@ -47,20 +48,23 @@ def test_the_fastest_stands_with_those_that_cannot_be_told_from_it(tmp_path: Pat
     _at(run, OTHER, [0.2, 0.201, 0.199, 0.2] * 2)
     row = _row(run)
     assert row["Fastest (token/s)"].startswith("vLLM fp16: 160.0 ± ")
-    assert row["Not told apart from it"] == "CTranslate2 int8_float16"
+    assert row["Statistically tied with it"] == "CTranslate2 int8_float16"
+    (line,) = fastest_lines(load_run(run))
+    assert line.startswith("Fastest at batch size 1: vLLM fp16: 160.0 ± ")
+    assert line.endswith(" token/s; statistically tied with it: CTranslate2 int8_float16")
 
 
 def test_one_that_is_clearly_faster_stands_alone(tmp_path: Path) -> None:
     run = write_run(tmp_path, THREE)
     for method, latency_s in ((VLLM, 0.1), (CT2, 0.125), (OTHER, 0.2)):
         _at(run, method, [latency_s, latency_s * 1.001] * 4)
-    assert _row(run)["Not told apart from it"] == "none"
+    assert _row(run)["Statistically tied with it"] == "none"
 
 
 def test_of_too_few_batches_nothing_is_told_apart(tmp_path: Path) -> None:
     run = write_run(tmp_path, replace(THREE, batches=4))
     row = _row(run)
-    assert row["Not told apart from it"] == "few batches"
+    assert row["Statistically tied with it"] == "few batches"
     assert "±" not in row["Fastest (token/s)"]
 
 
@@ -70,7 +74,7 @@ def test_a_fastest_with_a_very_wide_interval_is_uneven(tmp_path: Path) -> None:
     for method in (VLLM, CT2, OTHER):
         _at(run, method, [0.01] * 15 + [9.0])
     row = _row(run)
-    assert row["Not told apart from it"] == "uneven"
+    assert row["Statistically tied with it"] == "uneven"
     assert " ± " in row["Fastest (token/s)"]
 
 
@@ -86,7 +90,7 @@ def test_of_repeats_the_means_are_compared_by_their_spread(tmp_path: Path) -> No
     measured_repeatedly(run, 5)
     row = _row(run)
     assert row["Fastest (token/s)"].startswith("CTranslate2 int8_float16: ")
-    assert row["Not told apart from it"] == "vLLM fp16"
+    assert row["Statistically tied with it"] == "vLLM fp16"
     view = load_run(run)
     summed = between_runs([row.rate for row in view.rows if row.planned.image == "ctranslate2" and row.rate])
     assert summed is not None
@@ -99,7 +103,7 @@ def test_least_memory_and_time_to_a_first_token_need_not_be_the_fastests(tmp_pat
     soon = replace(CT2, ttft_s=0.001, tpot_s=0.04)
     row = _row(write_run(tmp_path, Script((VLLM, soon, small), batch_sizes=(1,), batches=8)))
     assert row["Fastest (token/s)"].startswith("vLLM fp16")
-    assert row["First token soonest"].startswith("CTranslate2 int8_float16: 0.00")
+    assert row["Fastest first token"].startswith("CTranslate2 int8_float16: 0.00")
     assert row["Least memory"].startswith("Other fp16: 2.")
     assert row["Least energy"] == "\N{EN DASH}", "no counter in these logs"
 

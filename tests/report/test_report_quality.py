@@ -219,7 +219,7 @@ def test_a_page_gets_the_run_s_table_and_keeps_the_rest(tmp_path: Path) -> None:
 def test_a_page_of_several_runs_gets_this_one_s_tables_only(tmp_path: Path) -> None:
     folder = write_run(tmp_path, Script((REFERENCE, SOUND), model=TRAINED))
     page = tmp_path / "page.md"
-    other = "<!-- sheet: results/y Roofs -->\nof another\n<!-- /sheet -->\n"
+    other = "<!-- sheet: results/y Peak rates -->\nof another\n<!-- /sheet -->\n"
     page.write_text(f"{other}\n<!-- sheet: results/x Quality -->\n<!-- /sheet -->\n", encoding="utf-8")
     embed(page, folder, "results/x")
     text = page.read_text(encoding="utf-8")

@@ -90,7 +90,7 @@ def test_a_cell_under_its_roofs_has_the_scripts_numbers(tmp_path: Path) -> None:
     }  # fmt: skip
     assert float(rows[0]["Prompt MFU"]) == pytest.approx(2 * 6_476_271_616 * 50 / 0.02 / 5e14, rel=0.02)
     assert [row["MBU"] for row in rows if row["Method"] == "Quiet"] == ["\N{EN DASH}"] * 2
-    (roof,) = sheet(run, "Roofs")
+    (roof,) = sheet(run, "Peak rates")
     assert roof["Bandwidth (GB/s)"] == "2000"
     assert roof["float16 (TFLOP/s)"] == "500"
     assert roof["Launch (µs)"] == "4.00"
@@ -149,7 +149,7 @@ def test_a_damaged_measurement_of_a_device_costs_its_roofs_and_no_cell(tmp_path:
 def test_a_run_without_roofs_or_telemetry_looks_as_before(tmp_path: Path) -> None:
     run = write_run(tmp_path, replace(SCRIPT, device="cpu"))
     text = markdown(document(load_run(run)))
-    for heading in ("Roofline", "Roofs", "Device", "Memory explained", "Smallest memory"):
+    for heading in ("Roofline", "Peak rates", "Device", "Memory explained", "Smallest memory"):
         assert f"### {heading}\n" not in text
     assert {"mbu", "power_w"}.isdisjoint(csv_table(load_run(run)).splitlines()[0].split(","))
 

@@ -1,5 +1,5 @@
-"""What a run says at a glance: for each batch size the fastest method, those that cannot be told from it, and who needs
-least time to a first token, memory and energy."""
+"""What a run says at a glance: for each batch size the fastest method, those that are statistically tied with it, and
+who needs least time to a first token, memory and energy."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _fastest(size: _Size) -> str:
     return ", ".join(f"{pace.label}: {pace.written}" for pace in size.paces if pace.leads)
 
 
-def _not_told_apart(size: _Size) -> str:
+def _tied(size: _Size) -> str:
     """Methods whose throughput may as well be that of the fastest. One without an interval says nothing."""
     paces = size.paces
     lead = next(pace for pace in paces if pace.leads)
@@ -90,15 +90,15 @@ _energy = _least(
 _GLANCE: Sequence[Column[_Size]] = [
     Column("Batch size", "batch_size"),
     Column("Fastest", _fastest, unit="token/s", words=True, strong=lambda _: True),
-    Column("Not told apart from it", _not_told_apart, words=True),
-    Column("First token soonest", _ttft, words=True),
+    Column("Statistically tied with it", _tied, words=True),
+    Column("Fastest first token", _ttft, words=True),
     Column("Least memory", _memory, words=True),
     Column("Least energy", _energy, words=True),
 ]
 
 
-def glance_sheet(view: RunView) -> Iterator[Sheet]:
-    """One line for each batch size with two ranked cells or more."""
+def _sizes(view: RunView) -> list[_Size]:
+    """Batch sizes with two ranked cells or more."""
     repeats = over_repeats(view)
     sizes = []
     for size in view.batch_sizes:
@@ -107,16 +107,30 @@ def glance_sheet(view: RunView) -> Iterator[Sheet]:
         if len(ranked) > 1:
             paces = _over_repeats(ranked, repeats) if repeats else _paces(ranked, fastest(view, rows))
             sizes.append(_Size(view, size, ranked, paces))
+    return sizes
+
+
+def fastest_lines(view: RunView) -> list[str]:
+    """The fastest method of each batch size in a line of its own, and those that are statistically tied with it."""
+    return [
+        f"Fastest at batch size {size.batch_size}: {_fastest(size)} token/s; statistically tied with it: {_tied(size)}"
+        for size in _sizes(view)
+    ]
+
+
+def glance_sheet(view: RunView) -> Iterator[Sheet]:
+    """One line for each batch size with two ranked cells or more."""
+    sizes = _sizes(view)
     if not sizes:
         return
     repeated = (
         f" Throughput: the mean of up to {view.record.repeats} repeats, its interval by their spread; see Repeats."
-        if repeats
+        if over_repeats(view)
         else ""
     )
     notes = (
-        "Of the methods that are ranked. Not told apart: the difference is no larger than the two intervals allow "
-        "(root of the sum of their squares), and measuring longer would tell; methods without an interval, or with "
+        "Of the methods that are ranked. Statistically tied: the difference is no larger than the two intervals allow "
+        "(root of the sum of their squares), and measuring longer would tell. Methods without an interval, or with "
         f"one wider than ± {WIDEST_COMPARED:.0%} (uneven), are not looked at.{repeated} Memory: peak in use over the "
         "batches that each measured, of which longer prompts need more; of an engine that reserves, what it reserved. "
         "Energy: where a counter can be read.",

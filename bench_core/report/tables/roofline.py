@@ -28,7 +28,7 @@ def _missing(placed: Roofline) -> str:
         return f"bytes of a step are not known{f': {placed.problem}' if placed.problem else ''}"
     if placed.mbu is None:
         return "the device was not measured"
-    return "what it computes in is not known, and its roof may be near" if placed.mfu is None else ""
+    return "what it computes in is not known, and its peak may be near" if placed.mfu is None else ""
 
 
 ROOFLINE: Sequence[Column[Cell]] = [
@@ -58,10 +58,10 @@ _ROOFLINE_NOTES = (
     "within it. Of layers whose kind is not known there is no figure. "
     "MBU: bytes / (step x measured bandwidth). MFU: operations / (step x measured matrix rate of the dtype that "
     "the engine computes in, where it says so); prompt MFU the same until the last prompt's first token. "
-    f"Verdict: bandwidth-bound or compute-bound from {NEAR} of that roof on, mixed near both; near neither "
+    f"Verdict: bandwidth-bound or compute-bound from {NEAR} of that peak on, mixed near both; near neither "
     f"host-bound, if a kernel runs in less than {BUSY} of the time or {LAUNCHES_PER_LAYER} launches a layer take "
     f"{LAUNCHING} of a step or more, else mixed. Of an engine that does not say what it computes in, the lowest "
-    "matrix rate that was measured decides whether it may be near that roof.",
+    "matrix rate that was measured decides whether it may be near that peak.",
 )
 
 
@@ -97,7 +97,7 @@ _PEAKS: Sequence[Column[Calibration]] = [
 def peaks_sheet(view: RunView) -> Iterator[Sheet]:
     """What was measured of the devices."""
     if view.calibrations:
-        yield sheet("Roofs", _PEAKS, view.calibrations, _PEAKS_NOTES)
+        yield sheet("Peak rates", _PEAKS, view.calibrations, _PEAKS_NOTES)
 
 
 _PEAKS_NOTES = (
