@@ -20,11 +20,11 @@ ENGINES = {
     "vllm", "ctranslate2", "llama_cpp", "transformers", "exllama", "exllamav2", "exllamav3", "exllama_ext", "gptqmodel",
     "auto_gptq", "bitsandbytes", "sglang", "tensorrt_llm", "gguf",
 }  # fmt: skip
-HEAVY = {"docker", "torch", "datasets", "altair", "vl_convert", "pynvml", "typer", "rich"}
+HEAVY = {"docker", "torch", "datasets", "altair", "vl_convert", "pynvml", "typer", "click", "rich"}
 # What each room must never import, in any of its modules; other rooms are added below.
 FORBIDDEN = {
     "contract": ENGINES | HEAVY | {"huggingface_hub", "numpy"},
-    "worker": ENGINES | {"torch", "docker", "altair", "vl_convert", "datasets", "typer", "rich"},
+    "worker": ENGINES | {"torch", "docker", "altair", "vl_convert", "datasets", "typer", "click", "rich"},
     "prepare": ENGINES | {"docker", "torch"},
     "report": ENGINES | {"docker", "torch"},
     "drive": ENGINES | {"torch"},

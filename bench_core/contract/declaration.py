@@ -142,7 +142,8 @@ def as_arguments(values: Mapping[str, object]) -> tuple[str, ...]:
 
 
 def _declared(record: type[Record], name: str, info: FieldInfo, said: Said) -> Declared:
-    annotation, several = _without_none(info.annotation), ""
+    annotation = _without_none(info.annotation)
+    several: Literal["", "list", "entries"] = ""
     limits = list(info.metadata)
     if get_origin(annotation) is tuple:
         annotation, several = get_args(annotation)[0], "list"
@@ -157,7 +158,7 @@ def _declared(record: type[Record], name: str, info: FieldInfo, said: Said) -> D
         name=name,
         origin=next(base for base in reversed(record.__mro__) if name in inspect.get_annotations(base)),
         kind="choice" if choices else _KINDS[annotation],
-        several=several,  # type: ignore[arg-type]  # one of the three, as assigned above
+        several=several,
         choices=choices,
         at_least=found["ge"],
         at_most=found["le"],

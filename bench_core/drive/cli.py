@@ -79,7 +79,7 @@ def drive(context: click.Context, suite: Path | None, resume: str | None, **valu
         resume,
         places.get("results", Request.model_fields["results"].default),
         None if modes.get("dry_run") else locks,
-        refused=bool({"run_id"} & places.keys() or {"build_only", "self_check"} & {m for m in modes if modes[m]}),
+        refused="run_id" in places or bool(modes.get("build_only") or modes.get("self_check")),
     )
     if suite is not None:
         base = Suite.load(suite)

@@ -204,8 +204,8 @@ class Resolver:
         """The cells: the driver's, which must fit what is here, or those that the options ask for.
 
         Raises:
-            BadInput: the driver's plan is of another image, model or workload; a direct call is asked for and the image
-                has none.
+            BadInput: a direct call is asked for and the image has none.
+            MachineFailure: the driver's plan is of another image, model or workload: nothing that a cell did.
         """
         if self.assignment is None:
             if self.options.direct_batches and self.manifest.direct is None:
@@ -221,9 +221,9 @@ class Resolver:
             other += ["model"] if cell.model.digest != model.digest else []
             other += [] if cell.workload.agrees(workload) else ["workload"]
             if other:
-                raise BadInput(
+                raise MachineFailure(
                     f"{cell.cell_id} was planned with another {other[0]} than there is here",
-                    "the driver's files and the container's are not of one version: build the image again",
+                    "something was changed since the run began: --resume it",
                 )
         return self.assignment.cells
 
@@ -232,6 +232,7 @@ class Resolver:
 
         Raises:
             BadInput: anything missing, damaged or not fitting together.
+            MachineFailure: it is not what a driver has planned.
         """
         model = self.model()
         workload_path = self.workload_path()
