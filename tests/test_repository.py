@@ -11,6 +11,7 @@ import pytest
 
 from bench_core.drive import schema
 from bench_core.drive.catalogue import Catalogue
+from bench_core.drive.images import embedded
 from bench_core.report.embed import blocks, sheet_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,21 +44,42 @@ def test_make_alone_lists_every_target_that_is_meant_for_people() -> None:
     assert targets == set(phony[1].split())
 
 
-def test_commands_of_the_readme_exist() -> None:
-    """Every `make TARGET`, module and option that the README shows is there."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+# Records of what was decided and of what was measured elsewhere: they name other tools' options too.
+_OTHERS_WORDS = {"decisions.md", "airgap.md", "security.md", "reliability.md"}
+
+
+def test_commands_of_the_pages_exist() -> None:
+    """Every `make TARGET`, module and option that README and the pages by task show is there."""
+    shown = "\n".join(page.read_text(encoding="utf-8") for page in PAGES if page.name not in _OTHERS_WORDS)
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for target in re.findall(r"\bmake ([a-z-]+)", readme):
+    for target in re.findall(r"(?:`|^)make ([a-z-]+)", shown, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
-    shown = set(re.findall(r"(--[a-z][a-z-]+)", readme)) - {"--rm", "--length"}
-    helps = [
-        subprocess.run(
-            [sys.executable, "-m", f"bench_core.{room}", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    modules = {"bench_core.drive", "bench_core.worker", "bench_core.report", "bench_core.prepare", "bench_core.verify"}
+    modules |= set(re.findall(r"-m (bench_core(?:\.\w+)+)", shown))
+    helps = {
+        module: subprocess.run(
+            [sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
         ).stdout
-        for room in ("drive", "worker", "report", "prepare", "verify")
-    ]
-    for option in shown:
-        assert any(option in text for text in helps), option
+        for module in sorted(modules)
+    }
+    for option in set(re.findall(r"(?<![\w-])(--[a-z][a-z-]+)", shown)) - {"--rm"}:
+        assert any(option in text for text in helps.values()), option
+
+
+def test_the_readme_is_short_and_every_page_is_listed() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(readme.splitlines()) <= 120
+    listed = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    for page in PAGES[1:]:
+        assert page.name == "README.md" or f"({page.name})" in listed, f"docs/README.md does not list {page.name}"
+    assert embedded(readme, Catalogue()) == readme, "run python -m bench_core.drive.images --embed README.md"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        assert "://" in link or (page.parent / link).exists(), link
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -138,8 +160,7 @@ def test_published_runs_verify(record: Path) -> None:
 def test_tables_in_the_documentation_follow_from_published_runs() -> None:
     """A marked block holds what the run that it names gives now; until a run is published it says so, without one
     number."""
-    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-    found = [block for page in pages for block in blocks(page.read_text(encoding="utf-8"))]
+    found = [block for page in PAGES for block in blocks(page.read_text(encoding="utf-8"))]
     assert found
     for block in found:
         if block.run == "none":
@@ -149,21 +170,28 @@ def test_tables_in_the_documentation_follow_from_published_runs() -> None:
             assert block.body == sheet_of(ROOT / block.run, block.heading) + "\n"
 
 
-def test_the_readme_shows_a_published_run_and_its_figures() -> None:
-    """Not one number of the README's result was typed by hand."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    found = list(blocks(readme))
-    assert {block.heading for block in found} >= {"Batch size 1", "Beside the study"}
+def test_the_result_page_shows_a_published_run_and_its_figures() -> None:
+    """Not one number of the result was typed by hand."""
+    readme, page = (path.read_text(encoding="utf-8") for path in (ROOT / "README.md", ROOT / "docs" / "result.md"))
+    found = [*blocks(readme), *blocks(page)]
+    assert {block.heading for block in found} >= {"At a glance", "Batch size 1", "Beside the study"}
     (run,) = {block.run for block in found}
+    assert f"({run}/figures/throughput.svg)" in readme
     for figure in ("throughput", "memory"):
-        assert f"({run}/figures/{figure}.svg)" in readme
+        assert f"(../{run}/figures/{figure}.svg)" in page
         assert (ROOT / run / "figures" / f"{figure}.svg").is_file()
     report = (ROOT / run / "report.md").read_text(encoding="utf-8")
     spent = re.search(r"Device time\*\*: (\d+ min) for .* would have taken (\d+ h) .*: (1/\d+) of that", report)
     assert spent is not None
-    paragraph = next(part for part in readme.split("\n\n") if "prompts a cell, would have taken" in part)
+    paragraph = next(part for part in page.split("\n\n") if "prompts a cell, would have taken" in part)
     assert all(words in paragraph for words in spent.groups())
     for block in found:
         rows = [line for line in block.body.splitlines() if line.startswith("|")]
         assert len(rows) > 4
         assert all(row in report for row in rows), "what the page shows is not what the run's report says"
+
+
+def test_the_index_of_decisions_is_complete() -> None:
+    text = (ROOT / "docs" / "decisions.md").read_text(encoding="utf-8")
+    for heading in re.findall(r"^## .* · (.*)$", text, re.MULTILINE):
+        assert f"[{heading}](#" in text, f"the index lacks {heading}"

@@ -53,7 +53,7 @@ SYSTEMS: dict[str, dict[DeviceKind, System]] = {
     },
 }
 LOCAL_OPERATING_SYSTEM = "llm-bench/os:cpu"  # Debian 12, made by docker/local-os.sh where no image can be pulled
-_CONTEXT_LABEL = "llm-bench.context"
+CONTEXT_LABEL = "llm-bench.context"
 _LINES_KEPT = 200  # of a build, for saying why it failed
 _ARGUMENT = re.compile(r"^ARG\s+(\w+)", re.MULTILINE)
 
@@ -94,7 +94,7 @@ class ImageBuilder:
         found = self._find(image_tag(image, target, flavour))
         if found is None or not self._base_is_current(image.manifest.base, flavour):
             return False
-        return bool(found.labels.get(_CONTEXT_LABEL) == self._image_context(image, target, flavour))
+        return bool(found.labels.get(CONTEXT_LABEL) == self._image_context(image, target, flavour))
 
     def ensure(self, image: Image, target: Target, flavour: DeviceKind, tell: Tell) -> ImageInfo:
         """Builds the image and the bases below it where they are not current.
@@ -159,7 +159,7 @@ class ImageBuilder:
         if name not in SYSTEMS and not self._base_is_current("base", flavour):
             return False
         found = self._find(tag_of(name, flavour))
-        return found is not None and found.labels.get(_CONTEXT_LABEL) == self._base_context(name, flavour)
+        return found is not None and found.labels.get(CONTEXT_LABEL) == self._base_context(name, flavour)
 
     def _base_context(self, name: str, flavour: DeviceKind) -> str:
         parents = [self._parent(name, flavour)]
@@ -207,7 +207,7 @@ class ImageBuilder:
         tell: Tell,
     ) -> DockerImage:
         found = self._find(tag)
-        if found is not None and found.labels.get(_CONTEXT_LABEL) == context:
+        if found is not None and found.labels.get(CONTEXT_LABEL) == context:
             return found
         tell(f"building {tag}")
         declared = set(_ARGUMENT.findall((REPOSITORY / dockerfile).read_text(encoding="utf-8")))
@@ -220,7 +220,7 @@ class ImageBuilder:
                 tag=tag,
                 target=target or "",
                 buildargs={name: value for name, value in given.items() if name in declared},
-                labels={_CONTEXT_LABEL: context},
+                labels={CONTEXT_LABEL: context},
                 network_mode=packages.network,
                 rm=True,
                 forcerm=True,

@@ -273,9 +273,7 @@ class Execution:
             )
             cells = list(left.cells)
             ended = self._launch(launch, self.assignment(left, prepared), partial(self._line, cells, finished))
-            home = self._run or finished.run_folder
-            if not (home / layout.RUN_FILE).is_file():  # before anything is written into it again
-                raise MachineFailure(f"{home} was removed while the run was measured", "start a new run")
+            _require_there(self._run or finished.run_folder)  # before anything is written into it again
             if ended.exit_code == EXIT_BAD_INPUT and _lacks(prepared, job):
                 ended = replace(ended, exit_code=EXIT_MACHINE)  # what it reads has gone since it was made ready
             if ended.removed:
@@ -353,6 +351,15 @@ class Execution:
         with handed_over(assignment, self._request.data) as path:
             arguments = ("--assignment", path, *launch.arguments)
             return self._launcher.run(replace(launch, arguments=arguments), on_stdout)
+
+
+def _require_there(run_folder: Path) -> None:
+    """
+    Raises:
+        MachineFailure: somebody has removed the run's folder.
+    """
+    if not (run_folder / layout.RUN_FILE).is_file():
+        raise MachineFailure(f"{run_folder} was removed while the run was measured", "start a new run")
 
 
 def _failed(ended: Ended) -> MachineFailure:
