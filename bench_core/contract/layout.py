@@ -47,8 +47,8 @@ NO_ARTIFACT = "none"
 
 # data/
 WORKLOADS_FOLDER = "workloads"
-ASSIGNMENTS_FOLDER = "assignments"  # what drivers hand to boxes that live: one file each
 PREPARED_FILE = "prepared.json"
+ASSIGNMENT = "assignment"  # .<driver>.<number>.json: what a driver has handed to a box, as long as that lives
 
 # An image: images/<name>/
 MANIFEST_FILE = "image.yaml"

@@ -23,19 +23,18 @@ def handed_over(assignment: Assignment, data: Path) -> Iterator[str]:
     Raises:
         OSError: it cannot be written.
     """
-    name = f"{_owner(os.getpid())}.{secrets.token_hex(4)}.json"
-    path = data / layout.ASSIGNMENTS_FOLDER / name
-    write_file(path, assignment.to_json().encode())
+    path = data / f"{layout.ASSIGNMENT}.{_owner(os.getpid())}.{secrets.token_hex(4)}.json"
+    write_file(path, assignment.to_json().encode("utf-8", "backslashreplace"))
     try:
-        yield str(path.relative_to(data))
+        yield path.name
     finally:
         path.unlink(missing_ok=True)
 
 
 def clear_left_over(data: Path) -> None:
     """Removes files of drivers that have ended on this machine before they could."""
-    for path in (data / layout.ASSIGNMENTS_FOLDER).glob(f"{_owner('*')}.*.json"):
-        pid = path.name.removeprefix(_owner("")).split(".")[0]
+    for path in data.glob(f"{layout.ASSIGNMENT}.{_owner('*')}.*.json"):
+        pid = path.name.removeprefix(f"{layout.ASSIGNMENT}.{_owner('')}").split(".")[0]
         if pid.isdigit() and not alive(int(pid)):
             with contextlib.suppress(OSError):  # another user's
                 path.unlink(missing_ok=True)

@@ -232,7 +232,7 @@ def test_a_worker_measures_what_the_driver_has_planned(
         words = " ".join(launch.arguments)
         of_cells = [option.flag for option in COMMON.values() if f"{option.flag} " in words]
         assert of_cells in ([], ["--device", "--threads"]), "those are of a device that is measured, and of no cell"
-    assert list((tmp_path / "data" / layout.ASSIGNMENTS_FOLDER).iterdir()) == [], "nothing is left"
+    assert list((tmp_path / "data").glob(f"{layout.ASSIGNMENT}*")) == [], "nothing is left"
 
 
 def test_the_workers_own_command_line_makes_the_same_cells(drive: Drive, tmp_path: Path) -> None:
@@ -261,16 +261,14 @@ def test_the_workers_own_command_line_makes_the_same_cells(drive: Drive, tmp_pat
 
 
 def test_files_of_drivers_that_have_ended_are_cleared_and_others_are_not(tmp_path: Path) -> None:
-    folder = tmp_path / layout.ASSIGNMENTS_FOLDER
-    folder.mkdir()
     ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
-    dead = folder / f"{handing._owner(ended.stdout.decode().strip())}.00.json"
-    living = folder / f"{handing._owner(1)}.00.json"
-    elsewhere = folder / f"another-host-{ended.stdout.decode().strip()}.00.json"
+    pid = ended.stdout.decode().strip()
+    owners = (handing._owner(pid), handing._owner(1), f"another-host-{pid}")
+    dead, living, elsewhere = (tmp_path / f"{layout.ASSIGNMENT}.{owner}.00.json" for owner in owners)
     for path in (dead, living, elsewhere):
         path.write_text("{}", encoding="utf-8")
     handing.clear_left_over(tmp_path)
-    assert sorted(folder.iterdir()) == sorted([living, elsewhere])
+    assert sorted(tmp_path.iterdir()) == sorted([living, elsewhere])
 
 
 def test_every_heading_of_the_help_is_a_record_that_declares_options() -> None:
