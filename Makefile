@@ -14,7 +14,7 @@ HOST_PYTHON ?= 3.12
 STAGES ?= all
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format build-all self-check harness quality soak soak-kill fuzz gpu airgap new-image lock schema clean
+.PHONY: help setup demo test test-quick lint format build-all self-check harness quality published soak soak-kill fuzz gpu airgap new-image compose lock schema clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/:.*  ## /\t/' | expand -t 16
@@ -34,12 +34,19 @@ test: lint  ## all checks and tests; those with containers run where a Docker en
 	docker/local-os.sh
 	$(PY) -m pytest
 
+test-quick: setup  ## walls, contract and report without simulations, figures and whole runs; under a minute
+	$(PY) -m pytest tests/test_walls.py tests/contract tests/report -m "not slow"
+
 lint: setup  ## ruff and mypy
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	@for folder in images/* docker/template docker/airgap; do echo "mypy $$folder"; \
-		(cd $$folder && MYPYPATH=$(CURDIR) $(CURDIR)/$(VENV)/bin/mypy --config-file $(CURDIR)/pyproject.toml *.py) || exit 1; done
+	@echo "mypy images/_torch"; MYPYPATH=$(CURDIR) $(VENV)/bin/mypy --explicit-package-bases --ignore-missing-imports \
+		images/_torch/*.py
+	@for folder in images/[!_]* docker/template docker/airgap docker/compose; do echo "mypy $$folder"; \
+		case $$folder in docker/[ac]*) engines= ;; *) engines=--ignore-missing-imports ;; esac; \
+		(cd $$folder && MYPYPATH=$(CURDIR) $(CURDIR)/$(VENV)/bin/mypy --config-file $(CURDIR)/pyproject.toml \
+			$$engines *.py) || exit 1; done
 
 format: setup  ## let ruff write
 	$(VENV)/bin/ruff check --fix .
@@ -64,6 +71,14 @@ quality: setup  ## MODEL=x DATASET=x RUN=x: publish a run of suites/quality-smol
 	$(PY) -m bench_core.report results/$(RUN) --publish results/published/$(RUN)
 	$(PY) -m bench_core.report results/published/$(RUN) --embed docs/quality.md
 
+published: setup  ## write all published reports and all tables in README and docs anew from their raw events
+	for run in results/published/*/; do $(PY) -m bench_core.report $${run%/} || exit 1; done
+	for page in README.md docs/*.md; do \
+		for run in $$(sed -nE 's/^<!-- sheet: (results\/[^ ]+) .*/\1/p' $$page | sort -u); do \
+			$(PY) -m bench_core.report $$run --embed $$page || exit 1; \
+		done; \
+	done
+
 soak: setup  ## 500 cells in containers in one run, and what they cost the driver (CELLS=n)
 	docker/local-os.sh
 	PYTHONPATH=. $(PY) tests/faults/soak.py --cells $(CELLS)
@@ -83,6 +98,10 @@ airgap: setup  ## FOLDER=x: wheels for a GPU host without a network (IMAGES=a,b,
 
 new-image: setup  ## NAME=x: copy the template to images/x
 	docker/new-image.sh $(NAME)
+	PYTHONPATH=. $(PY) docker/compose/write.py
+
+compose: setup  ## write compose files and the README's list of engines from the image.yaml files
+	PYTHONPATH=. $(PY) docker/compose/write.py
 
 lock: setup  ## write requirements.lock anew from pyproject.toml
 	$(PY) -m pip install --disable-pip-version-check -q uv

@@ -20,5 +20,5 @@ cat <<TEXT
 images/$name is made. Next:
   python -m bench_core.drive --images $name --self-check      build it and run the contract suite
   then replace the toy in images/$name/adapter.py, pin the engine in requirements.txt,
-  and add a service to compose.yaml (tests/test_compose.py says what is missing).
+  and call \`make compose\` whenever image.yaml has changed: it writes the service and the README's line.
 TEXT

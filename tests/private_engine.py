@@ -28,7 +28,8 @@ from bench_core.contract.events import BatchEvent, parse_events
 from bench_core.contract.outcome import Verdict
 from bench_core.drive.docker_endpoint import connect
 from bench_core.drive.docker_images import ImageBuilder, tag_of
-from bench_core.report.load import RunView, load_run
+from bench_core.runs.load import load_run
+from bench_core.runs.view import RunView
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TEST_IMAGES = Path(__file__).resolve().parent / "docker_faults" / "images"

@@ -159,3 +159,23 @@ def test_a_host_builds_each_image_when_all_of_it_is_there(tmp_path: Path) -> Non
 def test_an_unknown_image_is_bad_input(pack: ModuleType) -> None:
     with pytest.raises(BadInput):
         pack.needs_of("vlllm", "3.12")
+
+
+def test_every_image_that_compiles_is_compiled_where_its_sources_travel(tmp_path: Path) -> None:
+    """compile.sh calls each image's build_wheel.py with the repository as PYTHONPATH, and no image by name but the one
+    that must be installed first."""
+    wheels, out = tmp_path / "wheels", tmp_path / "out"
+    wheels.mkdir()
+    engines = sorted(path.parent.name for path in ROOT.glob("images/*/build_wheel.py"))
+    for engine in engines:
+        (wheels / f"{engine}-1.0-py3-none-any.whl").touch()
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\necho "$PYTHONPATH|$@" >> {tmp_path}/calls\n', encoding="utf-8")
+    python.chmod(0o755)
+    command = [str(ROOT / "docker/airgap/compile.sh"), str(wheels), str(out), str(python)]
+    environment = {"CUDA_HOME": "/none", "TORCH_CUDA_ARCH_LIST": "9.0", "PATH": "/usr/bin:/bin"}
+    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=60)
+    calls = [line.split("|") for line in (tmp_path / "calls").read_text(encoding="utf-8").splitlines()]
+    scripts = {Path(words.split()[0]).parent.name: path for path, words in calls if "build_wheel.py" in words}
+    assert sorted(scripts) == engines
+    assert all(path.split(":")[-1] == str(ROOT) for path in scripts.values())

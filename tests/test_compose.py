@@ -17,8 +17,10 @@ from unittest import mock
 
 import pytest
 import yaml
+from module_file import module_at
 
 from bench_core.contract import layout
+from bench_core.contract.errors import BadInput
 from bench_core.contract.outcome import Outcome, Verdict
 from bench_core.drive.catalogue import Catalogue, Image
 from bench_core.drive.docker_endpoint import chosen_endpoint
@@ -72,7 +74,7 @@ def _all_dependencies(service: str) -> set[str]:
 
 
 def test_one_service_per_image_folder_and_per_converter() -> None:
-    """A new image without a service, or a service without an image, is an oversight."""
+    """A new image without a service, or a service without an image: `make compose` was not called."""
     assert set(SERVICES) == {*CATALOGUE.names, *ARTIFACTS, *BASES, "prepare"}
 
 
@@ -200,6 +202,65 @@ def test_buildkit_finds_every_base_among_the_services() -> None:
             key = "TORCH_IMAGE" if target == "convert" else "BASE_IMAGE"
             base = build["args"][key]
             assert contexts[base] == "service:" + base.removeprefix("llm-bench/").split(":")[0], name
+
+
+WRITE = module_at(ROOT / "docker/compose/write.py")
+
+
+@pytest.mark.parametrize("name", [*WRITE.COMPOSE_FILES, WRITE.README])
+def test_what_follows_from_the_images_is_current(name: str) -> None:
+    assert (ROOT / name).read_text(encoding="utf-8") == WRITE.written()[name], "run `make compose`"
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """What services are written from, in a folder of its own."""
+    for name in ("docker", "images"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "README.md", tmp_path)
+    return tmp_path
+
+
+def test_a_new_image_is_its_own_folder_and_nothing_else(repository: Path) -> None:
+    """Made from the template, it has services for both flavours and its line in the README, and no file but its own
+    has changed."""
+    command = [str(repository / "docker/new-image.sh"), "my-engine"]
+    subprocess.run(command, capture_output=True, check=True)
+    texts = WRITE.written(repository)
+    main, overlay = (yaml.load(texts[name], _Loader)["services"] for name in FILES)  # noqa: S506  # a SafeLoader
+    assert set(main) == {*SERVICES, "my-engine"}
+    assert {name: main[name] for name in SERVICES} == SERVICES
+    build = main["my-engine"]["build"]
+    assert (build["dockerfile"], build["args"]["BASE_IMAGE"]) == ("images/my-engine/Dockerfile", "llm-bench/base:cuda")
+    assert overlay["my-engine"]["build"] == {"args": {"BASE_IMAGE": "llm-bench/base:cpu"}}
+    assert "| my-engine | `my-engine` | toy | GPU, CPU |\n" in texts["README.md"]
+
+
+def test_an_image_on_a_base_of_its_own_brings_that_base(repository: Path) -> None:
+    (repository / "docker/fresh.Dockerfile").write_text("ARG BASE_IMAGE=llm-bench/base:cuda\nFROM ${BASE_IMAGE}\n")
+    manifest = repository / "images/null/image.yaml"
+    manifest.write_text(manifest.read_text(encoding="utf-8") + "base: fresh\n", encoding="utf-8")
+    texts = WRITE.written(repository)
+    services = yaml.load(texts["compose.yaml"], _Loader)["services"]  # noqa: S506  # a SafeLoader
+    assert services["fresh"]["build"]["args"] == {"BASE_IMAGE": "llm-bench/base:cuda"}
+    assert set(services["null"]["depends_on"]) == {"prepare", "fresh"}
+    builder = yaml.safe_load(texts["docker/compose.builder-1.yaml"])["services"]["on-fresh"]
+    assert set(builder["build"]["additional_contexts"].values()) == {"service:base", "service:fresh"}
+
+
+def test_services_of_one_name_are_refused(repository: Path) -> None:
+    folder = repository / "images/prepare"
+    shutil.copytree(repository / "images/null", folder)
+    manifest = (folder / "image.yaml").read_text(encoding="utf-8")
+    (folder / "image.yaml").write_text(manifest.replace('name: "null"', "name: prepare"), encoding="utf-8")
+    with pytest.raises(BadInput, match=r"two services of compose\.yaml would be called prepare"):
+        WRITE.written(repository)
+
+
+def test_a_readme_without_a_place_for_the_table_is_refused(repository: Path) -> None:
+    (repository / "README.md").write_text("no table\n", encoding="utf-8")
+    with pytest.raises(BadInput, match="no block of engines"):
+        WRITE.written(repository)
 
 
 # With real containers

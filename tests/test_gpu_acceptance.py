@@ -12,10 +12,12 @@ import pytest
 from conftest import ROOT
 
 from bench_core.contract.events import BatchEvent
-from bench_core.report.embed import sheet_of
-from bench_core.report.load import load_run, read_events
-from bench_core.report.repeats import over_repeats
-from bench_core.report.verify import verify_run
+from bench_core.drive.catalogue import Catalogue
+from bench_core.report.explain.repeats import over_repeats
+from bench_core.report.write.embed import sheet_of
+from bench_core.runs.files import read_events
+from bench_core.runs.load import load_run
+from bench_core.verify.run import verify_run
 
 PUBLISHED = ROOT / "results" / "published"
 
@@ -148,6 +150,17 @@ def test_a_run_that_is_there_is_gone_on_with(stub: Path) -> None:
     assert "--images exllama " in first
     assert "--self-check" in check
     assert "--resume parity --suite suites/parity.yaml" in second
+
+
+def test_all_checks_every_engine_that_is_compared_on_a_gpu(stub: Path) -> None:
+    """Read from the image.yaml files, so that a new image is among them."""
+    accept(stub, "all")
+    calls = (stub.parent / "calls").read_text(encoding="utf-8").splitlines()
+    checked = [re.findall(r"--images (\S+)", call)[0] for call in calls if "--self-check" in call]
+    catalogue = Catalogue()
+    manifests = {name: catalogue.get(name).manifest for name in catalogue.names}
+    assert checked == [name for name, manifest in manifests.items() if manifest.ranked and "cuda" in manifest.devices]
+    assert any(f"--images {','.join(checked)}" in call for call in calls), "and compared with each other"
 
 
 def test_no_stage_begins_when_time_is_up(stub: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from bench_core.drive import schema
 from bench_core.drive.catalogue import Catalogue
 from bench_core.drive.images import embedded
-from bench_core.report.embed import blocks, sheet_of
+from bench_core.report.write.embed import blocks, sheet_of
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCKERFILES = sorted(
@@ -135,6 +135,33 @@ def test_no_file_names_a_registry_or_this_machine() -> None:
             assert word not in text, f"{path.relative_to(ROOT)} holds {word}"
 
 
+def test_every_page_that_is_cited_is_here() -> None:
+    """What a comment or a page sends a reader to is in a clone, below docs/ or at the top."""
+    history = {ROOT / "docs" / "decisions.md", ROOT / "CHANGELOG.md"}  # they tell of pages of their time
+    elsewhere = {"PAGE.md", "docs/gguf.md"}  # a placeholder, and a page of the format's own repository
+    missing = set()
+    for path in _tracked():
+        if path in history or path.suffix not in {".py", ".md", ".sh", ".yaml", ".toml"} or "results" in path.parts:
+            continue
+        for cited in re.findall(r"\b(docs/[a-z][a-z-]*\.md|[A-Z]{4,}\.md)\b", path.read_text(encoding="utf-8")):
+            if cited not in elsewhere and not (ROOT / cited).is_file():
+                missing.add(f"{path.relative_to(ROOT)} cites {cited}")
+    assert missing == set()
+
+
+def test_a_prompts_way_names_what_there_is() -> None:
+    """The walk in docs/architecture.md has twelve steps, and each class and function that it names is in the code."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    walk = page.split("## One prompt, from the dataset to the table\n")[1].split("\n## ")[0]
+    steps = re.findall(r"^\d+\. (.+)$", walk, re.MULTILINE)
+    assert len(steps) == 12
+    code = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "bench_core").rglob("*.py"))
+    named = {name for step in steps for name in re.findall(r"`([A-Za-z_]+)`", step)}
+    assert len(named) > 12
+    for name in named:
+        assert re.search(rf"^(?:def|class) {name}\b", code, re.MULTILINE), name
+
+
 def test_nothing_large_is_tracked() -> None:
     """No weights, wheels or libraries; a published run's files are small."""
     for path in _tracked():
@@ -168,6 +195,34 @@ def test_tables_in_the_documentation_follow_from_published_runs() -> None:
         else:
             assert block.run.startswith("results/published/")
             assert block.body == sheet_of(ROOT / block.run, block.heading) + "\n"
+
+
+def test_make_published_writes_every_report_and_every_block(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\n', encoding="utf-8")
+    python.chmod(0o755)
+    command = ["make", "-s", "-o", "setup", "published", f"PY={python}"]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=60)
+    called = (tmp_path / "calls").read_text(encoding="utf-8").splitlines()
+    reports = {f"-m bench_core.report results/published/{record.parent.name}" for record in PUBLISHED}
+    embedded = {
+        f"-m bench_core.report {block.run} --embed {page.relative_to(ROOT).as_posix()}"
+        for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+        for block in blocks(page.read_text(encoding="utf-8"))
+        if block.run != "none"
+    }
+    assert set(called) == reports | embedded
+    assert len(called) == len(set(called))
+    assert max(map(called.index, reports)) < min(map(called.index, embedded))
+
+
+def test_a_quick_test_keeps_most_of_its_rooms() -> None:
+    """`make test-quick` leaves out what is slow, and no more than a quarter of the walls', contract's and report's."""
+    folders = ["tests/test_walls.py", "tests/contract", "tests/report"]
+    collect = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "not slow", *folders]
+    last = subprocess.run(collect, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
+    kept, all_of_them = map(int, re.findall(r"(\d+)/(\d+) tests collected", last)[0])
+    assert kept > 0.75 * all_of_them
 
 
 def test_the_result_page_shows_a_published_run_and_its_figures() -> None:

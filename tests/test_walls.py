@@ -14,25 +14,45 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-ROOMS = ("contract", "worker", "prepare", "drive", "report")
-DOORS = {"verify": "report"}
-ENGINES = {
-    "vllm", "ctranslate2", "llama_cpp", "transformers", "exllama", "exllamav2", "exllamav3", "exllama_ext", "gptqmodel",
-    "auto_gptq", "bitsandbytes", "sglang", "tensorrt_llm", "gguf",
-}  # fmt: skip
+ROOMS = ("contract", "worker", "prepare", "runs", "report", "verify", "drive")
+FRONT = "__main__"  # llm-bench: leads into a room only when it is told which
+# What images import that is no engine; `conversion` is llama.cpp's, and too common a word to forbid.
+SHARED = {"bench_core", "conversion", "images", "numpy", "safetensors", "torch"}
+
+
+def imported_by_images(images: Path) -> set[str]:
+    """Packages that the images of a folder import: the engines, and what goes with them."""
+    found: set[str] = set()
+    for path in images.glob("*/*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                found.add((node.module or "").split(".")[0])
+    own = {path.stem for path in images.glob("*/*.py")}
+    return found - own - SHARED - set(sys.stdlib_module_names)
+
+
+# Engines that may come, and parts of engines that no image imports by name, beside all that images import.
+ENGINES = {"exllamav3", "exllama_ext", "sglang", "tensorrt_llm"} | imported_by_images(REPOSITORY / "images")
 HEAVY = {"docker", "torch", "datasets", "altair", "vl_convert", "pynvml", "typer", "click", "rich"}
 # What each room must never import, in any of its modules; other rooms are added below.
 FORBIDDEN = {
     "contract": ENGINES | HEAVY | {"huggingface_hub", "numpy"},
     "worker": ENGINES | {"torch", "docker", "altair", "vl_convert", "datasets", "typer", "click", "rich"},
     "prepare": ENGINES | {"docker", "torch"},
+    "runs": ENGINES | HEAVY,
     "report": ENGINES | {"docker", "torch"},
+    "verify": ENGINES | {"docker", "torch"},
     "drive": ENGINES | {"torch"},
 }
 MAY_IMPORT = {
-    "contract": set[str](), "worker": {"contract"}, "prepare": {"contract"}, "report": {"contract"},
-    "drive": {"contract", "prepare", "report"},
+    "contract": set[str](), "worker": {"contract"}, "prepare": {"contract"}, "runs": {"contract"},
+    "report": {"contract", "runs"}, "verify": {"contract", "runs", "report"},
+    "drive": {"contract", "prepare", "runs", "report"},
 }  # fmt: skip
+# Imports inside functions that go against the order of the rooms, by file: each says why beside it.
+LATE = {"report/cli.py": {"verify"}}
 
 IMPORT_ALL = """
 import importlib, json, pkgutil, sys
@@ -79,16 +99,65 @@ def test_a_room_imports_nothing_from_behind_its_walls(room: str) -> None:
 
 def test_every_package_of_the_suite_is_a_room() -> None:
     found = {module.name for module in pkgutil.iter_modules([str(REPOSITORY / "bench_core")])}
-    assert found == {*ROOMS, *DOORS}
+    assert found == {*ROOMS, FRONT}
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_a_door_leads_into_its_room_and_nowhere_else(door: str) -> None:
-    """A command whose name is no room's is a module of a few lines, behind the walls of the room that does the work."""
-    loaded = imported_by([f"bench_core.{door}"])
-    assert breaches(loaded, DOORS[door]) - {f"bench_core.{door}"} == set()
-    assert f"bench_core.{DOORS[door]}" in loaded
-    assert len((REPOSITORY / "bench_core" / f"{door}.py").read_text(encoding="utf-8").splitlines()) < 15
+def rooms_named(source: str, package: str = "bench_core") -> set[str]:
+    """Rooms that a module imports from, inside functions too."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module == package:
+            names += [f"{package}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names.append(node.module or "")
+    return {name.split(".")[1] for name in names if name.startswith(f"{package}.")} & set(ROOMS)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_late_imports_keep_to_the_walls(room: str) -> None:
+    """What a function imports when it is called is in no ``sys.modules`` above."""
+    home = REPOSITORY / "bench_core"
+    against = {
+        path.relative_to(home).as_posix(): named
+        for path in sorted((home / room).rglob("*.py"))
+        if (named := rooms_named(path.read_text(encoding="utf-8")) - {room} - MAY_IMPORT[room])
+    }
+    assert against == {path: named for path, named in LATE.items() if path.startswith(f"{room}/")}
+
+
+def test_a_late_import_is_found() -> None:
+    source = (
+        "import bench_core.drive.x\ndef f():\n from bench_core.worker.y import z\n from bench_core import prepare\n"
+    )
+    assert rooms_named(source) == {"drive", "worker", "prepare"}
+
+
+SMALL = sorted(
+    path.parent.relative_to(REPOSITORY)
+    for room in ("runs", "report", "verify")
+    for path in (REPOSITORY / "bench_core" / room).rglob("__init__.py")
+)
+
+
+@pytest.mark.parametrize("room", SMALL, ids=str)
+def test_a_room_of_reading_stays_small(room: Path) -> None:
+    """Rooms that one can look through, modules that one can read."""
+    modules = list((REPOSITORY / room).glob("*.py"))
+    assert len(modules) <= 15
+    for path in modules:
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 400, path
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                assert (node.end_lineno or 0) - node.lineno < 60, f"{path}: {node.name}"
+
+
+def test_the_front_door_stands_open_to_no_room() -> None:
+    """Help and version of `llm-bench` load no room but the words that all speak."""
+    loaded = imported_by([f"bench_core.{FRONT}"])
+    assert {name.split(".")[1] for name in loaded if name.startswith("bench_core.")} == {FRONT, "contract"}
+    assert loaded & (HEAVY | ENGINES) == set()
 
 
 def test_the_drivers_command_line_starts_without_the_heavy_packages() -> None:
@@ -121,6 +190,16 @@ def test_a_hole_in_a_wall_is_found(tmp_path: Path, room: str, line: str, breach:
     (tmp_path / "bench_core" / room / "deep.py").write_text(f"{line}\n")
     found = breaches(imported_by(modules_of(f"bench_core.{room}", tmp_path), tmp_path), room)
     assert found == {breach}
+
+
+def test_the_engines_are_those_that_the_images_import(tmp_path: Path) -> None:
+    """An image that comes is behind the walls without a line here."""
+    assert {"vllm", "ctranslate2", "llama_cpp", "transformers", "exllama", "gptqmodel", "gguf"} <= ENGINES
+    assert {"torch", "json", "bench_core"} & ENGINES == set()
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "adapter.py").write_text("import helper\n\ndef f():\n    from new_engine.core import Engine\n")
+    (tmp_path / "new" / "helper.py").write_text("import json, numpy, torch\n")
+    assert imported_by_images(tmp_path) == {"new_engine"}
 
 
 # No engine's name in the suite's own code.

@@ -1,7 +1,7 @@
 """Equal work, as invariants that hold for every batch of every cell: what went in, and how much came out.
 
-DESIGN.md, section 6, first rule. A cell that breaks one is not compared with others. The worker refuses most of it
-while it measures; here the same is read off the events, by whoever holds them.
+The first condition of a number in docs/architecture.md. A cell that breaks one is not compared with others. The worker
+refuses most of it while it measures; here the same is read off the events, by whoever holds them.
 
 - Every batch has as many rows as the cell's batch size, and they are consecutive prompts of the workload, in its order.
 - The ids that the engine got are those of the workload: the batch's digest and its prompt lengths say so.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from pathlib import Path, PurePath
 
-# Mount points inside a container (DESIGN.md, section 5).
+# Mount points inside a container (docs/architecture.md, "A measuring container").
 DATA_MOUNT = Path("/data")
 MODELS_MOUNT = Path("/models")
 RESULTS_MOUNT = Path("/results")

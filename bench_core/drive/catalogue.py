@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Container
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from bench_core.contract.manifest import DeviceKind, Manifest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 IMAGES_FOLDER = REPOSITORY / "images"
+_SHARED = re.compile(r"\bimages/(_\w+)")  # a folder that several images' Dockerfiles copy from
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,13 @@ class Image:
         """The folder's name."""
         return self.manifest.name
 
+    @property
+    def files(self) -> list[Path]:
+        """Folders that hold what it is made of: its own, and those that its Dockerfile takes code from beside it."""
+        dockerfile = self.folder / "Dockerfile"
+        text = dockerfile.read_text(encoding="utf-8") if dockerfile.is_file() else ""
+        return [self.folder, *(self.folder.with_name(name) for name in sorted(set(_SHARED.findall(text))))]
+
 
 class Catalogue:
     """All images by name."""
@@ -34,8 +43,15 @@ class Catalogue:
         """Reads every manifest.
 
         Raises:
-            BadInput: a manifest is invalid, or its name is not its folder's.
+            BadInput: a manifest is invalid, its name is not its folder's, or there is no such folder: the installed
+                package has none.
         """
+        if not folder.is_dir():
+            raise BadInput(
+                f"the images of the engines are not here: there is no {folder}",
+                "they are in the repository, not in the installed package: clone it, then `pip install -e .` there, or "
+                "call `python -m bench_core.drive` in the clone",
+            )
         self._images: dict[str, Image] = {}
         self._probes: list[Image] = []
         for path in sorted(folder.glob(f"*/{layout.MANIFEST_FILE}")):

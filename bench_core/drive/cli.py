@@ -145,11 +145,11 @@ def refuse(error: BadInput) -> NoReturn:
     sys.exit(EXIT_MACHINE if isinstance(error, MachineFailure) else EXIT_BAD_INPUT)
 
 
-def main() -> None:
+def main(prog_name: str = "python -m bench_core.drive") -> None:
     """Runs the command line; every misuse is a line of cause, a line of hint, and exit code 2; every failure of this
     machine the same with exit code 3."""
     try:
-        code = _command().main(prog_name="python -m bench_core.drive", standalone_mode=False)
+        code = _command().main(prog_name=prog_name, standalone_mode=False)
     except BadInput as error:
         refuse(error)
     except click.ClickException as error:

@@ -12,7 +12,7 @@ from bench_core.contract.outcome import EXIT_BAD_INPUT, EXIT_MACHINE, MemoryEvid
 from bench_core.contract.record import Record
 from bench_core.drive.launcher import Ended
 from bench_core.prepare.staging import sync_folder, write_file
-from bench_core.report.load import Unreadable, read_record
+from bench_core.runs.files import Unreadable, read_record
 
 # The worker states its causes itself; a line of this kind may also be an engine's.
 _LONGEST_CAUSE = 1000

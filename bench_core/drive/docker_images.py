@@ -121,7 +121,7 @@ class ImageBuilder:
         Unlike the label of a built image it holds no id of this machine, and not the suite's own code.
         """
         bases = _chain(image.manifest.base)
-        names = [f"images/{image.name}", *(base_dockerfile(base) for base in bases)]
+        names = [*_folders(image), *(base_dockerfile(base) for base in bases)]
         names += [name for base in bases for name in _base_files(base, flavour)]
         words = {"flavour": flavour, "os": self.operating_system(flavour, bases[0]), **self._build_image(flavour)}
         return recipe_of([REPOSITORY / name for name in names], words)
@@ -171,7 +171,7 @@ class ImageBuilder:
     def _image_context(self, image: Image, target: Target, flavour: DeviceKind) -> str:
         if not image.manifest.convert_target:  # one image for both, under one tag
             target = "measure"
-        files = ["bench_core/__init__.py", "bench_core/contract", "bench_core/worker", f"images/{image.name}"]
+        files = ["bench_core/__init__.py", "bench_core/contract", "bench_core/worker", *_folders(image)]
         parents = [tag_of(image.manifest.base, flavour)]
         if target == "convert":
             parents.append(tag_of("torch", flavour))
@@ -259,6 +259,11 @@ class ImageBuilder:
 def _chain(base: str) -> list[str]:
     """A base and what it stands on, the lowest first."""
     return [base] if base in SYSTEMS else ["base", base]
+
+
+def _folders(image: Image) -> list[str]:
+    """Of the repository: what an image's own code is made of."""
+    return [f"images/{folder.name}" for folder in image.files]
 
 
 def _base_files(name: str, flavour: DeviceKind) -> list[str]:

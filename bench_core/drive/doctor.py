@@ -220,9 +220,11 @@ def show(
     raise typer.Exit(EXIT_FAILED if missing else EXIT_OK)
 
 
-def main() -> None:
+def main(prog_name: str = "python -m bench_core.drive.doctor") -> None:
     """Runs the command line; exit code 1 where something is missing."""
-    typer.run(show)
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    app.command()(show)
+    typer.main.get_command(app).main(prog_name=prog_name)
 
 
 if __name__ == "__main__":

@@ -108,12 +108,12 @@ def show(
     console.print("options in words: python -m bench_core.drive --list-options --images IMAGE", markup=False)
 
 
-def main() -> None:
+def main(prog_name: str = "python -m bench_core.drive.images") -> None:
     """Runs the command line; a misuse is a line of cause, a line of hint, and exit code 2."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command()(show)
     try:
-        typer.main.get_command(app).main(prog_name="python -m bench_core.drive.images", standalone_mode=False)
+        typer.main.get_command(app).main(prog_name=prog_name, standalone_mode=False)
     except BadInput as error:
         refuse(error)
     except typer.TyperException as error:

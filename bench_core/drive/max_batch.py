@@ -8,12 +8,12 @@ from pathlib import Path
 
 from bench_core.contract import layout
 from bench_core.contract.errors import BadInput
-from bench_core.contract.host import host_info
 from bench_core.contract.max_batch import LARGEST_BATCH, BatchSearch, BatchTrial, MaxBatch, search_largest
 from bench_core.contract.scenario import Offline
 from bench_core.drive.collect import write_record
 from bench_core.drive.execute import Prepared
 from bench_core.drive.plan import Job
+from bench_core.drive.processor import this_host
 from bench_core.drive.trials import Site, Trials, unused_number
 
 # Measuring ends after the batch in which so many seconds are over: the first. Not by a number of batches: an engine
@@ -96,7 +96,7 @@ class BatchSizeSearch:
     def _conditions(self, prepared: Prepared) -> dict[str, str]:
         """What decides which batch size fits; another card of the same model is the same here."""
         suite, manifest, gpu = self._suite, self._job.image.manifest, self._site.gpu
-        host = host_info()
+        host = this_host()
         memory = f"{host.memory_bytes / 2**30:.0f} GiB"
         options = dict(manifest.variant(self._job.variant, self._job.options, self._site.device).options)
         card = f"{gpu.name}, {gpu.memory_bytes / 2**30:.0f} GiB" if gpu else "none"

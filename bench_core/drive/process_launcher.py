@@ -41,7 +41,7 @@ class ProcessLauncher:
 
     def recipe(self, image: Image, device: DeviceKind) -> str:
         """Digest of its files and pins, and Python's version."""
-        files = [image.folder, *self._environments.pins(image, "measure", device)]
+        files = [*image.files, *self._environments.pins(image, "measure", device)]
         return recipe_of(files, {"device": device, "python": platform.python_version()})
 
     def clear_orphans(self, tell: Callable[[str], None]) -> int:  # noqa: ARG002

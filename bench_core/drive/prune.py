@@ -157,13 +157,13 @@ def show(
     typer.echo(f"{readable(freed)} given back")
 
 
-def main() -> None:
+def main(prog_name: str = "python -m bench_core.drive.prune") -> None:
     """Runs the command line; a misuse is a line of cause, a line of hint, and exit code 2."""
     code: int | None = None
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command()(show)
     try:
-        code = typer.main.get_command(app).main(prog_name="python -m bench_core.drive.prune", standalone_mode=False)
+        code = typer.main.get_command(app).main(prog_name=prog_name, standalone_mode=False)
     except BadInput as error:
         refuse(error)
     except typer.TyperException as error:

@@ -15,7 +15,6 @@ from typing import Any
 from bench_core.contract import layout
 from bench_core.contract.difference import differences
 from bench_core.contract.errors import BadInput, nearest
-from bench_core.contract.host import host_info
 from bench_core.contract.record import Scalar
 from bench_core.contract.run import GpuInfo, ImageInfo, PlannedCell, RunRecord, VisitInfo
 from bench_core.contract.spec import CellSpec
@@ -23,8 +22,10 @@ from bench_core.contract.workload import order_words
 from bench_core.drive.execute import Prepared
 from bench_core.drive.launcher import Launcher
 from bench_core.drive.plan import Plan
+from bench_core.drive.processor import as_meant, this_host
 from bench_core.drive.request import Suite
-from bench_core.report.load import Row, RunView, load_run
+from bench_core.runs.load import load_run
+from bench_core.runs.view import Row, RunView
 
 # NVML's total shrinks a little with drivers that reserve more; the next model of a card is further away than that.
 _GPU_MEMORY_SLACK = 0.02
@@ -213,8 +214,8 @@ class Earlier:
         """Another card of the same model is the same machine here; on a CPU run, the processor is the device."""
         record = self.record
         if plan.device == "cpu" and record.device == "cpu":
-            now = host_info()
-            yield from _differing([("processor", record.host.cpu, now.cpu), ("cores", record.host.cores, now.cores)])
+            had, now = record.host, this_host()
+            yield from _differing([("processor", as_meant(had.cpu, now.cpu), now.cpu), ("cores", had.cores, now.cores)])
         for gpu in gpus:
             if record.gpus and not any(_same_model(gpu, known) for known in record.gpus):
                 first = record.gpus[0]

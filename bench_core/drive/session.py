@@ -55,7 +55,7 @@ from bench_core.prepare.given_artifact import prepare_given
 from bench_core.prepare.model import ModelRequest, plan_model, prepare_model
 from bench_core.prepare.tokenizer import load_tokenizer
 from bench_core.prepare.workload import WorkloadRequest, prepare_workload, put_workload, survey_workload
-from bench_core.report.published import read_published
+from bench_core.runs.published import read_published
 
 DEFAULT_MAX_PROMPT_TOKENS = 1024
 # Options that say what the prompts are; a suite file says all of them.
@@ -563,9 +563,9 @@ class Session:
 
     def _finish(self, finished: Finished) -> None:
         """Writes the report and shows the table."""
-        from bench_core.report.largest import console_searches  # noqa: PLC0415
-        from bench_core.report.load import load_run  # noqa: PLC0415  # drawing is not needed before
-        from bench_core.report.write import console_table, write_report  # noqa: PLC0415
+        from bench_core.report.write.console import console_searches, console_table  # noqa: PLC0415
+        from bench_core.report.write.files import write_report  # noqa: PLC0415
+        from bench_core.runs.load import load_run  # noqa: PLC0415  # drawing is not needed before
 
         paths = write_report(finished.run_folder)
         if self._modes.as_json:

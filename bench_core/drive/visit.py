@@ -10,7 +10,6 @@ from bench_core import __version__
 from bench_core.contract import layout
 from bench_core.contract.artifact import ArtifactRecord
 from bench_core.contract.digest import harness_sha256
-from bench_core.contract.host import host_info
 from bench_core.contract.run import ArtifactInfo, GpuInfo, RunRecord, VisitInfo
 from bench_core.contract.workload import Workload
 from bench_core.drive.collect import set_aside, write_record
@@ -18,6 +17,7 @@ from bench_core.drive.commit import git_commit
 from bench_core.drive.execute import Prepared
 from bench_core.drive.launcher import Launcher
 from bench_core.drive.plan import Job, Plan
+from bench_core.drive.processor import this_host
 from bench_core.drive.request import Suite
 from bench_core.prepare.staging import write_file
 
@@ -36,7 +36,7 @@ def visit_info(plan: Plan, launcher: Launcher, gpus: Iterable[GpuInfo]) -> Visit
         bench_version=__version__,
         git_commit=git_commit(),
         launcher=launcher.name,
-        host=host_info(),
+        host=this_host(),
         gpus=tuple(gpus),
         harness=harness_sha256(),
         images={},

@@ -7,7 +7,6 @@ loopback interface for as long as the build takes, and the build uses the host's
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import http.server
 import os
@@ -17,6 +16,8 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from filelock import FileLock
 
 _PASSED_ON = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_NO_INDEX")
 
@@ -45,9 +46,7 @@ def package_source() -> Iterator[PackageSource]:
 def _one_build_at_a_time() -> Iterator[None]:
     """Builds of this user wait for each other: a second one would have to serve the same folder at another address,
     which the layer cache takes for another source."""
-    path = Path(tempfile.gettempdir()) / f"llm-bench-build-{os.getuid()}.lock"
-    with path.open("w", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(Path(tempfile.gettempdir()) / f"llm-bench-build-{os.getuid()}.lock"):
         yield
 
 

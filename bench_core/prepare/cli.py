@@ -86,15 +86,15 @@ def write_prepared(data_root: Path, workload: Path, model: ModelInfo) -> Path:
     return path
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, prog_name: str = "python -m bench_core.prepare") -> int:
     """Runs the command line and returns its exit code: 0, or 2 with one line of cause and one of what to do."""
     try:
         # Not standalone: typer would print a usage box of several lines for a wrong option.
-        typer.main.get_command(app).main(arguments, prog_name="python -m bench_core.prepare", standalone_mode=False)
+        typer.main.get_command(app).main(arguments, prog_name=prog_name, standalone_mode=False)
     except BadInput as error:
         return _refuse(error)
     except typer.TyperException as error:
-        return _refuse(BadInput(error.format_message(), "python -m bench_core.prepare --help lists the options"))
+        return _refuse(BadInput(error.format_message(), f"{prog_name} --help lists the options"))
     except (typer.Abort, KeyboardInterrupt):
         sys.stderr.write("interrupted\n")
         return EXIT_INTERRUPTED

@@ -1,4 +1,1 @@
-"""Reads one run's folder, nothing else, and turns it into tables, figures and a page.
-
-Numbers are recomputed from the raw events by ``bench_core.contract.metrics``; ``result.json`` is never trusted.
-"""
+"""Turns a run into tables, figures and a page: what is said, then how it is dressed."""

@@ -1,21 +1,22 @@
-"""How numbers and foreign text are written: one rule each, the same in every table."""
+"""How numbers and text are written: one rule each, the same in every table."""
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 
-from bench_core.contract.errors import shortened
+from bench_core.runs.text import one_line
 
 GIB = 2**30
 
 ABSENT = "\N{EN DASH}"
 NO_GPU = "none (CPU)"
+NOT_TOLD = "not told"
+NOT_READ = "not read"
 
 # Below this, a plain decimal is mostly zeros.
 _SMALLEST_PLAIN = 1e-4
-# Of what engines, tools and users write; no text of the report's own has a limit.
-LONGEST_FOREIGN = 500
 
 
 def significant(value: float, digits: int = 4) -> str:
@@ -65,6 +66,21 @@ def rate_within(value_per_s: float, half_width_per_s: float | None) -> str:
     return f"{text} ± {width if float(width) > 0 or half_width_per_s == 0 else significant(half_width_per_s, 1)}"
 
 
+def whole(value: float) -> str:
+    """The nearest whole number."""
+    return f"{value:.0f}"
+
+
+def digits(number: int, factor: float = 1.0) -> Callable[[float], str]:
+    """Writes values times ``factor`` with so many significant digits."""
+    return lambda value: significant(value * factor, number)
+
+
+def signed_percent(decimals: int) -> Callable[[float], str]:
+    """Writes shares in per cent with their sign, without the sign of per cent."""
+    return lambda share: f"{share * 100.0:+.{decimals}f}"
+
+
 def count(value: float) -> str:
     """A count or a mean of counts: whole where it is whole, else with one decimal."""
     return f"{value:.0f}" if float(value).is_integer() else f"{value:.1f}"
@@ -75,23 +91,21 @@ def gib(value_bytes: float | None) -> str:
     return ABSENT if value_bytes is None else f"{significant(value_bytes / GIB, 3)} GiB"
 
 
+def signed_gib(value_bytes: float) -> str:
+    """The same for what may be less than nothing."""
+    return gib(value_bytes) if value_bytes >= 0 else f"-{gib(-value_bytes)}"
+
+
+def share3(value: float) -> str:
+    """A share, three decimals."""
+    return f"{value:.3f}"
+
+
 def quantity(number: int, singular: str) -> str:
     """``1 batch``, ``2 batches``."""
     if number == 1:
         return f"1 {singular}"
     return f"{number} {singular}{'es' if singular.endswith(('ch', 's', 'x')) else 's'}"
-
-
-def one_line(text: str) -> str:
-    """Any text in one printable line, whole."""
-    plain = "".join(char if char.isprintable() else " " for char in text)
-    return " ".join(plain.split())
-
-
-def foreign(text: str, longest: int = LONGEST_FOREIGN) -> str:
-    """What an engine, a tool or a user wrote, in one printable line of at most ``longest`` characters; the end says how
-    much is left out."""
-    return shortened(one_line(text), longest)
 
 
 # Characters that Markdown, its tables, or HTML inside it would act upon. Entities rather than backslashes where both a

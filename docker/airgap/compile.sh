@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Compiles what travels as sources, on a machine that needs no GPU: the kernels of ExLlama, ExLlamaV2 and GPTQModel, and
-# pypcre. pack.py --built OUT takes the wheels.
+# Compiles what travels as sources, on a machine that needs no GPU: the kernels of all images that have a
+# build_wheel.py, and pypcre. pack.py --built OUT takes the wheels.
 # usage: compile.sh WHEELS OUT PYTHON      WHEELS: airgap/wheels; PYTHON: of the host's version, with its torch
 # needs: CUDA_HOME (the toolkit of that torch), g++, PCRE2's headers; TORCH_CUDA_ARCH_LIST, 9.0 for example
 set -euo pipefail
@@ -9,12 +9,15 @@ wheels=$(realpath "$1")
 mkdir -p "$2"
 out=$(realpath "$2")
 python=$3
-images=$(realpath "$(dirname "$0")/../../images")
+repository=$(realpath "$(dirname "$0")/../..")
+images=$repository/images
 
 have() { compgen -G "$1" > /dev/null; }
-for engine in exllama exllamav2; do
-    if have "$wheels/$engine-*-none-any.whl"; then
-        "$python" "$images/$engine/build_wheel.py" "$wheels/$engine"-*-none-any.whl "$out"
+for script in "$images"/*/build_wheel.py; do
+    engine=$(basename "$(dirname "$script")")
+    # GPTQModel comes last, since it must be installed to be compiled.
+    if [ "$engine" != gptqmodel ] && have "$wheels/$engine-*-none-any.whl"; then
+        PYTHONPATH=$repository "$python" "$script" "$wheels/$engine"-*-none-any.whl "$out"
     fi
 done
 if have "$wheels/pypcre-*.tar.gz"; then
@@ -27,5 +30,5 @@ if have "$wheels/gptqmodel-*-none-any.whl"; then
     "$python" -m pip install --no-index --find-links "$out" --find-links "$wheels" --no-deps --target "$site" \
         $(grep -h -v '^#' "$images/gptqmodel/requirements.txt" "$images/gptqmodel/requirements.no-deps.txt")
     cp "$wheels"/gptqmodel-*-none-any.whl "$out"
-    PYTHONPATH=$site "$python" "$images/gptqmodel/build_wheel.py" "$out"/gptqmodel-*-none-any.whl
+    PYTHONPATH=$site:$repository "$python" "$images/gptqmodel/build_wheel.py" "$out"/gptqmodel-*-none-any.whl
 fi

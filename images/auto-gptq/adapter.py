@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import gc
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from auto_gptq import AutoGPTQForCausalLM
-from checkpoint import Unsupported, checked_settings, folder_as_the_engine_reads_it
-from transformers import GenerationConfig
+from checkpoint import checked_settings, folder_as_the_engine_reads_it
 
-from bench_core.contract.adapter import Completion, Decoding, Device, TokenSink, Variant
+from bench_core.contract.adapter import Device, Variant
 from bench_core.contract.loading import require_all_modules
-from bench_core.contract.outcome import Outcome
-from bench_core.contract.rectangle import ArrivalStreamer, Rectangle, until_end
 from bench_core.contract.stored_weights import tensor_bytes
+from images._torch.adapter import NO_DEVICE
+from images._torch.generate import GenerateAdapter, greedy
+from images._torch.unsupported import Unsupported
 
 _GPU = "cuda:0"
 
@@ -28,27 +27,12 @@ _KERNELS = {
     "exllama": {"disable_exllama": False, "disable_exllamav2": True},
 }
 
-# What an error's text says, in lower case, where its type says too little.
-_OUT_OF_MEMORY = ("out of memory", "cublas_status_alloc_failed")
-_UNSUPPORTED = (
-    "no kernel image is available",
-    "found no nvidia driver",
-    "no cuda gpus are available",
-    "driver version is insufficient",
-    "isn't supported yet",
-)
 
-
-class AutoGPTQAdapter:
+class AutoGPTQAdapter(GenerateAdapter):
     """Option: ``kernel``, one of the engine's kernels for layers of 4 bits (exllamav2, exllama)."""
 
-    def __init__(self) -> None:
-        self._model: Any = None
-
-    @property
-    def engine(self) -> Any:
-        """The loaded model in the engine's own wrapper."""
-        return self._model
+    # Generation goes through the engine's own wrapper: Transformers' generate in inference mode and under autocast.
+    unsupported = (*NO_DEVICE, "isn't supported yet")
 
     def load(self, artifact: Path, variant: Variant, device: Device) -> None:
         """Reads a GPTQ folder and arranges its weights for the kernel; no hub, no remote code, no other kernel."""
@@ -58,6 +42,7 @@ class AutoGPTQAdapter:
             # The engine would want a buffer for all prompt tokens of a batch, made when the model is loaded.
             raise Unsupported("the first ExLlama kernel is not prepared here for reordered columns (desc_act)")
         torch.set_num_threads(device.threads)
+        self._device = torch.device(_GPU)
         with tempfile.TemporaryDirectory() as folder:
             folder_as_the_engine_reads_it(artifact, settings, Path(folder))
             self._model = AutoGPTQForCausalLM.from_quantized(
@@ -76,34 +61,7 @@ class AutoGPTQAdapter:
         used = _kernels(self._model)
         if set(used) != {kernel}:
             raise Unsupported(f"asked for the kernel {kernel}, the engine took {_listed(used) or 'none'}")
-        # A checkpoint's own settings (sampling, penalties, end-of-sequence ids) must not reach a greedy measurement.
-        self._model.model.generation_config = GenerationConfig()
-
-    def prepare(self, batch_size: int, max_prompt_tokens: int, max_new_tokens: int) -> None:  # noqa: ARG002
-        """Frees what the last shape held: caches grow with each batch."""
-        self._free()
-
-    def generate(
-        self, prompts: Sequence[Sequence[int]], decoding: Decoding, on_tokens: TokenSink
-    ) -> Sequence[Completion]:
-        """One call of ``generate`` on a left-padded rectangle; rows are cut after their first end-of-sequence id."""
-        rectangle = Rectangle.of(prompts, decoding.pad_token_id)
-        config = GenerationConfig(
-            do_sample=False,
-            max_new_tokens=decoding.max_new_tokens,
-            # None, here and in the model's own configuration, is what makes generate ignore the end of sequence.
-            eos_token_id=list(decoding.eos_token_ids) or None,
-            pad_token_id=decoding.pad_token_id,
-        )
-        # The engine's own entry: Transformers' generate in inference mode and under autocast.
-        output = self._model.generate(
-            input_ids=torch.tensor(rectangle.ids, device=_GPU),
-            attention_mask=torch.tensor(rectangle.mask, device=_GPU),
-            generation_config=config,
-            streamer=ArrivalStreamer(on_tokens, len(prompts), decoding.eos_token_ids) if on_tokens.wanted else None,
-        )
-        rows: list[list[int]] = output[:, rectangle.width :].tolist()  # waits for the device
-        return [Completion(until_end(row, decoding.eos_token_ids)) for row in rows]
+        greedy(self._model.model)
 
     def describe(self) -> Mapping[str, str]:
         """The kernel that the quantised layers run on with their number, attention, dtype and size of groups."""
@@ -115,36 +73,6 @@ class AutoGPTQAdapter:
             "kv_layout": "rectangle",
             "embeddings": self._model.model.get_input_embeddings().weight.device.type,
         }
-
-    def score(self, token_ids: Sequence[int]) -> Sequence[float]:
-        """Log-probability of each token but the first, softmax in float32."""
-        with torch.inference_mode():
-            ids = torch.tensor([list(token_ids)], device=_GPU)
-            logits = self._model(input_ids=ids, use_cache=False).logits[0, :-1].float()
-            losses = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none")
-        return [-float(loss) for loss in losses.tolist()]
-
-    def classify(self, error: BaseException) -> Outcome | None:
-        """Out of memory by type or text; what the engine or this build cannot do by type or text."""
-        if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
-            return Outcome.OOM_KV
-        text = str(error).lower()
-        if any(sign in text for sign in _OUT_OF_MEMORY):
-            return Outcome.OOM_KV
-        if isinstance(error, Unsupported) or any(sign in text for sign in _UNSUPPORTED):
-            return Outcome.UNSUPPORTED
-        return None
-
-    def close(self) -> None:
-        """Drops the model with its scratch space and gives the memory back to the device."""
-        self._model = None
-        self._free()
-
-    def _free(self) -> None:
-        gc.collect()
-        if torch.cuda.is_initialized():
-            torch.cuda.synchronize()
-            torch.cuda.empty_cache()
 
 
 def _kernels(model: Any) -> Counter[str]:

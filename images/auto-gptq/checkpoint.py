@@ -9,14 +9,11 @@ from typing import Any
 
 from bench_core.contract.artifact_form import other_form
 from bench_core.contract.errors import BadInput
+from images._torch.unsupported import Unsupported
 
 _ARTIFACT = "gptq-int4-g128"
 _CONFIG = "config.json"
 _KERNEL_COLUMNS = 32  # the compiled kernels read whole blocks of so many
-
-
-class Unsupported(RuntimeError):
-    """A model or kernel that the engine would refuse, or compute wrongly without saying so."""
 
 
 def checked_settings(artifact: Path) -> dict[str, Any]:

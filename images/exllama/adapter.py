@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import importlib
 import json
 import sys
@@ -18,8 +17,10 @@ from torch.utils import cpp_extension
 
 from bench_core.contract.adapter import Completion, Decoding, Device, TokenSink, Variant
 from bench_core.contract.errors import BadInput
-from bench_core.contract.outcome import Outcome
 from bench_core.contract.rectangle import Rectangle
+from images._torch.adapter import TorchAdapter, log_probabilities, without_cudnn_attention
+from images._torch.steps import greedy_rows
+from images._torch.unsupported import Unsupported
 
 _compile_extension = cpp_extension.load
 
@@ -46,20 +47,8 @@ _WEIGHTS = "model.safetensors"
 _EMBEDDINGS = "model.embed_tokens.weight"
 _make_q4 = cuda_ext.ext_make_q4
 
-_OUT_OF_MEMORY = ("out of memory", "cublas_status_alloc_failed")
-_UNSUPPORTED = (
-    "no kernel image is available",
-    "found no nvidia driver",
-    "no cuda gpus are available",
-    "driver version is insufficient",
-)
 
-
-class Unsupported(RuntimeError):
-    """A model that the engine would compute wrongly without saying so."""
-
-
-class ExLlamaAdapter:
+class ExLlamaAdapter(TorchAdapter):
     """Options: ``embeddings``, ``cuda`` or ``cpu`` (the engine's default): where the table of embeddings lies."""
 
     def __init__(self) -> None:
@@ -77,9 +66,7 @@ class ExLlamaAdapter:
         """Reads the one file of a 4-bit GPTQ folder onto the GPU."""
         self._embeddings = str(variant.options["embeddings"])
         settings = _checked(artifact)
-        # On a GPU of Hopper's kind torch would take cuDNN's attention, which builds a plan for every new length of the
-        # cache: tens of milliseconds at each step until every length has been seen.
-        torch.backends.cuda.enable_cudnn_sdp(False)
+        without_cudnn_attention()
         config = ExLlamaConfig(str(artifact / "config.json"))
         config.model_path = str(artifact / _WEIGHTS)
         config.max_seq_len = int(settings["max_position_embeddings"])  # rows of the table of rotations
@@ -109,24 +96,18 @@ class ExLlamaAdapter:
         if any(gaps):
             columns = torch.arange(width + decoding.max_new_tokens, device=_GPU)
             mask = columns >= torch.tensor(gaps, device=_GPU).unsqueeze(1)
-        outputs: list[list[int]] = [[] for _ in prompts]
-        alive = list(range(len(prompts)))
-        ends = frozenset(decoding.eos_token_ids)
+        given = torch.tensor(rectangle.ids, device=_GPU)
+
+        def next_tokens() -> list[int]:
+            nonlocal given
+            logits = self._model.forward(given, self._cache, last_id_only=True, input_mask=mask)
+            given = logits[:, -1].argmax(dim=-1, keepdim=True)
+            tokens: list[int] = given.flatten().tolist()  # waits for the device
+            return tokens
+
         with torch.inference_mode():
             self._cache.current_seq_len = 0
-            given = torch.tensor(rectangle.ids, device=_GPU)
-            for _ in range(decoding.max_new_tokens):
-                logits = self._model.forward(given, self._cache, last_id_only=True, input_mask=mask)
-                given = logits[:, -1].argmax(dim=-1, keepdim=True)
-                tokens = given.flatten().tolist()  # waits for the device
-                on_tokens.step(alive)
-                for row in alive:
-                    outputs[row].append(tokens[row])
-                if ends:
-                    alive = [row for row in alive if tokens[row] not in ends]
-                    if not alive:
-                        break
-        return [Completion(output) for output in outputs]
+            return greedy_rows(next_tokens, len(prompts), decoding, on_tokens)
 
     def score(self, token_ids: Sequence[int]) -> Sequence[float]:
         """Log-probability of each token but the first, softmax in float32."""
@@ -136,9 +117,7 @@ class ExLlamaAdapter:
             self._shape(1, len(token_ids), len(token_ids))
             with torch.inference_mode():
                 ids = torch.tensor([list(token_ids)], device=_GPU)
-                logits = self._model.forward(ids, self._cache, last_id_only=False)[0, :-1].float()
-                losses = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none")
-            return [-float(loss) for loss in losses.tolist()]
+                return log_probabilities(self._model.forward(ids, self._cache, last_id_only=False)[0], token_ids)
         finally:
             self._cache = kept
             config.max_seq_len, config.max_input_len, config.max_attention_size = shape
@@ -158,17 +137,6 @@ class ExLlamaAdapter:
             "dequantise_from_rows": str(config.matmul_recons_thd),
         }
 
-    def classify(self, error: BaseException) -> Outcome | None:
-        """Out of memory by type or text; what the engine or this build cannot do by type or text."""
-        if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-            return Outcome.OOM_KV
-        text = str(error).lower()
-        if any(sign in text for sign in _OUT_OF_MEMORY):
-            return Outcome.OOM_KV
-        if isinstance(error, Unsupported) or any(sign in text for sign in _UNSUPPORTED):
-            return Outcome.UNSUPPORTED
-        return None
-
     def close(self) -> None:
         """Frees the cache, what the extension allocated itself, and the model."""
         if self._model is not None:
@@ -178,9 +146,7 @@ class ExLlamaAdapter:
 
     def _free(self) -> None:
         self._cache = None
-        gc.collect()
-        torch.cuda.synchronize()
-        torch.cuda.empty_cache()
+        super()._free()
 
     def _shape(self, batch_size: int, max_prompt_tokens: int, max_tokens: int) -> None:
         config = self._model.config

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,22 +14,20 @@ from exllamav2.attn import ExLlamaV2Attention, has_flash_attn
 from torch.nn.attention.bias import causal_lower_right
 
 from bench_core.contract.adapter import Completion, Decoding, Device, TokenSink, Variant
-from bench_core.contract.outcome import Outcome
 from bench_core.contract.rectangle import Rectangle
+from images._torch.adapter import (
+    NO_DEVICE,
+    OUT_OF_MEMORY,
+    TorchAdapter,
+    log_probabilities,
+    without_cudnn_attention,
+)
+from images._torch.steps import greedy_rows
 
 _GPU = "cuda:0"
 _MASKED = -65504.0  # the lowest float16, which is what the engine masks with
 _FIRST_ROWS = 2048  # tokens in one piece before a cell's shape is known; the engine's own default
 _make_q_matrix = ext.make_q_matrix
-
-_OUT_OF_MEMORY = ("out of memory", "cublas_status_alloc_failed", "insufficient vram", "insufficient space in device")
-_UNSUPPORTED = (
-    "no kernel image is available",
-    "found no nvidia driver",
-    "no cuda gpus are available",
-    "driver version is insufficient",
-    "unknown architecture",
-)
 
 
 class _Params(ExLlamaV2Attention.Params):  # type: ignore[misc]  # the engine's types are not checked
@@ -46,8 +43,11 @@ class _Params(ExLlamaV2Attention.Params):  # type: ignore[misc]  # the engine's 
         return causal_lower_right(self.seq_len, self.past_len + self.seq_len) if self.seq_len > 1 else None
 
 
-class ExLlamaV2Adapter:
+class ExLlamaV2Adapter(TorchAdapter):
     """It has no options: a folder says itself whether it is GPTQ's or EXL2."""
+
+    out_of_memory = (*OUT_OF_MEMORY, "insufficient vram", "insufficient space in device")
+    unsupported = (*NO_DEVICE, "unknown architecture")
 
     def __init__(self) -> None:
         self._artifact = Path()
@@ -69,9 +69,7 @@ class ExLlamaV2Adapter:
     def load(self, artifact: Path, variant: Variant, device: Device) -> None:  # noqa: ARG002  # cuda, and no options
         """Reads the folder onto the GPU; the embeddings stay in host memory, as is the engine's default."""
         self._artifact = artifact
-        # On a GPU of Hopper's kind torch would take cuDNN's attention, which builds a plan for every new length of the
-        # cache: tens of milliseconds at each step until every length has been seen.
-        torch.backends.cuda.enable_cudnn_sdp(False)
+        without_cudnn_attention()
         self._load(1, _FIRST_ROWS)
 
     def prepare(self, batch_size: int, max_prompt_tokens: int, max_new_tokens: int) -> None:
@@ -96,24 +94,18 @@ class ExLlamaV2Adapter:
                 mask[row, :gap] = _MASKED
             mask = mask.to(_GPU)
             offsets = torch.tensor([[-gap] for gap in gaps], dtype=torch.int, device=_GPU)
-        outputs: list[list[int]] = [[] for _ in prompts]
-        alive = list(range(len(prompts)))
-        ends = frozenset(decoding.eos_token_ids)
+        given = torch.tensor(rectangle.ids)
+
+        def next_tokens() -> list[int]:
+            nonlocal given
+            logits = self._forward(given, self._cache, mask, offsets, last_id_only=True)
+            given = logits[:, -1].argmax(dim=-1, keepdim=True).cpu()  # waits for the device
+            tokens: list[int] = given.flatten().tolist()
+            return tokens
+
         with torch.inference_mode():
             self._cache.current_seq_len = 0
-            given = torch.tensor(rectangle.ids)
-            for _ in range(decoding.max_new_tokens):
-                logits = self._forward(given, self._cache, mask, offsets, last_id_only=True)
-                given = logits[:, -1].argmax(dim=-1, keepdim=True).cpu()  # waits for the device
-                tokens = given.flatten().tolist()
-                on_tokens.step(alive)
-                for row in alive:
-                    outputs[row].append(tokens[row])
-                if ends:
-                    alive = [row for row in alive if tokens[row] not in ends]
-                    if not alive:
-                        break
-        return [Completion(output) for output in outputs]
+            return greedy_rows(next_tokens, len(prompts), decoding, on_tokens)
 
     def score(self, token_ids: Sequence[int]) -> Sequence[float]:
         """Log-probability of each token but the first, softmax in float32."""
@@ -122,9 +114,7 @@ class ExLlamaV2Adapter:
         cache = self._new_cache(1, len(token_ids), len(token_ids))
         with torch.inference_mode():
             ids = torch.tensor([list(token_ids)])
-            logits = self._forward(ids, cache, None, None, last_id_only=False)[0, :-1].float()
-            losses = torch.nn.functional.cross_entropy(logits, ids[0, 1:].to(logits.device), reduction="none")
-        return [-float(loss) for loss in losses.tolist()]
+            return log_probabilities(self._forward(ids, cache, None, None, last_id_only=False)[0], token_ids)
 
     def describe(self) -> Mapping[str, str]:
         """How weights are laid out and which attention runs."""
@@ -138,15 +128,6 @@ class ExLlamaV2Adapter:
             "embeddings": "cpu",
             **({"kv_positions": str(self._cache.batch_size * self._cache.max_seq_len)} if self._cache else {}),
         }
-
-    def classify(self, error: BaseException) -> Outcome | None:
-        """Out of memory by type or text; what the engine or this build cannot do by text."""
-        if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-            return Outcome.OOM_KV
-        text = str(error).lower()
-        if any(sign in text for sign in _OUT_OF_MEMORY):
-            return Outcome.OOM_KV
-        return Outcome.UNSUPPORTED if any(sign in text for sign in _UNSUPPORTED) else None
 
     def close(self) -> None:
         """Unloads the model, which frees what the extension allocated itself, and gives all memory back."""
@@ -170,11 +151,6 @@ class ExLlamaV2Adapter:
             self._model.unload()
         self._model = self._cache = None
         self._free()
-
-    def _free(self) -> None:
-        gc.collect()
-        torch.cuda.synchronize()
-        torch.cuda.empty_cache()
 
     def _new_cache(self, batch_size: int, tokens: int, longest_piece: int) -> Any:
         config = self._model.config

@@ -10,7 +10,6 @@ from convert_layout import WEIGHTS
 
 from bench_core.contract.adapter import Conversion
 from bench_core.contract.digest import prompts_sha256
-from bench_core.contract.loading import require_all_weights
 
 _SAMPLES = 128  # as in GPTQ's paper
 _ROWS_AT_ONCE = 4
@@ -25,19 +24,11 @@ def quantise_on_texts(conversion: Conversion, group_size: int) -> Mapping[str, s
     # Its own guess of threads, made when it is imported, is for the whole machine.
     os.environ.setdefault("GPTQMODEL_CPU_WORKERS", str(max(1, conversion.device.threads)))
     from gptqmodel import GPTQModel, QuantizeConfig  # noqa: PLC0415  # only now, see above
-    from transformers import AutoModelForCausalLM  # noqa: PLC0415  # it brings gptqmodel
 
-    # What is not found is filled with random numbers, which a quantised model would no longer show. No tensor is read.
-    _, said = AutoModelForCausalLM.from_pretrained(
-        conversion.source,
-        device_map="meta",
-        use_safetensors=True,
-        local_files_only=True,
-        trust_remote_code=False,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,
-    )
-    require_all_weights(said)
+    from images._torch.pretrained import require_complete  # noqa: PLC0415  # Transformers brings gptqmodel
+
+    # A quantised model would no longer show what was not found.
+    require_complete(conversion.source)
 
     samples = [list(prompt) for prompt in conversion.calibration[:_SAMPLES]]
     config = QuantizeConfig(

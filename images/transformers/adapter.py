@@ -2,43 +2,25 @@
 
 from __future__ import annotations
 
-import gc
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch._dynamo.utils import counters
-from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    AutoConfig,
-    AutoModelForCausalLM,
-    CompileConfig,
-    GenerationConfig,
-    StaticCache,
-)
+from transformers import AutoModelForCausalLM, CompileConfig, StaticCache
 from transformers.utils import logging as transformers_logging
 
-from bench_core.contract.adapter import Completion, Decoding, Device, TokenSink, Variant
+from bench_core.contract.adapter import Decoding, Device, Variant
 from bench_core.contract.loading import require_all_weights
-from bench_core.contract.outcome import Outcome
-from bench_core.contract.rectangle import ArrivalStreamer, Rectangle, until_end
 from bench_core.contract.tensor_names import is_expert
+from images._torch.adapter import NO_CUDA, NO_DEVICE, OUT_OF_HOST_MEMORY, OUT_OF_MEMORY, chosen_device
+from images._torch.generate import GenerateAdapter, greedy
+from images._torch.pretrained import attention_of
+from images._torch.unsupported import Unsupported
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-
-# What an error's text says, in lower case, where its type says too little.
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cublas_status_alloc_failed", "not enough memory")
-_UNSUPPORTED = (
-    "no kernel image is available",
-    "found no nvidia driver",
-    "no cuda gpus are available",
-    "torch not compiled with cuda enabled",
-    "driver version is insufficient",
-    "does not recognize this architecture",
-    "unrecognized configuration class",
-)
 
 # Enough decode steps for CUDA graphs: one that compiles, one that records, one that replays.
 _COMPILING_TOKENS = 8
@@ -46,26 +28,24 @@ _COMPILING_TOKENS = 8
 _CACHE_GRAIN_TOKENS = 64
 
 
-class CompilationUnavailable(RuntimeError):
-    """The compiled variant was asked for, but nothing could be compiled."""
-
-
-class TransformersAdapter:
+class TransformersAdapter(GenerateAdapter):
     """Options: ``dtype`` (float32, float16, bfloat16) and ``compile`` (static cache, ``torch.compile``)."""
 
+    out_of_memory = (*OUT_OF_MEMORY, *OUT_OF_HOST_MEMORY)
+    unsupported = (
+        *NO_DEVICE,
+        *NO_CUDA,
+        "does not recognize this architecture",
+        "unrecognized configuration class",
+    )
+
     def __init__(self) -> None:
-        self._model: Any = None
-        self._device: Any = None
+        super().__init__()
         self._compile = False
         self._graphs = 0
         self._cudagraph_skips = 0
         self._cache: Any = None
         self._cache_shape = (0, 0)
-
-    @property
-    def engine(self) -> Any:
-        """The loaded model."""
-        return self._model
 
     @property
     def static_cache(self) -> Any:
@@ -75,17 +55,13 @@ class TransformersAdapter:
     def load(self, artifact: Path, variant: Variant, device: Device) -> None:
         """Reads safetensors from the folder straight onto the device; no hub, no remote code."""
         self._compile = bool(variant.options["compile"])
-        torch.set_num_threads(device.threads)
         transformers_logging.disable_progress_bar()
-        # On a GPU of Hopper's kind torch would take cuDNN's attention, which builds a plan for every new length of the
-        # cache: tens of milliseconds at each step until every length has been seen.
-        torch.backends.cuda.enable_cudnn_sdp(False)
-        self._device = torch.device("cuda:0" if device.kind == "cuda" else "cpu")
+        self._device = chosen_device(device)
         # What is not found is filled with random numbers; a weight of another shape would be an error without its name.
         model, said = AutoModelForCausalLM.from_pretrained(
             artifact,
             dtype=_DTYPES[str(variant.options["dtype"])],
-            attn_implementation=_attention(artifact),
+            attn_implementation=attention_of(artifact),
             device_map={"": self._device},
             use_safetensors=True,
             local_files_only=True,
@@ -95,8 +71,7 @@ class TransformersAdapter:
         )
         require_all_weights(said)
         self._model = model.eval()
-        # A checkpoint's own settings (sampling, penalties, end-of-sequence ids) must not reach a greedy measurement.
-        self._model.generation_config = GenerationConfig()
+        greedy(self._model)
 
     def prepare(self, batch_size: int, max_prompt_tokens: int, max_new_tokens: int) -> None:
         """Frees what the last shape held; in the compiled variant makes the static cache and compiles."""
@@ -115,15 +90,7 @@ class TransformersAdapter:
         self._graphs = counters["stats"]["unique_graphs"] - graphs_before
         self._cudagraph_skips = counters["inductor"]["cudagraph_skips"] - skips_before
         if self._graphs == 0 and max_new_tokens > 1:
-            raise CompilationUnavailable(f"{type(self._model).__name__} was not compiled on {self._device}")
-
-    def generate(
-        self, prompts: Sequence[Sequence[int]], decoding: Decoding, on_tokens: TokenSink
-    ) -> Sequence[Completion]:
-        """One call of ``generate``; rows are cut after their first end-of-sequence id, so padding is never counted."""
-        streamer = ArrivalStreamer(on_tokens, len(prompts), decoding.eos_token_ids) if on_tokens.wanted else None
-        rows = self._generate(prompts, decoding, streamer)
-        return [Completion(until_end(row, decoding.eos_token_ids)) for row in rows]
+            raise Unsupported(f"{type(self._model).__name__} was not compiled on {self._device}")
 
     def describe(self) -> Mapping[str, str]:
         """Attention, dtype, kind of cache, and what was compiled."""
@@ -149,27 +116,6 @@ class TransformersAdapter:
             facts["kv_positions"] = str(math.prod(self._cache_shape))
         return facts
 
-    def score(self, token_ids: Sequence[int]) -> Sequence[float]:
-        """Log-probability of each token but the first, softmax in float32."""
-        with torch.inference_mode():
-            ids = torch.tensor([list(token_ids)], device=self._device)
-            logits = self._model(input_ids=ids, use_cache=False).logits[0, :-1].float()
-            losses = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none")
-        return [-float(loss) for loss in losses.tolist()]
-
-    def classify(self, error: BaseException) -> Outcome | None:
-        """Out of memory by type or text; a device or architecture that this build cannot serve by text."""
-        if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-            return Outcome.OOM_KV
-        if isinstance(error, CompilationUnavailable):
-            return Outcome.UNSUPPORTED
-        text = str(error).lower()
-        if any(sign in text for sign in _OUT_OF_MEMORY):
-            return Outcome.OOM_KV
-        if any(sign in text for sign in _UNSUPPORTED):
-            return Outcome.UNSUPPORTED
-        return None
-
     def close(self) -> None:
         """Drops the model, the cache and all that compilation keeps, and gives the memory back to the device."""
         self._model = None
@@ -182,53 +128,22 @@ class TransformersAdapter:
         if self._compile:
             # Compiled code and CUDA graphs hold the cache's and the model's memory.
             torch.compiler.reset()
-        gc.collect()
-        if self._device is not None and self._device.type == "cuda":
-            torch.cuda.synchronize()
-            torch.cuda.empty_cache()
+        self._free()
 
-    def _generate(
-        self, prompts: Sequence[Sequence[int]], decoding: Decoding, streamer: ArrivalStreamer | None
-    ) -> list[list[int]]:
-        """New tokens of each row, padding behind an early end included."""
-        rectangle = Rectangle.of(prompts, decoding.pad_token_id)
-        config = GenerationConfig(
-            do_sample=False,
-            max_new_tokens=decoding.max_new_tokens,
-            # None, here and in the model's own configuration, is what makes generate ignore the end of sequence.
-            eos_token_id=list(decoding.eos_token_ids) or None,
-            pad_token_id=decoding.pad_token_id,
-            compile_config=_compile_config(self._device.type) if self._compile else None,
-            disable_compile=not self._compile,
-        )
-        extra = {}
-        if self._compile:
-            batch_size, tokens = self._cache_shape
-            if len(prompts) != batch_size or rectangle.width + decoding.max_new_tokens > tokens:
-                raise ValueError(
-                    f"prepared for {batch_size} rows of {tokens} tokens, "
-                    f"given {len(prompts)} rows of {rectangle.width + decoding.max_new_tokens}"
-                )
-            self._cache.reset()
-            extra["past_key_values"] = self._cache  # from 5.24 on the argument is called `cache`; the old name warns
-        output = self._model.generate(
-            input_ids=torch.tensor(rectangle.ids, device=self._device),
-            attention_mask=torch.tensor(rectangle.mask, device=self._device),
-            generation_config=config,
-            streamer=streamer,
-            **extra,
-        )
-        new_tokens: list[list[int]] = output[:, rectangle.width :].tolist()  # waits for the device
-        return new_tokens
+    def _settings(self) -> Mapping[str, Any]:
+        return {
+            "compile_config": _compile_config(self._device.type) if self._compile else None,
+            "disable_compile": not self._compile,
+        }
 
-
-def _attention(artifact: Path) -> str:
-    """PyTorch's scaled-dot-product attention, unless the model's class has none or caps its scores (Gemma 2): under
-    that attention transformers 5.17 leaves the cap out without a word (5.24 refuses)."""
-    config = AutoConfig.from_pretrained(artifact, local_files_only=True, trust_remote_code=False)
-    capped = getattr(config.get_text_config(decoder=True), "attn_logit_softcapping", None) is not None
-    known = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
-    return "eager" if capped or not getattr(known, "_supports_sdpa", True) else "sdpa"
+    def _arguments(self, rows: int, tokens: int) -> Mapping[str, Any]:
+        if not self._compile:
+            return {}
+        batch_size, room = self._cache_shape
+        if rows != batch_size or tokens > room:
+            raise ValueError(f"prepared for {batch_size} rows of {room} tokens, given {rows} rows of {tokens}")
+        self._cache.reset()
+        return {"past_key_values": self._cache}  # from 5.24 on the argument is called `cache`; the old name warns
 
 
 def _compile_config(device_type: str) -> Any:

@@ -5,30 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
 from bench_core.contract.adapter import Decoding
+from images._torch import direct
 
 
 def generate(adapter: Any, prompts: Sequence[Sequence[int]], decoding: Decoding) -> list[list[int]]:
-    """Left padding and a mask, as a tokenizer with ``padding_side="left"`` makes them; then ``generate``."""
-    model = adapter.engine
-    width = max(len(prompt) for prompt in prompts)
-    gaps = [width - len(prompt) for prompt in prompts]
-    ids = [[decoding.pad_token_id] * gap + list(prompt) for gap, prompt in zip(gaps, prompts, strict=True)]
-    mask = [[0] * gap + [1] * (width - gap) for gap in gaps]
-    static_cache = adapter.static_cache
-    if static_cache is not None:
-        static_cache.reset()
-    output = model.generate(
-        input_ids=torch.tensor(ids, device=model.device),
-        attention_mask=torch.tensor(mask, device=model.device),
-        do_sample=False,
-        max_new_tokens=decoding.max_new_tokens,
-        eos_token_id=list(decoding.eos_token_ids) or None,
-        pad_token_id=decoding.pad_token_id,
-        past_key_values=static_cache,  # from 5.24 on the argument is called `cache`; the old name warns
-        disable_compile=static_cache is None,
-    )
-    rows: list[list[int]] = output[:, width:].tolist()
-    return rows
+    """One call of ``generate``, in the compiled variant with its static cache."""
+    cache = adapter.static_cache
+    if cache is not None:
+        cache.reset()
+    # From 5.24 on the argument is called `cache`; the old name warns.
+    return direct.generate(adapter, prompts, decoding, past_key_values=cache, disable_compile=cache is None)

@@ -22,7 +22,7 @@ from bench_core.contract.outcome import Verdict
 from bench_core.contract.run import RunRecord
 from bench_core.drive.box import box_user
 from bench_core.drive.docker_images import ImageBuilder
-from bench_core.report.verify import verify_run
+from bench_core.verify.run import verify_run
 
 pytestmark = pytest.mark.docker
 
@@ -53,7 +53,7 @@ def test_a_run_leaves_the_files_of_the_layout_and_no_container(
 
 
 def test_measuring_containers_are_hardened(run: Run, docker_client: docker.DockerClient) -> None:
-    """What DESIGN.md section 5 promises, read from the engine while a cell is measured."""
+    """What docs/architecture.md promises of a measuring container, read from the engine while a cell is measured."""
     done: list[subprocess.CompletedProcess[str]] = []
     script = ("--option", "null.load_s=6", "--no-harness-check")
     thread = threading.Thread(target=lambda: done.append(run(*QUICK, "--batch-sizes", "1", *script)))

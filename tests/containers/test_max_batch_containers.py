@@ -13,7 +13,7 @@ from conftest import Run
 from bench_core.contract import layout
 from bench_core.contract.max_batch import MaxBatch
 from bench_core.contract.outcome import MemoryEvidence
-from bench_core.report.verify import verify_run
+from bench_core.verify.run import verify_run
 
 pytestmark = pytest.mark.docker
 

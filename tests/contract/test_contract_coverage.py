@@ -23,6 +23,7 @@ from bench_core.contract.trend import trend
 from bench_core.contract.workload import shuffled_order
 from bench_core.contract.workload_rate import MeanWork, WholeWork, Work, whole_work, work_of
 
+pytestmark = pytest.mark.slow
 TRIALS = 2000
 WORKLOAD = 1000
 TOKENS = 100  # of a batch whose latency is 1 s on average: 100 tokens/s are the truth

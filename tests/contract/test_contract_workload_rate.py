@@ -285,6 +285,7 @@ def _measured(
         pytest.param(Engine(1, reading=0.03, noise=0.03, correlation=0.3), 6000, id="1 row, they cost little"),
     ],
 )
+@pytest.mark.slow
 def test_the_interval_covers_what_the_whole_workload_takes_as_often_as_it_claims(engine: Engine, batches: int) -> None:
     found = simulate(engine, batches, StoppingRule(precision=0.01))
     assert 0.93 <= found.covered <= 0.98, found
@@ -302,6 +303,7 @@ def test_the_interval_covers_what_the_whole_workload_takes_as_often_as_it_claims
         pytest.param(Engine(1, reading=0.1, noise=0.05, correlation=0.3), id="prompts explain little"),
     ],
 )
+@pytest.mark.slow
 def test_where_time_or_a_limit_ends_a_cell_the_interval_is_rather_too_wide(engine: Engine, n: int) -> None:
     """Most of what these few could be misled by is a correlation that they cannot show: it is reckoned with."""
     found = simulate(engine, 94, StoppingRule(precision=1e-9, max_batches=n))
@@ -311,6 +313,7 @@ def test_where_time_or_a_limit_ends_a_cell_the_interval_is_rather_too_wide(engin
 
 
 @pytest.mark.parametrize("n", [5, 8, 12])
+@pytest.mark.slow
 def test_neighbours_very_much_alike_are_the_limit_of_few_batches(n: int) -> None:
     """Stated as it is: 92 to 95 % where a correlation of 0.7 cannot be seen yet."""
     found = simulate(Engine(1, noise=0.03, correlation=0.7), 94, StoppingRule(precision=1e-9, max_batches=n))
@@ -318,6 +321,7 @@ def test_neighbours_very_much_alike_are_the_limit_of_few_batches(n: int) -> None
 
 
 @pytest.mark.parametrize(("correlation", "widest"), [(0.0, 0.07), (0.5, 0.10)])
+@pytest.mark.slow
 def test_eight_batches_say_something(correlation: float, widest: float) -> None:
     """Noise of 3 %; Student's interval for eight independent ones is 2.5 %. Median of 400."""
     drawn = random.Random(4)  # noqa: S311
@@ -328,6 +332,7 @@ def test_eight_batches_say_something(correlation: float, widest: float) -> None:
     assert 0.025 < widths[200] < widest
 
 
+@pytest.mark.slow
 def test_a_fit_needs_a_small_part_of_the_batches() -> None:
     """The same engine and noise, with and without a look at the prompts."""
     engine = Engine(64, reading=0.3, padding=0.1, noise=0.003)
@@ -344,6 +349,7 @@ def test_a_fit_needs_a_small_part_of_the_batches() -> None:
 
 
 @pytest.mark.parametrize(("curve", "least"), [(0.001, 0.95), (0.01, 0.95), (0.05, 0.84)])
+@pytest.mark.slow
 def test_an_engine_whose_time_is_no_straight_line_is_covered_until_it_bends_strongly(
     curve: float, least: float
 ) -> None:

@@ -21,8 +21,8 @@ from bench_core.contract.events import BatchEvent, StopEvent, parse_events
 from bench_core.drive import cpu_gate
 from bench_core.drive.cpu_gate import CpuGate, Look
 from bench_core.drive.gpu_gate import OnBusy
-from bench_core.report.load import load_run
-from bench_core.report.verify import verify_run
+from bench_core.runs.load import load_run
+from bench_core.verify.run import verify_run
 
 RUN = ("--images", "null", "--device", "cpu", "--launcher", "process", "--samples", "60", "--batch-sizes", "1")
 QUICK = ("--max-new-tokens", "16", "--option", "null.tpot_s=0.003", "--yes")

@@ -31,7 +31,7 @@ from bench_core.drive.plan import make_plan
 from bench_core.drive.process_launcher import ProcessLauncher
 from bench_core.drive.progress import Display
 from bench_core.drive.request import Suite
-from bench_core.report.verify import verify_run
+from bench_core.verify.run import verify_run
 
 RUN = ("--device", "cpu", "--launcher", "process", "--samples", "8", "--max-new-tokens", "8")
 GPUS = [

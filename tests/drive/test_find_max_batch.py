@@ -27,8 +27,8 @@ from bench_core.drive.process_launcher import ProcessLauncher
 from bench_core.drive.progress import Display
 from bench_core.drive.request import Request, Suite
 from bench_core.drive.trials import Site, Trials
-from bench_core.report.publish import publish
-from bench_core.report.verify import verify_run
+from bench_core.verify.publish import publish
+from bench_core.verify.run import verify_run
 
 SEARCH = ("--find-max-batch", "null.scripted")
 RUN = (

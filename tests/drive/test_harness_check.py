@@ -17,8 +17,8 @@ from bench_core.drive.catalogue import Catalogue
 from bench_core.drive.plan import HARNESS_BATCHES, harness_job, make_plan
 from bench_core.drive.process_launcher import ProcessLauncher
 from bench_core.drive.request import Suite
-from bench_core.report.load import load_run
-from bench_core.report.verify import verify_run
+from bench_core.runs.load import load_run
+from bench_core.verify.run import verify_run
 
 RUN = ("--images", "null", "--device", "cpu", "--launcher", "process", "--samples", "8", "--max-new-tokens", "4")
 FAST = ("--option", "null.ttft_s=0.001", "--option", "null.tpot_s=0.001")

@@ -13,7 +13,7 @@ from bench_core.drive.catalogue import Catalogue
 from bench_core.drive.launcher import Folders, Launch
 from bench_core.drive.process_launcher import places
 from bench_core.prepare.weights import SINGLE_FILE
-from bench_core.report.verify import verify_run
+from bench_core.verify.run import verify_run
 
 NAMES = ["models [v1]", "what?", "all*"]
 RUN = (

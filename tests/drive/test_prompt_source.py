@@ -18,7 +18,7 @@ from bench_core.contract.spec import CellSpec
 from bench_core.contract.workload import Workload
 from bench_core.drive.request import Suite
 from bench_core.prepare.columns import HINT
-from bench_core.report.verify import verify_run
+from bench_core.verify.run import verify_run
 
 RUN = (
     "--images", "null", "--device", "cpu", "--launcher", "process", "--batch-sizes", "1", "--max-new-tokens", "4",

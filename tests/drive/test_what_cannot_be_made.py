@@ -18,7 +18,7 @@ from bench_core.drive.environments import Environments
 from bench_core.drive.launcher import NotInstalled
 from bench_core.drive.process_launcher import ProcessLauncher
 from bench_core.drive.resume import Earlier
-from bench_core.report.verify import verify_run
+from bench_core.verify.run import verify_run
 
 CALL = ("--device", "cpu", "--launcher", "process", "--batch-sizes", "1,2", "--samples", "8", "--max-new-tokens", "4")
 MINE = (*CALL, "--run-id", "mine", "--no-harness-check")

@@ -28,7 +28,7 @@ from null_run import null_run
 from bench_core.contract import layout
 from bench_core.drive import cli as drive_cli
 from bench_core.report import cli as report_cli
-from bench_core.report import verify_cli
+from bench_core.verify import cli as verify_cli
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED = tuple(ROOT / "results" / "published" / name for name in ("2026-11-23-cpu-smollm2-b", "h200-memory"))

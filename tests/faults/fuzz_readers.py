@@ -35,10 +35,11 @@ from bench_core.contract.outcome import MemoryEvidence, Outcome, Verdict
 from bench_core.contract.run import RunRecord
 from bench_core.contract.spec import CellSpec
 from bench_core.drive.request import Suite
-from bench_core.report.largest import largest_sheets
-from bench_core.report.load import Unreadable, load_run, read_record
-from bench_core.report.roofs import roof_sheets
-from bench_core.report.verify_searches import search_differences
+from bench_core.report.tables.memory import explained_sheet
+from bench_core.report.tables.searches import largest_sheets, smallest_sheet
+from bench_core.runs.files import Unreadable, read_record
+from bench_core.runs.load import load_run
+from bench_core.verify.searches import search_differences
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED = ROOT / "results" / "published" / "2026-11-23-cpu-smollm2-b"
@@ -144,7 +145,8 @@ class RunFolder:
                 list(largest_sheets(with_it))
             elif found is not None:
                 with_it = replace(view, searches=(found,))
-                list(roof_sheets(with_it, []))
+                list(smallest_sheet(with_it))
+                list(explained_sheet(with_it))
             else:
                 return
             list(search_differences(self.folder, with_it))

@@ -27,7 +27,7 @@ from bench_core.contract import layout
 from bench_core.contract.events import BatchEvent, parse_events
 from bench_core.drive.docker_endpoint import connect
 from bench_core.drive.resume import Earlier
-from bench_core.report.load import load_run
+from bench_core.runs.load import load_run
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = "night"

@@ -26,8 +26,8 @@ import docker
 
 from bench_core.contract.outcome import Outcome
 from bench_core.drive.docker_endpoint import chosen_endpoint
-from bench_core.report.load import load_run
-from bench_core.report.verify import verify_run
+from bench_core.runs.load import load_run
+from bench_core.verify.run import verify_run
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = "soak"

@@ -18,7 +18,7 @@ from waiting import wait_until
 
 from bench_core.contract import layout
 from bench_core.contract.outcome import Outcome, Verdict
-from bench_core.report.load import load_run
+from bench_core.runs.load import load_run
 
 RUN = null_run(samples=8)
 

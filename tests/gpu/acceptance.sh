@@ -95,7 +95,12 @@ repeats() {
     drive repeats $(named repeats) "${begin[@]}" --no-calibration
 }
 
-engines=(transformers bitsandbytes gptqmodel auto-gptq exllama exllamav2 ctranslate2 llama-cpp-python vllm)
+engines=() # all that are compared on a GPU
+for manifest in images/*/image.yaml; do
+    if grep -q '^devices: .*cuda' "$manifest" && ! grep -q '^ranked: false' "$manifest"; then
+        engines+=("$(basename "$(dirname "$manifest")")")
+    fi
+done
 for stage in "$@"; do
     case $stage in
         check-*) check "${stage#check-}" ;;

@@ -33,7 +33,7 @@ from bench_core.contract.run import GpuInfo, HostInfo, ImageInfo, PlannedCell, R
 from bench_core.contract.scenario import Offline
 from bench_core.contract.spec import CellSpec
 from bench_core.contract.workload import WorkloadRef
-from bench_core.report.sheet import Sheet
+from bench_core.report.column import Sheet
 
 MIB = 2**20
 GIB = 2**30

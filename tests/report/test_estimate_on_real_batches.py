@@ -16,7 +16,8 @@ from bench_core.contract import layout
 from bench_core.contract.steadiness import sample
 from bench_core.contract.stopping import Sample, rate_of
 from bench_core.contract.workload_rate import WholeWork
-from bench_core.report.load import load_run, read_events
+from bench_core.runs.files import read_events
+from bench_core.runs.load import load_run
 
 RUN = Path(__file__).resolve().parents[2] / "results" / "published" / "2026-11-23-cpu-exhaustive"
 DRAWS = 500

@@ -17,10 +17,11 @@ from bench_core.contract.run import RunRecord
 from bench_core.contract.spec import CellSpec
 from bench_core.contract.stored_bits import StoredBits, bits_in_title, stored_bits, title_with_bits
 from bench_core.contract.stored_weights import StoredWeights
-from bench_core.report.content import document
-from bench_core.report.load import load_run
-from bench_core.report.table import csv_table, markdown
-from bench_core.report.write import console_table
+from bench_core.report.document import document
+from bench_core.report.write.cell_table import csv_table
+from bench_core.report.write.console import console_table
+from bench_core.report.write.markdown import markdown
+from bench_core.runs.load import load_run
 
 Q2 = Method("llama", "q2_k", "llama.cpp 2-bit (Q2_K)")
 SCRIPT = Script((Q2, VLLM), batch_sizes=(1,), batches=8)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from report_runs import VLLM, Script, write_run
 
-from bench_core.report.content import document
-from bench_core.report.device_time import STUDY_PROMPTS, device_time, study_protocol_s
-from bench_core.report.load import load_run
+from bench_core.report.document import document
+from bench_core.report.explain.device_time import STUDY_PROMPTS, device_time, study_protocol_s
+from bench_core.runs.load import load_run
 
 
 def test_the_studys_protocol_is_a_load_a_discarded_batch_and_6000_prompts(tmp_path: Path) -> None:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from report_runs import CT2, VLLM, Method, Script, cell_path, measured, read_log, write_log, write_run
 
-from bench_core.report import figures
-from bench_core.report.content import document
-from bench_core.report.load import load_run
-from bench_core.report.table import csv_table, markdown
+from bench_core.report.document import document
+from bench_core.report.figures import scaling as figures
+from bench_core.report.write.cell_table import csv_table
+from bench_core.report.write.markdown import markdown
+from bench_core.runs.load import load_run
 
 OTHER = Method("other", "fp16", "Other fp16", tpot_s=0.02)
 

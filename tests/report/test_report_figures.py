@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from report_runs import VLLM, Script, measured_repeatedly, visit_again, write_run
 
-from bench_core.report.figures import COLOURS, _intervals, _styles, throughput
-from bench_core.report.load import RunView, load_run
+from bench_core.report.figures.draw import COLOURS, _styles
+from bench_core.report.figures.scaling import _intervals, throughput
+from bench_core.runs.load import load_run
+from bench_core.runs.view import RunView
 
 
 def engines(*methods_of: int) -> dict[str, str]:

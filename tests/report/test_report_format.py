@@ -11,17 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from bench_core.report.format import (
-    LONGEST_FOREIGN,
-    count,
-    csv_text,
-    foreign,
-    gib,
-    markdown_text,
-    one_line,
-    quantity,
-    significant,
-)
+from bench_core.report.format import count, csv_text, gib, markdown_text, quantity, significant
+from bench_core.runs.text import LONGEST_FOREIGN, foreign, one_line
 
 
 @given(st.floats(min_value=1e-12, max_value=1e15), st.integers(min_value=2, max_value=6))

@@ -20,10 +20,10 @@ from report_runs import (
 )
 
 from bench_core.contract.repeats import between_runs
-from bench_core.report.content import document
-from bench_core.report.load import load_run
-from bench_core.report.page import unbroken
-from bench_core.report.table import markdown
+from bench_core.report.document import document
+from bench_core.report.write.markdown import markdown
+from bench_core.report.write.page import unbroken
+from bench_core.runs.load import load_run
 
 OTHER = Method("other", "fp16", "Other fp16")
 THREE = Script((VLLM, CT2, OTHER), batch_sizes=(1,), batches=8)

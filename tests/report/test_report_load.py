@@ -17,7 +17,8 @@ from bench_core.contract import layout
 from bench_core.contract.errors import BadInput
 from bench_core.contract.outcome import Outcome
 from bench_core.contract.run import RunRecord
-from bench_core.report.load import Row, load_run
+from bench_core.runs.load import load_run
+from bench_core.runs.view import Row
 
 
 def _edit_line(path: Path, number: int, edit: Callable[[str], str]) -> None:

@@ -21,10 +21,10 @@ from report_runs import (
     write_run,
 )
 
-from bench_core.report.content import document
-from bench_core.report.load import load_run
-from bench_core.report.verify import verify_run
-from bench_core.report.write import write_report
+from bench_core.report.document import document
+from bench_core.report.write.files import write_report
+from bench_core.runs.load import load_run
+from bench_core.verify.run import verify_run
 
 BATCHES = 8
 SCRIPT = Script((VLLM, CT2), batch_sizes=(1,), batches=BATCHES)

@@ -33,11 +33,12 @@ from bench_core.contract.repeats import between_runs
 from bench_core.contract.representation import Misfit
 from bench_core.contract.stopping import StoppingRule, WarmupEnd, WarmupRule
 from bench_core.contract.workload_rate import WorkloadRate, whole_work
-from bench_core.report.content import document
+from bench_core.report.column import Sheet
+from bench_core.report.document import document
 from bench_core.report.format import rate_within
-from bench_core.report.load import load_run
-from bench_core.report.sheet import Sheet
-from bench_core.report.table import csv_table, markdown
+from bench_core.report.write.cell_table import csv_table
+from bench_core.report.write.markdown import markdown
+from bench_core.runs.load import load_run
 
 ONE = Script((VLLM,), batch_sizes=(1,), batches=8)
 

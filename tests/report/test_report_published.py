@@ -10,9 +10,9 @@ from report_runs import Method, Script, write_run
 from bench_core.contract import layout
 from bench_core.contract.errors import BadInput
 from bench_core.drive.catalogue import Catalogue
-from bench_core.report.load import load_run
-from bench_core.report.published import read_published
-from bench_core.report.write import write_report
+from bench_core.report.write.files import write_report
+from bench_core.runs.load import load_run
+from bench_core.runs.published import read_published
 
 STUDY = Path(__file__).resolve().parents[2] / "docs" / "study.yaml"
 FIGURES = """

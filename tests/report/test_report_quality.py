@@ -15,12 +15,14 @@ from bench_core.contract.errors import BadInput
 from bench_core.contract.outcome import Outcome
 from bench_core.contract.quality import QualityBounds
 from bench_core.contract.run import RunRecord
-from bench_core.report import figures
-from bench_core.report.content import document
-from bench_core.report.embed import blocks, embed, sheet_of
-from bench_core.report.load import RunView, load_run
-from bench_core.report.table import csv_table, markdown
-from bench_core.report.write import console_table
+from bench_core.report.document import document
+from bench_core.report.figures import scaling as figures
+from bench_core.report.write.cell_table import csv_table
+from bench_core.report.write.console import console_table
+from bench_core.report.write.embed import blocks, embed, sheet_of
+from bench_core.report.write.markdown import markdown
+from bench_core.runs.load import load_run
+from bench_core.runs.view import RunView
 
 TRAINED = MODEL.model_copy(update={"synthetic": False})
 REFERENCE = replace(FP32, dies={}, reference=0, nll_nat_per_token=2.0)

@@ -18,10 +18,11 @@ from bench_core.contract.calibration import Calibration, Measurement
 from bench_core.contract.min_memory import MinMemory, Trial
 from bench_core.contract.outcome import Outcome
 from bench_core.contract.stored_weights import StoredWeights
-from bench_core.report.content import document
-from bench_core.report.load import load_run
-from bench_core.report.table import csv_table, markdown
-from bench_core.report.write import write_report
+from bench_core.report.document import document
+from bench_core.report.write.cell_table import csv_table
+from bench_core.report.write.files import write_report
+from bench_core.report.write.markdown import markdown
+from bench_core.runs.load import load_run
 
 ENGINE = Method(
     "engine", "fp16", "Engine fp16", ttft_s=0.02, tpot_s=0.010, per_prompt=0.0, weights_bytes=14_000_000_000,

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from report_runs import VLLM, Method, Script, cell_path, measured, read_log, set_latencies, write_log, write_run
 
-from bench_core.report.content import document
-from bench_core.report.load import load_run
-from bench_core.report.same_batches import fastest, shared_batches
-from bench_core.report.sheet import Sheet
+from bench_core.report.column import Sheet
+from bench_core.report.document import document
+from bench_core.report.explain.same_batches import fastest, shared_batches
+from bench_core.runs.load import load_run
 
 # Batches 2 and 3 of the slower engine cost it ten times as much: without them it would be the faster one.
 STEADY = replace(VLLM, image="steady", variant="fp16", label="Steady", tpot_s=0.0052)

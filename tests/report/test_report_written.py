@@ -24,14 +24,17 @@ from typer.testing import CliRunner
 from bench_core.contract import layout
 from bench_core.contract.errors import BadInput
 from bench_core.contract.outcome import Outcome
-from bench_core.report import figures
 from bench_core.report.cli import app
-from bench_core.report.content import document
-from bench_core.report.format import ABSENT, one_line
-from bench_core.report.load import load_run
-from bench_core.report.page import html as html_page
-from bench_core.report.table import csv_table, markdown
-from bench_core.report.write import console_table, differences, write_report
+from bench_core.report.document import document
+from bench_core.report.figures import scaling as figures
+from bench_core.report.format import ABSENT
+from bench_core.report.write.cell_table import csv_table
+from bench_core.report.write.console import console_table
+from bench_core.report.write.files import differences, write_report
+from bench_core.report.write.markdown import markdown
+from bench_core.report.write.page import html as html_page
+from bench_core.runs.load import load_run
+from bench_core.runs.text import one_line
 
 GOLDEN = Path(__file__).parent / "golden" / "report.md"
 SVG = "{http://www.w3.org/2000/svg}"
@@ -74,6 +77,7 @@ PUBLISHED = sorted(path.parent for path in (Path(__file__).parents[2] / "results
 
 
 @pytest.mark.parametrize("run", PUBLISHED, ids=lambda path: path.name)
+@pytest.mark.slow
 def test_every_text_of_the_report_s_own_stands_in_it_whole(run: Path) -> None:
     """Facts, meanings of columns and notes, some of which are longer than a foreign text may be."""
     words = document(load_run(run))
@@ -213,6 +217,7 @@ def test_a_target_that_cannot_be_written_is_bad_input(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "methods", [(VLLM,), MIXED.methods, many_methods()], ids=["one method", "five methods", "twelve methods"]
 )
+@pytest.mark.slow
 def test_figures_show_every_method_and_are_the_same_each_time(tmp_path: Path, methods: tuple[Method, ...]) -> None:
     """Equal input, equal bytes, in another process too; each method is named; the PNG is the SVG at twice its size."""
     run = write_run(tmp_path, Script(methods, batch_sizes=(1, 4, 16, 64)))

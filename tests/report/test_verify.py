@@ -23,16 +23,17 @@ from bench_core.contract import layout
 from bench_core.contract.digest import prompts_sha256
 from bench_core.contract.errors import BadInput
 from bench_core.contract.workload import Workload
-from bench_core.report.differences import Difference
-from bench_core.report.publish import NotVerified, publish
-from bench_core.report.verify import verify_run
-from bench_core.report.write import write_report
+from bench_core.report.write.files import write_report
+from bench_core.verify.differences import Difference
+from bench_core.verify.publish import NotVerified, publish
+from bench_core.verify.run import verify_run
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED_WITH_ROOFS = ROOT / "results" / "published" / "2026-11-23-cpu-quality"
 ONE, TWO, FAILED, HARNESS = "null.scripted.b1", "null.scripted.b2", "null.scripted.b4", "null.harness.b1"
 EVENTS, RESULT, OUTCOME, SPEC = layout.EVENTS_FILE, layout.RESULT_FILE, layout.OUTCOME_FILE, layout.SPEC_FILE
 Change = Callable[[Path], None]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

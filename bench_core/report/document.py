@@ -1,0 +1,135 @@
+"""What a report says, as plain text in its place: Markdown, HTML and the terminal only dress it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from bench_core.contract.metrics import VALUES_BEYOND_A_PERCENTILE
+from bench_core.report.cell import KEY, RAW, Cell
+from bench_core.report.column import Column, Sheet
+from bench_core.report.explain.facts import facts
+from bench_core.report.tables import compare, device, host, memory, quality, results, roofline, times
+from bench_core.report.tables.device_time import device_time_sheet
+from bench_core.report.tables.engines import engines_sheet, images_sheet, marked_sheet
+from bench_core.report.tables.glance import glance_sheet
+from bench_core.report.tables.parity import parity_columns, parity_sheet
+from bench_core.report.tables.searches import largest_sheets, smallest_sheet
+from bench_core.runs.text import foreign
+from bench_core.runs.view import Row, RunView
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A cell without numbers."""
+
+    method: str
+    batch_size: int
+    status: str
+    cause: str
+    evidence: str
+
+
+@dataclass(frozen=True)
+class Document:
+    """A whole report.
+
+    Attributes:
+        facts: what was measured, on what, when: (name, text).
+        images: what each engine ran in, and versions.
+        meanings: one line for each column: (column, text).
+        glance: the winners of each batch size, where methods are compared.
+        results: one table for each batch size.
+        details: further tables over all batch sizes.
+        failures: every cell without numbers, with its cause.
+    """
+
+    title: str
+    facts: tuple[tuple[str, str], ...]
+    images: Sheet
+    meanings: tuple[tuple[str, str], ...]
+    glance: tuple[Sheet, ...]
+    results: tuple[Sheet, ...]
+    details: tuple[Sheet, ...]
+    failures: tuple[Failure, ...]
+
+
+def document(view: RunView) -> Document:
+    """Words a run."""
+    return Document(
+        title=f"Run {view.record.run_id}",
+        facts=tuple(facts(view)),
+        images=images_sheet(view),
+        meanings=tuple(_meanings(view)),
+        glance=tuple(glance_sheet(view)),
+        results=tuple(results.result_sheet(view, size) for size in view.batch_sizes),
+        details=tuple(_details(view)),
+        failures=tuple(_failure(row) for row in view.rows if row.result is None),
+    )
+
+
+def _details(view: RunView) -> Iterator[Sheet]:
+    yield from results.beside_sheet(view)
+    yield times.times_sheet(view)
+    yield times.measured_sheet(view)
+    yield from host.cpu_sheet(view)
+    yield from compare.shared_sheet(view)
+    yield from compare.repeats_sheet(view)
+    yield from device_time_sheet(view)
+    yield memory.memory_sheet(view)
+    yield from parity_sheet(view)
+    yield from quality.quality_sheet(view)
+    yield from device.device_sheet(view)
+    yield from roofline.roofline_sheet(view)
+    yield from roofline.peaks_sheet(view)
+    yield from memory.explained_sheet(view)
+    yield from smallest_sheet(view)
+    yield from largest_sheets(view)
+    yield engines_sheet(view)
+    yield from compare.control_sheet(view)
+    yield from compare.visits_sheet(view)
+    yield from marked_sheet(view)
+    yield from host.own_error_sheet(view)
+
+
+def cell_columns(view: RunView) -> Iterator[Column[Cell]]:
+    """Every column of a cell that this run's tables have, each table's in their order, and those of the CSV alone."""
+    yield from (*results.result_columns(view), *KEY, *RAW)
+    yield from (*times.TIMES, *times.MEASURED, *times.RAW)
+    yield from (*memory.stages("device_memory"), *memory.stages("host_memory"), *memory.POOL, *memory.RAW)
+    yield from parity_columns(view)
+    if view.quality is not None:
+        yield from (*quality.QUALITY, *quality.RAW)
+    if device.device_told(view):
+        yield from (*device.DEVICE, *device.RAW)
+    if view.calibrations:
+        yield from roofline.ROOFLINE
+    if host.cpu_told(view):
+        yield from (*host.CPU, *host.CPU_RAW)
+
+
+def _meanings(view: RunView) -> Iterator[tuple[str, str]]:
+    """Each column that says what it means, once."""
+    told = {column.heading: column.meaning for column in cell_columns(view) if column.meaning}
+    yield from told.items()
+    yield (
+        "Percentiles",
+        (
+            f"given in result.json only where {VALUES_BEYOND_A_PERCENTILE} values or more lie beyond: "
+            "p90 from 50 values, p95 from 100, p99 from 500"
+        ),
+    )
+
+
+def _failure(row: Row) -> Failure:
+    evidence: list[str] = []
+    if row.planned.repeat > 1:
+        evidence.append(f"repeat {row.planned.repeat}")
+    if row.verdict is not None and row.damage is None:
+        if row.verdict.phase:
+            evidence.append(f"phase {row.verdict.phase}")
+        if row.verdict.exit_code is not None:
+            evidence.append(f"exit code {row.verdict.exit_code}")
+        evidence += [f"{name} {foreign(value)}" for name, value in sorted(row.verdict.evidence.items())]
+        evidence.append(f"judged by the {row.verdict.judged_by}")
+    return Failure(row.label, row.planned.batch_size, row.status, row.problem, ", ".join(evidence))

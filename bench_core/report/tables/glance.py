@@ -1,0 +1,156 @@
+"""What a run says at a glance: for each batch size the fastest method, those that cannot be told from it, and who needs
+least time to a first token, memory and energy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from bench_core.contract.metrics import CellMetrics
+from bench_core.contract.repeats import BetweenRuns
+from bench_core.report.column import Column, Sheet, sheet
+from bench_core.report.explain.marks import MISFIT, WIDEST_COMPARED, throughput_text, told_interval, untold
+from bench_core.report.explain.repeats import over_repeats
+from bench_core.report.explain.same_batches import fastest
+from bench_core.report.explain.visits import glance_note
+from bench_core.report.format import gib, rate_within, seconds, significant
+from bench_core.runs.view import Row, RunView
+
+
+@dataclass(frozen=True)
+class _Pace:
+    """A method's throughput at one batch size, tokens/s.
+
+    Attributes:
+        written: as tables show it.
+        half_width_tok_s: of the interval to compare by; ``None`` where there is none, and ``untold`` says why.
+    """
+
+    label: str
+    throughput_tok_s: float
+    written: str
+    half_width_tok_s: float | None
+    leads: bool
+    untold: str
+
+
+@dataclass(frozen=True)
+class _Size:
+    """A batch size with two ranked cells or more."""
+
+    view: RunView
+    batch_size: int
+    ranked: list[Row]
+    paces: list[_Pace]
+
+
+def _least(
+    value: Callable[[RunView, CellMetrics], float | None], written: Callable[[float], str]
+) -> Callable[[_Size], str | None]:
+    """The method with the least of something, and how little that is."""
+
+    def words(size: _Size) -> str | None:
+        told = [(value(size.view, row.result.metrics), row) for row in size.ranked if row.result]
+        found = [(number, row) for number, row in told if number is not None]
+        if not found:
+            return None
+        least, row = min(found, key=lambda pair: pair[0])
+        return f"{row.label}: {written(least)}"
+
+    return words
+
+
+def _fastest(size: _Size) -> str:
+    return ", ".join(f"{pace.label}: {pace.written}" for pace in size.paces if pace.leads)
+
+
+def _not_told_apart(size: _Size) -> str:
+    """Methods whose throughput may as well be that of the fastest. One without an interval says nothing."""
+    paces = size.paces
+    lead = next(pace for pace in paces if pace.leads)
+    if lead.half_width_tok_s is None:
+        return lead.untold
+    return ", ".join(pace.label for pace in paces if not pace.leads and _overlap(lead, pace)) or "none"
+
+
+def _overlap(one: _Pace, other: _Pace) -> bool:
+    if one.half_width_tok_s is None or other.half_width_tok_s is None:
+        return False
+    allowed = math.hypot(one.half_width_tok_s, other.half_width_tok_s)
+    return abs(one.throughput_tok_s - other.throughput_tok_s) <= allowed
+
+
+_ttft = _least(lambda _, metrics: metrics.ttft_s.mean if metrics.ttft_s else None, lambda value: f"{seconds(value)} s")
+_memory = _least(lambda view, metrics: view.peak_memory_bytes(metrics), gib)
+_energy = _least(
+    lambda _, metrics: metrics.telemetry.joules_per_output_token if metrics.telemetry else None,
+    lambda value: f"{significant(value, 3)} J/token",
+)
+_GLANCE: Sequence[Column[_Size]] = [
+    Column("Batch size", "batch_size"),
+    Column("Fastest", _fastest, unit="token/s", words=True, strong=lambda _: True),
+    Column("Not told apart from it", _not_told_apart, words=True),
+    Column("First token soonest", _ttft, words=True),
+    Column("Least memory", _memory, words=True),
+    Column("Least energy", _energy, words=True),
+]
+
+
+def glance_sheet(view: RunView) -> Iterator[Sheet]:
+    """One line for each batch size with two ranked cells or more."""
+    repeats = over_repeats(view)
+    sizes = []
+    for size in view.batch_sizes:
+        rows = view.of_batch_size(size)
+        ranked = view.ranked(rows)
+        if len(ranked) > 1:
+            paces = _over_repeats(ranked, repeats) if repeats else _paces(ranked, fastest(view, rows))
+            sizes.append(_Size(view, size, ranked, paces))
+    if not sizes:
+        return
+    repeated = (
+        f" Throughput: the mean of up to {view.record.repeats} repeats, its interval by their spread; see Repeats."
+        if repeats
+        else ""
+    )
+    notes = (
+        "Of the methods that are ranked. Not told apart: the difference is no larger than the two intervals allow "
+        "(root of the sum of their squares), and measuring longer would tell; methods without an interval, or with "
+        f"one wider than ± {WIDEST_COMPARED:.0%} (uneven), are not looked at.{repeated} Memory: peak in use over the "
+        "batches that each measured, of which longer prompts need more; of an engine that reserves, what it reserved. "
+        "Energy: where a counter can be read.",
+        *glance_note(view),
+    )
+    yield sheet("At a glance", _GLANCE, sizes, notes)
+
+
+def _over_repeats(ranked: Sequence[Row], repeats: Mapping[str, BetweenRuns]) -> list[_Pace]:
+    found = [(row.label, repeats[row.planned.cell]) for row in ranked]
+    highest = max(summed.mean_tok_s for _, summed in found)
+    return [
+        _Pace(
+            label,
+            summed.mean_tok_s,
+            rate_within(summed.mean_tok_s, summed.half_width_tok_s),
+            summed.half_width_tok_s,
+            leads=summed.mean_tok_s == highest,
+            untold="" if summed.half_width_tok_s is not None else "one repeat" if summed.represents else MISFIT,
+        )
+        for label, summed in found
+    ]
+
+
+def _paces(ranked: Sequence[Row], best: frozenset[str]) -> list[_Pace]:
+    return [
+        _Pace(
+            row.label,
+            row.rate.throughput_tok_s,
+            throughput_text(row),
+            interval.half_width_tok_s if (interval := told_interval(row)) else None,
+            leads=row.planned.cell in best,
+            untold=untold(row),
+        )
+        for row in ranked
+        if row.rate
+    ]

@@ -1,0 +1,123 @@
+"""Writes a run's report beside its cells, and tells whether one there still follows."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench_core.contract import layout
+from bench_core.contract.errors import BadInput, MachineFailure
+from bench_core.report.document import document
+from bench_core.report.write.cell_table import csv_table
+from bench_core.report.write.markdown import FIGURES, markdown
+from bench_core.runs.load import load_run
+from bench_core.runs.text import foreign
+
+
+@dataclass(frozen=True)
+class ReportPaths:
+    """What was written."""
+
+    markdown: Path
+    page: Path
+    csv: Path
+    figures: tuple[Path, ...]
+
+
+def write_report(run_folder: Path, out: Path | None = None) -> ReportPaths:
+    """Recomputes a run from its raw events and writes its report into its folder, or into ``out``.
+
+    All of it is made in memory first, and each file replaces its predecessor at once.
+
+    Raises:
+        BadInput: not a run.
+        MachineFailure: the target cannot be written.
+    """
+    # Drawing imports altair: a second that --help and --check need not wait for.
+    from bench_core.report.figures import scaling as figures  # noqa: PLC0415
+    from bench_core.report.write import page  # noqa: PLC0415
+
+    target = run_folder if out is None else out
+    view = load_run(run_folder)
+    words = document(view)
+    drawn = {"throughput": figures.throughput(view), "memory": figures.memory(view)}
+    paths = ReportPaths(
+        markdown=target / layout.REPORT_FILE,
+        page=target / layout.PAGE_FILE,
+        csv=target / layout.TABLE_FILE,
+        figures=tuple(target / layout.FIGURES_FOLDER / f"{name}.{kind}" for name in drawn for kind in ("svg", "png")),
+    )
+    contents = {
+        paths.markdown: markdown(words).encode(),
+        paths.page: page.html(words, [(alt, drawn[name].svg) for name, alt in FIGURES]).encode(),
+        paths.csv: csv_table(view).encode(),
+    }
+    for name, figure in drawn.items():
+        contents[target / layout.FIGURES_FOLDER / f"{name}.svg"] = figure.svg.encode()
+        contents[target / layout.FIGURES_FOLDER / f"{name}.png"] = figure.png
+    try:
+        (target / layout.FIGURES_FOLDER).mkdir(parents=True, exist_ok=True)
+        for path, content in contents.items():
+            _replace(path, content)
+    except OSError as error:
+        raise MachineFailure(f"{target}: cannot write the report: {error.strerror or error}", "see --out") from error
+    return paths
+
+
+def _replace(path: Path, content: bytes) -> None:
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.chmod(0o644)  # mkstemp's 0600 would hide a published report
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def differences(run_folder: Path, out: Path | None = None) -> list[str]:
+    """How the report at hand differs from the one that the raw events make; one line for each file, empty if it holds.
+
+    Compares the Markdown and the CSV, to the byte.
+
+    Raises:
+        BadInput: not a run, or there is no report to compare.
+    """
+    target = run_folder if out is None else out
+    view = load_run(run_folder)
+    expected = {layout.REPORT_FILE: markdown(document(view)), layout.TABLE_FILE: csv_table(view)}
+    found = []
+    for name, text in expected.items():
+        try:
+            present = (target / name).read_bytes().decode("utf-8", "replace")
+        except OSError as error:
+            raise BadInput(
+                f"{target / name}: {error.strerror or error}", "without --check the report is written"
+            ) from error
+        difference = _first_difference(present, text)
+        if difference:
+            found.append(f"{target / name}{difference}")
+    return found
+
+
+def _first_difference(present: str, expected: str) -> str:
+    """``:line: has ..., recomputed ...``; empty where the texts are equal."""
+    if present == expected:
+        return ""
+    has, wants = present.splitlines(keepends=True), expected.splitlines(keepends=True)
+    number = next(
+        (k for k, (left, right) in enumerate(zip(has, wants, strict=False)) if left != right), min(len(has), len(wants))
+    )
+    left = _excerpt(has[number]) if number < len(has) else "nothing"
+    right = _excerpt(wants[number]) if number < len(wants) else "nothing"
+    return f":{number + 1}: has {left}, recomputed {right}"
+
+
+def _excerpt(line: str) -> str:
+    return repr(foreign(line, 240))

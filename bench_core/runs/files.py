@@ -1,0 +1,153 @@
+"""Reads the files of a run's folder safely: nothing outside of it, nothing too large, no number beyond reason."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, TypeVar, cast
+
+from bench_core.contract import layout
+from bench_core.contract.errors import BadInput, first_line
+from bench_core.contract.events import Event, parse_events
+from bench_core.contract.record import Record
+from bench_core.contract.run import RunRecord
+from bench_core.contract.workload import Workload
+
+# A batch is one line: 1024 rows of 4096 tokens with their arrival times need about 70 MB.
+MAX_LINE_BYTES = 256 * 1024 * 1024
+MAX_RECORD_BYTES = 16 * 1024 * 1024
+MAX_WORKLOAD_BYTES = 256 * 1024 * 1024  # unpacked: 100,000 prompts of 400 tokens
+INSANE = "a number in it is infinite or beyond 64 bits"
+
+R = TypeVar("R", bound=Record)
+
+
+@dataclass(frozen=True)
+class Damage:
+    """What is wrong with a cell's files: where (``events.jsonl:17``, ``spec.json``) and what, each one line."""
+
+    where: str
+    what: str
+
+
+class Unreadable(Exception):
+    """A file of a run cannot be used; of a cell, it becomes the row's ``Damage``."""
+
+    def __init__(self, where: str, what: str) -> None:
+        super().__init__(what)
+        self.damage = Damage(where, " ".join(what.split()))
+
+
+def read_record(run_folder: Path, path: Path, kind: type[R]) -> R | None:
+    """A cell's JSON file; ``None`` where there is none.
+
+    Raises:
+        Unreadable: outside the run's folder, too large, or not that record.
+    """
+    if not path.exists() and not path.is_symlink():
+        return None
+    check_inside(run_folder, path)
+    try:
+        if path.stat().st_size > MAX_RECORD_BYTES:
+            raise Unreadable(path.name, f"larger than {MAX_RECORD_BYTES} bytes")
+        record = kind.parse(path.read_bytes(), path.name)
+    except OSError as error:
+        raise Unreadable(path.name, error.strerror or "cannot be read") from error
+    except BadInput as error:
+        raise Unreadable(path.name, error.cause.removeprefix(f"{path.name}: ")) from error
+    if not sane(record.model_dump()):
+        raise Unreadable(path.name, INSANE)
+    return record
+
+
+def check_inside(run_folder: Path, path: Path) -> None:
+    """A report reads its run's folder and nothing else, whatever a link in it points to; a pipe would never end.
+
+    Raises:
+        Unreadable: it is a link out of the folder, or no regular file.
+    """
+    try:
+        inside = path.resolve(strict=True).is_relative_to(run_folder.resolve(strict=True))
+    except (OSError, RuntimeError) as error:  # a loop of links is a RuntimeError before Python 3.13
+        raise Unreadable(path.name, "cannot be resolved") from error
+    if not inside:
+        raise Unreadable(path.name, "a link that leaves the run's folder")
+    if not path.is_file():
+        raise Unreadable(path.name, "not a regular file")
+
+
+def read_events(run_folder: Path, folder: Path) -> Iterator[Event]:
+    """The events of a cell, one in memory at a time: the one place that opens an event log, compressed or not.
+
+    Raises:
+        Unreadable: missing, outside the run's folder, or damaged; with where and what.
+    """
+    path = log_path(folder)
+    if path is None:
+        raise Unreadable(layout.EVENTS_FILE, "the file is missing")
+    check_inside(run_folder, path)
+    try:
+        with open_log(path) as stream:
+            yield from parse_events(_lines(stream, path.name), path.name)
+    except BadInput as error:
+        where, _, what = error.cause.partition(": ")
+        raise Unreadable(where, what) from error
+    except (OSError, EOFError, zlib.error) as error:  # a bad gzip header is an OSError, a cut end an EOFError
+        raise Unreadable(path.name, first_line(error)) from error
+
+
+def log_path(folder: Path) -> Path | None:
+    """A cell's event log: the one that the worker wrote, or the compressed one of a published run."""
+    paths = (folder / layout.EVENTS_FILE, folder / layout.COMPRESSED_EVENTS_FILE)
+    return next((path for path in paths if path.exists()), None)
+
+
+def open_log(path: Path) -> BinaryIO:
+    """A log's content, unpacked where it is compressed."""
+    return cast(BinaryIO, gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
+
+
+def _lines(stream: BinaryIO, name: str) -> Iterator[bytes]:
+    """The lines of a log, one in memory at a time; the last must be whole as well."""
+    number = 0
+    while line := stream.readline(MAX_LINE_BYTES + 1):
+        number += 1
+        if len(line) > MAX_LINE_BYTES:
+            raise BadInput(f"{name}:{number}: longer than {MAX_LINE_BYTES} bytes")
+        yield line
+
+
+def read_workload(run_folder: Path, record: RunRecord) -> Workload | None:
+    """The prompts that a run keeps; ``None`` where it keeps none."""
+    path = run_folder / layout.WORKLOAD_FILE
+    if not path.exists() and not path.is_symlink():
+        return None
+    check_inside(run_folder, path)
+    try:
+        with gzip.open(path, "rb") as stream:
+            content = stream.read(MAX_WORKLOAD_BYTES + 1)
+        if len(content) > MAX_WORKLOAD_BYTES:
+            raise Unreadable(path.name, f"larger than {MAX_WORKLOAD_BYTES} bytes")
+        workload = Workload.parse(content, path.name)
+    except BadInput as error:
+        raise Unreadable(path.name, error.cause.removeprefix(f"{path.name}: ")) from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise Unreadable(path.name, first_line(error)) from error
+    if not workload.reference.agrees(record.workload):
+        raise Unreadable(path.name, f"it is not the workload of {layout.RUN_FILE}: digest {workload.digest[:12]}")
+    return workload
+
+
+def sane(value: object) -> bool:
+    """Whether all numbers in plain data are finite and of a size that divides without overflow."""
+    if isinstance(value, dict):
+        return all(sane(part) for part in value.values())
+    if isinstance(value, (list, tuple)):
+        return all(sane(part) for part in value)
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return not isinstance(value, int) or abs(value) < 2**63

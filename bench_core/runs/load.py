@@ -1,0 +1,235 @@
+"""Reads a run's folder: the plan, and for each planned cell what became of it, recomputed from its events."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from bench_core.contract import layout
+from bench_core.contract.calibration import Calibration
+from bench_core.contract.equal_work import breaches_between, cell_work
+from bench_core.contract.errors import BadInput, first_line
+from bench_core.contract.events import Event
+from bench_core.contract.harness_error import Gap, Script, gaps
+from bench_core.contract.max_batch import MaxBatch
+from bench_core.contract.metrics import CellEvents, CellResult, summarise
+from bench_core.contract.min_memory import MinMemory
+from bench_core.contract.outcome import Outcome, Verdict
+from bench_core.contract.record import Record
+from bench_core.contract.run import PlannedCell, RunRecord
+from bench_core.contract.spec import CellSpec
+from bench_core.contract.steadiness import sample
+from bench_core.contract.stopping import rate_of
+from bench_core.contract.stored_bits import StoredBits, stored_bits
+from bench_core.contract.workload import Workload
+from bench_core.contract.workload_rate import WholeWork
+from bench_core.runs.files import INSANE, Damage, Unreadable, log_path, read_events, read_record, read_workload, sane
+from bench_core.runs.plan import check_plan, harness_cells
+from bench_core.runs.published import read_published
+from bench_core.runs.quality import Outputs
+from bench_core.runs.view import Paced, Row, RunView
+
+R = TypeVar("R", bound=Record)
+
+
+Watch = Callable[[str], Callable[[Event], None]]
+
+
+def load_run(folder: Path, watch: Watch | None = None) -> RunView:
+    """Reads a run; a damaged cell is a row that says so.
+
+    Args:
+        watch: from a cell's name to what is shown each of its events, in order, while its log is read for its numbers:
+            a log of many megabytes is parsed once. It has seen all events of a row that has a ``result``, and of no
+            other row.
+
+    Raises:
+        BadInput: the folder is not a run: it, or a readable ``run.json`` with a consistent plan, is missing; or its
+            ``beside.yaml`` cannot be used.
+    """
+    hint = "a run is a folder under results/ with a run.json, made by python -m bench_core.drive"
+    try:
+        if not folder.is_dir():
+            raise BadInput(f"{folder}: not a folder", hint)
+        if not (folder / layout.RUN_FILE).is_file():
+            raise BadInput(f"{folder}: not a run: it has no {layout.RUN_FILE}", hint)
+    except OSError as error:
+        raise BadInput(f"{folder}: {error.strerror or error}", hint) from error
+    record = RunRecord.read(folder / layout.RUN_FILE)
+    check_plan(record, str(folder / layout.RUN_FILE))
+    damage: Damage | None = None
+    try:
+        workload = read_workload(folder, record)
+    except Unreadable as damaged:
+        workload, damage = None, damaged.damage
+    rows = [_row(folder, record, planned, workload, watch) for planned in (*record.cells, *harness_cells(record))]
+    between = breaches_between(row.work for row in rows if row.work is not None)
+    rows = _with_bits(_with_breach(row, between.get(row.planned.cell)) for row in rows)
+    count = len(record.cells)
+    beside = folder / layout.BESIDE_FILE
+    published = read_published(beside) if beside.is_file() else None
+    return RunView(
+        record,
+        tuple(rows[:count]),
+        tuple(rows[count:]),
+        workload,
+        damage,
+        published,
+        tuple(_records(folder, layout.CALIBRATIONS_FOLDER, Calibration)),
+        tuple(_records(folder, layout.MIN_MEMORY_FOLDER, MinMemory)),
+        tuple(_records(folder, layout.MAX_BATCH_FOLDER, MaxBatch)),
+    )
+
+
+def _records(run_folder: Path, name: str, kind: type[R]) -> Iterator[R]:
+    """Records of one kind in a folder of the run, by name; one that is damaged is as if it were not there: no cell
+    depends on it."""
+    home = run_folder / name
+    if not home.is_dir():
+        return
+    for path in sorted(home.glob("*.json")):
+        try:
+            record = read_record(run_folder, path, kind)
+        except (Unreadable, OSError):
+            continue
+        if record is not None:
+            yield record
+
+
+def _with_breach(row: Row, breach: str | None) -> Row:
+    if breach is None or row.work is None:
+        return row
+    return replace(row, work=replace(row.work, breaches=(*row.work.breaches, breach)))
+
+
+def _with_bits(rows: Iterable[Row]) -> list[Row]:
+    """Each row with what is known of its method's weights: what an engine told once holds for rows that failed, too."""
+    rows = list(rows)
+    known: dict[tuple[str, str], StoredBits] = {}
+    for row in sorted(rows, key=lambda row: row.result is None):
+        found = stored_bits(row.spec, row.result.engine_facts if row.result else {}) if row.spec else None
+        if found is not None:
+            known.setdefault((row.planned.image, row.planned.variant), found)
+    return [replace(row, bits=known.get((row.planned.image, row.planned.variant))) for row in rows]
+
+
+def _row(
+    run_folder: Path, record: RunRecord, planned: PlannedCell, workload: Workload | None, watch: Watch | None
+) -> Row:
+    folder = layout.cell_folder(run_folder, planned.cell)
+    spec: CellSpec | None = None
+    verdict: Verdict | None = None
+    try:
+        spec = read_record(run_folder, folder / layout.SPEC_FILE, CellSpec)
+        if spec is not None:
+            _check_spec(spec, record, planned)
+        verdict = read_record(run_folder, folder / layout.OUTCOME_FILE, Verdict)
+        if verdict is None or verdict.outcome is not Outcome.OK:
+            return Row(planned, spec, verdict)
+        if spec is None:
+            raise Unreadable(layout.SPEC_FILE, "the file is missing, so what was measured is not known")
+        return _measured_row(run_folder, planned, spec, verdict, workload, watch)
+    except Unreadable as damaged:
+        return Row(planned, spec, verdict, damage=damaged.damage)
+    except OSError as error:  # a folder that may not be searched, for example
+        return Row(planned, spec, verdict, damage=Damage(planned.cell, error.strerror or first_line(error)))
+
+
+def _check_spec(spec: CellSpec, record: RunRecord, planned: PlannedCell) -> None:
+    """Rows of one table did equal work: a cell of another model, workload or length has no place in it."""
+    pairs = {
+        "cell": (spec.cell_id, planned.cell),
+        "device": (spec.device, record.device),
+        "model": (spec.model.digest, record.model.digest),
+        "workload": (spec.workload.digest, record.workload.digest),
+        "max_new_tokens": (spec.max_new_tokens, record.max_new_tokens),
+        "length": (spec.length, record.length),
+    }
+    for name, (has, expected) in pairs.items():
+        if has != expected:
+            raise Unreadable(layout.SPEC_FILE, f"{name} is {has}, and {expected} in {layout.RUN_FILE}")
+
+
+def _check_protocol(spec: CellSpec, result: CellResult) -> None:
+    """A log names the rule that it was stopped by: it must be the cell's own."""
+    steadiness = result.metrics.steadiness
+    if steadiness.stop_reason is not None and steadiness.precision != spec.protocol.precision:
+        raise Unreadable(
+            layout.EVENTS_FILE,
+            f"measured to a precision of {steadiness.precision}, and {spec.protocol.precision} in {layout.SPEC_FILE}",
+        )
+
+
+def _measured_row(
+    run_folder: Path,
+    planned: PlannedCell,
+    spec: CellSpec,
+    verdict: Verdict,
+    workload: Workload | None,
+    watch: Watch | None,
+) -> Row:
+    """A cell that is said to be ok, with its numbers."""
+    folder = layout.cell_folder(run_folder, planned.cell)
+    events, watcher = CellEvents(), watch(planned.cell) if watch is not None else None
+    for event in read_events(run_folder, folder):
+        if watcher is not None:
+            watcher(event)
+        try:
+            events.add(event)
+        except BadInput as error:
+            raise Unreadable(_log_name(folder), error.cause) from error
+    result = _result(_log_name(folder), planned.cell, events)
+    _check_protocol(spec, result)
+    batches = [batch for of_phase in events.batches.values() for batch in of_phase]
+    work = cell_work(spec, batches, workload.prompts if workload is not None else None)
+    found: tuple[Gap, ...] = ()
+    if planned.harness:
+        try:
+            found = gaps(Script.of(spec.options), result.metrics, events.batches["measure"])
+        except BadInput as error:
+            raise Unreadable(layout.SPEC_FILE, error.cause) from error
+    measured = events.batches["measure"]
+    told = events.stop.whole_work if events.stop is not None else None
+    whole = _whole_work(spec, workload) or told
+    row = Row(
+        planned, spec, verdict, result,
+        work=work, gaps=found, outputs=Outputs.of(measured),
+        pace=tuple(Paced((b.index, b.prompts_digest), sum(b.output_tokens), b.latency_s) for b in measured),
+        rate=rate_of([sample(batch) for batch in measured], whole),
+    )  # fmt: skip
+    return _with_breach(row, _other_work(told, whole)) if told is not None and whole is not None else row
+
+
+def _other_work(told: WholeWork, workloads: WholeWork) -> str | None:
+    """How the work that a log was stopped for differs from that of the prompts kept; as far as the log tells it."""
+    if told.mean != workloads.mean:
+        return f"measured for a mean work of {told.mean}, and the workload's is {workloads.mean}"
+    if told.batches != workloads.batches:
+        return f"measured for {told.batches} full batches, and the workload has {workloads.batches}"
+    if told.spread not in (None, workloads.spread):
+        return "measured for another spread of work than the workload's"
+    return None
+
+
+def _whole_work(spec: CellSpec, workload: Workload | None) -> WholeWork | None:
+    """Of the prompts kept with the run, as far as there are any."""
+    if workload is None or len(workload.prompts) < spec.batch_size:
+        return None
+    return workload.whole_work(spec.batch_size)
+
+
+def _log_name(folder: Path) -> str:
+    path = log_path(folder)
+    return path.name if path is not None else layout.EVENTS_FILE
+
+
+def _result(name: str, cell: str, events: CellEvents) -> CellResult:
+    try:
+        result = summarise(cell, events)
+    except BadInput as error:
+        raise Unreadable(name, error.cause.removeprefix(f"{cell}: ")) from error
+    if not sane(result.metrics.model_dump()):
+        raise Unreadable(name, INSANE)
+    return result

@@ -1,0 +1,33 @@
+"""The plan of a run's record: cells whose names may become paths."""
+
+from __future__ import annotations
+
+from bench_core.contract import layout
+from bench_core.contract.errors import BadInput
+from bench_core.contract.run import PlannedCell, RunRecord
+from bench_core.runs.files import INSANE, sane
+
+
+def harness_cells(record: RunRecord) -> tuple[PlannedCell, ...]:
+    """The scripted engine's cells of all visits."""
+    return tuple(planned for visit in record.visits for planned in visit.harness_check or ())
+
+
+def check_plan(record: RunRecord, origin: str) -> None:
+    """A cell's name becomes a path: it must be the one that its parts make, and its parts plain names.
+
+    Raises:
+        BadInput: it is not, or a cell is planned twice.
+    """
+    if not sane(record.model_dump()):
+        raise BadInput(f"{origin}: {INSANE}")
+    if not record.cells:
+        raise BadInput(f"{origin}: the plan has no cell")
+    seen: set[str] = set()
+    for planned in (*record.cells, *harness_cells(record)):
+        parts_are_names = layout.is_name(planned.image) and layout.is_name(planned.variant)
+        if not parts_are_names or planned.cell != planned.cell_id:
+            raise BadInput(f"{origin}: {planned.cell[:100]!r} is not the name of its own cell")
+        if planned.cell in seen:
+            raise BadInput(f"{origin}: the cell {planned.cell} is planned twice")
+        seen.add(planned.cell)

@@ -1,0 +1,238 @@
+"""A run as its readers see it: the plan, and of each planned cell what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+from bench_core.contract.calibration import Calibration
+from bench_core.contract.cpu_use import taken_by_others
+from bench_core.contract.equal_work import CellWork
+from bench_core.contract.harness_error import Gap
+from bench_core.contract.max_batch import MaxBatch
+from bench_core.contract.metrics import CellMetrics, CellResult
+from bench_core.contract.min_memory import MinMemory
+from bench_core.contract.outcome import Outcome, Verdict
+from bench_core.contract.run import PlannedCell, RunRecord
+from bench_core.contract.spec import CellSpec
+from bench_core.contract.stored_bits import StoredBits, bits_in_title, title_with_bits
+from bench_core.contract.workload import Workload
+from bench_core.contract.workload_rate import WorkloadRate
+from bench_core.runs.files import Damage
+from bench_core.runs.published import Published
+from bench_core.runs.quality import Candidate, Outputs, RunQuality, assess
+from bench_core.runs.text import foreign
+
+NOT_RUN = "not run"
+DAMAGED = "damaged"
+
+
+@dataclass(frozen=True)
+class Paced:
+    """One measured batch: its place and the digest of its prompts, and how fast it was."""
+
+    prompts: tuple[int, str]
+    output_tokens: int
+    latency_s: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """A planned cell and what became of it.
+
+    Attributes:
+        spec: what it measured; ``None`` where it was not reached or its file is damaged.
+        verdict: how it ended; ``None`` where nobody wrote that down.
+        result: recomputed from the raw events; present exactly if the cell is ``ok`` and its files are whole.
+        damage: why a cell that has files shows no number, where its outcome does not say it.
+        work: what its measured batches were given, and which rule of equal work they broke; with ``result``.
+        gaps: of a scripted cell: its numbers beside its script.
+        outputs: of the measured batches; present exactly if ``result`` is.
+        pace: of the measured batches, in order; empty without ``result``.
+        rate: of the whole workload, estimated from these; present exactly if ``result`` is.
+        bits: what a weight of its method takes, by any of the method's rows that tells it.
+    """
+
+    planned: PlannedCell
+    spec: CellSpec | None = None
+    verdict: Verdict | None = None
+    result: CellResult | None = None
+    damage: Damage | None = None
+    work: CellWork | None = None
+    gaps: tuple[Gap, ...] = ()
+    outputs: Outputs | None = None
+    pace: tuple[Paced, ...] = ()
+    rate: WorkloadRate | None = None
+    bits: StoredBits | None = None
+
+    @property
+    def label(self) -> str:
+        """The method's name in tables, with the bits that its weights take where its title names far fewer."""
+        planned = self.planned
+        named = planned.bits if planned.bits is not None else bits_in_title(planned.label)
+        return title_with_bits(planned.label, named, self.bits)
+
+    @property
+    def breaches(self) -> tuple[str, ...]:
+        """How the cell's work differs from that of the others; one line each, empty where it is equal."""
+        return self.work.breaches if self.work is not None else ()
+
+    @property
+    def status(self) -> str:
+        """``ok``, the outcome, ``not run`` or ``damaged``: what stands in place of a number."""
+        if self.damage is not None:
+            return DAMAGED
+        return NOT_RUN if self.verdict is None else self.verdict.outcome.value
+
+    @property
+    def problem(self) -> str:
+        """One line: the cause of a cell without numbers; empty for one that has them."""
+        if self.damage is not None:
+            return foreign(f"{self.damage.where}: {self.damage.what}")
+        if self.result is not None:
+            return ""
+        if self.verdict is None:
+            return "no outcome was written: the run ended before this cell did"
+        return foreign(self.verdict.cause) or "no cause was given"
+
+    @property
+    def complete(self) -> bool:
+        """Whether this cell needs no further measurement: its numbers follow from its events, or its failure is one
+        of the cell itself. Not complete: missing, damaged, stopped from outside, or a box that ended before the cell
+        was begun, unless that was to refuse it.
+
+        The one rule by which a resumed run keeps cells.
+        """
+        if self.damage is not None or self.verdict is None or not self.verdict.outcome.is_of_the_cell:
+            return False
+        return self.spec is not None or self.verdict.outcome is Outcome.BAD_SPEC
+
+    @property
+    def disturbed(self) -> str:
+        """What others took of the CPUs, in words, where that was too much; empty where it was not, or is not known."""
+        use = self.result.metrics.cpu if self.result is not None else None
+        return f"others took {taken_by_others(use)}" if use is not None and use.busy else ""
+
+    @property
+    def sequential(self) -> bool:
+        """Whether the engine works through a batch one prompt after the other."""
+        return self.spec is not None and self.spec.batching == "sequential"
+
+
+@dataclass(frozen=True)
+class RunView:
+    """A run as the report sees it: its record, and its rows in the order of the plan.
+
+    Attributes:
+        harness: the scripted engine's cells that visits measured beside their own, for the suite's error; in no table
+            of the others.
+        workload: the prompts, where the run keeps them.
+        workload_damage: why it cannot be used, where the file is there.
+    """
+
+    record: RunRecord
+    rows: tuple[Row, ...]
+    harness: tuple[Row, ...] = ()
+    workload: Workload | None = None
+    workload_damage: Damage | None = None
+    beside: Published | None = None
+    calibrations: tuple[Calibration, ...] = ()
+    searches: tuple[MinMemory, ...] = ()
+    max_batches: tuple[MaxBatch, ...] = ()
+
+    def calibration_of(self, row: Row) -> Calibration | None:
+        """What was measured of a row's device at the visit that measured the row; of a GPU, else at the last visit
+        that measured the same card. On a CPU with as many threads."""
+        spec = row.spec
+        if spec is None:
+            return None
+        of_device = [c for c in self.calibrations if (c.device, c.gpu_uuid) == (spec.device, spec.gpu_uuid)]
+        if spec.device == "cpu":
+            of_device = [c for c in of_device if c.threads == spec.threads]
+        then = next((c for c in of_device if c.name.startswith(f"v{self.visit_of(row)}.")), None)
+        return then or (of_device[-1] if of_device and spec.device == "cuda" else None)
+
+    @cached_property
+    def cells(self) -> tuple[tuple[Row, ...], ...]:
+        """The rows of each cell, first repeat first."""
+        found: dict[tuple[str, str, int], list[Row]] = {}
+        for row in self.rows:
+            found.setdefault((row.planned.image, row.planned.variant, row.planned.batch_size), []).append(row)
+        return tuple(tuple(sorted(rows, key=lambda row: row.planned.repeat)) for rows in found.values())
+
+    @cached_property
+    def grid(self) -> tuple[Row, ...]:
+        """The rows that tables show, and the figure of memory: of each cell the first of its repeats."""
+        return tuple(rows[0] for rows in self.cells)
+
+    @cached_property
+    def repeated(self) -> tuple[tuple[Row, ...], ...]:
+        """Cells that were planned more than once."""
+        return tuple(rows for rows in self.cells if len(rows) > 1)
+
+    def visit_of(self, row: Row) -> int | None:
+        """The visit that measured a row, counted from 1: the last that was to; ``None`` for a cell without files."""
+        if row.spec is None and row.verdict is None:
+            return None
+        visits = self.record.all_visits
+        if row.planned.harness:
+            return row.planned.repeat
+        return next((n for n in range(len(visits), 0, -1) if row.planned.cell in visits[n - 1].cells), None)
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """All planned batch sizes, ascending."""
+        return tuple(sorted({row.planned.batch_size for row in self.rows}))
+
+    @property
+    def on_cuda(self) -> bool:
+        """Whether the run was made on a GPU."""
+        return self.record.device == "cuda"
+
+    @cached_property
+    def quality(self) -> RunQuality | None:
+        """What can be said of the cells' quality; ``None`` for a run in which nothing can be compared."""
+        candidates = [
+            Candidate(
+                cell=row.planned.cell,
+                method=(row.planned.image, row.planned.variant),
+                label=row.label,
+                batch_size=row.planned.batch_size,
+                rank=row.planned.reference,
+                compared=row.planned.ranked,
+                outputs=row.outputs,
+                likelihood=row.result.metrics.likelihood,
+            )
+            for row in self.grid
+            if row.result is not None and row.outputs is not None
+        ]
+        reference = next((row.label for row in self.rows if row.planned.reference == 0), "")
+        return assess(candidates, reference, self.record.quality, random_weights=self.record.model.synthetic)
+
+    def shortfall(self, row: Row) -> str:
+        """Why a row falls past the bounds of quality, in one line; empty where it does not."""
+        found = self.quality.cells.get(row.planned.cell) if self.quality else None
+        return found.failure if found else ""
+
+    def unranked(self, row: Row) -> str:
+        """Why a measured row is not compared with the others: its work was not equal, its quality falls short, or
+        others disturbed it; empty where nothing is so."""
+        return row.breaches[0] if row.breaches else self.shortfall(row) or row.disturbed
+
+    def compares(self, row: Row) -> bool:
+        """Whether a row is ranked: a real engine that did equal work, within the bounds of quality."""
+        return row.planned.ranked and not self.unranked(row)
+
+    def ranked(self, rows: Iterable[Row]) -> list[Row]:
+        """Those that are compared and have numbers."""
+        return [row for row in rows if row.result is not None and self.compares(row)]
+
+    def peak_memory_bytes(self, metrics: CellMetrics) -> int | None:
+        """The memory that a run compares: on the GPU where there is one, else of the processes. Peak, bytes."""
+        use = metrics.device_memory if self.on_cuda else metrics.host_memory
+        return use.peak_bytes if use else None
+
+    def of_batch_size(self, batch_size: int) -> tuple[Row, ...]:
+        """The rows of one batch size in the order of the plan."""
+        return tuple(row for row in self.grid if row.planned.batch_size == batch_size)
