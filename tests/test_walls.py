@@ -35,11 +35,11 @@ def imported_by_images(images: Path) -> set[str]:
 
 # Engines that may come, and parts of engines that no image imports by name, beside all that images import.
 ENGINES = {"exllamav3", "exllama_ext", "sglang", "tensorrt_llm"} | imported_by_images(REPOSITORY / "images")
-HEAVY = {"docker", "torch", "datasets", "altair", "vl_convert", "pynvml", "typer", "rich"}
+HEAVY = {"docker", "torch", "datasets", "altair", "vl_convert", "pynvml", "typer", "click", "rich"}
 # What each room must never import, in any of its modules; other rooms are added below.
 FORBIDDEN = {
     "contract": ENGINES | HEAVY | {"huggingface_hub", "numpy"},
-    "worker": ENGINES | {"torch", "docker", "altair", "vl_convert", "datasets", "typer", "rich"},
+    "worker": ENGINES | {"torch", "docker", "altair", "vl_convert", "datasets", "typer", "click", "rich"},
     "prepare": ENGINES | {"docker", "torch"},
     "runs": ENGINES | HEAVY,
     "report": ENGINES | {"docker", "torch"},

@@ -30,7 +30,7 @@ PAGE_FILE = "report.html"
 TABLE_FILE = "table.csv"
 FIGURES_FOLDER = "figures"
 
-# A cell: results/<run_id>/cells/<image>.<variant>.b<batch size>[.r<repeat>]/
+# A cell: results/<run_id>/cells/<image>.<variant>.<word of its scenario, as b16>[.r<repeat>]/
 SPEC_FILE = "spec.json"
 EVENTS_FILE = "events.jsonl"
 COMPRESSED_EVENTS_FILE = "events.jsonl.gz"  # of published runs
@@ -48,6 +48,7 @@ NO_ARTIFACT = "none"
 # data/
 WORKLOADS_FOLDER = "workloads"
 PREPARED_FILE = "prepared.json"
+ASSIGNMENT = "assignment"  # .<driver>.<number>.json: what a driver has handed to a box, as long as that lives
 
 # An image: images/<name>/
 MANIFEST_FILE = "image.yaml"
@@ -73,10 +74,10 @@ def slug(text: str) -> str:
     return plain[:48].strip("-._") or "unnamed"
 
 
-def cell_id(image: str, variant: str, batch_size: int, repeat: int = 1) -> str:
-    """``<image>.<variant>.b<batch size>``, and ``.r<repeat>`` behind it from the second measurement on: the name of a
-    cell and of its folder."""
-    name = f"{image}.{variant}.b{batch_size}"
+def cell_id(image: str, variant: str, word: str, repeat: int = 1) -> str:
+    """``<image>.<variant>.<word of its scenario>``, and ``.r<repeat>`` behind it from the second measurement on: the
+    name of a cell and of its folder. The word of an offline cell is ``b<batch size>``."""
+    name = f"{image}.{variant}.{word}"
     return name if repeat == 1 else f"{name}.r{repeat}"
 
 

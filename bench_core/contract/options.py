@@ -113,11 +113,6 @@ class EngineOption(Record):
         return self.value(given)
 
 
-def as_text(value: Scalar) -> str:
-    """A value for a command line, so that :meth:`EngineOption.of_text` gives the same again."""
-    return str(value).lower() if isinstance(value, bool) else repr(value) if isinstance(value, float) else str(value)
-
-
 class Options:
     """All options of one image, on one device or on all of them."""
 

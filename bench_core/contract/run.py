@@ -7,20 +7,17 @@ from typing import Literal
 from pydantic import Field
 
 from bench_core.contract.model import ModelInfo
+from bench_core.contract.protocol import Length
 from bench_core.contract.quality import QualityBounds
 from bench_core.contract.record import Record
-from bench_core.contract.spec import MAX_REPEAT, Length
+from bench_core.contract.scenario import MAX_REPEAT, NamedCell
 from bench_core.contract.workload import WorkloadRef
 
 
-class PlannedCell(Record):
+class PlannedCell(NamedCell):
     """One row to be."""
 
     cell: str
-    image: str
-    variant: str
-    batch_size: int
-    repeat: int = Field(1, ge=1, le=MAX_REPEAT, description="tables show the first; later ones compare visits")
     label: str
     bits: float | None = Field(
         None, gt=0, le=64, description="of a weight, as the variant names them; not told in older records"

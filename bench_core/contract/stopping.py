@@ -38,11 +38,6 @@ from bench_core.contract.workload_rate import WholeWork, Work, WorkloadRate, wor
 StopReason = Literal["precision", "busy", "workload", "max_seconds", "max_batches", "exhaustive"]
 WarmupEnd = Literal["flat", "trend", "not_tested"]
 
-# Defaults of whoever asks for a measurement; a spec that does not name a limit has none.
-DEFAULT_PRECISION = 0.01
-DEFAULT_MAX_WARMUP_BATCHES = 20
-DEFAULT_MAX_WARMUP_S = 15.0
-
 FLATNESS_BATCHES = 5
 # A false alarm costs one more warm-up batch, so the test may be strict. With five values: 9 of 10 pairs in one order.
 FLATNESS_SIGNIFICANCE = 0.1

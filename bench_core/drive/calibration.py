@@ -6,6 +6,7 @@ from pathlib import Path
 
 from bench_core.contract import layout
 from bench_core.contract.calibration import Calibration
+from bench_core.contract.declaration import as_arguments
 from bench_core.contract.errors import first_line
 from bench_core.contract.run import GpuInfo
 from bench_core.drive.catalogue import Image
@@ -56,10 +57,7 @@ def measure_devices(
             launch = Launch(
                 image=probe,
                 target="measure",
-                arguments=(
-                    *("--calibrate", name, "--device", plan.device),
-                    *(("--threads", str(threads)) if threads else ()),
-                ),
+                arguments=as_arguments({"calibrate": name, "device": plan.device, "threads": threads}),
                 folders=Folders(model=model_folder, artifact=layout.NO_ARTIFACT, run=run_folder),
                 gpu=gpu,
                 labels={"run": run_folder.name, "calibration": name},

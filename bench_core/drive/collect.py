@@ -110,8 +110,13 @@ def _last_and_highest(values: list[int]) -> tuple[int | None, int | None]:
     return (values[-1], max(values)) if values else (None, None)
 
 
-def set_aside(run_folder: Path, cell: str) -> None:
-    """Moves what there is of a cell out of the way, whole, before it is measured again."""
+def set_aside(run_folder: Path, *cells: str) -> None:
+    """Moves what there is of these cells out of the way, whole, before they are measured again."""
+    for cell in cells:
+        _set_aside(run_folder, cell)
+
+
+def _set_aside(run_folder: Path, cell: str) -> None:
     folder = layout.cell_folder(run_folder, cell)
     if not folder.exists() and not folder.is_symlink():
         return

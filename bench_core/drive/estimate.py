@@ -25,16 +25,16 @@ def measuring_estimate_s(plan: Plan, suite: Suite, weights_bytes: int, prompts: 
     total_s = 0.0
     for job in plan.jobs:
         total_s += _START_S
-        for batch_size in job.batch_sizes:
-            batches = prompts // batch_size
-            if not suite.exhaustive:
+        for scenario in job.scenarios:
+            protocol = suite.protocol_of(scenario, plan.device, first=True)
+            batches = prompts // scenario.batch_size
+            if protocol.precision is not None:
                 batches = min(batches, _TYPICAL_BATCHES)
-            if suite.max_batches is not None:
-                batches = min(batches, suite.max_batches)
-            sizes = suite.direct_batch_sizes or job.batch_sizes
-            direct = suite.direct_batches if job.image.manifest.direct and batch_size in sizes else 0
-            pairs = min(direct, batches) * suite.direct_rounds
-            total_s += (batches + suite.protocol.warmup_rule.fewest + 2 * pairs) * suite.max_new_tokens * step_s
+            if protocol.max_batches is not None:
+                batches = min(batches, protocol.max_batches)
+            direct = protocol.direct_batches if job.image.manifest.direct else 0
+            pairs = min(direct, batches) * protocol.direct_rounds
+            total_s += (batches + protocol.warmup_rule.fewest + 2 * pairs) * suite.max_new_tokens * step_s
     return total_s
 
 

@@ -18,14 +18,16 @@ from bench_core.contract.cpu_use import BusyRule
 from bench_core.contract.errors import BadInput, MachineFailure, MayPass
 from bench_core.contract.events import CellEnded, Progress, parse_stdout
 from bench_core.contract.model import ModelInfo
-from bench_core.contract.options import as_text
 from bench_core.contract.outcome import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_MACHINE, EXIT_OK, Outcome, Verdict
 from bench_core.contract.run import GpuInfo
+from bench_core.contract.scenario import Offline
+from bench_core.contract.spec import Assignment, plan_cells
 from bench_core.contract.workload import Workload
+from bench_core.drive.assignment import handed_over
 from bench_core.drive.collect import judge, set_aside, stated_cause
 from bench_core.drive.cpu_gate import CpuGate
 from bench_core.drive.gpu_gate import GpuGate
-from bench_core.drive.launcher import Ended, Folders, Launch, Launcher
+from bench_core.drive.launcher import Ended, Folders, Launch, Launcher, LineTaker
 from bench_core.drive.locks import Locks
 from bench_core.drive.plan import Job, Plan
 from bench_core.drive.progress import Display
@@ -101,8 +103,6 @@ class Execution:
         self._gpus = gpus
         self._display = display
         self._locks = locks or Locks()
-        names = ("load_timeout_s", "prepare_timeout_s", "batch_timeout_s", "cell_timeout_s")
-        self._limits: dict[str, float] = {name: getattr(request.suite, name) for name in names}
         self._gate = gate or GpuGate(request.suite.on_busy, request.suite.busy_wait_s, display.note)
         for gpu in gpus:
             self._gate.begin(gpu.uuid)
@@ -119,21 +119,19 @@ class Execution:
         """Measures the scripted engine, on the first GPU where there are several; the report reads what it left."""
         if self._stopping:
             return
-        gpu = self._gpus[0] if self._gpus else None
         launch = Launch(
             image=harness.image,
             target="measure",
-            arguments=self._arguments(harness, prepared, [str(size) for size in harness.batch_sizes]),
+            arguments=(),
             folders=Folders(prepared.model_folder, harness.artifact, data=self._request.data, run=run_folder),
-            gpu=gpu,
+            gpu=self._gpus[0] if self._gpus else None,
             labels={"run": run_folder.name, "job": harness.title},
         )
-        ended = self._launcher.run(launch, lambda _line: None)
+        ended = self._launch(launch, self.assignment(harness, prepared), lambda _line: None)
         self.settle(harness.title)
         if ended.exit_code == EXIT_MACHINE:  # the cells that follow will meet it too
             self._display.note(f"harness check: {stated_cause(ended.stderr_tail)}")
-        cells = [harness.cell(size) for size in harness.batch_sizes]
-        for cell, verdict in judge(run_folder, cells, ended).items():
+        for cell, verdict in judge(run_folder, list(harness.cells), ended).items():
             if verdict.outcome is not Outcome.OK:
                 self._display.note(f"harness check {cell}: {verdict.outcome.value}: {verdict.cause}")
 
@@ -149,12 +147,13 @@ class Execution:
             launch = Launch(
                 image=job.image,
                 target="measure",
-                arguments=("--self-check", *self._arguments(job, prepared, ["1"])),
+                arguments=("--self-check",),
                 folders=Folders(prepared.model_folder, job.artifact, data=self._request.data),
                 gpu=self._gpus[0] if self._gpus else None,
                 labels={"self-check": job.title},
             )
-            ended = self._launcher.run(launch, told.append)
+            alone = replace(job, scenarios=(Offline(batch_size=1),))
+            ended = self._launch(launch, self.assignment(alone, prepared), told.append)
             if ended.exit_code == EXIT_MACHINE:
                 raise _failed(ended)
             if ended.exit_code not in (0, 1) or not told:
@@ -199,7 +198,7 @@ class Execution:
                         raise
                     with self._lock:  # of this card, perhaps: another one may take what is left of it
                         left = job.without(frozenset(finished.verdicts))
-                        queue.extendleft([left] if left.batch_sizes else [])
+                        queue.extendleft([left] if left.scenarios else [])
                     raise
                 except BaseException:
                     self._stopping = True  # the other GPUs end their batch in hand, and the run ends with this error
@@ -249,10 +248,10 @@ class Execution:
         return self._stopping
 
     def _run_job(self, job: Job, gpu: GpuInfo | None, prepared: Prepared, finished: Finished) -> None:
-        left = list(job.batch_sizes)
+        left = job
         lost, engine_lost = "", False  # why a cell is measured again
         pauses = list(pauses_s())  # before it is tried again what the machine did not let begin or end
-        while left and not self._stopping:
+        while left.scenarios and not self._stopping:
             mark = self._gate.enter(gpu.uuid, lambda: self._stopping) if gpu else ""
             self.await_free_cpus()
             if self._stopping:
@@ -261,22 +260,19 @@ class Execution:
             launch = Launch(
                 image=job.image,
                 target="measure",
-                arguments=(
-                    *self._arguments(job, prepared, [str(size) for size in left]),
-                    *(("--marked", mark) if mark else ()),
-                ),
+                arguments=("--marked", mark) if mark else (),
                 folders=Folders(prepared.model_folder, job.artifact, data=self._request.data, run=finished.run_folder),
                 gpu=gpu,
                 labels={
                     "run": (self._run or finished.run_folder).name,
                     "job": job.title,
-                    "cells": ",".join(job.cell(size) for size in left),
+                    "cells": ",".join(left.cells),
                 },
-                silence_limit_s=_SILENCE_SLACK_S + max(s for name, s in self._limits.items() if "cell" not in name),
+                silence_limit_s=_SILENCE_SLACK_S + self._request.suite.timeouts.longest_step_s,
                 run_lock=self._locks.run_descriptor(self._run or finished.run_folder),
             )
-            cells = [job.cell(size) for size in left]
-            ended = self._launcher.run(launch, partial(self._line, cells, finished))
+            cells = list(left.cells)
+            ended = self._launch(launch, self.assignment(left, prepared), partial(self._line, cells, finished))
             _require_there(self._run or finished.run_folder)  # before anything is written into it again
             if ended.exit_code == EXIT_BAD_INPUT and _lacks(prepared, job):
                 ended = replace(ended, exit_code=EXIT_MACHINE)  # what it reads has gone since it was made ready
@@ -289,9 +285,8 @@ class Execution:
             if again and not engine_lost:  # once: what was done of the cell in hand says nothing of it
                 engine_lost = True
                 lost = "measured again: the Docker engine went away during the first attempt"
-                for cell in again:
-                    set_aside(finished.run_folder, cell)
-                    del verdicts[cell]
+                set_aside(finished.run_folder, *again)
+                verdicts = {cell: verdict for cell, verdict in verdicts.items() if cell not in again}
                 self._display.note(f"the Docker engine went away; measuring again: {', '.join(again)}")
             with self._lock:
                 for cell, verdict in verdicts.items():
@@ -300,7 +295,7 @@ class Execution:
                     if not told:
                         self._tell_end(cell, verdict, finished)
                 finished.launch_s[job.title] = ended.ended_s - ended.started_s
-            left = [size for size in left if job.cell(size) not in verdicts]
+            left = left.without(verdicts)
             if gpu:
                 self._gate.leave(gpu.uuid, job.title)
             if ended.exit_code == EXIT_MACHINE:
@@ -309,8 +304,7 @@ class Execution:
                     raise failure
                 lost = f"this machine failed before it: {failure.cause}"
                 self._pause(job, failure, pauses.pop(0))
-                for size in left:
-                    set_aside(finished.run_folder, job.cell(size))
+                set_aside(finished.run_folder, *left.cells)
 
     def _pause(self, job: Job, failure: MachineFailure, pause_s: float) -> None:
         self._display.note(f"{job.title}: {failure.cause}; trying again in {pause_s:.0f} s")
@@ -335,39 +329,28 @@ class Execution:
         news = CellEnded(cell=cell, outcome=verdict.outcome, cause=verdict.cause)
         self._display.ended(news, len(finished.verdicts), self._cells)
 
-    def _device_arguments(self) -> tuple[str, ...]:
-        threads = self._request.suite.threads
-        return ("--device", self._plan.device, *(("--threads", str(threads)) if threads else ()))
+    def assignment(self, job: Job, prepared: Prepared) -> Assignment:
+        """The cells of a job as its box will read them.
 
-    def _arguments(self, job: Job, prepared: Prepared, batch_sizes: list[str]) -> tuple[str, ...]:
-        suite = self._request.suite
-        arguments = ["--variant", job.variant, "--batch-size", ",".join(batch_sizes)]
-        arguments += ["--max-new-tokens", str(suite.max_new_tokens), "--length", suite.length]
-        arguments += ["--warmup-batches", str(suite.warmup_batches), "--latency-batches", str(suite.latency_batches)]
-        arguments += ["--max-warmup-batches", str(suite.max_warmup_batches)]
-        arguments += ["--max-warmup-seconds", str(suite.max_warmup_seconds)]
-        arguments += ["--exhaustive"] if suite.exhaustive else ["--precision", str(suite.precision)]
-        if suite.max_seconds is not None:
-            arguments += ["--max-seconds", str(suite.max_seconds)]
+        Raises:
+            BadInput: the image does not take its options on this device.
+        """
+        suite, manifest, device = self._request.suite, job.image.manifest, self._plan.device
         limits = [limit for limit in (suite.max_batches, job.max_batches) if limit is not None]
-        if limits:
-            arguments += ["--max-batches", str(min(limits))]
-        if suite.direct_batches and job.image.manifest.direct is not None:
-            arguments += ["--direct-batches", str(suite.direct_batches)]
-            arguments += ["--direct-rounds", str(suite.direct_rounds)]
-            if suite.direct_batch_sizes:
-                arguments += ["--direct-batch-sizes", ",".join(map(str, suite.direct_batch_sizes))]
-        if suite.busy_cpus is not None:
-            arguments += ["--busy-cpus", str(suite.busy_cpus)]
-        arguments += ["--score-texts", str(suite.score_texts)]
-        if job.repeat > 1:
-            arguments += ["--repeat", str(job.repeat)]
-        for name, limit_s in self._limits.items():
-            arguments += ["--" + name.replace("_", "-"), f"{limit_s:g}"]
-        arguments += ["--workload", str(prepared.workload_path.relative_to(self._request.data))]
-        for key, value in job.options.items():
-            arguments += ["--option", f"{key}={as_text(value)}"]
-        return (*arguments, *self._device_arguments())
+        options = suite.model_copy(update={"max_batches": min(limits, default=None)})
+        variant = manifest.variant(job.variant, job.options, device)
+        reference = prepared.workload.reference
+        return Assignment(
+            cells=plan_cells(options, manifest, variant, device, job.scenarios, prepared.model, reference, job.repeat),
+            workload=str(prepared.workload_path.relative_to(self._request.data)),
+            threads=suite.threads,
+            timeouts=suite.timeouts,
+        )
+
+    def _launch(self, launch: Launch, assignment: Assignment, on_stdout: LineTaker) -> Ended:
+        with handed_over(assignment, self._request.data) as path:
+            arguments = ("--assignment", path, *launch.arguments)
+            return self._launcher.run(replace(launch, arguments=arguments), on_stdout)
 
 
 def _require_there(run_folder: Path) -> None:

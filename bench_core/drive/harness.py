@@ -24,8 +24,8 @@ from bench_core.contract.outcome import EXIT_FAILED
 from bench_core.contract.record import Scalar
 from bench_core.drive.cli import refuse
 from bench_core.drive.locks import Locks
-from bench_core.drive.request import Request, Suite
-from bench_core.drive.session import Modes, Session
+from bench_core.drive.request import Modes, Request, Suite
+from bench_core.drive.session import Session
 
 LIMIT = 0.01  # of what the script says
 

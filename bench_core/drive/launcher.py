@@ -45,7 +45,8 @@ class Launch:
     """One start of an image's worker.
 
     Attributes:
-        arguments: for ``python -m bench_core.worker``; paths are added by the launcher, which knows where things are.
+        arguments: of this launch, for ``python -m bench_core.worker``; the launcher adds paths, since it knows where
+            things are. What is asked of the cells stands in the file that ``--assignment`` names.
         labels: run and cells, for people and for finding leftovers.
         silence_limit_s: a box that says nothing for so long is ended; ``None`` for one that need not speak.
         run_lock: the open file of the run's lock, for a worker process to hold on to as long as it lives.

@@ -9,6 +9,7 @@ from pathlib import Path
 from bench_core.contract import layout
 from bench_core.contract.errors import BadInput
 from bench_core.contract.max_batch import LARGEST_BATCH, BatchSearch, BatchTrial, MaxBatch, search_largest
+from bench_core.contract.scenario import Offline
 from bench_core.drive.collect import write_record
 from bench_core.drive.execute import Prepared
 from bench_core.drive.plan import Job
@@ -120,7 +121,7 @@ class BatchSizeSearch:
         number = 1
         while (home / layout.trial_folder(number)).exists():
             number += 1
-        job = replace(self._job, batch_sizes=(size,))
+        job = replace(self._job, scenarios=(Offline(batch_size=size),))
         tried = self._trials.run(job, prepared, home / layout.trial_folder(number), run_folder)
         verdict, metrics, gpu = tried.verdict, tried.metrics, self._site.gpu
         device = metrics.device_memory if metrics else None

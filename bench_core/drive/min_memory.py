@@ -55,7 +55,7 @@ class MemorySearch:
     @property
     def cell(self) -> str:
         """The cell's name."""
-        return self._job.cell(self._job.batch_sizes[0])
+        return self._job.cells[0]
 
     def run(self, prepared: Prepared, run_folder: Path) -> MinMemory:
         """Searches, and writes ``min-memory/<cell>.json`` into the run's folder; earlier trials of it are replaced.

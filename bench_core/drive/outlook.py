@@ -138,8 +138,7 @@ def plan_words(
         kept = sum(cell.cell in plan.kept for cell in plan.cells)
         lines.insert(0, f"resumes {resumed}: {kept} of {len(plan.cells)} cells asked for are complete and kept")
     if plan.control is not None and plan.control in plan.jobs:
-        (size,) = plan.control.batch_sizes
-        lines.append(f"control: {plan.control.cell(size)}, measured first")
+        lines.append(f"control: {', '.join(plan.control.cells)}, measured first")
     if plan.harness is not None:
         lines.append(f"the suite's own error: {plan.harness.title} x {_sizes(plan.harness)}, measured before the cells")
     if suite.find_max_batch:
@@ -150,7 +149,7 @@ def plan_words(
 
 
 def _sizes(job: Job) -> str:
-    sizes = "{" + ",".join(str(size) for size in job.batch_sizes) + "}"
+    sizes = "{" + ",".join(str(scenario.batch_size) for scenario in job.scenarios) + "}"
     return sizes if job.repeat == 1 else f"{sizes} (repeat {job.repeat})"
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import random
-import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, replace
 
 from bench_core.contract import layout
@@ -12,17 +11,18 @@ from bench_core.contract.errors import BadInput, nearest
 from bench_core.contract.manifest import DeviceKind
 from bench_core.contract.record import Scalar
 from bench_core.contract.run import PlannedCell
+from bench_core.contract.scenario import Offline, Scenario, scenario_of_word
 from bench_core.drive.catalogue import Catalogue, Image
 from bench_core.drive.request import Suite
 
 
 @dataclass(frozen=True)
 class Job:
-    """One container: one variant of one image, loaded once, at one or more batch sizes; the same repeat of each."""
+    """One container: one variant of one image, loaded once, in one or more scenarios; the same repeat of each."""
 
     image: Image
     variant: str
-    batch_sizes: tuple[int, ...]
+    scenarios: tuple[Scenario, ...]
     options: dict[str, Scalar]
     repeat: int = 1
     max_batches: int | None = None  # fewer than the suite's, where given
@@ -37,22 +37,27 @@ class Job:
         """``image.variant``."""
         return f"{self.image.name}.{self.variant}"
 
-    def cell(self, batch_size: int) -> str:
-        """A cell's name."""
-        return layout.cell_id(self.image.name, self.variant, batch_size, self.repeat)
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """Names of its cells."""
+        return tuple(self.cell(scenario) for scenario in self.scenarios)
 
-    def without(self, cells: frozenset[str]) -> Job:
-        """The same for the batch sizes whose cells are not among ``cells``."""
-        return replace(self, batch_sizes=tuple(size for size in self.batch_sizes if self.cell(size) not in cells))
+    def cell(self, scenario: Scenario) -> str:
+        """A cell's name."""
+        return layout.cell_id(self.image.name, self.variant, scenario.word, self.repeat)
+
+    def without(self, cells: Container[str]) -> Job:
+        """The same for the scenarios whose cells are not among ``cells``."""
+        return replace(self, scenarios=tuple(s for s in self.scenarios if self.cell(s) not in cells))
 
     def planned(self) -> list[PlannedCell]:
         """Its cells."""
         return [
             PlannedCell(
-                cell=self.cell(batch_size),
+                cell=self.cell(scenario),
                 image=self.image.name,
                 variant=self.variant,
-                batch_size=batch_size,
+                scenario=scenario,
                 repeat=self.repeat,
                 label=self.image.manifest.label(self.variant),
                 bits=self.image.manifest.bits(self.variant),
@@ -60,7 +65,7 @@ class Job:
                 harness=self.variant == self.image.manifest.harness_variant,
                 reference=self.image.manifest.reference_rank(self.variant),
             )
-            for batch_size in self.batch_sizes
+            for scenario in self.scenarios
         ]
 
 
@@ -108,7 +113,7 @@ class Plan:
         """
         control = self._of([self.control]) if self.control is not None else ()
         done = self.kept | {cell.cell for cell in control}
-        left = tuple(job for job in (job.without(done) for job in self.in_order_of_launch) if job.batch_sizes)
+        left = tuple(job for job in (job.without(done) for job in self.in_order_of_launch) if job.scenarios)
         new = bool(left) or any(cell.cell not in self.kept and cell.repeat == 1 for cell in control)
         return (self.control, *left) if self.control is not None and new else left
 
@@ -137,7 +142,7 @@ class Plan:
     @property
     def batch_sizes(self) -> tuple[int, ...]:
         """Batch sizes to be measured, ascending."""
-        return tuple(sorted({size for job in self.jobs for size in job.batch_sizes}))
+        return tuple(sorted({scenario.batch_size for job in self.jobs for scenario in job.scenarios}))
 
     def resumed(self, complete: Iterable[PlannedCell]) -> Plan:
         """The same plan for a run of which some cells are complete: these are kept, and the control is the next
@@ -146,8 +151,8 @@ class Plan:
         plan = replace(self, kept=frozenset(cell.cell for cell in cells))
         if self.control is None:
             return plan
-        first = (self.control.image.name, self.control.variant, *self.control.batch_sizes)
-        done = [cell.repeat for cell in cells if (cell.image, cell.variant, cell.batch_size) == first]
+        first = (self.control.image.name, self.control.variant, *self.control.scenarios)
+        done = [cell.repeat for cell in cells if (cell.image, cell.variant, cell.scenario) == first]
         return replace(plan, control=replace(self.control, repeat=1 + max(done, default=0)))
 
     @staticmethod
@@ -183,7 +188,7 @@ def make_plan(suite: Suite, catalogue: Catalogue, device: DeviceKind) -> Plan:
         else:
             wanted = chosen.get(image.name) or (image.manifest.default_variant(device),)
         for variant in wanted:
-            jobs.append(_job(image, variant, suite.batch_sizes, suite, device))
+            jobs.append(_job(image, variant, suite.scenarios, suite, device))
     if not jobs:
         raise BadInput("nothing to run", "; ".join(left_out))
     grid = tuple(replace(job, repeat=repeat) for job in jobs for repeat in range(1, suite.repeats + 1))
@@ -213,8 +218,8 @@ def harness_job(plan: Plan, catalogue: Catalogue, visit: int) -> Job | None:
         image = catalogue.get(name)
         variant = image.manifest.harness_variant
         if variant is not None and variant in image.manifest.variants_on(plan.device):
-            sizes = tuple(sorted({1, plan.batch_sizes[-1]}))
-            return Job(image, variant, sizes, {}, visit, HARNESS_BATCHES)
+            sizes = sorted({1, plan.batch_sizes[-1]})
+            return Job(image, variant, tuple(Offline(batch_size=size) for size in sizes), {}, visit, HARNESS_BATCHES)
     return None
 
 
@@ -227,26 +232,26 @@ def plan_of_cells(cells: Iterable[PlannedCell], suite: Suite, catalogue: Catalog
         BadInput: an image or variant that is not there any more, or does not run on this device.
     """
     control = _control(suite, catalogue, device)
-    sizes: dict[tuple[str, str, int], list[int]] = {}
+    found: dict[tuple[str, str, int], list[Scenario]] = {}
     for cell in cells:
         if (
             control is None
             or cell.repeat <= suite.repeats
             or (cell.image, cell.variant) != (control.image.name, control.variant)
         ):
-            sizes.setdefault((cell.image, cell.variant, cell.repeat), []).append(cell.batch_size)
-    for image, variant, repeat in [key for key in sizes if key[2] == 1]:
+            found.setdefault((cell.image, cell.variant, cell.repeat), []).append(cell.scenario)
+    for image, variant, repeat in [key for key in found if key[2] == 1]:
         for added in range(repeat + 1, suite.repeats + 1):
-            there = sizes.setdefault((image, variant, added), [])
-            there += [size for size in sizes[image, variant, repeat] if size not in there]
+            there = found.setdefault((image, variant, added), [])
+            there += [scenario for scenario in found[image, variant, repeat] if scenario not in there]
     grid = tuple(
-        replace(_job(catalogue.get(image), variant, tuple(batch_sizes), suite, device), repeat=repeat)
-        for (image, variant, repeat), batch_sizes in sizes.items()
+        replace(_job(catalogue.get(image), variant, tuple(scenarios), suite, device), repeat=repeat)
+        for (image, variant, repeat), scenarios in found.items()
     )
     return Plan(device, grid, control=control, repeats=suite.repeats, order_seed=suite.order_seed)
 
 
-def _job(image: Image, variant: str, batch_sizes: tuple[int, ...], suite: Suite, device: DeviceKind) -> Job:
+def _job(image: Image, variant: str, scenarios: tuple[Scenario, ...], suite: Suite, device: DeviceKind) -> Job:
     runnable = image.manifest.variants_on(device)
     if variant not in image.manifest.variants:
         raise BadInput(f"image {image.name} has no variant {variant!r}", nearest(variant, image.manifest.variants))
@@ -261,10 +266,7 @@ def _job(image: Image, variant: str, batch_sizes: tuple[int, ...], suite: Suite,
             f"those that do: {', '.join(runnable) or 'none'}",
         )
     options = image.manifest.options_on(device).checked(suite.options.get(image.name, {}))
-    return Job(image, variant, batch_sizes, dict(options))
-
-
-_CELL = re.compile(r"(.+)\.b([1-9][0-9]{0,4})")
+    return Job(image, variant, scenarios, dict(options))
 
 
 def _control(suite: Suite, catalogue: Catalogue, device: DeviceKind) -> Job | None:
@@ -278,25 +280,25 @@ def cell_job(cell: str, option: str, suite: Suite, catalogue: Catalogue, device:
     Raises:
         BadInput: not such a name, or not a cell that runs here; ``option`` is where it was given.
     """
-    image, variant, size = cell_parts(cell, option, catalogue)
-    return _job(image, variant, (size,), suite, device)
+    image, variant, scenario = cell_parts(cell, option, catalogue)
+    return _job(image, variant, (scenario,), suite, device)
 
 
-def cell_parts(cell: str, option: str, catalogue: Catalogue) -> tuple[Image, str, int]:
-    """Image, variant and batch size of ``image.variant.bN``; either name may hold dots.
+def cell_parts(cell: str, option: str, catalogue: Catalogue) -> tuple[Image, str, Scenario]:
+    """Image, variant and scenario of ``image.variant.bN``; either name may hold dots.
 
     Raises:
         BadInput: not such a name; ``option`` is where it was given.
     """
-    match = _CELL.fullmatch(cell)
-    method, size = match.groups() if match else (cell, "")
+    method, _, word = cell.rpartition(".")
+    scenario = scenario_of_word(word)
     image = _owner(method, catalogue)
-    if not size or image is None:
+    if scenario is None or image is None:
         raise BadInput(
             f"{option} {cell!r} is not a cell: IMAGE.VARIANT.bN",
             f"for example null.scripted.b1; images: {', '.join(catalogue.names)}",
         )
-    return image, method.removeprefix(f"{image.name}."), int(size)
+    return image, method.removeprefix(f"{image.name}."), scenario
 
 
 def method_job(method: str, option: str, suite: Suite, catalogue: Catalogue, device: DeviceKind) -> Job:
@@ -306,7 +308,7 @@ def method_job(method: str, option: str, suite: Suite, catalogue: Catalogue, dev
         BadInput: not such a name, or it does not run here; ``option`` is where it was given.
     """
     image = image_of(method, option, catalogue)
-    return _job(image, method.removeprefix(f"{image.name}."), (1,), suite, device)
+    return _job(image, method.removeprefix(f"{image.name}."), (Offline(batch_size=1),), suite, device)
 
 
 def image_of(method: str, option: str, catalogue: Catalogue) -> Image:

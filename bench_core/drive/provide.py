@@ -12,6 +12,7 @@ from pathlib import Path
 
 from bench_core.contract import layout
 from bench_core.contract.artifact import recipe_digest, usable_artifact
+from bench_core.contract.declaration import as_arguments
 from bench_core.contract.errors import BadInput, MachineFailure
 from bench_core.contract.outcome import EXIT_BAD_INPUT, EXIT_MACHINE, Outcome, Verdict
 from bench_core.contract.run import GpuInfo, ImageInfo
@@ -137,7 +138,7 @@ class Provision:
             unready = self.unready(job)
             if unready is None or unready.of_the_machine:
                 continue
-            for cell in (job.cell(size) for size in job.batch_sizes):
+            for cell in job.cells:
                 folder = layout.cell_folder(run_folder, cell)
                 folder.mkdir(parents=True, exist_ok=True)
                 write_file(folder / layout.LOG_FILE, unready.log.encode("utf-8", "backslashreplace"))
@@ -182,15 +183,17 @@ class Provision:
         require_free(prepared.model_folder, needed, f"the conversion to {artifact}")
         self._display.note(f"converting {prepared.model.name} to {artifact} in {maker.image.name}")
         # The workload goes along for quantisers that calibrate.
-        workload = ("--workload", str(prepared.workload_path.relative_to(self._request.data)))
-        threads = self._request.suite.threads
+        asked = {
+            "convert": artifact,
+            "variant": maker.variant,
+            "workload": prepared.workload_path.relative_to(self._request.data),
+            "device": self._plan.device,
+            "threads": self._request.suite.threads,
+        }
         launch = Launch(
             image=maker.image,
             target="convert",
-            arguments=(
-                *("--convert", artifact, "--variant", maker.variant, *workload, "--device", self._plan.device),
-                *(("--threads", str(threads)) if threads else ()),
-            ),
+            arguments=as_arguments(asked),
             folders=Folders(prepared.model_folder, layout.HF_ARTIFACT, model_writable=True, data=self._request.data),
             gpu=self._gpus[0] if self._gpus else None,
             labels={"convert": artifact},

@@ -8,19 +8,48 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from bench_core.contract import layout, strict_yaml
+from bench_core.contract.declaration import MayDiffer, Said
 from bench_core.contract.errors import BadInput
 from bench_core.contract.manifest import Name
+from bench_core.contract.protocol import MeasureOptions
 from bench_core.contract.quality import QualityBounds
 from bench_core.contract.record import Record, Scalar
-from bench_core.contract.spec import MAX_REPEAT, Length, MeasureProtocol
-from bench_core.contract.stopping import DEFAULT_MAX_WARMUP_BATCHES, DEFAULT_MAX_WARMUP_S, DEFAULT_PRECISION
+from bench_core.contract.scenario import MAX_REPEAT, BatchSize, Offline, Scenario
 from bench_core.contract.workload import DEFAULT_SAMPLE_SEED, SEEDS
 from bench_core.drive.suite_paths import SuitePaths
 
-BatchSize = Annotated[int, Field(ge=1, le=65536)]
+
+class Subjects(Record):
+    """What is measured: engines, model, prompts."""
+
+    name: Annotated[str, Said(hidden=True)] = Field("", description="a title for people")
+    images: tuple[str, ...] = Field(("all",), description="images, or all")
+    variants: Annotated[tuple[str, ...], Said(default="each image's own")] = Field(
+        (), description="image.variant, or a variant of every image that has it, or all"
+    )
+    batch_sizes: tuple[BatchSize, ...] = Field((1, 4, 16), min_length=1, description="prompts in one generate call")
+    model: str = Field("synthetic/tiny", description="synthetic/<shape>, a hub id or a folder")
+    tokenizer: Path | None = Field(None, description="folder of a tokenizer that replaces the model's")
+    revision: str | None = Field(None, description="branch, tag or commit of a model from the hub")
+    seed: int = Field(0, ge=0, description="seed of synthetic weights")
+    dataset: str = Field("embedded", description="embedded, a hub id, a file or a folder")
+    split: str = Field("validation", description="split of the dataset")
+    text_column: Annotated[str | None, Said(default="docs/models-and-data.md")] = Field(
+        None, description="column of the prompts"
+    )
+    samples: Annotated[int | None, Said(default="all")] = Field(
+        None, ge=1, description="prompts to take, which are the first of the dataset"
+    )
+    sample_order: Literal["shuffled", "dataset"] = Field(
+        "shuffled", description="order of the prompts taken; dataset: the dataset's own"
+    )
+    sample_seed: int = Field(DEFAULT_SAMPLE_SEED, ge=0, lt=SEEDS, description="seed of that shuffle")
+    max_prompt_tokens: Annotated[int | None, Said(default="1024, or what fits")] = Field(
+        None, ge=1, description="tokens of a prompt; longer ones lose their beginning"
+    )
 
 
-class Suite(Record):
+class Suite(MeasureOptions, Subjects):
     """A suite file. Every key may also be given on the command line, which then counts.
 
     Paths in the file (``model``, ``tokenizer``, ``dataset``, ``beside``, sources of ``artifacts``) count from the
@@ -30,32 +59,26 @@ class Suite(Record):
     by its bare name for every image that has it; an image of which no variant is named runs its default.
     """
 
-    name: str = Field("", description="a title for people")
-    images: tuple[str, ...] = ("all",)
-    variants: tuple[str, ...] = ()
-    batch_sizes: tuple[BatchSize, ...] = Field((1, 4, 16), min_length=1)
-    model: str = "synthetic/tiny"
-    revision: str | None = None
-    tokenizer: Path | None = None
-    seed: int = 0
-    dataset: str = "embedded"
-    split: str = "validation"
-    text_column: str | None = None
-    samples: int | None = Field(None, ge=1)
-    sample_order: Literal["shuffled", "dataset"] = Field(
-        "shuffled", description="of the prompts taken, which are the first of the dataset"
+    repeats: int = Field(1, ge=1, le=MAX_REPEAT, description="times that the whole grid is measured, in random order")
+    order_seed: int = Field(0, ge=0, description="seed of that order")
+    options: Annotated[
+        dict[str, dict[str, Scalar]],
+        Said(flag="option", metavar="IMAGE.KEY=VALUE", default="the variant's; --list-options lists them"),
+    ] = Field({}, description="engines' options, by image; may be repeated")
+    artifacts: Annotated[
+        dict[Name, Annotated[str, Field(min_length=1)]],
+        MayDiffer(),
+        Said(flag="artifact", metavar="NAME=SOURCE", default="converted from the model"),
+    ] = Field({}, description="where an artifact is taken from: a hub id, id@revision or a folder; may be repeated")
+    gpus: Annotated[tuple[str, ...], Said(default="the first")] = Field((), description="indices or UUIDs, or all")
+    launcher: Literal["auto", "docker", "process"] = Field("auto", description="engines run in containers or processes")
+    control: Annotated[str | None, MayDiffer(), Said(metavar="IMAGE.VARIANT.bN")] = Field(
+        None, description="a cell measured first at every visit of a run, to compare machines"
     )
-    sample_seed: int = Field(DEFAULT_SAMPLE_SEED, ge=0, lt=SEEDS, description="of that shuffle")
-    max_prompt_tokens: int | None = Field(None, ge=1)
-    max_new_tokens: int = Field(64, ge=1)
-    length: Length = "forced"
-    warmup_batches: int = Field(1, ge=1, le=1000)
-    latency_batches: int = Field(3, ge=1, le=1000)
-    max_batches: int | None = Field(None, ge=1)
-    direct_batches: int = Field(0, ge=0, le=1000, description="measured batches given to the engine directly as well")
-    direct_rounds: int = Field(1, ge=1, le=1000, description="how often each of these is given to both")
-    direct_batch_sizes: tuple[BatchSize, ...] = Field((), description="where to do so; at all where empty")
-    score_texts: int = Field(8, ge=0, le=1000, description="texts whose log-likelihood each variant is asked for")
+    harness_check: bool = Field(
+        True, description="measure the scripted engine with every visit, for the error of the suite itself"
+    )
+    beside: Path | None = Field(None, description="published figures to show beside the run's own, as docs/study.yaml")
     max_nll_increase: float = Field(
         QualityBounds().max_nll_increase, gt=0, le=100, description="nat/token above the reference's; not ranked beyond"
     )
@@ -65,66 +88,21 @@ class Suite(Record):
         le=1,
         description="share of rows that begin with the reference's first token; not ranked below (real weights)",
     )
-    threads: int | None = Field(None, ge=1)
-    device: Literal["auto", "cuda", "cpu"] = "auto"
-    gpus: tuple[str, ...] = Field((), description="indices or UUIDs; the first GPU where empty")
-    launcher: Literal["auto", "docker", "process"] = "auto"
-    options: dict[str, dict[str, Scalar]] = Field({}, description="image name to options of its variants")
-    beside: Path | None = Field(None, description="published figures for the report, as docs/study.yaml")
-    control: str | None = Field(
-        None, description="image.variant.b<batch size>: measured first at every visit of a run, to compare machines"
+    find_max_batch: Annotated[tuple[str, ...], Said(metavar="IMAGE.VARIANT")] = Field(
+        (), description="find the largest batch size of each that fits into memory"
     )
-    artifacts: dict[Name, Annotated[str, Field(min_length=1)]] = Field(
-        {}, description="artifact name to where it is taken from instead of converting: a hub id, id@revision, a folder"
+    max_batch_limit: Annotated[BatchSize | None, Said(default="the number of prompts")] = Field(
+        None, description="largest batch size that this search tries"
     )
-
-    harness_check: bool = Field(
-        True, description="measure the scripted engine with every visit, for the error of the suite itself"
-    )
-    precision: float = Field(
-        DEFAULT_PRECISION, gt=0, lt=1, description="measure until throughput's 95 % interval is within this share of it"
-    )
-    exhaustive: bool = Field(False, description="measure the whole workload, whatever the precision")
-    max_seconds: float | None = Field(None, gt=0, description="of measuring, for each cell")
-    max_warmup_batches: int = Field(
-        DEFAULT_MAX_WARMUP_BATCHES, ge=1, le=1000, description="until latencies show no trend, at most; 1: no test"
-    )
-    max_warmup_seconds: float = Field(DEFAULT_MAX_WARMUP_S, gt=0, description="of warm-up beyond warmup_batches")
-    repeats: int = Field(1, ge=1, le=MAX_REPEAT, description="times that the whole grid is measured, in random order")
-    order_seed: int = Field(0, ge=0, description="of that order")
-    find_max_batch: tuple[str, ...] = Field(
-        (), description="image.variant: find the largest batch size of each that fits into memory"
-    )
-    max_batch_limit: BatchSize | None = Field(
-        None, description="of that search: no larger one is tried; as many as there are prompts where empty"
-    )
-    on_busy: Literal["wait", "refuse", "ignore"] = Field(
-        "wait", description="what to do where others use the GPU or, in a run on the CPU, the CPUs; ignored: marked"
+    on_busy: Annotated[Literal["wait", "refuse", "ignore"], Said(variable="BENCH_ON_BUSY")] = Field(
+        "wait", description="where others use the GPU or, in a run on the CPU, the CPUs; ignored: marked"
     )
     busy_wait_s: float = Field(600.0, ge=0, description="how long to wait for a busy device before refusing, seconds")
-    busy_cpus: float | None = Field(
-        None,
-        gt=0,
-        description="CPUs whose time others may take before a cell is marked; a tenth, 0.4 at most, if empty",
-    )
-
-    load_timeout_s: float = Field(3600.0, gt=0, description="for an engine's start and the loading of its model")
-    prepare_timeout_s: float = Field(3600.0, gt=0, description="for the caches and graphs of one batch size")
-    batch_timeout_s: float = Field(3600.0, gt=0, description="for one batch")
-    cell_timeout_s: float = Field(86400.0, gt=0, description="for one cell")
 
     @property
-    def protocol(self) -> MeasureProtocol:
-        """How every cell is measured."""
-        return MeasureProtocol(
-            warmup_batches=self.warmup_batches,
-            latency_batches=self.latency_batches,
-            max_batches=self.max_batches,
-            precision=None if self.exhaustive else self.precision,
-            max_seconds=self.max_seconds,
-            max_warmup_batches=self.max_warmup_batches,
-            max_warmup_seconds=self.max_warmup_seconds,
-        )
+    def scenarios(self) -> tuple[Scenario, ...]:
+        """Of every method."""
+        return tuple(Offline(batch_size=size) for size in self.batch_sizes)
 
     @property
     def shuffle_seed(self) -> int | None:
@@ -180,12 +158,14 @@ class Request(Record):
         whole_run: measure all cells that a resumed run has planned, not those that the suite names.
     """
 
-    suite: Suite
-    results: Path = Path("results")
-    data: Path = Path("data")
-    models: Path = Path("models")
-    run_id: str | None = None
-    whole_run: bool = False
+    suite: Annotated[Suite, Said(hidden=True)]
+    results: Path = Field(Path("results"), description="folder of results")
+    data: Path = Field(Path("data"), description="folder of workloads")
+    models: Path = Field(Path("models"), description="folder of models and artifacts")
+    run_id: Annotated[str | None, Said(default="the time", metavar="NAME")] = Field(
+        None, description="name of the run's folder"
+    )
+    whole_run: Annotated[bool, Said(hidden=True)] = False
 
     @field_validator("run_id")
     @classmethod
@@ -193,3 +173,28 @@ class Request(Record):
         if value is not None and not layout.is_name(value):
             raise ValueError(f"{value!r} is not a name: lower case letters, digits, '.', '_' and '-'")
         return value
+
+
+class Modes(Record):
+    """What to do with the plan.
+
+    Attributes:
+        options_of: images that ``--option`` names.
+        given: keys of the suite that the command line gives, and ``suite`` for a file.
+    """
+
+    calibration: Annotated[bool | None, Said(default="where it costs seconds")] = Field(
+        None, description="measure each device's bandwidth and matrix rate at the visit"
+    )
+    min_memory: Annotated[str | None, Said(metavar="IMAGE.VARIANT.bN")] = Field(
+        None, description="find the smallest memory budget that sustains this cell, and measure it"
+    )
+    dry_run: bool = Field(False, description="show the plan and stop; nothing is written")
+    yes: bool = Field(False, description="do not ask before a download or a long run")
+    as_json: Annotated[bool, Said(flag="json")] = Field(
+        False, description="news and result as JSON lines on standard output"
+    )
+    build_only: bool = Field(False, description="build images and converters, then stop")
+    self_check: bool = Field(False, description="run each image's contract suite instead")
+    options_of: Annotated[frozenset[str], Said(hidden=True)] = frozenset()
+    given: Annotated[frozenset[str], Said(hidden=True)] = frozenset()

@@ -7,15 +7,17 @@ is not, the run is refused before anything is written.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench_core.contract import layout
+from bench_core.contract.difference import differences
 from bench_core.contract.errors import BadInput, nearest
+from bench_core.contract.record import Scalar
 from bench_core.contract.run import GpuInfo, ImageInfo, PlannedCell, RunRecord, VisitInfo
-from bench_core.contract.spec import CellSpec, MeasureProtocol
+from bench_core.contract.spec import CellSpec
 from bench_core.contract.workload import order_words
 from bench_core.drive.execute import Prepared
 from bench_core.drive.launcher import Launcher
@@ -28,8 +30,6 @@ from bench_core.runs.view import Row, RunView
 # NVML's total shrinks a little with drivers that reserve more; the next model of a card is further away than that.
 _GPU_MEMORY_SLACK = 0.02
 _SELECTION = ("images", "variants", "batch_sizes", "repeats", "order_seed")
-# What a cell does when it is measured, and not every cell does: no number of others depends on it.
-_AFTERWARDS = {"direct_batches", "direct_rounds", "score_texts", "busy"}
 
 
 def find_run(run: str, results: Path) -> Path:
@@ -118,7 +118,7 @@ class Earlier:
             device=record.device,
             launcher="auto" if record.launcher == "standalone" else record.launcher,
             repeats=record.repeats,
-            **(_as_asked(protocol) if protocol else _NO_RULES),
+            **(protocol.as_asked if protocol else _NO_RULES),
             **record.quality.model_dump(),
         )
 
@@ -138,8 +138,8 @@ class Earlier:
         self._refuse(
             [
                 *self._settings(plan, suite, launcher.name),
+                *self._cells(plan, suite),
                 *self._machine(plan, gpus),
-                *self._options(plan, suite.find_max_batch),
                 *self._recipes(plan, launcher),
             ]
         )
@@ -186,14 +186,29 @@ class Earlier:
             ("max_new_tokens", record.max_new_tokens, suite.max_new_tokens),
             ("length", record.length, suite.length),
             ("order of the prompts", record.workload.order, order_words(suite.shuffle_seed)),
-            *((f"bound {name}", had, getattr(suite.quality, name)) for name, had in record.quality),
+            *((f"bound {name}", had, now) for name, had, now in differences(record.quality, suite.quality)),
         ]
-        for spec in self._specs():
-            had, now = _settings_of(spec.protocol), _settings_of(suite.protocol)
-            pairs += [(name, had[name], now[name]) for name in had]
-            if suite.threads is not None:
-                pairs.append(("threads", spec.threads, suite.threads))
         yield from _differing(pairs)
+
+    def _cells(self, plan: Plan, suite: Suite) -> Iterator[str]:
+        """Each complete cell beside the same cell as it would be asked for now."""
+        options = self._options_now(plan, suite.find_max_batch)
+        for spec in self._specs():
+            # Specs of before there were declarations lack what nobody gave, and have what nothing reads here.
+            defaults, given = options.get((spec.image, spec.variant), (spec.options, spec.options))
+            kept = {key: value for key, value in spec.options.items() if key in given}
+            had = spec.model_copy(update={"protocol": spec.protocol.in_effect, "options": {**defaults, **kept}})
+            now = had.model_copy(
+                update={
+                    "max_new_tokens": suite.max_new_tokens,
+                    "length": suite.length,
+                    "threads": suite.threads or spec.threads,
+                    "options": dict(given),
+                    "protocol": suite.protocol.in_effect,
+                }
+            )
+            named = differences(had, now)
+            yield from _differing((_in_words(spec, name), one, other) for name, one, other in named)
 
     def _machine(self, plan: Plan, gpus: Iterable[GpuInfo]) -> Iterator[str]:
         """Another card of the same model is the same machine here; on a CPU run, the processor is the device."""
@@ -206,20 +221,20 @@ class Earlier:
                 first = record.gpus[0]
                 yield from _differing([("GPU", _card(first), _card(gpu))])
 
-    def _options(self, plan: Plan, searched: Sequence[str]) -> Iterator[str]:
-        """Also of cells that are complete, whose options would be passed over; not where they are a search's alone."""
+    def _options_now(
+        self, plan: Plan, searched: Sequence[str]
+    ) -> dict[tuple[str, str], tuple[Mapping[str, Scalar], Mapping[str, Scalar]]]:
+        """Image and variant to the defaults of its options and their values now. Also where its cells are complete,
+        whose options would be passed over; not where they are a search's alone."""
         measured = {job.title for job in plan.jobs}
+        found: dict[tuple[str, str], tuple[Mapping[str, Scalar], Mapping[str, Scalar]]] = {}
         for job in plan.grid:
             if job.title in searched and job.title not in measured:
                 continue
             manifest = job.image.manifest
             now = manifest.variant(job.variant, job.options, plan.device).options
-            defaults = manifest.options_on(plan.device).defaults
-            for spec in self._specs():
-                if (spec.image, spec.variant) == (job.image.name, job.variant):
-                    # Specs of before there were declarations lack what nobody gave, and have what nothing reads here.
-                    had = {**defaults, **{key: value for key, value in spec.options.items() if key in now}}
-                    yield from _differing((f"option {job.title}.{key}", had[key], now[key]) for key in sorted(now))
+            found[job.image.name, job.variant] = (manifest.options_on(plan.device).defaults, now)
+        return found
 
     def _recipes(self, plan: Plan, launcher: Launcher) -> Iterator[str]:
         for image in plan.images:
@@ -267,18 +282,10 @@ class Earlier:
 _NO_RULES: dict[str, Any] = {"exhaustive": True, "max_warmup_batches": 1}
 
 
-def _settings_of(protocol: MeasureProtocol) -> dict[str, Any]:
-    """What is compared: limits of a test that is not made are of no matter."""
-    rule = protocol.warmup_rule
-    tested = {} if rule.has_room_for_the_test else {"max_warmup_batches": None, "max_warmup_seconds": None}
-    return {**protocol.model_dump(exclude=_AFTERWARDS), **tested}
-
-
-def _as_asked(protocol: MeasureProtocol) -> dict[str, Any]:
-    """The keys of a suite that give this protocol."""
-    given = {key: value for key, value in protocol.model_dump(exclude={"busy"}).items() if value is not None}
-    busy_cpus = protocol.busy.cpus if protocol.busy is not None else None
-    return {"exhaustive": protocol.precision is None, "max_warmup_batches": 1, "busy_cpus": busy_cpus, **given}
+def _in_words(spec: CellSpec, field: str) -> str:
+    """A field of a spec as a refusal names it."""
+    key = field.removeprefix("options.")
+    return field if key == field else f"option {spec.image}.{spec.variant}.{key}"
 
 
 def _order_as_asked(sample_seed: int | None) -> dict[str, Any]:

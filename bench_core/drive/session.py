@@ -7,21 +7,24 @@ import os
 import signal
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
 
-import typer
+import click
 from rich.console import Console
 
 from bench_core.contract import layout
+from bench_core.contract.declaration import declared, fields_that_may_differ
 from bench_core.contract.errors import BadInput, nearest
 from bench_core.contract.manifest import DeviceKind, VariantEntry
 from bench_core.contract.outcome import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, Outcome, Verdict
 from bench_core.contract.run import GpuInfo, VisitInfo
+from bench_core.contract.scenario import Offline
 from bench_core.contract.spec import require_end_of_text
 from bench_core.contract.workload import Workload, require_fit
+from bench_core.drive.assignment import clear_left_over
 from bench_core.drive.calibration import is_at_hand, measure_devices
 from bench_core.drive.catalogue import Catalogue
 from bench_core.drive.execute import Execution, Finished, Prepared
@@ -35,7 +38,7 @@ from bench_core.drive.outlook import Outlook, look_ahead, plan_words
 from bench_core.drive.plan import Job, Plan, cell_job, harness_job, make_plan, method_job, plan_of_cells
 from bench_core.drive.progress import Display, make_display, printable
 from bench_core.drive.provide import Provision
-from bench_core.drive.request import Request
+from bench_core.drive.request import Modes, Request, Suite
 from bench_core.drive.resume import Earlier
 from bench_core.drive.trials import Site
 from bench_core.drive.visit import (
@@ -60,24 +63,7 @@ DEFAULT_MAX_PROMPT_TOKENS = 1024
 _OF_THE_PROMPTS = {
     "suite", "dataset", "split", "text_column", "samples", "sample_order", "sample_seed", "max_prompt_tokens",
 }  # fmt: skip
-# Options that change how a cell is measured, or add to it, without being part of what is compared with the run's cells.
-_OF_NEW_CELLS = ("direct_batches", "direct_rounds", "direct_batch_sizes", "score_texts", "control", "artifacts")
 _PLAIN_WIDTH = 120  # of the table where standard output is no terminal
-
-
-@dataclass(frozen=True)
-class Modes:
-    """What to do with the plan."""
-
-    dry_run: bool = False
-    yes: bool = False
-    as_json: bool = False
-    build_only: bool = False
-    self_check: bool = False
-    calibration: bool | None = None  # None: where it costs seconds
-    min_memory: str | None = None  # a cell
-    options_of: frozenset[str] = frozenset()  # images that --option names
-    given: frozenset[str] = frozenset()  # keys of the suite that the command line gives, and "suite" for a file
 
 
 class Session:
@@ -130,6 +116,7 @@ class Session:
             return self._search_and_finish(finished, launcher, gpus, device)
         self._ask(plan, outlook)
         self._hold(run_folder, gpus)
+        clear_left_over(request.data)
         with make_display(self._modes.as_json) as display:
             execution = Execution(request, plan, launcher, gpus, display, self._locks)
             _pass_on_signals(execution)
@@ -219,12 +206,13 @@ class Session:
         """
         assert self._earlier is not None  # noqa: S101  # a new run has cells
         before, now = self._earlier.suite(), self._request.suite
-        idle = [key for key in _OF_NEW_CELLS if key in self._modes.given and getattr(now, key) != getattr(before, key)]
-        idle += ["calibration"] if self._modes.calibration else []
+        of_new_cells = [option for option in declared(Suite) if option.name in fields_that_may_differ(Suite)]
+        given = [option for option in of_new_cells if option.name in self._modes.given]
+        idle = [option.flag for option in given if getattr(now, option.name) != getattr(before, option.name)]
+        idle += ["--calibration"] if self._modes.calibration else []
         if idle:
-            names = ", ".join("--" + {"artifacts": "artifact"}.get(key, key.replace("_", "-")) for key in idle)
             raise BadInput(
-                f"{names} would change nothing: every cell asked for is complete",
+                f"{', '.join(idle)} would change nothing: every cell asked for is complete",
                 "add cells by --images, --variants, --batch-sizes or --repeats, or start a new run",
             )
 
@@ -468,7 +456,7 @@ class Session:
             if artifact in self._request.suite.artifacts:
                 continue
             image = self._catalogue.maker_of(artifact)
-            makers[artifact] = Job(image, image.manifest.default_variant(plan.device), (1,), {})
+            makers[artifact] = Job(image, image.manifest.default_variant(plan.device), (Offline(batch_size=1),), {})
         return makers
 
     def _build_only(self, plan: Plan, launcher: Launcher, gpus: list[GpuInfo]) -> int:
@@ -571,8 +559,8 @@ class Session:
         if self._modes.yes or self._modes.as_json or not sys.stdin.isatty() or not outlook.downloads:
             return
         question = f"download {', '.join(outlook.downloads)} and measure {len(plan.to_measure)} cells?"
-        if not typer.confirm(question, default=True):
-            raise typer.Exit(EXIT_INTERRUPTED)
+        if not click.confirm(question, default=True):
+            raise click.exceptions.Exit(EXIT_INTERRUPTED)
 
     def _finish(self, finished: Finished) -> None:
         """Writes the report and shows the table."""

@@ -83,7 +83,7 @@ class Trials:
         Raises:
             BadInput: the folder cannot be written, the trial cannot be launched, or the GPU is busy.
         """
-        cell = job.cell(job.batch_sizes[0])
+        cell = job.cells[0]
         (folder / layout.CELLS_FOLDER).mkdir(parents=True)
         site, plan = self._site, Plan(self._site.device, (job,))
         gpus = [site.gpu] if site.gpu else []

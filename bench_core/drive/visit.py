@@ -155,8 +155,7 @@ def begin(run_folder: Path, record: RunRecord, suite: Suite, workload: Workload)
     (run_folder / layout.CELLS_FOLDER).mkdir(parents=True, exist_ok=True)
     clear_half_written(run_folder)
     visit = record.visits[-1]
-    for cell in (*visit.cells, *(planned.cell for planned in visit.harness_check or ())):
-        set_aside(run_folder, cell)
+    set_aside(run_folder, *visit.cells, *(planned.cell for planned in visit.harness_check or ()))
     put_beside(run_folder, suite)
     write_file(run_folder / layout.WORKLOAD_FILE, workload.packed())
     write_record(run_folder / layout.SUITE_FILE, suite)

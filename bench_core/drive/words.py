@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from bench_core.contract.errors import BadInput
 from bench_core.contract.record import Scalar
@@ -12,22 +12,18 @@ from bench_core.drive.plan import cell_parts
 Given = dict[str, dict[str, Scalar]]
 
 
-def listed(text: str | None) -> tuple[str, ...] | None:
-    """``a,b`` as its words; ``None`` where nothing was given."""
-    if text is None:
-        return None
+def listed(text: str) -> tuple[str, ...]:
+    """``a,b`` as its words."""
     return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
-def batch_sizes(text: str | None, option: str) -> tuple[int, ...] | None:
-    """``1,4,16`` as numbers; ``None`` where nothing was given.
+def batch_sizes(text: str, option: str) -> tuple[int, ...]:
+    """``1,4,16`` as numbers.
 
     Raises:
         BadInput: not such a list; ``option`` is where it was given.
     """
     words = listed(text)
-    if words is None:
-        return None
     whole = all(word.isascii() and word.isdigit() and len(word) <= 9 for word in words)
     sizes = tuple(int(word) for word in words) if whole else ()
     if not sizes or min(sizes) < 1:
@@ -35,7 +31,7 @@ def batch_sizes(text: str | None, option: str) -> tuple[int, ...] | None:
     return sizes
 
 
-def sources(words: list[str]) -> dict[str, str]:
+def sources(words: Iterable[str]) -> dict[str, str]:
     """``--artifact NAME=SOURCE`` as names and sources.
 
     Raises:
@@ -52,7 +48,7 @@ def sources(words: list[str]) -> dict[str, str]:
     return found
 
 
-def options(words: list[str], catalogue: Catalogue) -> Given:
+def options(words: Iterable[str], catalogue: Catalogue) -> Given:
     """``--option IMAGE.KEY=VALUE`` as image, key and the value in the type that the image declares.
 
     Raises:
@@ -82,14 +78,14 @@ def merged(base: Mapping[str, Mapping[str, Scalar]], given: Given) -> Given:
     return {image: {**base.get(image, {}), **given.get(image, {})} for image in {**base, **given}}
 
 
-def parts_of_cell(cell: str, option: str, catalogue: Catalogue) -> tuple[str, str, str]:
+def parts_of_cell(cell: str, option: str, catalogue: Catalogue) -> tuple[str, str, int]:
     """``image.variant.bN`` as --images, --variants and --batch-sizes.
 
     Raises:
         BadInput: not a cell; ``option`` is where it was given.
     """
-    image, variant, size = cell_parts(cell, option, catalogue)
-    return image.name, f"{image.name}.{variant}", str(size)
+    image, variant, scenario = cell_parts(cell, option, catalogue)
+    return image.name, f"{image.name}.{variant}", scenario.batch_size
 
 
 def option_lines(names: tuple[str, ...], catalogue: Catalogue) -> list[str]:

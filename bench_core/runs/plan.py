@@ -25,9 +25,8 @@ def check_plan(record: RunRecord, origin: str) -> None:
         raise BadInput(f"{origin}: the plan has no cell")
     seen: set[str] = set()
     for planned in (*record.cells, *harness_cells(record)):
-        parts_are_names = layout.is_name(planned.image) and layout.is_name(planned.variant) and planned.batch_size > 0
-        made_of_its_parts = layout.cell_id(planned.image, planned.variant, planned.batch_size, planned.repeat)
-        if not parts_are_names or planned.cell != made_of_its_parts:
+        parts_are_names = layout.is_name(planned.image) and layout.is_name(planned.variant)
+        if not parts_are_names or planned.cell != planned.cell_id:
             raise BadInput(f"{origin}: {planned.cell[:100]!r} is not the name of its own cell")
         if planned.cell in seen:
             raise BadInput(f"{origin}: the cell {planned.cell} is planned twice")

@@ -13,6 +13,7 @@ from bench_core.contract.metrics import CellMetrics, CellResult
 from bench_core.contract.min_memory import SUSTAINED_SHARE, MinMemory, Trial, search_budget
 from bench_core.contract.outcome import Outcome, Verdict
 from bench_core.contract.record import Record
+from bench_core.contract.scenario import Offline
 from bench_core.runs.files import Unreadable, read_record
 from bench_core.runs.view import RunView
 from bench_core.verify.cells import recomputed
@@ -59,7 +60,7 @@ def _not_tried(size: int) -> BatchTrial:
 
 def _trial(run_folder: Path, found: MaxBatch, trial: BatchTrial) -> Iterator[str]:
     home = run_folder / layout.MAX_BATCH_FOLDER / found.home / trial.folder
-    cell = layout.cell_id(found.image, found.variant, trial.batch_size)
+    cell = layout.cell_id(found.image, found.variant, Offline(batch_size=trial.batch_size).word)
     what, result = _left(run_folder, home, cell, trial.outcome, trial.cause)
     yield from what
     if result is not None:

@@ -3,203 +3,57 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import sys
 import traceback
-from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import NoReturn
+
+from pydantic import ValidationError
 
 from bench_core import __version__
 from bench_core.contract import layout
 from bench_core.contract.calibration import Calibration
-from bench_core.contract.cpu_use import BusyRule
+from bench_core.contract.declaration import declared, flag_of
 from bench_core.contract.errors import BadInput, MachineFailure, first_line, is_of_the_machine
 from bench_core.contract.outcome import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_MACHINE, EXIT_OK, Outcome
-from bench_core.contract.record import Record
-from bench_core.contract.spec import MAX_REPEAT, MeasureProtocol
-from bench_core.contract.stopping import DEFAULT_MAX_WARMUP_BATCHES, DEFAULT_MAX_WARMUP_S, DEFAULT_PRECISION
+from bench_core.contract.protocol import MeasureOptions, ProtocolFields, Timeouts, WorkFields
+from bench_core.contract.record import Record, describe
+from bench_core.contract.spec import Assignment
+from bench_core.worker.arguments import Parser, add_options, given, whole_number
 from bench_core.worker.calibration import device_words, write_calibration
 from bench_core.worker.cell_writer import refuse_if_measured
 from bench_core.worker.convert import convert
 from bench_core.worker.files import write_atomically
 from bench_core.worker.job import Job
-from bench_core.worker.limits import Limits
 from bench_core.worker.parent import end_with_parent
 from bench_core.worker.request import Options, Places, Resolver, choose_device
 from bench_core.worker.standalone import standalone_record
 from bench_core.worker.supervisor import Supervisor, run_self_check
 
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise BadInput(message, "see --help")
-
-
-def positive(text: str) -> int:
-    """A whole number of 1 or more."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
-    return value
-
-
-def positive_number(text: str) -> float:
-    """A finite number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0.0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return value
-
-
-def up_to(limit: int) -> Callable[[str], int]:
-    """A reader of whole numbers from 1 to a limit, the same limit as in the spec."""
-
-    def read(text: str) -> int:
-        value = positive(text)
-        if value > limit:
-            raise argparse.ArgumentTypeError(f"{text!r} is more than {limit}")
-        return value
-
-    return read
-
-
-def at_most(limit: int) -> Callable[[str], int]:
-    """A reader of whole numbers from 0 to a limit."""
-
-    def read(text: str) -> int:
-        return 0 if text == "0" else up_to(limit)(text)
-
-    return read
-
-
-def more_than_0(text: str) -> float:
-    """A finite number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not (math.isfinite(value) and value > 0):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return value
-
-
-def share(text: str) -> float:
-    """A number above 0 and below 1."""
-    value = more_than_0(text)
-    if value >= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not below 1; 0.01 is 1 %")
-    return value
-
-
-def batch_size_list(text: str) -> list[int]:
-    """``16`` or ``1,4,16``."""
-    return [up_to(65536)(part.strip()) for part in text.split(",")]
-
-
-def option(text: str) -> tuple[str, str]:
-    """``key=value``; what the value is, ``image.yaml`` declares."""
-    key, separator, value = text.partition("=")
-    if not separator or not key:
-        raise argparse.ArgumentTypeError(f"{text!r} is not key=value")
-    return key, value
+# The records that declare what is asked of the cells, in the order of the help.
+_HEADINGS = (Options, WorkFields, ProtocolFields, MeasureOptions, Timeouts)
+_OPTIONS = sorted(declared(Options), key=lambda option: _HEADINGS.index(option.origin))
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser; its defaults work in a container started by ``docker compose run``."""
-    parser = _Parser(prog="python -m bench_core.worker", description="Measures one engine, in its own container.")
-    what = parser.add_argument_group("what to measure")
-    what.add_argument("--variant", help="a variant of image.yaml (default: the image's default for the device)")
-    what.add_argument(
-        "--batch-size", "--batch-sizes", action="append", type=batch_size_list, metavar="N[,N...]",
-        help="prompts in one generate call (default: 1)",
-    )  # fmt: skip
-    what.add_argument("--max-new-tokens", type=positive, default=200, metavar="N", help="(default: %(default)s)")
-    what.add_argument(
-        "--length", choices=("forced", "natural"), default="forced",
-        help="exactly that many new tokens, or stop at end of sequence (default: %(default)s)",
-    )  # fmt: skip
-    what.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto")
-    what.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: all that are allowed)")
-    what.add_argument(
-        "--option",
-        action="append",
-        type=option,
-        default=[],
-        metavar="KEY=VALUE",
-        help="replaces an option of the variant",
+    """The parser; its defaults work in a container started by ``docker compose run``. What is asked of the cells is
+    declared by ``Options``; what is of this launch alone stands here."""
+    parser = Parser(prog="python -m bench_core.worker", description="Measures one engine, in its own container.")
+    add_options(parser, _OPTIONS)
+    launch = parser.add_argument_group("This launch")
+    launch.add_argument(
+        "--assignment",
+        metavar="FILE",
+        help="below the data folder: cells that a driver has planned, instead of the above",
     )
-    how = parser.add_argument_group("how")
-    how.add_argument(
-        "--warmup-batches", type=up_to(1000), default=1, metavar="N", help="discarded, at least (default: 1)"
-    )
-    how.add_argument(
-        "--max-warmup-batches", type=up_to(1000), default=DEFAULT_MAX_WARMUP_BATCHES, metavar="N",
-        help="discarded until latencies show no trend, at most (default: %(default)s; 1: no test)",
-    )  # fmt: skip
-    how.add_argument(
-        "--max-warmup-seconds", type=more_than_0, default=DEFAULT_MAX_WARMUP_S, metavar="S",
-        help="of warm-up beyond --warmup-batches (default: %(default)s)",
-    )  # fmt: skip
-    how.add_argument(
-        "--precision", type=share, default=DEFAULT_PRECISION, metavar="P",
-        help="measure until throughput's 95 %% interval is within this share of it (default: %(default)s)",
-    )  # fmt: skip
-    how.add_argument("--exhaustive", action="store_true", help="measure the whole workload, whatever the precision")
-    how.add_argument("--max-seconds", type=more_than_0, metavar="S", help="of measuring (default: no limit)")
-    how.add_argument("--latency-batches", type=up_to(1000), default=3, metavar="N", help="where token callbacks cost")
-    how.add_argument(
-        "--max-batches", type=positive, metavar="N", help="measured batches at most (default: whole workload)"
-    )
-    how.add_argument(
-        "--direct-batches", type=up_to(1000), default=0, metavar="N",
-        help="measured batches given once more to the engine directly, for parity (default: none)",
-    )  # fmt: skip
-    how.add_argument(
-        "--direct-rounds", type=up_to(1000), default=1, metavar="N", help="each so often (default: %(default)s)"
-    )
-    how.add_argument(
-        "--direct-batch-sizes", type=batch_size_list, metavar="N[,N...]", help="where to do so (default: at all)"
-    )
-    how.add_argument(
-        "--score-texts", type=at_most(1000), default=8, metavar="N",
-        help="texts whose log-likelihood is asked for after the batches of the first cell (default: %(default)s)",
-    )  # fmt: skip
-    how.add_argument(
-        "--busy-cpus", type=more_than_0, metavar="CPUS",
-        help="mark a cell where others take the time of so many CPUs (default: a tenth of all, 0.4 at most)",
-    )  # fmt: skip
-    how.add_argument(
-        "--repeat", type=up_to(MAX_REPEAT), default=1, metavar="N", help="which measurement of the same cell it is"
-    )
-    limits = parser.add_argument_group("time limits, seconds; an engine that exceeds one is stopped")
-    for name, value in vars(Limits()).items():
-        limits.add_argument(
-            f"--{name.removesuffix('_s')}-timeout-s", type=positive_number, default=value, metavar="S",
-            help="(default: %(default)s)",
-        )  # fmt: skip
-    how.add_argument("--marked", default="", metavar="TEXT", help="what disturbs the measurement, kept with each cell")
-    where = parser.add_argument_group("where")
-    where.add_argument("--model-folder", metavar="NAME", help="under the models folder (default: prepared last)")
-    where.add_argument("--workload", metavar="FILE", help="under the data folder (default: prepared last)")
-    where.add_argument(
-        "--artifact", type=Path, metavar="FOLDER",
-        help="with an artifact.json, instead of the model's own (the driver's --artifact makes it the model's own)",
-    )  # fmt: skip
-    where.add_argument("--run-id", metavar="NAME", help="folder under the results folder (default: time and image)")
-    where.add_argument("--image-folder", type=Path, default=layout.IMAGE_MOUNT)
-    where.add_argument("--data", type=Path, default=layout.DATA_MOUNT)
-    where.add_argument("--models", type=Path, default=layout.MODELS_MOUNT)
-    where.add_argument("--results", type=Path, default=layout.RESULTS_MOUNT)
-    instead = parser.add_argument_group("instead of measuring").add_mutually_exclusive_group()
+    launch.add_argument("--marked", default="", metavar="TEXT", help="what disturbs it, kept with each cell")
+    launch.add_argument("--run-id", metavar="NAME", help="folder below the results folder  [default: time and image]")
+    launch.add_argument("--image-folder", type=Path, default=layout.IMAGE_MOUNT)
+    launch.add_argument("--data", type=Path, default=layout.DATA_MOUNT)
+    launch.add_argument("--models", type=Path, default=layout.MODELS_MOUNT)
+    launch.add_argument("--results", type=Path, default=layout.RESULTS_MOUNT)
+    instead = parser.add_argument_group("Instead of measuring").add_mutually_exclusive_group()
     instead.add_argument(
         "--convert",
         metavar="ARTIFACT",
@@ -211,7 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     instead.add_argument("--self-check", action="store_true", help="run the contract suite on this image")
     # Of the process launcher: a container ends with its own first process, a worker process with its driver.
-    parser.add_argument("--end-with", type=positive, metavar="PID", help=argparse.SUPPRESS)
+    parser.add_argument("--end-with", type=whole_number(1), metavar="PID", help=argparse.SUPPRESS)
     parser.add_argument("--version", action="version", version=__version__)
     return parser
 
@@ -229,8 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
             return _convert(resolver, parsed.convert)
         if parsed.self_check:
             return _self_check(resolver)
-        limits = Limits(*(getattr(parsed, f"{name.removesuffix('_s')}_timeout_s") for name in vars(Limits())))
-        return _measure(resolver, parsed.run_id, parsed.marked, limits)
+        return _measure(resolver, parsed.run_id, parsed.marked)
     except BadInput as error:
         sys.stderr.write(f"error: {error.cause}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
         return EXIT_MACHINE if isinstance(error, MachineFailure) else EXIT_BAD_INPUT
@@ -248,42 +101,29 @@ def _not_let_on(error: OSError) -> int:
     return EXIT_MACHINE if is_of_the_machine(error, own=True) else Outcome.KILLED.worker_exit_code
 
 
+def _options(parsed: argparse.Namespace) -> Options:
+    try:
+        return Options.model_validate(given(parsed, _OPTIONS))
+    except ValidationError as error:
+        raise BadInput(describe(error), "see --help") from error
+
+
 def _resolver(parsed: argparse.Namespace) -> Resolver:
-    sizes = [size for given in parsed.batch_size or [[1]] for size in given]
-    options = Options(
-        variant=parsed.variant,
-        batch_sizes=tuple(dict.fromkeys(sizes)),
-        device=parsed.device,
-        threads=parsed.threads,
-        model_folder=parsed.model_folder,
-        artifact=parsed.artifact,
-        workload=parsed.workload,
-        max_new_tokens=parsed.max_new_tokens,
-        length=parsed.length,
-        protocol=MeasureProtocol(
-            warmup_batches=parsed.warmup_batches,
-            latency_batches=parsed.latency_batches,
-            max_batches=parsed.max_batches,
-            direct_batches=parsed.direct_batches,
-            direct_rounds=parsed.direct_rounds,
-            score_texts=parsed.score_texts,
-            precision=None if parsed.exhaustive else parsed.precision,
-            max_seconds=parsed.max_seconds,
-            max_warmup_batches=parsed.max_warmup_batches,
-            max_warmup_seconds=parsed.max_warmup_seconds,
-            busy=BusyRule(cpus=parsed.busy_cpus),
-        ),
-        direct_batch_sizes=None if parsed.direct_batch_sizes is None else frozenset(parsed.direct_batch_sizes),
-        options=dict(parsed.option),
-        repeat=parsed.repeat,
-    )
-    return Resolver(Places(parsed.image_folder, parsed.data, parsed.models, parsed.results), options)
+    places = Places(parsed.image_folder, parsed.data, parsed.models, parsed.results)
+    options = _options(parsed)
+    if parsed.assignment is None:
+        return Resolver(places, options)
+    idle = sorted(options.model_fields_set - {"model_folder", "artifact"})  # which say where things are
+    if idle:
+        raise BadInput(f"{flag_of(Options, idle[0])} would change nothing: --assignment says what is measured")
+    return Resolver(places, options, Assignment.read(parsed.data / parsed.assignment))
 
 
 def _calibration(parsed: argparse.Namespace) -> int:
     if parsed.run_id is None or not layout.is_name(parsed.run_id):
         raise BadInput("--calibrate needs a run", "name it by --run-id")
-    device = choose_device(parsed.device, parsed.threads)
+    options = _options(parsed)
+    device = choose_device(options.device, options.threads)
     path = write_calibration(parsed.image_folder, device, parsed.results / parsed.run_id, parsed.calibration)
     sys.stderr.write(f"{path.name}: {device_words(Calibration.read(path))}\n")
     return EXIT_OK
@@ -294,7 +134,7 @@ def _say(line: Record) -> None:
     sys.stdout.flush()
 
 
-def _measure(resolver: Resolver, run_id: str | None, marked: str, limits: Limits) -> int:
+def _measure(resolver: Resolver, run_id: str | None, marked: str) -> int:
     if run_id is not None and not layout.is_name(run_id):
         raise BadInput(f"--run-id {run_id!r} is not a name", "lower case letters, digits, '.', '_' and '-'")
     standalone = run_id is None
@@ -315,7 +155,7 @@ def _measure(resolver: Resolver, run_id: str | None, marked: str, limits: Limits
         write_atomically(request.run_folder / layout.RUN_FILE, record.to_json())
         sys.stderr.write(f"run folder: {name}\n")
     try:
-        outcome = Supervisor(request, workload, _say, marked, limits).measure()
+        outcome = Supervisor(request, workload, _say, marked, resolver.timeouts).measure()
     except OSError as error:
         return _not_let_on(error)
     return outcome.worker_exit_code

@@ -8,6 +8,7 @@ import signal
 import threading
 from dataclasses import dataclass
 
+from bench_core.contract.protocol import Timeouts
 from bench_core.worker.clock import monotonic_ns, seconds
 
 # After SIGTERM: an engine that is only slow ends its batch and its cell itself, one that hangs is killed.
@@ -15,29 +16,13 @@ GRACE_S = 5.0
 _CLOSE_S = 120.0
 
 
-@dataclass(frozen=True)
-class Limits:
-    """How long an engine may take, seconds.
-
-    Attributes:
-        load_s: from the start of its process until the model is loaded.
-        prepare_s: for the caches and graphs of one batch size.
-        batch_s: for one batch of any phase, and for what it tells at a cell's end.
-        cell_s: for one cell, from its preparation to its end.
-    """
-
-    load_s: float = 3600.0
-    prepare_s: float = 3600.0
-    batch_s: float = 3600.0
-    cell_s: float = 86400.0
-
-    def of_phase(self, phase: str) -> tuple[str, float]:
-        """The limit that counts in a phase: the option's name and the seconds."""
-        if phase in ("start", "load"):
-            return "load", self.load_s
-        if phase == "prepare":
-            return "prepare", self.prepare_s
-        return ("close", _CLOSE_S) if phase == "close" else ("batch", self.batch_s)
+def limit_of_phase(timeouts: Timeouts, phase: str) -> tuple[str, float]:
+    """The limit that counts in a phase: the option's name and the seconds."""
+    if phase in ("start", "load"):
+        return "load", timeouts.load_timeout_s
+    if phase == "prepare":
+        return "prepare", timeouts.prepare_timeout_s
+    return ("close", _CLOSE_S) if phase == "close" else ("batch", timeouts.batch_timeout_s)
 
 
 @dataclass(frozen=True)
@@ -62,9 +47,9 @@ class Watchdog:
     limit that was exceeded, ``killed`` whether SIGTERM was not enough.
     """
 
-    def __init__(self, pid: int, limits: Limits, grace_s: float = GRACE_S) -> None:
+    def __init__(self, pid: int, timeouts: Timeouts, grace_s: float = GRACE_S) -> None:
         self._pid = pid
-        self._limits = limits
+        self._timeouts = timeouts
         self._grace_s = grace_s
         self._changed = threading.Condition()
         self._deadline_s: float | None = None
@@ -79,7 +64,7 @@ class Watchdog:
     def begin_cell(self) -> None:
         """The cell's own time begins."""
         with self._changed:
-            self._cell_deadline_s = _now_s() + self._limits.cell_s
+            self._cell_deadline_s = _now_s() + self._timeouts.cell_timeout_s
 
     def end_cell(self) -> None:
         """The cell has ended."""
@@ -88,11 +73,11 @@ class Watchdog:
 
     def arm(self, phase: str) -> None:
         """The engine goes on, in this phase."""
-        name, limit_s = self._limits.of_phase(phase)
+        name, limit_s = limit_of_phase(self._timeouts, phase)
         with self._changed:
             deadline_s, armed = _now_s() + limit_s, Expiry(name, phase, limit_s)
             if self._cell_deadline_s is not None and self._cell_deadline_s < deadline_s:
-                deadline_s, armed = self._cell_deadline_s, Expiry("cell", phase, self._limits.cell_s)
+                deadline_s, armed = self._cell_deadline_s, Expiry("cell", phase, self._timeouts.cell_timeout_s)
             self._deadline_s, self._armed = deadline_s, armed
             self._changed.notify()
 

@@ -1,24 +1,29 @@
-"""From a command line to cells: finds workload, model and artifact, and checks all before anything starts."""
+"""From a command line, or a driver's assignment, to cells: finds workload, model and artifact, and checks all of it
+before anything starts."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
 
 from bench_core.contract import layout
 from bench_core.contract.adapter import Device
 from bench_core.contract.artifact import ArtifactRecord
 from bench_core.contract.artifact_form import other_form
 from bench_core.contract.artifact_tensors import given_form
-from bench_core.contract.cpu_use import GPU_IDLE_CPUS
+from bench_core.contract.declaration import Said
 from bench_core.contract.errors import BadInput, MachineFailure
 from bench_core.contract.host import available_cores
 from bench_core.contract.manifest import Manifest
 from bench_core.contract.model import ModelInfo
-from bench_core.contract.spec import CellSpec, Length, MeasureProtocol, require_end_of_text
+from bench_core.contract.protocol import MeasureOptions, NewTokens, Timeouts
+from bench_core.contract.scenario import MAX_REPEAT, BatchSize, Offline
+from bench_core.contract.spec import Assignment, CellPlan, CellSpec, image_facts, plan_cells, require_end_of_text
 from bench_core.contract.stored_weights import StoredWeights, stored_weights
-from bench_core.contract.workload import Prepared, Workload, require_fit, require_vocabulary
+from bench_core.contract.workload import Prepared, Workload, WorkloadRef, require_fit, require_vocabulary
 from bench_core.worker.nvml import visible_gpus
 
 
@@ -32,23 +37,34 @@ class Places:
     results: Path = layout.RESULTS_MOUNT
 
 
-@dataclass(frozen=True)
-class Options:
-    """What the command line says; ``None`` and empty mean "the default that works"."""
+class Options(MeasureOptions):
+    """What to measure, for a container that is started by hand."""
 
-    variant: str | None
-    batch_sizes: tuple[int, ...]
-    device: Literal["auto", "cuda", "cpu"]
-    threads: int | None
-    model_folder: str | None
-    artifact: Path | None
-    workload: str | None
-    max_new_tokens: int
-    length: Length
-    protocol: MeasureProtocol
-    options: dict[str, str]
-    direct_batch_sizes: frozenset[int] | None = None
-    repeat: int = 1
+    max_new_tokens: NewTokens = 200
+    variant: Annotated[str | None, Said(default="the image's default for the device", metavar="NAME")] = Field(
+        None, description="a variant of image.yaml"
+    )
+    batch_sizes: Annotated[tuple[BatchSize, ...], Said(flag="batch-size", also=("batch-sizes",))] = Field(
+        (1,), min_length=1, description="prompts in one generate call; a cell each"
+    )
+    options: Annotated[dict[str, str], Said(flag="option", metavar="KEY=VALUE")] = Field(
+        {}, description="an engine's option instead of the variant's; may be repeated"
+    )
+    repeat: int = Field(1, ge=1, le=MAX_REPEAT, description="which measurement of the same cells it is")
+    model_folder: Annotated[str | None, Said(default="prepared last", metavar="NAME")] = Field(
+        None, description="below the models folder"
+    )
+    workload: Annotated[str | None, Said(default="prepared last", metavar="FILE")] = Field(
+        None, description="below the data folder"
+    )
+    artifact: Annotated[Path | None, Said(default="the model's own", metavar="FOLDER")] = Field(
+        None, description="with an artifact.json, to be read instead of the model's own"
+    )
+
+    @field_validator("batch_sizes")
+    @classmethod
+    def _each_once(cls, sizes: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(dict.fromkeys(sizes))
 
 
 @dataclass(frozen=True)
@@ -79,23 +95,39 @@ def choose_device(wanted: Literal["auto", "cuda", "cpu"], threads: int | None) -
 
 
 class Resolver:
-    """Finds what a request needs, in one place for measuring, converting and self-checks."""
+    """Finds what a request needs, in one place for measuring, converting and self-checks.
 
-    def __init__(self, places: Places, options: Options) -> None:
+    Args:
+        assignment: what a driver has planned; without one, the options say what is measured.
+    """
+
+    def __init__(self, places: Places, options: Options, assignment: Assignment | None = None) -> None:
         self.places = places
         self.options = options
+        self.assignment = assignment
         self.manifest = Manifest.load(places.image_folder)
-        self.device = choose_device(options.device, options.threads)
-        self.variant_name = options.variant or self.manifest.default_variant(self.device.kind)
-        declared = self.manifest.options_on(self.device.kind)
-        given = {name: declared.read(name, text) for name, text in options.options.items()}
-        self.variant = self.manifest.variant(self.variant_name, given, self.device.kind)
-        if self.variant_name not in self.manifest.variants_on(self.device.kind):
-            known = ", ".join(self.manifest.variants_on(self.device.kind)) or "none"
+        planned = assignment.cells[0] if assignment is not None else None
+        self.device = choose_device(planned.device if planned else options.device, self._threads)
+        kind = self.device.kind
+        self.variant_name = (planned.variant if planned else options.variant) or self.manifest.default_variant(kind)
+        declared = self.manifest.options_on(kind)
+        read = {name: declared.read(name, text) for name, text in options.options.items()}
+        self.variant = self.manifest.variant(self.variant_name, planned.options if planned else read, kind)
+        if self.variant_name not in self.manifest.variants_on(kind):
+            known = ", ".join(self.manifest.variants_on(kind)) or "none"
             raise BadInput(
-                f"variant {self.variant_name} of {self.manifest.name} does not run on {self.device.kind}",
+                f"variant {self.variant_name} of {self.manifest.name} does not run on {kind}",
                 f"variants that do: {known}",
             )
+
+    @property
+    def _threads(self) -> int | None:
+        return self.assignment.threads if self.assignment is not None else self.options.threads
+
+    @property
+    def timeouts(self) -> Timeouts:
+        """Of the cells to be measured."""
+        return self.assignment.timeouts if self.assignment is not None else self.options.timeouts
 
     def _prepared(self) -> Prepared:
         path = self.places.data / layout.PREPARED_FILE
@@ -121,7 +153,8 @@ class Resolver:
 
     def workload_path(self) -> Path:
         """The workload's file."""
-        return self.places.data / (self.options.workload or self._prepared().workload)
+        named = self.assignment.workload if self.assignment is not None else self.options.workload
+        return self.places.data / (named or self._prepared().workload)
 
     def calibration(self, model: ModelInfo) -> tuple[tuple[int, ...], ...]:
         """What a quantiser may look at: the prompts of the workload named, or of the one prepared last for this model.
@@ -167,62 +200,52 @@ class Resolver:
                 raise BadInput(f"artifact {name} is not what its name says: {problem}", "name another artifact")
         return folder, record.digest, stored_weights(folder, record)
 
-    def _protocol(self, batch_size: int) -> MeasureProtocol:
-        protocol, sizes = self.options.protocol, self.options.direct_batch_sizes
-        if batch_size != self.options.batch_sizes[0]:
-            # One score serves all batch sizes; the first cell is the one that most surely comes to its end.
-            protocol = protocol.model_copy(update={"score_texts": 0})
-        if self.device.kind == "cuda" and protocol.busy is not None:
-            protocol = protocol.model_copy(
-                update={"busy": protocol.busy.model_copy(update={"idle_cpus": GPU_IDLE_CPUS})}
-            )
-        if protocol.direct_batches and self.manifest.direct is None:
-            raise BadInput(
-                f"image {self.manifest.name} does not call its engine directly", "leave --direct-batches out"
-            )
-        if sizes is not None and batch_size not in sizes:
-            return protocol.model_copy(update={"direct_batches": 0})
-        return protocol
+    def _planned(self, model: ModelInfo, workload: WorkloadRef) -> tuple[CellPlan, ...]:
+        """The cells: the driver's, which must fit what is here, or those that the options ask for.
+
+        Raises:
+            BadInput: a direct call is asked for and the image has none.
+            MachineFailure: the driver's plan is of another image, model or workload: nothing that a cell did.
+        """
+        if self.assignment is None:
+            if self.options.direct_batches and self.manifest.direct is None:
+                raise BadInput(
+                    f"image {self.manifest.name} does not call its engine directly", "leave --direct-batches out"
+                )
+            scenarios = [Offline(batch_size=size) for size in self.options.batch_sizes]
+            kind, repeat = self.device.kind, self.options.repeat
+            return plan_cells(self.options, self.manifest, self.variant, kind, scenarios, model, workload, repeat)
+        here = {**image_facts(self.manifest, self.variant), "device": self.device.kind}
+        for cell in self.assignment.cells:
+            other = [name for name, value in here.items() if getattr(cell, name) != value]
+            other += ["model"] if cell.model.digest != model.digest else []
+            other += [] if cell.workload.agrees(workload) else ["workload"]
+            if other:
+                raise MachineFailure(
+                    f"{cell.cell_id} was planned with another {other[0]} than there is here",
+                    "something was changed since the run began: --resume it",
+                )
+        return self.assignment.cells
 
     def measure_request(self, run_id: str) -> tuple[MeasureRequest, Workload]:
         """Everything for measuring.
 
         Raises:
             BadInput: anything missing, damaged or not fitting together.
+            MachineFailure: it is not what a driver has planned.
         """
         model = self.model()
         workload_path = self.workload_path()
         workload = Workload.read(workload_path)
-        require_fit(workload, model, self.options.batch_sizes, self.options.max_new_tokens)
-        require_end_of_text(self.options.length, model.eos_token_ids, model.name)
+        planned = self._planned(model, workload.reference)
+        require_fit(workload, model, [cell.batch_size for cell in planned], planned[0].max_new_tokens)
+        require_end_of_text(planned[0].length, model.eos_token_ids, model.name)
         artifact, digest, weights = self.artifact(model)
-        cells = tuple(
-            CellSpec(
-                image=self.manifest.name,
-                variant=self.variant_name,
-                label=self.manifest.label(self.variant_name),
-                bits=self.manifest.bits(self.variant_name),
-                batching=self.manifest.batching,
-                token_times=self.manifest.token_times,
-                ranked=self.manifest.ranked,
-                reference=self.manifest.reference_rank(self.variant_name),
-                batch_size=batch_size,
-                repeat=self.options.repeat,
-                device=self.device.kind,
-                gpu_uuid=self.device.uuid,
-                threads=self.device.threads,
-                model=model,
-                artifact=self.variant.artifact,
-                artifact_digest=digest,
-                weights=weights,
-                options=dict(self.variant.options),
-                workload=workload.reference,
-                max_new_tokens=self.options.max_new_tokens,
-                length=self.options.length,
-                protocol=self._protocol(batch_size),
-            )
-            for batch_size in self.options.batch_sizes
-        )
+        found = {
+            "gpu_uuid": self.device.uuid, "threads": self.device.threads,
+            "artifact_digest": digest, "weights": weights,
+        }  # fmt: skip
+        cells = tuple(CellSpec.model_validate({**dict(plan), **found}) for plan in planned)
         run_folder = self.places.results / run_id
         signs = self.manifest.out_of_memory_signs
         return MeasureRequest(cells, self.places.image_folder, artifact, workload_path, run_folder, signs), workload

@@ -40,7 +40,7 @@ def standalone_record(
                 cell=spec.cell_id,
                 image=spec.image,
                 variant=spec.variant,
-                batch_size=spec.batch_size,
+                scenario=spec.scenario,
                 repeat=spec.repeat,
                 label=spec.label,
                 bits=spec.bits,

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from bench_core.contract.events import BatchEvent, CellEnded, EndEvent, PhaseEvent, Progress, ScoreEvent, StartEvent
 from bench_core.contract.outcome import MARKED, Outcome, Verdict
+from bench_core.contract.protocol import Timeouts
 from bench_core.contract.record import Record
 from bench_core.contract.spec import CellSpec
 from bench_core.contract.workload import Workload
@@ -26,7 +27,7 @@ from bench_core.worker.cell_writer import CellWriter
 from bench_core.worker.cgroup import oom_kills
 from bench_core.worker.clock import monotonic_ns, seconds
 from bench_core.worker.job import BeginCell, BeginScore, CheckEvent, Job, parse_message
-from bench_core.worker.limits import Limits, Watchdog
+from bench_core.worker.limits import Watchdog
 from bench_core.worker.log import EngineLog, last_line
 from bench_core.worker.measure import progress_total
 from bench_core.worker.nvml import GpuReader
@@ -103,12 +104,12 @@ class Supervisor:
         workload: Workload,
         say: Callable[[Record], None],
         marked: str = "",
-        limits: Limits | None = None,
+        timeouts: Timeouts | None = None,
     ) -> None:
         self._request = request
         self._workload = workload
         self._marked = marked
-        self._limits = limits or Limits()
+        self._timeouts = timeouts or Timeouts()
         self._totals = {spec.cell_id: progress_total(spec, workload) for spec in request.cells}
         self._say = say
         self._engine: EngineHandle | None = None
@@ -152,7 +153,7 @@ class Supervisor:
         self._engine = engine
         sampler = Sampler(engine.process.pid, gpu)
         sampler.start()
-        watchdog = Watchdog(engine.process.pid, self._limits)
+        watchdog = Watchdog(engine.process.pid, self._timeouts)
         session = _Session(self, engine, sampler, cells, watchdog)
         try:
             session.follow()

@@ -11,7 +11,8 @@ from bench_core.contract.digest import prompts_sha256
 from bench_core.contract.equal_work import CellWork, breaches_between, cell_work, output_breach, repeated_prompts
 from bench_core.contract.events import BatchEvent
 from bench_core.contract.model import ModelInfo
-from bench_core.contract.spec import CellSpec, MeasureProtocol
+from bench_core.contract.protocol import MeasureProtocol
+from bench_core.contract.spec import CellSpec
 from bench_core.contract.workload import WorkloadRef
 
 PROMPTS = tuple(tuple(range(10 + k, 13 + k + k % 3)) for k in range(12))

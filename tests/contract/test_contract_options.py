@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from bench_core.contract.errors import BadInput
-from bench_core.contract.options import EngineOption, Options, as_text
+from bench_core.contract.options import EngineOption, Options
 from bench_core.contract.record import Scalar
 
 TEXT = EngineOption(type="str", default="", words="some text or other")
@@ -67,8 +67,13 @@ def test_yaml_that_makes_a_number_of_text_is_told_to_quote_it() -> None:
         TEXT.value(7)
 
 
+def as_text(value: Scalar) -> str:
+    """As a person writes it on a command line."""
+    return str(value).lower() if isinstance(value, bool) else repr(value) if isinstance(value, float) else str(value)
+
+
 def test_a_value_survives_every_way_it_takes() -> None:
-    """Command line to ``suite.json`` to the worker's command line to ``spec.json`` to a resumed run."""
+    """Command line to ``suite.json`` to the worker's file, or its command line, to ``spec.json`` to a resumed run."""
     drawn = random.Random(20)  # noqa: S311  # values, not secrets
     texts = ["007", "1e3", "null", "true", "0.1", "-", "a b", " ", "\u00e9", "--x", "=", *map(str, range(50))]
     for _ in range(2000):

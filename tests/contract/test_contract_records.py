@@ -212,9 +212,9 @@ def test_a_slug_stays_readable() -> None:
 
 
 def test_a_cell_is_named_by_image_variant_and_batch_size() -> None:
-    assert layout.cell_id("null", "scripted", 16) == "null.scripted.b16"
-    assert layout.cell_id("null", "scripted", 16, 1) == "null.scripted.b16"
-    assert layout.cell_id("null", "scripted", 16, 3) == "null.scripted.b16.r3"
+    assert layout.cell_id("null", "scripted", "b16") == "null.scripted.b16"
+    assert layout.cell_id("null", "scripted", "b16", 1) == "null.scripted.b16"
+    assert layout.cell_id("null", "scripted", "b16", 3) == "null.scripted.b16.r3"
     assert layout.cell_folder(Path("r/x"), "c") == Path("r/x/cells/c")
     assert len(set(layout.CELL_FILES)) == 5
 

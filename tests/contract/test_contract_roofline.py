@@ -25,8 +25,9 @@ from bench_core.contract.model_work import (
     prompt_flop,
 )
 from bench_core.contract.outcome import Outcome
+from bench_core.contract.protocol import MeasureProtocol
 from bench_core.contract.roofline import compute_dtype, kv_item_bytes, roofline, verdict, weights_in_memory
-from bench_core.contract.spec import CellSpec, MeasureProtocol
+from bench_core.contract.spec import CellSpec
 from bench_core.contract.steps import DecodeSteps, PromptReading, decode_steps, prompt_reading
 from bench_core.contract.stored_weights import StoredWeights, stored_weights
 from bench_core.contract.telemetry import TelemetrySummary

@@ -15,8 +15,8 @@ from bench_core.contract.errors import BadInput
 from bench_core.contract.events import BatchEvent, StopEvent, WarmupEndEvent
 from bench_core.contract.interval import Interval, student_quantile, throughput_interval
 from bench_core.contract.phase_rates import batch_phase_times, row_decode_tok_s, row_prefill_tok_s
+from bench_core.contract.protocol import MeasureProtocol
 from bench_core.contract.repeats import between_runs
-from bench_core.contract.spec import MeasureProtocol
 from bench_core.contract.steadiness import latency_drift, steadiness
 from bench_core.contract.stopping import (
     Sample,

@@ -6,12 +6,16 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import Drive
 
 from bench_core.contract import layout
 from bench_core.contract.artifact import ArtifactRecord
+from bench_core.contract.manifest import Manifest
 from bench_core.contract.run import RunRecord
+from bench_core.drive import process_launcher
 from bench_core.drive.catalogue import Catalogue, Image
+from bench_core.drive.launcher import Launch
 from bench_core.drive.request import Suite
 from bench_core.prepare.model import ModelRequest, prepare_model
 
@@ -28,16 +32,25 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def reads_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The scripted engine's image, as the driver sees it, reads an artifact that no image makes."""
-    whole = Catalogue.get
+def reads_made(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The scripted engine's image, as driver and worker see it, reads an artifact that no image makes."""
+    whole, places = Catalogue.get, process_launcher.places
+    folder = tmp_path_factory.mktemp("images") / "null"
+    shutil.copytree(Catalogue().get("null").folder, folder)
+    path = folder / layout.MANIFEST_FILE
+    manifest = yaml.safe_load(path.read_text(encoding="utf-8"))
+    scripted = {**manifest["variants"]["scripted"], "artifact": "made-elsewhere"}
+    changed = {**manifest, "variants": {"scripted": scripted}, "harness_variant": None}
+    path.write_text(yaml.safe_dump(changed), encoding="utf-8")
 
     def get(self: Catalogue, name: str) -> Image:
         image = whole(self, name)
-        if name != "null":
-            return image
-        entry = image.manifest.variants["scripted"].model_copy(update={"artifact": "made-elsewhere"})
-        return Image(image.folder, image.manifest.model_copy(update={"variants": {"scripted": entry}}))
+        return Image(image.folder, Manifest.load(folder)) if name == "null" else image
+
+    def of_worker(launch: Launch, home: Path) -> list[str]:
+        return [str(folder) if word == str(launch.image.folder) else word for word in places(launch, home)]
+
+    monkeypatch.setattr(process_launcher, "places", of_worker)
 
     monkeypatch.setattr(Catalogue, "get", get)
 
@@ -59,7 +72,7 @@ def test_a_person_at_a_terminal_is_asked_before_an_artifact_is_downloaded(
 ) -> None:
     asked: list[str] = []
     monkeypatch.setattr("sys.stdin.isatty", lambda: True)
-    monkeypatch.setattr("typer.confirm", lambda question, **_: asked.append(question))
+    monkeypatch.setattr("click.confirm", lambda question, **_: asked.append(question))
     called = drive(*CT2, "--artifact", "ct2-int8=owner/name")
     assert called.code == 130
     assert asked == ["download ct2-int8 (owner/name) and measure 1 cells?"]

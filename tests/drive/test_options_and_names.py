@@ -51,9 +51,9 @@ def test_an_image_with_a_dot_is_named_in_the_same_way_everywhere(dotted: Catalog
     planned = make_plan(control, dotted, "cpu").control
     assert planned is not None
     assert planned.title == "engine-2.5.q8.0"
-    assert cell_job("engine-2.5.q8.0.b4", "--min-memory", suite, dotted, "cpu").cell(4) == "engine-2.5.q8.0.b4"
+    assert cell_job("engine-2.5.q8.0.b4", "--min-memory", suite, dotted, "cpu").cells == ("engine-2.5.q8.0.b4",)
     assert method_job("engine-2.5.q8.0", "--find-max-batch", suite, dotted, "cpu").title == "engine-2.5.q8.0"
-    assert words.parts_of_cell("engine-2.5.q8.0.b4", "--min-memory", dotted) == ("engine-2.5", "engine-2.5.q8.0", "4")
+    assert words.parts_of_cell("engine-2.5.q8.0.b4", "--min-memory", dotted) == ("engine-2.5", "engine-2.5.q8.0", 4)
     given = words.options(["engine-2.5.level=007", "engine.label=007"], dotted)
     assert given == {"engine-2.5": {"level": 7}, "engine": {"label": "007"}}
 

@@ -17,11 +17,12 @@ from null_run import null_run
 from bench_core.contract import layout
 from bench_core.contract.events import BatchEvent, parse_events
 from bench_core.contract.outcome import Outcome, Verdict
+from bench_core.contract.protocol import Timeouts
 from bench_core.drive.collect import judge
 from bench_core.drive.launcher import Ended
 from bench_core.drive.silence import Silence
 from bench_core.worker import limits
-from bench_core.worker.limits import Limits, Watchdog
+from bench_core.worker.limits import Watchdog
 
 RUN = null_run()
 FAST = ("--option", "null.ttft_s=0.001", "--option", "null.tpot_s=0.001", "--run-id", "mine")
@@ -100,7 +101,7 @@ def _process(code: str, lines: int = 1) -> subprocess.Popen[str]:
 
 def test_a_process_that_ignores_the_request_is_killed_with_its_children() -> None:
     process = _process(FORKS, lines=2)
-    watchdog = Watchdog(process.pid, Limits(batch_s=0.1), grace_s=0.2)
+    watchdog = Watchdog(process.pid, Timeouts(batch_timeout_s=0.1), grace_s=0.2)
     watchdog.arm("measure")
     assert process.wait(10) == -signal.SIGKILL
     assert process.stdout is not None
@@ -113,7 +114,7 @@ def test_a_process_that_ignores_the_request_is_killed_with_its_children() -> Non
 
 def test_time_that_the_supervisor_takes_is_not_the_engines() -> None:
     process = _process(IGNORES)
-    watchdog = Watchdog(process.pid, Limits(load_s=0.3))
+    watchdog = Watchdog(process.pid, Timeouts(load_timeout_s=0.3))
     for _ in range(4):
         watchdog.arm("load")
         time.sleep(0.15)
@@ -129,7 +130,7 @@ def test_time_that_the_supervisor_takes_is_not_the_engines() -> None:
 def test_an_engine_that_hangs_when_all_is_told_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "_CLOSE_S", 0.1)
     process = _process(IGNORES)
-    watchdog = Watchdog(process.pid, Limits(), grace_s=0.1)
+    watchdog = Watchdog(process.pid, Timeouts(), grace_s=0.1)
     watchdog.arm("close")
     assert process.wait(10) == -signal.SIGKILL
     watchdog.end()

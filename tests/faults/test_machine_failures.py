@@ -11,8 +11,8 @@ from conftest import Drive
 from null_run import null_run
 
 from bench_core.contract import layout
+from bench_core.contract.digest import prompts_sha256
 from bench_core.contract.errors import MachineFailure
-from bench_core.contract.model import ModelInfo
 from bench_core.contract.outcome import EXIT_BAD_INPUT, EXIT_MACHINE, MARKED, Outcome, Verdict
 from bench_core.contract.run import GpuInfo
 from bench_core.contract.workload import Workload
@@ -26,6 +26,7 @@ from bench_core.drive.process_launcher import ProcessLauncher
 from bench_core.drive.progress import Display
 from bench_core.drive.request import Request, Suite
 from bench_core.drive.resume import Earlier
+from bench_core.prepare.model import ModelRequest, prepare_model
 
 RUN = (*null_run(samples=8), "--option", "null.ttft_s=0.001", "--option", "null.tpot_s=0.0005", "--run-id", "mine")
 NO_GPU = "error: --device cuda: no GPU answers through NVML here\nhint: start the container with --gpus, or use cpu\n"
@@ -132,8 +133,15 @@ def test_a_card_that_has_gone_leaves_its_cells_to_the_others(tmp_path: Path) -> 
     request = Request(suite=suite, data=tmp_path)
     gate = cast(GpuGate, Gate())
     execution = Execution(request, plan, cast(Launcher, OneCard()), cards, Display(), gate=gate)
-    prepared = Prepared(cast(ModelInfo, None), tmp_path, cast(Workload, None), tmp_path / "w.json")
+    model = prepare_model(ModelRequest(name="synthetic/tiny"), tmp_path / "models")
+    prompts = ((5, 6, 7), (8, 9))
+    workload = Workload(
+        name="two", tokenizer="byte-level", max_prompt_tokens=3, truncated=0, dropped_empty=0, duplicates=0,
+        digest=prompts_sha256(prompts), prompts=prompts,
+    )  # fmt: skip
+    prepared = Prepared(model, tmp_path, workload, tmp_path / "w.json")
     (tmp_path / "run").mkdir()
+    (tmp_path / "run" / layout.RUN_FILE).write_text("{}", encoding="utf-8")  # else it counts as removed
     finished = execution.measure(prepared, tmp_path / "run", {})
     assert len(finished.verdicts) >= 4, "what was begun on the card that works"
     assert isinstance(finished.refusal, MachineFailure)

@@ -19,8 +19,10 @@ from bench_core.contract.errors import BadInput
 from bench_core.contract.manifest import Manifest
 from bench_core.contract.model import ModelInfo
 from bench_core.contract.model_work import decoder_of, kv_cache_bytes, kv_step_bytes
+from bench_core.contract.protocol import MeasureProtocol
 from bench_core.contract.roofline import weights_in_memory
-from bench_core.contract.spec import CellSpec, MeasureProtocol
+from bench_core.contract.scenario import Offline
+from bench_core.contract.spec import CellSpec
 from bench_core.contract.steps import DecodeSteps
 from bench_core.contract.workload import WorkloadRef
 from bench_core.prepare.model import ModelRequest, prepare_model
@@ -75,7 +77,7 @@ def counted(info: ModelInfo, positions: int) -> dict[str, float | None]:
     spec = CellSpec(
         image="transformers", variant="fp32", label="x", batching="native",
         token_times="live",  # noqa: S106 - no password
-        batch_size=ROWS,
+        scenario=Offline(batch_size=ROWS),
         device="cpu", threads=1, model=info, artifact="hf", artifact_digest=None, options={},
         workload=WorkloadRef(name="w", digest="d", prompts=ROWS, longest_prompt_tokens=40), max_new_tokens=12,
         length="forced",

@@ -28,8 +28,10 @@ from bench_core.contract.events import (
 )
 from bench_core.contract.model import ModelInfo
 from bench_core.contract.outcome import Outcome, Verdict
+from bench_core.contract.protocol import MeasureProtocol
 from bench_core.contract.run import GpuInfo, HostInfo, ImageInfo, PlannedCell, RunRecord
-from bench_core.contract.spec import CellSpec, MeasureProtocol
+from bench_core.contract.scenario import Offline
+from bench_core.contract.spec import CellSpec
 from bench_core.contract.workload import WorkloadRef
 from bench_core.report.column import Sheet
 
@@ -145,10 +147,10 @@ def write_run(root: Path, script: Script, *, compressed: bool = False) -> Path:
     folder.mkdir(parents=True)
     cells = [
         PlannedCell(
-            cell=layout.cell_id(method.image, method.variant, size),
+            cell=layout.cell_id(method.image, method.variant, f"b{size}"),
             image=method.image,
             variant=method.variant,
-            batch_size=size,
+            scenario=Offline(batch_size=size),
             label=method.label,
             ranked=method.ranked,
             reference=method.reference,
@@ -227,10 +229,10 @@ def visit_again(
     if dies:
         method = replace(method, dies={batch_size: (Outcome.KILLED, "stopped on request")})
     planned = PlannedCell(
-        cell=layout.cell_id(method.image, method.variant, batch_size, repeat),
+        cell=layout.cell_id(method.image, method.variant, f"b{batch_size}", repeat),
         image=method.image,
         variant=method.variant,
-        batch_size=batch_size,
+        scenario=Offline(batch_size=batch_size),
         repeat=repeat,
         label=method.label,
     )
@@ -254,13 +256,13 @@ def measured_repeatedly(run_folder: Path, repeats: int) -> None:
 
 def cell_path(run_folder: Path, method: Method, batch_size: int) -> Path:
     """The folder of a cell."""
-    return layout.cell_folder(run_folder, layout.cell_id(method.image, method.variant, batch_size))
+    return layout.cell_folder(run_folder, layout.cell_id(method.image, method.variant, f"b{batch_size}"))
 
 
 def _write_cell(
     run_folder: Path, script: Script, method: Method, size: int, compressed: bool, repeat: int = 1, gpu: GpuInfo = GPU
 ) -> None:
-    folder = layout.cell_folder(run_folder, layout.cell_id(method.image, method.variant, size, repeat))
+    folder = layout.cell_folder(run_folder, layout.cell_id(method.image, method.variant, f"b{size}", repeat))
     folder.mkdir(parents=True)
     spec = CellSpec(
         image=method.image,
@@ -268,7 +270,7 @@ def _write_cell(
         label=method.label,
         batching=method.batching,
         token_times=method.arrivals,
-        batch_size=size,
+        scenario=Offline(batch_size=size),
         repeat=repeat,
         device=script.device,
         gpu_uuid=gpu.uuid if script.device == "cuda" else None,

@@ -513,7 +513,7 @@ def test_tables_of_several_visits_say_which_method_is_of_which(tmp_path: Path) -
     path = run / layout.RUN_FILE
     record = json.loads(path.read_text())
     first, second = record["visits"]
-    moved = layout.cell_id(CT2.image, CT2.variant, 1)
+    moved = layout.cell_id(CT2.image, CT2.variant, "b1")
     first["cells"].remove(moved)
     second["cells"].append(moved)
     path.write_text(json.dumps(record))

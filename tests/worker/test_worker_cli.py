@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from worker_material import FAST, MODEL, NULL_IMAGE, Place, make_workload, random_prompts, write_image
@@ -21,8 +22,11 @@ from bench_core.contract.errors import BadInput, MachineFailure
 from bench_core.contract.events import BatchEvent, CellEnded, EndEvent, StartEvent, parse_stdout
 from bench_core.contract.manifest import Manifest
 from bench_core.contract.outcome import EXIT_MACHINE, Outcome
+from bench_core.contract.protocol import MeasureOptions, Timeouts
 from bench_core.contract.run import RunRecord
-from bench_core.contract.spec import CellSpec
+from bench_core.contract.scenario import Offline
+from bench_core.contract.spec import Assignment, CellSpec, plan_cells
+from bench_core.contract.workload import Workload
 from bench_core.worker import cli, request
 from bench_core.worker.failure import classify
 from bench_core.worker.supervisor import Supervisor
@@ -380,6 +384,63 @@ def test_a_bad_command_line_is_refused_with_its_cause(
     said = refuse(*arguments)
     for word in words:
         assert word in said
+
+
+# What a driver hands over, in one file.
+
+
+def _assigned(place: Place, **changes: Any) -> tuple[str, ...]:
+    """The options that name a file with a plan of the scripted engine's default variant at batch size 2."""
+    manifest = Manifest.load(NULL_IMAGE)
+    workload = Workload.read(place.data / "w.json").reference
+    variant = manifest.variant("scripted", {"ttft_s": 0.001, "tpot_s": 0.0002, "load_s": 0.0}, "cpu")
+    asked = MeasureOptions(max_new_tokens=3, max_batches=2)
+    (cell,) = plan_cells(asked, manifest, variant, "cpu", [Offline(batch_size=2)], MODEL, workload)
+    cell = cell.model_copy(update=changes)
+    handed = Assignment(cells=(cell,), workload="w.json", threads=1, timeouts=Timeouts())
+    (place.data / "handed.json").write_text(handed.to_json(), encoding="utf-8")
+    return ("--assignment", "handed.json")
+
+
+def test_cells_that_a_driver_hands_over_are_measured_as_planned(place: Place) -> None:
+    given = [word for word in place.arguments(*_assigned(place), "--run-id", "r") if word not in ("--device", "cpu")]
+    assert cli.main(given) == 0
+    cell = place.cell("r", "null.scripted.b2")
+    planned = Assignment.read(place.data / "handed.json").cells[0]
+    assert {name: getattr(cell.spec, name) for name in type(planned).model_fields} == dict(planned)
+    assert cell.result.metrics.batches == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"label": "another"}, "planned with another label than there is here"),
+        ({"token_times": "none"}, "planned with another token_times"),
+        ({"model": MODEL.model_copy(update={"digest": "1" * 64})}, "planned with another model"),
+        ({"workload": make_workload([[5] * 9] * 4).reference}, "planned with another workload"),
+    ],
+)
+def test_a_plan_of_something_else_than_there_is_here_is_no_failure_of_the_cell(
+    place: Place, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], said: str
+) -> None:
+    words = [word for word in place.arguments(*_assigned(place, **changes), "--run-id", "r") if word != "cpu"]
+    words.remove("--device")
+    assert cli.main(words) == EXIT_MACHINE
+    assert said in capsys.readouterr().err
+    assert list(place.results.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", ["--batch-size=4", "--precision=0.1", "--max-new-tokens=3", "--option=ttft_s=1"])
+def test_an_option_beside_a_drivers_plan_is_refused(place: Place, refuse: Refuse, option: str) -> None:
+    said = refuse(*_assigned(place), "--device", "cpu", option)
+    assert "would change nothing: --assignment says what is measured" in said
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"cells": []}', "[1]"])
+def test_a_damaged_assignment_is_refused(place: Place, content: str) -> None:
+    (place.data / "handed.json").write_text(content, encoding="utf-8")
+    words = [word for word in place.arguments("--assignment", "handed.json") if word not in ("--device", "cpu")]
+    assert cli.main(words) == 2
 
 
 def test_a_gpu_that_is_not_there_is_refused(refuse: Refuse, monkeypatch: pytest.MonkeyPatch) -> None:

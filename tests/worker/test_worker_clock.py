@@ -13,8 +13,8 @@ from worker_material import make_spec, make_workload
 from bench_core.contract.adapter import Completion, Decoding, Device, TokenSink, Variant
 from bench_core.contract.digest import prompts_sha256
 from bench_core.contract.events import Arrivals, BatchEvent, EngineEvent, PhaseEvent, StopEvent, WarmupEndEvent
+from bench_core.contract.protocol import MeasureProtocol
 from bench_core.contract.record import Record
-from bench_core.contract.spec import MeasureProtocol
 from bench_core.contract.workload import Workload
 from bench_core.contract.workload_rate import MeanWork
 from bench_core.worker.guard import ContractBroken, PromptRefused

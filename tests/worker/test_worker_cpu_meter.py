@@ -17,8 +17,8 @@ from bench_core.contract.adapter import Completion, Decoding, TokenSink
 from bench_core.contract.cpu_use import CpuReading, cpu_use
 from bench_core.contract.events import BatchEvent
 from bench_core.contract.host import cpu_times
+from bench_core.contract.protocol import MeasureProtocol
 from bench_core.contract.record import Record
-from bench_core.contract.spec import MeasureProtocol
 from bench_core.worker.cpu_meter import CpuMeter, container_counter, tree_cpu_s
 from bench_core.worker.measure import CellRun
 

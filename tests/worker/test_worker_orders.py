@@ -15,8 +15,8 @@ from workload_orders import orders
 
 from bench_core.contract.adapter import Completion, Decoding, Device, TokenSink, Variant
 from bench_core.contract.events import BatchEvent, StopEvent
+from bench_core.contract.protocol import MeasureProtocol
 from bench_core.contract.record import Record
-from bench_core.contract.spec import MeasureProtocol
 from bench_core.contract.steadiness import sample, steadiness
 from bench_core.contract.stopping import StopReason
 from bench_core.contract.workload import Workload, shuffled_order

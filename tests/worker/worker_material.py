@@ -20,7 +20,8 @@ from bench_core.contract.events import Event, parse_events
 from bench_core.contract.metrics import CellEvents, CellResult, summarise
 from bench_core.contract.model import ModelInfo
 from bench_core.contract.outcome import Verdict
-from bench_core.contract.spec import CellSpec, MeasureProtocol
+from bench_core.contract.protocol import MeasureProtocol
+from bench_core.contract.spec import CellSpec
 from bench_core.contract.workload import Prepared, Workload, WorkloadRef
 
 REPOSITORY = Path(__file__).resolve().parents[2]
