@@ -77,7 +77,7 @@ def _on_silence(ended: Ended, begun: Path | None, *, interrupted: bool) -> Verdi
     elif ended.exit_code == EXIT_BAD_INPUT:
         outcome, cause = Outcome.BAD_SPEC, stated_cause(ended.stderr_tail)
     elif ended.silent:
-        outcome, cause = Outcome.TIMEOUT, "the box said nothing any more, not even its supervisor, and was ended"
+        outcome, cause = Outcome.TIMEOUT, "the container said nothing any more, not even its supervisor, and was ended"
     elif ended.engine_lost:
         outcome, cause = Outcome.KILLED, "the Docker engine went away, and the container with it"
     elif ended.out_of_memory:
@@ -87,9 +87,9 @@ def _on_silence(ended: Ended, begun: Path | None, *, interrupted: bool) -> Verdi
     elif ended.exit_code == Outcome.KILLED.worker_exit_code:  # no process to be had, its folder is gone
         outcome, cause = Outcome.KILLED, stated_cause(ended.stderr_tail)
     elif ended.exit_code in (137, -9, 143, -15):
-        outcome, cause = Outcome.KILLED, f"the box was ended from outside (code {ended.exit_code})"
+        outcome, cause = Outcome.KILLED, f"the container was ended from outside (code {ended.exit_code})"
     else:
-        outcome, cause = Outcome.CRASHED, f"the box ended with code {ended.exit_code} and left no verdict"
+        outcome, cause = Outcome.CRASHED, f"the container ended with code {ended.exit_code} and left no verdict"
     return Verdict(outcome=outcome, cause=cause, judged_by="driver", exit_code=ended.exit_code, evidence=evidence)
 
 

@@ -46,8 +46,8 @@ def test_containers_killed_removed_and_stopped_by_others_are_rows_and_resume_mea
     assert done.code == 1
     assert "Traceback" not in done.err
     assert causes == {
-        B1: "the box was ended from outside (code 137)",
-        B2: "the box was ended from outside (code 137)",
+        B1: "the container was ended from outside (code 137)",
+        B2: "the container was ended from outside (code 137)",
         B4: "stopped on request after the batch in hand",
     }
     resumed = driver("--resume", "mine")
