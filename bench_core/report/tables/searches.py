@@ -156,8 +156,8 @@ def largest_sheets(view: RunView) -> Iterator[Sheet]:
         return
     memory = "GPU memory in use by all processes" if view.on_cuda else "resident memory of the engine's processes"
     notes = (
-        "The largest batch of which one warm-up batch and one measured one end well, each size in a container of its own, "
-        "prepared for the longest prompt that a cell of that size may meet. Doubled from 1 until one runs out of "
+        "The largest batch of which one warm-up batch and one measured one end well, each size in a container of its "
+        "own, prepared for the longest prompt that a cell of that size may meet. Doubled from 1 until one runs out of "
         f"memory, then bisected until two neighbours differ. Memory: {memory}; at death: their last reading.",
     )
     answers = [
