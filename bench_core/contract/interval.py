@@ -150,7 +150,8 @@ def _inflation(correlation: float, n: int) -> float:
 def student_quantile(freedom: float) -> float:
     """The 0.975 quantile of Student's distribution with 1 degree of freedom or more, also between whole numbers.
 
-    Hill, "Algorithm 396: Student's t-quantiles", Communications of the ACM 13 (1970): six digits.
+    Hill, "Algorithm 396: Student's t-quantiles", Communications of the ACM 13 (1970). Exact at 1 and 2, five digits
+    from 3 on, never too small; between 1 and 2, which is met in older logs alone, up to 17 % too large.
     """
     return _quantile(round(freedom, 2))
 
