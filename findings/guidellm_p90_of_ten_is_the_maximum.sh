@@ -4,7 +4,7 @@
 # A percentile is looked up in a running sum of 1/n in floating point. Where the sum misses the wanted share by its last
 # bit, the next larger value is reported. Nine times 0.1, summed, is less than 0.9, so one slow request among ten is the
 # p90; the eleventh request takes it away again. Medians and upper percentiles of round numbers of requests are hit: the
-# median of 20 is the 11th, p95 of 80 the 77th, p99 of 300 the 298th. Of 40, 100 or 1000 requests p90 is as it should be.
+# median of 20 is the 11th, p95 of 80 the 77th, p99 of 300 the 298th. Of 40, 100 or 1000 requests p90 is right.
 # Equal values are counted as one with their weights summed, which rounds in yet another way. So two runs that differ by
 # one request are compared at other ranks, and a limit on the p90 of ten requests is one on the slowest.
 #
