@@ -6,14 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import ctranslate2
+import numpy
 import torch
 import transformers
-from convert_check import require_same_function
 from ctranslate2.converters import TransformersConverter
 
 from bench_core.contract.adapter import Conversion
 from bench_core.contract.errors import BadInput
 from bench_core.contract.loading import require_all_weights
+from images._torch.same_function import Engine, require_same_function
 
 _PREFIX = "ct2-"
 _TYPES = ("float32", "float16", "bfloat16", "int8", "int8_float32", "int8_float16", "int8_bfloat16")
@@ -89,13 +91,23 @@ def to_ct2(conversion: Conversion) -> Mapping[str, str]:
     torch.set_num_threads(conversion.device.threads)
     transformers.utils.logging.disable_progress_bar()
     config = transformers.AutoConfig.from_pretrained(conversion.source, local_files_only=True)
-    function = require_same_function(config, _to_float32)
+    function = require_same_function(config, _ENGINE)
     _convert(conversion.source, conversion.target, quantization)
     return {"quantization": quantization, "vocabulary": "synthetic names of ids", "function": function}
 
 
 def _to_float32(source: Path, target: Path) -> None:
     _convert(source, target, "float32")
+
+
+def _scores(folder: Path, token_ids: list[int]) -> Any:
+    generator = ctranslate2.Generator(str(folder), device="cpu", compute_type="float32")
+    names = [_name(token_id) for token_id in token_ids]
+    return numpy.array(generator.forward_batch([names], return_log_probs=True))[0]
+
+
+# Both sides compute in float32: what they agree on differs by 1e-5.
+_ENGINE = Engine(f"CTranslate2 {ctranslate2.__version__}", "ctranslate2", _to_float32, _scores, tolerance_nat=1e-3)
 
 
 def _convert(source: Path, target: Path, quantization: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import json
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,11 +14,13 @@ from typing import Any
 import gguf
 import llama_cpp
 import torch
+import transformers
 from conversion import ModelBase, ModelType, get_model_architecture, get_model_class
 from engine_log import LOG
 
 from bench_core.contract.adapter import Conversion
 from bench_core.contract.errors import BadInput
+from images._torch.same_function import Engine, require_same_function
 
 _FLOATS = {
     "f32": gguf.LlamaFileType.ALL_F32,
@@ -37,20 +41,52 @@ def to_gguf(conversion: Conversion) -> Mapping[str, str]:
     fall back to a type with smaller blocks, or to f16; that shows there.
 
     Raises:
-        BadInput: an architecture that llama.cpp's converter does not know.
+        BadInput: an architecture that llama.cpp's converter does not know, or llama.cpp computes another function than
+            the model's configuration asks for.
         RuntimeError: llama.cpp refused to quantise; with its reason.
     """
     kind = conversion.artifact.removeprefix("gguf-")
     target = conversion.target / "model.gguf"
+    config = transformers.AutoConfig.from_pretrained(conversion.source, local_files_only=True)
+    function = require_same_function(config, _ENGINE)
     if kind in _FLOATS:
         _write_float(conversion.source, target, kind)
-        return {"tensor_types": _tensor_types(target)}
+        return {"tensor_types": _tensor_types(target), "function": function}
     stored = _stored_type(conversion.source)
     whole = conversion.target / f"{stored}.gguf"
     _write_float(conversion.source, whole, stored)
     _quantise(whole, target, _QUANTISED[kind], conversion.device.threads)
     whole.unlink()
-    return {"tensor_types": _tensor_types(target), "quantised_from": stored}
+    return {"tensor_types": _tensor_types(target), "quantised_from": stored, "function": function}
+
+
+def _to_float32(source: Path, target: Path) -> None:
+    target.mkdir()
+    _write_float(source, target / "model.gguf", "f32")
+
+
+def _scores(folder: Path, token_ids: list[int]) -> list[float]:
+    """
+    Raises:
+        RuntimeError: llama.cpp cannot run the model.
+    """
+    here = Path(__file__).parent
+    command = [sys.executable, str(here / "score_once.py"), str(folder)]
+    done = subprocess.run(command, input=json.dumps(token_ids), capture_output=True, text=True, check=False, cwd=here)
+    if done.returncode:
+        raise RuntimeError(f"llama.cpp ended with code {done.returncode}")
+    scores: list[float] = json.loads(done.stdout.splitlines()[-1])
+    return scores
+
+
+# ggml looks GELU up in a table of 16 bits: 0.002. What llama.cpp does not compute makes a difference of 1 and more.
+_ENGINE = Engine(
+    f"llama.cpp (llama-cpp-python {llama_cpp.__version__})",
+    "llama-cpp-python",
+    _to_float32,
+    _scores,
+    tolerance_nat=0.02,
+)
 
 
 def _write_float(source: Path, target: Path, kind: str) -> None:

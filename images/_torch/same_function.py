@@ -1,10 +1,12 @@
-"""Whether CTranslate2 computes what a checkpoint's configuration asks for.
+"""Whether an engine that reads its own format computes what a checkpoint's configuration asks for.
 
-Its converters read some fields of a configuration and pass over others without a word (findings/
-ctranslate2_fields_without_effect.sh): the rope type of Llama 3.1, the soft caps of Gemma 2, the epsilon of a GPT-2. The
-engine would then be timed on another model than its neighbours. No list of such fields stays true, so a small model of
-the same configuration with random weights is converted first, and its log-probabilities are compared with those of
-Transformers.
+Converters read some fields of a configuration and pass over others without a word: CTranslate2's the rope type of
+Llama 3.1 and the soft caps of Gemma 2 (findings/ctranslate2_fields_without_effect.sh), llama.cpp's the rotary base of
+Falcon, Phi and Gemma (findings/gguf_conversion_loses_rope_base.sh). The engine would then be timed on another model
+than its neighbours. No list of such fields stays true, so a small model of the same configuration with random weights
+is converted first, and its log-probabilities are compared with those of Transformers.
+
+For stages that convert, which have Transformers; adapters do not import this.
 """
 
 from __future__ import annotations
@@ -12,18 +14,15 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ctranslate2
-import numpy
 import torch
 import transformers
 
-from bench_core.contract.errors import BadInput
+from bench_core.contract.errors import BadInput, first_line
 
-# Both sides compute in float32: what they agree on differs by 1e-5, what they do not by more than 0.01.
-TOLERANCE_NAT = 1e-3
 _VOCABULARY = 128
 _TOKENS = 48
 _LAYERS = 6
@@ -52,38 +51,59 @@ _NOT_OF_THE_FUNCTION = frozenset(
         "initializer_range",
     ]
 )
-Convert = Callable[[Path, Path], None]
 
 
-def require_same_function(config: Any, convert: Convert) -> str:
-    """Compares a small model of this configuration in both engines. ``convert`` makes the second folder from the first.
+@dataclass(frozen=True)
+class Engine:
+    """An engine's side of the comparison, in 32 bits.
+
+    Attributes:
+        name: with its version, for people.
+        image: what to leave out where it computes something else.
+        convert: makes the second folder from the first, a checkpoint.
+        score: of a converted folder and token ids: log-probabilities of every token at every position, shape (tokens,
+            vocabulary), or of each token but the first, shape (tokens - 1,).
+        tolerance_nat: what rounding may make of one; what is not computed makes more than 0.01 of it.
+    """
+
+    name: str
+    image: str
+    convert: Callable[[Path, Path], None]
+    score: Callable[[Path, list[int]], Any]
+    tolerance_nat: float
+
+
+def require_same_function(config: Any, engine: Engine) -> str:
+    """Compares a small model of this configuration in both engines.
 
     Returns:
-        What was seen, for the artifact's record.
+        What was seen, for the artifact's record; why nothing was, where no small model can be made of it.
 
     Raises:
         BadInput: the converted model computes another function; with the fields that have no effect, where one alone
             explains the difference.
     """
-    small = small_config(config)
     ids = torch.randint(3, _VOCABULARY, (1, _TOKENS), generator=torch.Generator().manual_seed(1))
-    with tempfile.TemporaryDirectory() as scratch:
-        source, target = Path(scratch) / "source", Path(scratch) / "target"
+    try:
+        small = small_config(config)
         asked = _random_model(small)
-        asked.save_pretrained(source)
-        convert(source, target)
-        generator = ctranslate2.Generator(str(target), device="cpu", compute_type="float32")
-        names = [f"<id_{token_id}>" for token_id in ids[0].tolist()]
-        scores = numpy.array(generator.forward_batch([names], return_log_probs=True))[0][:, :_VOCABULARY]
-        del generator
-    difference = _largest_difference(scores, asked, ids)
-    if difference > TOLERANCE_NAT:
-        lost = _without_effect(small, scores, ids)
+        with tempfile.TemporaryDirectory() as scratch:
+            source, target = Path(scratch) / "source", Path(scratch) / "target"
+            asked.save_pretrained(source)
+            engine.convert(source, target)
+            scores = torch.as_tensor(engine.score(target, ids[0].tolist()), dtype=torch.float32)
+        difference = _largest_difference(scores, asked, ids)
+    except BadInput:
+        raise
+    except Exception as error:  # noqa: BLE001  # the model itself may well convert, and its engine tells where it does not
+        return f"not compared with Transformers: no small model of this configuration: {first_line(error, 200)}"
+    if difference > engine.tolerance_nat:
+        lost = _without_effect(small, scores, ids, engine.tolerance_nat)
         fields = f"; without effect: {', '.join(lost)}" if lost else ""
         raise BadInput(
-            f"CTranslate2 {ctranslate2.__version__} does not compute what this model's config.json asks for: the "
-            f"log-probabilities of a small model of the same configuration are off by up to {difference:.2g}{fields}",
-            "leave ctranslate2 out for this model",
+            f"{engine.name} does not compute what this model's config.json asks for: the log-probabilities of a small "
+            f"model of the same configuration are off by up to {difference:.2g}{fields}",
+            f"leave {engine.image} out for this model",
         )
     return f"a small model of this configuration agrees with Transformers within {difference:.1g}"
 
@@ -108,8 +128,10 @@ def small_config(config: Any) -> Any:
         "hidden_size": few * head_size, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None, "dtype": "float32",
     }  # fmt: skip
     for name in ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size"):
-        if getattr(config, name, None) is not None:
-            changes[name] = _FEED_FORWARD
+        if (
+            width := getattr(config, name, None)
+        ) is not None:  # some converters know no width but four times the model's
+            changes[name] = 4 * few * head_size if width == 4 * config.hidden_size else _FEED_FORWARD
     if kv_heads is not None:
         changes["num_key_value_heads"] = few_kv
     for name, value in changes.items():
@@ -123,13 +145,20 @@ def _kept_layers(kinds: Sequence[str]) -> list[int]:
     return sorted({*first, *(kinds.index(kind) for kind in set(kinds))})
 
 
-def _random_model(config: Any) -> Any:
-    """The same weights for every value of a field that changes no shape."""
-    # SDPA, the default, leaves out a soft cap of the scores (transformers 5.17.0).
-    attention = "eager" if getattr(config, "attn_logit_softcapping", None) else "sdpa"
-    model = transformers.AutoModelForCausalLM.from_config(
+def _made(config: Any, attention: str) -> Any:
+    return transformers.AutoModelForCausalLM.from_config(
         config, dtype=torch.float32, attn_implementation=attention
     ).eval()
+
+
+def _random_model(config: Any) -> Any:
+    """The same weights for every value of a field that changes no shape."""
+    # SDPA, the default, leaves out a soft cap of the scores (transformers 5.17.0), and some kinds do not have it.
+    try:
+        attention = "eager" if getattr(config, "attn_logit_softcapping", None) else "sdpa"
+        model = _made(config, attention)
+    except ValueError:
+        model = _made(config, "eager")
     random = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, weights in model.named_parameters():
@@ -142,11 +171,15 @@ def _random_model(config: Any) -> Any:
 
 def _largest_difference(scores: Any, model: Any, ids: Any) -> float:
     with torch.inference_mode():
-        expected = torch.log_softmax(model(ids).logits[0].float(), -1).numpy()
-    return float(numpy.abs(scores - expected).max())
+        expected = torch.log_softmax(model(ids).logits[0].float(), -1)
+    if scores.dim() == 1:
+        expected = expected[:-1].gather(1, ids[0, 1:, None])[:, 0]
+    else:
+        scores = scores[:, : expected.shape[1]]
+    return float((scores - expected).abs().max())
 
 
-def _without_effect(config: Any, scores: Any, ids: Any) -> list[str]:
+def _without_effect(config: Any, scores: Any, ids: Any, tolerance_nat: float) -> list[str]:
     """Fields that alone explain the difference: at their default, the model is the one that was computed."""
     default = type(config)()
     found = []
@@ -154,14 +187,18 @@ def _without_effect(config: Any, scores: Any, ids: Any) -> list[str]:
         for value in _neutral_values(getattr(config, name, None), getattr(default, name, None)):
             other = copy.deepcopy(config)
             setattr(other, name, value)
-            try:
-                model = _random_model(other)
-            except (ValueError, TypeError, KeyError, AttributeError, RuntimeError):
-                continue  # a default that does not go with the other fields explains nothing
-            if _largest_difference(scores, model, ids) <= TOLERANCE_NAT:
+            if _explains(other, scores, ids, tolerance_nat):
                 found.append(name)
                 break
     return found
+
+
+def _explains(config: Any, scores: Any, ids: Any, tolerance_nat: float) -> bool:
+    """Whether this configuration is the one that was computed; one whose fields do not go together is not."""
+    try:
+        return _largest_difference(scores, _random_model(config), ids) <= tolerance_nat
+    except Exception:  # noqa: BLE001
+        return False
 
 
 def _neutral_values(value: Any, default: Any) -> list[Any]:
