@@ -79,13 +79,13 @@ def _scores(folder: Path, token_ids: list[int]) -> list[float]:
     return scores
 
 
-# ggml looks GELU up in a table of 16 bits: 0.002. What llama.cpp does not compute makes a difference of 1 and more.
+# Rounding makes 0.01 (GELU from a table, a yarn of its own), what is not computed made 0.4 and more.
 _ENGINE = Engine(
     f"llama.cpp (llama-cpp-python {llama_cpp.__version__})",
     "llama-cpp-python",
     _to_float32,
     _scores,
-    tolerance_nat=0.02,
+    tolerance_nat=0.1,
 )
 
 

@@ -155,25 +155,40 @@ def test_the_contract_suite_passes_for_every_variant(run: Run, story: tuple[str,
             assert f"{job.title}  forced_length: passed" in done.stdout
 
 
-def test_what_a_converter_leaves_out_is_told_and_not_measured(run: Run, tmp_path: Path, kept: dict[str, Path]) -> None:
-    """CTranslate2's converter passes over the rope of Llama 3.1: the row says so, with the field's name."""
-    model = story_model(tmp_path / "rope")
+ROPE_OF_LLAMA_3 = {
+    "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("cell", "asked", "lost"),
+    [
+        (
+            "ctranslate2.int8.b1",
+            {"rope_parameters": ROPE_OF_LLAMA_3, "rope_scaling": ROPE_OF_LLAMA_3},
+            "rope_parameters",
+        ),
+        ("llama-cpp-python.q4_k_m.b1", {"hidden_act": "relu"}, "hidden_act"),
+    ],
+)
+def test_what_a_converter_leaves_out_is_told_and_not_measured(
+    run: Run, tmp_path: Path, kept: dict[str, Path], cell: str, asked: dict[str, object], lost: str
+) -> None:
+    """CTranslate2's converter passes over the rope of Llama 3.1, llama.cpp's over a Llama's activation: the row says
+    so, with the field's name."""
+    model = story_model(tmp_path / lost)
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
-    config["rope_parameters"] = {
-        "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 64,
-    }  # fmt: skip
-    config["rope_scaling"] = config["rope_parameters"]
-    (model / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (model / "config.json").write_text(json.dumps({**config, **asked}), encoding="utf-8")
     done = run(
-        "--images", "ctranslate2", "--model", str(model), "--dataset", "embedded", "--samples", "4",
-        "--batch-sizes", "1", "--max-new-tokens", "4", "--no-harness-check", "--run-id", "rope", **kept,
+        "--images", cell.partition(".")[0], "--model", str(model), "--dataset", "embedded", "--samples", "4",
+        "--batch-sizes", "1", "--max-new-tokens", "4", "--no-harness-check", "--run-id", "lost", **kept,
     )  # fmt: skip
     assert done.returncode == 1, done.stdout + done.stderr
-    verdict = Verdict.read(tmp_path / "results" / "rope" / "cells" / "ctranslate2.int8.b1" / layout.OUTCOME_FILE)
+    verdict = Verdict.read(layout.cell_folder(tmp_path / "results" / "lost", cell) / layout.OUTCOME_FILE)
     assert verdict.outcome.value == "unsupported"
     assert "does not compute what this model's config.json asks for" in verdict.cause
-    assert "without effect: rope_parameters" in verdict.cause
+    assert f"without effect: {lost}" in verdict.cause
 
 
 def test_vllm_asks_no_other_process_what_a_model_can_do(run: Run, docker_client: docker.DockerClient) -> None:
