@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from adapter import LlamaCppAdapter
 
 from bench_core.contract.adapter import Device, Variant
 
-OPTIONS = {"file_type": "", "flash_attention": "disabled", "kv_type": "f32", "n_ubatch": 512}
+OPTIONS: Mapping[str, str | int] = {"file_type": "", "flash_attention": "disabled", "kv_type": "f32", "n_ubatch": 512}
 
 
 def main() -> None:
