@@ -28,7 +28,7 @@ from bench_core.worker.files import write_atomically
 from bench_core.worker.job import Job
 from bench_core.worker.parent import end_with_parent
 from bench_core.worker.request import Options, Places, Resolver, choose_device
-from bench_core.worker.standalone import standalone_record
+from bench_core.worker.standalone import last_words, standalone_record
 from bench_core.worker.supervisor import Supervisor, run_self_check
 
 # The records that declare what is asked of the cells, in the order of the help.
@@ -153,11 +153,12 @@ def _measure(resolver: Resolver, run_id: str | None, marked: str) -> int:
         record = standalone_record(name, request, resolver.device.kind, resolver.manifest.notes)
         (request.run_folder / layout.WORKLOAD_FILE).write_bytes(workload.packed())
         write_atomically(request.run_folder / layout.RUN_FILE, record.to_json())
-        sys.stderr.write(f"run folder: {name}\n")
     try:
         outcome = Supervisor(request, workload, _say, marked, resolver.timeouts).measure()
     except OSError as error:
         return _not_let_on(error)
+    if standalone:
+        sys.stderr.write("\n".join(last_words(request)) + "\n")
     return outcome.worker_exit_code
 
 

@@ -5,7 +5,11 @@ from __future__ import annotations
 from typing import Literal
 
 from bench_core import __version__
+from bench_core.contract import layout
+from bench_core.contract.errors import BadInput
 from bench_core.contract.host import host_info
+from bench_core.contract.metrics import CellResult
+from bench_core.contract.outcome import Verdict
 from bench_core.contract.run import ImageInfo, PlannedCell, RunRecord
 from bench_core.worker.clock import utc_now
 from bench_core.worker.nvml import visible_gpus
@@ -50,3 +54,24 @@ def standalone_record(
             for spec in request.cells
         ),
     )
+
+
+def last_words(request: MeasureRequest) -> list[str]:
+    """What a person reads last who started a container by hand: each cell's number or cause, and what comes next."""
+    lines = [f"{spec.cell_id}: {_told(request, spec.cell_id)}" for spec in request.cells]
+    folder = f"results/{request.run_folder.name}"  # of the host, where compose is called
+    return [*lines, f"run folder: {folder}", f"tables and figures: python -m bench_core.report {folder}"]
+
+
+def _told(request: MeasureRequest, cell: str) -> str:
+    folder = layout.cell_folder(request.run_folder, cell)
+    try:
+        metrics = CellResult.read(folder / layout.RESULT_FILE).metrics
+        return f"{metrics.output_throughput_tok_s:.4g} token/s over {metrics.batches} batches"
+    except BadInput:
+        pass
+    try:
+        verdict = Verdict.read(folder / layout.OUTCOME_FILE)
+        return f"{verdict.outcome.value}: {verdict.cause}"
+    except BadInput:
+        return "not reached"

@@ -120,10 +120,23 @@ def test_a_run_without_a_name_gets_one_and_its_own_run_json(place: Place) -> Non
     assert ran.code == 0
     (folder,) = place.results.iterdir()
     assert layout.is_name(folder.name)
-    assert folder.name in ran.err
+    number = json.loads(
+        (layout.cell_folder(folder, "null.scripted.b1") / layout.RESULT_FILE).read_text(encoding="utf-8")
+    )
+    assert ran.err.splitlines()[-3:] == [
+        f"null.scripted.b1: {number['metrics']['output_throughput_tok_s']:.4g} token/s over 1 batches",
+        f"run folder: results/{folder.name}",
+        f"tables and figures: python -m bench_core.report results/{folder.name}",
+    ]
     record = RunRecord.read(folder / layout.RUN_FILE)
     assert (record.launcher, record.run_id, record.model) == ("standalone", folder.name, MODEL)
     assert [cell.cell for cell in record.cells] == ["null.scripted.b1"]
+
+
+def test_a_failed_run_without_a_name_ends_with_its_cause(place: Place) -> None:
+    ran = place.run(*FAST, "--max-batches", "1", "--option", "fail_in=generate", "--option", "fail_how=oom")
+    assert ran.code != 0
+    assert "null.scripted.b1: oom_kv: " in ran.err.splitlines()[-3]
 
 
 def test_what_engines_print_stays_out_of_standard_output_and_in_the_log(tmp_path: Path) -> None:
