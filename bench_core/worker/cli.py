@@ -27,7 +27,7 @@ from bench_core.worker.convert import convert
 from bench_core.worker.files import write_atomically
 from bench_core.worker.job import Job
 from bench_core.worker.parent import end_with_parent
-from bench_core.worker.request import Options, Places, Resolver, choose_device
+from bench_core.worker.resolve import Options, Places, Resolver, choose_device
 from bench_core.worker.standalone import last_words, standalone_record
 from bench_core.worker.supervisor import Supervisor, run_self_check
 

@@ -14,7 +14,7 @@ from bench_core.contract.errors import BadInput
 from bench_core.worker.clock import monotonic_ns, seconds
 from bench_core.worker.files import sync_folder, write_atomically
 from bench_core.worker.image import load_converter
-from bench_core.worker.request import Resolver
+from bench_core.worker.resolve import Resolver
 
 
 def convert(resolver: Resolver, artifact: str) -> tuple[ArtifactRecord, bool]:

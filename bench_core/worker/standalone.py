@@ -13,7 +13,7 @@ from bench_core.contract.outcome import Verdict
 from bench_core.contract.run import ImageInfo, PlannedCell, RunRecord
 from bench_core.worker.clock import utc_now
 from bench_core.worker.nvml import visible_gpus
-from bench_core.worker.request import MeasureRequest
+from bench_core.worker.resolve import MeasureRequest
 
 
 def standalone_record(

@@ -32,7 +32,7 @@ from bench_core.worker.log import EngineLog, last_line
 from bench_core.worker.measure import progress_total
 from bench_core.worker.nvml import GpuReader
 from bench_core.worker.reaper import Reaper
-from bench_core.worker.request import MeasureRequest
+from bench_core.worker.resolve import MeasureRequest
 from bench_core.worker.sampler import Sampler
 from bench_core.worker.scoring import not_scored
 

@@ -26,7 +26,7 @@ from bench_core.drive import schema
 from bench_core.drive.launcher import Ended, Launch, LineTaker
 from bench_core.drive.process_launcher import ProcessLauncher
 from bench_core.drive.request import Suite
-from bench_core.worker.request import Options
+from bench_core.worker.resolve import Options
 
 QUICK = ("--images", "null", "--device", "cpu", "--launcher", "process", "--samples", "8", "--max-new-tokens", "2")
 FAST = ("--option", "null.ttft_s=0.001", "--option", "null.tpot_s=0.001", "--option", "null.load_s=0")

@@ -27,7 +27,7 @@ from bench_core.contract.run import RunRecord
 from bench_core.contract.scenario import Offline
 from bench_core.contract.spec import Assignment, CellSpec, plan_cells
 from bench_core.contract.workload import Workload
-from bench_core.worker import cli, request
+from bench_core.worker import cli, resolve
 from bench_core.worker.failure import classify
 from bench_core.worker.supervisor import Supervisor
 
@@ -457,14 +457,14 @@ def test_a_damaged_assignment_is_refused(place: Place, content: str) -> None:
 
 
 def test_a_gpu_that_is_not_there_is_refused(refuse: Refuse, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(request, "visible_gpus", list)
+    monkeypatch.setattr(resolve, "visible_gpus", list)
     assert "--device cuda: no GPU answers" in refuse("--device", "cuda", code=EXIT_MACHINE)
 
 
 def test_auto_is_the_cpu_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(request, "visible_gpus", list)
-    assert request.choose_device("auto", 3).kind == "cpu"
-    assert request.choose_device("auto", 3).threads == 3
+    monkeypatch.setattr(resolve, "visible_gpus", list)
+    assert resolve.choose_device("auto", 3).kind == "cpu"
+    assert resolve.choose_device("auto", 3).threads == 3
 
 
 def test_a_variant_of_another_device_is_refused(refuse: Refuse, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from bench_core.contract.errors import BadInput
 from bench_core.contract.workload import Workload
 from bench_core.worker import cli
 from bench_core.worker.convert import convert
-from bench_core.worker.request import Resolver
+from bench_core.worker.resolve import Resolver
 
 MANIFEST = """\
   made: {artifact: made-int8}
