@@ -83,7 +83,7 @@ def test_an_option_stands_in_one_file_of_code() -> None:
     home = Path(inspect.getfile(MeasureOptions))
     for room, files in {
         "drive": ("cli", "options", "execute", "assignment", "resume", "request", "launcher", "words"),
-        "worker": ("cli", "arguments", "request", "supervisor"),
+        "worker": ("cli", "arguments", "resolve", "supervisor"),
     }.items():
         for name in files:
             text = (home.parents[1] / room / f"{name}.py").read_text(encoding="utf-8")
@@ -91,7 +91,7 @@ def test_an_option_stands_in_one_file_of_code() -> None:
             expected = {
                 "execute": ["max_batches"],  # the harness check has fewer
                 "resume": ["max_warmup_batches", "precision"],  # of before there were rules
-                "request": ["direct_batches"] if room == "worker" else [],  # refused where an image has no such call
+                "resolve": ["direct_batches"],  # refused where an image has no such call
                 "supervisor": ["score_texts"],  # asked for last, by itself
             }
             assert sorted(named) == sorted(expected.get(name, [])) or named == [], f"{room}/{name}: {named}"
