@@ -36,6 +36,7 @@ def test_images_that_a_newer_build_has_replaced_go_and_no_others(
     engine: PrivateEngine, fault_repository: Path, tmp_path: Path
 ) -> None:
     client = engine.client
+    client.images.prune(filters={"dangling": True})  # what earlier tests' drivers have replaced on their engine
     old = build(client, "llm-bench/mine:cpu", "1", CONTEXT_LABEL)
     new = build(client, "llm-bench/mine:cpu", "2", CONTEXT_LABEL)
     build(client, "others/theirs:cpu", "1", "others.label")
