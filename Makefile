@@ -12,6 +12,8 @@ RUNS ?= 500
 SEED ?= 1
 HOST_PYTHON ?= 3.12
 STAGES ?= all
+# Tests that need neither a Docker engine nor a quiet machine run beside each other; all others one after the other.
+TOGETHER := tests/contract tests/images tests/prepare tests/report
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-quick lint format build-all self-check harness quality published soak soak-kill fuzz gpu airgap new-image compose lock schema clean
@@ -32,10 +34,11 @@ demo: setup  ## run the demo suite: in containers where Docker answers, else in 
 
 test: lint  ## all checks and tests; those with containers run where a Docker engine answers or could be started
 	docker/local-os.sh
-	$(PY) -m pytest
+	$(PY) -m pytest -n auto --dist loadfile $(TOGETHER); together=$$?; \
+		$(PY) -m pytest $(TOGETHER:%=--ignore=%) && exit $$together
 
 test-quick: setup  ## walls, contract and report without simulations, figures and whole runs; under a minute
-	$(PY) -m pytest tests/test_walls.py tests/contract tests/report -m "not slow"
+	$(PY) -m pytest -n auto --dist loadfile tests/test_walls.py tests/contract tests/report -m "not slow"
 
 lint: setup  ## ruff and mypy
 	$(VENV)/bin/ruff check .
