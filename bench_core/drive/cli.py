@@ -18,7 +18,7 @@ from bench_core.contract.record import describe
 from bench_core.drive import words
 from bench_core.drive.catalogue import Catalogue
 from bench_core.drive.locks import Locks
-from bench_core.drive.options import click_option, given
+from bench_core.drive.options import AsPath, click_option, given
 from bench_core.drive.plan import image_of
 from bench_core.drive.progress import printable
 from bench_core.drive.request import Modes, Request, Suite
@@ -31,9 +31,7 @@ _SELECTION = ("images", "variants", "batch_sizes")
 
 
 def _command() -> click.Command:
-    suite = click.Option(
-        ["--suite"], type=click.Path(path_type=Path), metavar="PATH", help="suite file; options given here count more"
-    )
+    suite = click.Option(["--suite"], type=AsPath(), metavar="PATH", help="suite file; options given here count more")
     resume = click.Option(
         ["--resume"],
         metavar="RUN",

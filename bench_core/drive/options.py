@@ -33,6 +33,19 @@ class Listed(click.ParamType[Any]):
         return words.batch_sizes(value, self._option.flag) if self._option.kind == "int" else words.listed(value)
 
 
+class AsPath(click.ParamType[Any]):
+    """A path as it is written. Whoever opens it says what is wrong with it.
+
+    click's own type looks already, and ends in a traceback where no path can have that name.
+    """
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ARG002
+        """The path."""
+        return Path(value)
+
+
 def click_option(option: Declared, *, switch: bool = False) -> click.Option:
     """The option; its value is ``None`` where it is not given, so that a suite file can count less.
 
@@ -71,7 +84,7 @@ def _type(option: Declared) -> click.ParamType[Any]:
         return _number(option)
     plain: dict[str, click.ParamType[Any]] = {
         "str": click.STRING,
-        "path": click.Path(path_type=Path),
+        "path": AsPath(),
         "choice": click.Choice(option.choices),
     }
     return plain[option.kind]
