@@ -22,6 +22,7 @@ import torch
 import transformers
 
 from bench_core.contract.errors import BadInput, first_line
+from images._torch.pretrained import attention_for
 
 _VOCABULARY = 128
 _TOKENS = 48
@@ -145,20 +146,11 @@ def _kept_layers(kinds: Sequence[str]) -> list[int]:
     return sorted({*first, *(kinds.index(kind) for kind in set(kinds))})
 
 
-def _made(config: Any, attention: str) -> Any:
-    return transformers.AutoModelForCausalLM.from_config(
-        config, dtype=torch.float32, attn_implementation=attention
-    ).eval()
-
-
 def _random_model(config: Any) -> Any:
     """The same weights for every value of a field that changes no shape."""
-    # SDPA, the default, leaves out a soft cap of the scores (transformers 5.17.0), and some kinds do not have it.
-    try:
-        attention = "eager" if getattr(config, "attn_logit_softcapping", None) else "sdpa"
-        model = _made(config, attention)
-    except ValueError:
-        model = _made(config, "eager")
+    model = transformers.AutoModelForCausalLM.from_config(
+        config, dtype=torch.float32, attn_implementation=attention_for(config)
+    ).eval()
     random = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, weights in model.named_parameters():

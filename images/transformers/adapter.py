@@ -9,15 +9,14 @@ from typing import Any
 
 import torch
 from torch._dynamo.utils import counters
-from transformers import AutoModelForCausalLM, CompileConfig, StaticCache
+from transformers import CompileConfig, StaticCache
 from transformers.utils import logging as transformers_logging
 
 from bench_core.contract.adapter import Decoding, Device, Variant
-from bench_core.contract.loading import require_all_weights
 from bench_core.contract.tensor_names import is_expert
 from images._torch.adapter import NO_CUDA, NO_DEVICE, OUT_OF_HOST_MEMORY, OUT_OF_MEMORY, chosen_device
 from images._torch.generate import GenerateAdapter, greedy
-from images._torch.pretrained import attention_of
+from images._torch.pretrained import attention_of, read_whole
 from images._torch.unsupported import Unsupported
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -57,19 +56,12 @@ class TransformersAdapter(GenerateAdapter):
         self._compile = bool(variant.options["compile"])
         transformers_logging.disable_progress_bar()
         self._device = chosen_device(device)
-        # What is not found is filled with random numbers; a weight of another shape would be an error without its name.
-        model, said = AutoModelForCausalLM.from_pretrained(
+        model = read_whole(
             artifact,
             dtype=_DTYPES[str(variant.options["dtype"])],
             attn_implementation=attention_of(artifact),
             device_map={"": self._device},
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
         )
-        require_all_weights(said)
         self._model = model.eval()
         greedy(self._model)
 
