@@ -97,9 +97,8 @@ _GLANCE: Sequence[Column[_Size]] = [
 ]
 
 
-def _sizes(view: RunView) -> list[_Size]:
+def _sizes(view: RunView, repeats: Mapping[str, BetweenRuns]) -> list[_Size]:
     """Batch sizes with two ranked cells or more."""
-    repeats = over_repeats(view)
     sizes = []
     for size in view.batch_sizes:
         rows = view.of_batch_size(size)
@@ -114,18 +113,19 @@ def fastest_lines(view: RunView) -> list[str]:
     """The fastest method of each batch size in a line of its own, and those that are statistically tied with it."""
     return [
         f"Fastest at batch size {size.batch_size}: {_fastest(size)} token/s; statistically tied with it: {_tied(size)}"
-        for size in _sizes(view)
+        for size in _sizes(view, over_repeats(view))
     ]
 
 
 def glance_sheet(view: RunView) -> Iterator[Sheet]:
     """One line for each batch size with two ranked cells or more."""
-    sizes = _sizes(view)
+    repeats = over_repeats(view)
+    sizes = _sizes(view, repeats)
     if not sizes:
         return
     repeated = (
         f" Throughput: the mean of up to {view.record.repeats} repeats, its interval by their spread; see Repeats."
-        if over_repeats(view)
+        if repeats
         else ""
     )
     notes = (
