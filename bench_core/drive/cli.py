@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 from pydantic import ValidationError
 
 from bench_core import __version__
 from bench_core.contract.declaration import declared, flag_of
-from bench_core.contract.errors import BadInput, MachineFailure
-from bench_core.contract.outcome import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_MACHINE, EXIT_OK
+from bench_core.contract.errors import BadInput
+from bench_core.contract.outcome import EXIT_INTERRUPTED, EXIT_MACHINE, EXIT_OK
 from bench_core.contract.record import describe
 from bench_core.drive import words
 from bench_core.drive.catalogue import Catalogue
+from bench_core.drive.command import refuse
 from bench_core.drive.locks import Locks
 from bench_core.drive.options import AsPath, click_option, given
 from bench_core.drive.plan import image_of
@@ -134,13 +135,6 @@ def _as_option(problem: str) -> str:
     key = where.removeprefix("suite.").split(".")[0]
     record = next((record for record in (Suite, Request, Modes) if key in record.model_fields), None)
     return f"{flag_of(record, key)}: {what}" if what and record is not None else problem
-
-
-def refuse(error: BadInput) -> NoReturn:
-    """Ends the process with one line of cause and one of what to do; code 3 where it is this machine that failed."""
-    hint = f"hint: {printable(error.hint)}\n" if error.hint else ""
-    sys.stderr.write(f"error: {printable(error.cause)}\n{hint}")
-    sys.exit(EXIT_MACHINE if isinstance(error, MachineFailure) else EXIT_BAD_INPUT)
 
 
 def main(prog_name: str = "python -m bench_core.drive") -> None:

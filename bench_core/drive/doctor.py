@@ -29,7 +29,7 @@ from bench_core.drive.docker_endpoint import chosen_endpoint, connect
 from bench_core.drive.gpus import host_gpus
 from bench_core.drive.locks import system_lock_folder
 from bench_core.drive.progress import printable
-from bench_core.prepare.disk import free_bytes, readable
+from bench_core.prepare.disk import free_bytes, nearest_there, readable
 
 State = Literal["ok", "note", "missing"]
 _PYTHONS = ((3, 10), (3, 13))  # the oldest and the newest that the lock file is made for
@@ -194,10 +194,7 @@ def _loopback() -> Finding:
 
 def locks(folder: Path) -> Finding:
     """Whether drivers of this machine can keep out of each other's way."""
-    place = folder
-    while not place.exists():
-        place = place.parent
-    if os.access(place, os.W_OK | os.X_OK):
+    if os.access(nearest_there(folder), os.W_OK | os.X_OK):
         return Finding("locks", "ok", str(folder))
     return Finding("locks", "missing", f"{folder} cannot be written", "BENCH_LOCK_FOLDER names another folder")
 

@@ -22,7 +22,7 @@ from bench_core.contract.harness_error import Script
 from bench_core.contract.metrics import CellMetrics, CellResult
 from bench_core.contract.outcome import EXIT_FAILED
 from bench_core.contract.record import Scalar
-from bench_core.drive.cli import refuse
+from bench_core.drive.command import refuse
 from bench_core.drive.locks import Locks
 from bench_core.drive.request import Modes, Request, Suite
 from bench_core.drive.session import Session

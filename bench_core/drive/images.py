@@ -15,9 +15,8 @@ from rich.table import Table
 
 from bench_core.contract.errors import BadInput, first_line
 from bench_core.contract.manifest import DeviceKind
-from bench_core.contract.outcome import EXIT_OK
 from bench_core.drive.catalogue import Catalogue, Image
-from bench_core.drive.cli import refuse
+from bench_core.drive.command import run_command
 from bench_core.drive.docker_endpoint import connect
 from bench_core.drive.docker_images import ImageBuilder
 from bench_core.drive.progress import printable
@@ -94,7 +93,10 @@ def show(
     """List the engines: variants (* is taken where none is named), devices, what is built here, how many options."""
     catalogue = Catalogue()
     if embed is not None:
-        embed.write_text(embedded(embed.read_text(encoding="utf-8"), catalogue), encoding="utf-8")
+        try:
+            embed.write_text(embedded(embed.read_text(encoding="utf-8"), catalogue), encoding="utf-8")
+        except OSError as error:
+            raise BadInput(first_line(error), "name a page that can be read and written") from error
         return
     is_built, why_not = _builder()
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
@@ -110,17 +112,7 @@ def show(
 
 def main(prog_name: str = "python -m bench_core.drive.images") -> None:
     """Runs the command line; a misuse is a line of cause, a line of hint, and exit code 2."""
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    app.command()(show)
-    try:
-        typer.main.get_command(app).main(prog_name=prog_name, standalone_mode=False)
-    except BadInput as error:
-        refuse(error)
-    except typer.TyperException as error:
-        refuse(BadInput(error.format_message(), "see --help"))
-    except OSError as error:
-        refuse(BadInput(first_line(error), "name a page that can be read and written"))
-    sys.exit(EXIT_OK)
+    run_command(show, prog_name)
 
 
 if __name__ == "__main__":

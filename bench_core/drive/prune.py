@@ -7,7 +7,7 @@ artifacts made of them, are removed by name alone. Results are never touched.
 from __future__ import annotations
 
 import shutil
-import sys
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,9 +20,9 @@ import typer
 from bench_core.contract import layout
 from bench_core.contract.errors import BadInput, first_line, nearest
 from bench_core.contract.manifest import DeviceKind
-from bench_core.contract.outcome import EXIT_INTERRUPTED, EXIT_OK
+from bench_core.contract.outcome import EXIT_INTERRUPTED
 from bench_core.drive.catalogue import Catalogue
-from bench_core.drive.cli import refuse
+from bench_core.drive.command import run_command
 from bench_core.drive.docker_endpoint import connect
 from bench_core.drive.docker_images import CONTEXT_LABEL
 from bench_core.drive.environments import ENVIRONMENTS_FOLDER, Environments
@@ -54,7 +54,7 @@ def taken_bytes(folder: Path) -> int:
     """Bytes on the disk below a folder; a file that has a second name elsewhere is not counted, since removing it
     gives nothing back."""
     found = (path.lstat() for path in folder.rglob("*"))
-    return sum(stat.st_blocks * 512 for stat in found if stat.st_nlink == 1 or stat.st_mode & 0o170000 == 0o040000)
+    return sum(entry.st_blocks * 512 for entry in found if entry.st_nlink == 1 or stat.S_ISDIR(entry.st_mode))
 
 
 def stale_environments(catalogue: Catalogue, folder: Path = ENVIRONMENTS_FOLDER) -> list[Path]:
@@ -159,18 +159,7 @@ def show(
 
 def main(prog_name: str = "python -m bench_core.drive.prune") -> None:
     """Runs the command line; a misuse is a line of cause, a line of hint, and exit code 2."""
-    code: int | None = None
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    app.command()(show)
-    try:
-        code = typer.main.get_command(app).main(prog_name=prog_name, standalone_mode=False)
-    except BadInput as error:
-        refuse(error)
-    except typer.TyperException as error:
-        refuse(BadInput(error.format_message(), "see --help"))
-    except typer.Abort:
-        code = EXIT_INTERRUPTED
-    sys.exit(code or EXIT_OK)
+    run_command(show, prog_name)
 
 
 if __name__ == "__main__":

@@ -52,6 +52,7 @@ from bench_core.drive.visit import (
     run_id_now,
     visit_info,
 )
+from bench_core.prepare.disk import nearest_there
 from bench_core.prepare.given_artifact import prepare_given
 from bench_core.prepare.model import ModelRequest, plan_model, prepare_model
 from bench_core.prepare.tokenizer import load_tokenizer
@@ -633,9 +634,7 @@ def _require_writable(run_folder: Path, *, resumed: bool) -> None:
     """The run's folder can be made, and there is none of that name with cells in it unless it is resumed."""
     if not resumed and (run_folder / layout.RUN_FILE).exists():
         raise BadInput(f"{run_folder} already holds a run", "choose another --run-id, or --resume it")
-    place = run_folder.absolute()
-    while not place.exists():
-        place = place.parent
+    place = nearest_there(run_folder)
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK) or _read_only(place):
         raise BadInput(
             f"results folder {run_folder.parent} cannot be written", "check its owner, or name another by --results"

@@ -12,12 +12,17 @@ MARGIN_BYTES = 256 * 1024 * 1024
 MARGIN_FRACTION = 0.01
 
 
-def free_bytes(path: Path) -> int:
-    """Bytes that this user can still write where ``path`` is or will be (its nearest existing ancestor decides)."""
+def nearest_there(path: Path) -> Path:
+    """The path itself where it is there, else the nearest of its ancestors that is."""
     place = path.absolute()
     while not place.exists() and place != place.parent:
         place = place.parent
-    return shutil.disk_usage(place).free
+    return place
+
+
+def free_bytes(path: Path) -> int:
+    """Bytes that this user can still write where ``path`` is or will be (its nearest existing ancestor decides)."""
+    return shutil.disk_usage(nearest_there(path)).free
 
 
 def require_free(path: Path, bytes_needed: int, what: str) -> None:

@@ -23,7 +23,7 @@ from bench_core.contract.model import ModelInfo
 from bench_core.contract.record import Record
 from bench_core.prepare import hf_config, weights
 from bench_core.prepare.completeness import require_complete, require_whole_files
-from bench_core.prepare.disk import readable, require_free
+from bench_core.prepare.disk import nearest_there, readable, require_free
 from bench_core.prepare.hub import is_hub_id
 from bench_core.prepare.hub_model import Repository
 from bench_core.prepare.model_folder import (
@@ -107,10 +107,7 @@ def plan_given(artifact: str, source: str, model: ModelInfo | None, models_root:
             _require_same_model(place, files, model)
         _tensors(place, files)
         _require_whole(place, files)
-    root = models_root.absolute()
-    while not root.exists():
-        root = root.parent
-    here = root.stat().st_dev
+    here = nearest_there(models_root).stat().st_dev
     states = [(path.stat(), must_be_copied(path)) for path in files.files.values()]
     size = sum(state.st_size for state, copied in states if copied or state.st_dev != here)
     return GivenPlan(artifact=artifact, source=place.given, action="link", bytes_expected=size)

@@ -14,7 +14,7 @@ from bench_core.contract.digest import entries_sha256, file_sha256, text_sha256
 from bench_core.contract.errors import BadInput
 from bench_core.contract.record import Record
 from bench_core.prepare import hf_config, hub_model, shapes, synthetic
-from bench_core.prepare.disk import require_free
+from bench_core.prepare.disk import nearest_there, require_free
 from bench_core.prepare.hub import is_hub_id
 from bench_core.prepare.model_folder import (
     TOKENIZER_FILES,
@@ -97,10 +97,7 @@ class _Local(Source):
         super().__init__(request, models_root, folder_name(folder), origin)
 
     def bytes_expected(self) -> int:
-        root = self.models_root.absolute()
-        while not root.exists():
-            root = root.parent
-        here = root.stat().st_dev
+        here = nearest_there(self.models_root).stat().st_dev
         states = ((path.stat(), must_be_copied(path)) for path in self.model.files.values())
         return sum(status.st_size for status, copied in states if copied or status.st_dev != here)
 

@@ -27,7 +27,7 @@ from packaging.utils import canonicalize_name, parse_sdist_filename, parse_wheel
 
 from bench_core.contract.errors import BadInput
 from bench_core.drive.catalogue import REPOSITORY, Catalogue
-from bench_core.drive.cli import refuse
+from bench_core.drive.command import refuse
 from bench_core.drive.environments import Environments
 from bench_core.drive.launcher import Target
 
