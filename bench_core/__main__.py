@@ -6,7 +6,7 @@ import sys
 from importlib import import_module
 
 from bench_core import __version__
-from bench_core.contract.outcome import EXIT_BAD_INPUT
+from bench_core.contract.records.outcome import EXIT_BAD_INPUT
 
 COMMANDS = {
     "run": ("drive.cli", "measure engines, each in its own container"),

@@ -15,6 +15,7 @@ ENV HF_HUB_DISABLE_TELEMETRY=1
 
 COPY bench_core/__init__.py /opt/bench/bench_core/
 COPY bench_core/contract /opt/bench/bench_core/contract
+COPY bench_core/system /opt/bench/bench_core/system
 COPY bench_core/prepare /opt/bench/bench_core/prepare
 RUN python -c "import datasets, huggingface_hub, numpy, safetensors, tokenizers" \
     && python -m bench_core.prepare --help > /dev/null

@@ -19,8 +19,8 @@ import reading_guard
 from private_engine import driver, engine, engine_home, fault_repository, shared_material  # noqa: F401  # fixtures
 
 from bench_core.contract.errors import BadInput
-from bench_core.drive import cli
-from bench_core.drive.docker_endpoint import chosen_endpoint
+from bench_core.drive.ask import cli
+from bench_core.drive.launch.containers.endpoint import chosen_endpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 _GUARD = tempfile.mkdtemp(prefix="reading-guard-")

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench_core.prepare.shapes import Shape
-from bench_core.prepare.synthetic import write_synthetic
-from bench_core.prepare.weights import INDEX_FILE, SINGLE_FILE
+from bench_core.prepare.models.shapes import Shape
+from bench_core.prepare.models.synthetic import write_synthetic
+from bench_core.prepare.models.weights import INDEX_FILE, SINGLE_FILE
 
 # Three layers, so that a layer has others beside it.
 WHOLE = Shape(272, 16, 32, 3, 2, 1, 128, "float32")

@@ -16,9 +16,9 @@ from typing import Any
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-from bench_core.prepare.embedded import embedded_lines
-from bench_core.prepare.shapes import Shape
-from bench_core.prepare.synthetic import write_synthetic
+from bench_core.prepare.models.shapes import Shape
+from bench_core.prepare.models.synthetic import write_synthetic
+from bench_core.prepare.prompts.embedded import embedded_lines
 
 # The standard deviation is so large that the layers decide what is written; with a small one a tied head repeats the
 # last token for ever, and an engine that loses its cache would look right.

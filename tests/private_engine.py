@@ -23,11 +23,11 @@ import docker
 import docker.errors
 import pytest
 
-from bench_core.contract import layout
-from bench_core.contract.events import BatchEvent, parse_events
-from bench_core.contract.outcome import Verdict
-from bench_core.drive.docker_endpoint import connect
-from bench_core.drive.docker_images import ImageBuilder, tag_of
+from bench_core.contract.records import layout
+from bench_core.contract.records.events import BatchEvent, parse_events
+from bench_core.contract.records.outcome import Verdict
+from bench_core.drive.launch.containers.build import ImageBuilder, tag_of
+from bench_core.drive.launch.containers.endpoint import connect
 from bench_core.runs.load import load_run
 from bench_core.runs.view import RunView
 

@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from waiting import wait_until
 
 from bench_core.contract.errors import BadInput
-from bench_core.drive.catalogue import Catalogue
+from bench_core.drive.plan.catalogue import Catalogue
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from conftest import ROOT
 from bench_core import __version__
 from bench_core.__main__ import COMMANDS
 from bench_core.contract.errors import BadInput
-from bench_core.drive.catalogue import Catalogue
+from bench_core.drive.plan.catalogue import Catalogue
 
 
 def llm_bench(*words: str) -> subprocess.CompletedProcess[str]:

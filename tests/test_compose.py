@@ -19,14 +19,14 @@ import pytest
 import yaml
 from module_file import module_at
 
-from bench_core.contract import layout
 from bench_core.contract.errors import BadInput
-from bench_core.contract.outcome import Outcome, Verdict
-from bench_core.drive.catalogue import Catalogue, Image
-from bench_core.drive.docker_endpoint import chosen_endpoint
-from bench_core.drive.docker_images import SYSTEMS, ImageBuilder, base_dockerfile, image_tag, tag_of
-from bench_core.drive.docker_launcher import DockerLauncher
-from bench_core.drive.launcher import Folders, Launch
+from bench_core.contract.records import layout
+from bench_core.contract.records.outcome import Outcome, Verdict
+from bench_core.drive.launch.containers.build import SYSTEMS, ImageBuilder, base_dockerfile, image_tag, tag_of
+from bench_core.drive.launch.containers.endpoint import chosen_endpoint
+from bench_core.drive.launch.containers.launcher import DockerLauncher
+from bench_core.drive.launch.launcher import Folders, Launch
+from bench_core.drive.plan.catalogue import Catalogue, Image
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = ("compose.yaml", "compose.cpu.yaml")

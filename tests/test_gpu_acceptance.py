@@ -11,8 +11,8 @@ from statistics import geometric_mean
 import pytest
 from conftest import ROOT
 
-from bench_core.contract.events import BatchEvent
-from bench_core.drive.catalogue import Catalogue
+from bench_core.contract.records.events import BatchEvent
+from bench_core.drive.plan.catalogue import Catalogue
 from bench_core.report.explain.repeats import over_repeats
 from bench_core.report.write.embed import sheet_of
 from bench_core.runs.files import read_events

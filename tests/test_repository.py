@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from bench_core.drive import schema
-from bench_core.drive.catalogue import Catalogue
 from bench_core.drive.images import embedded
+from bench_core.drive.plan.catalogue import Catalogue
 from bench_core.report.write.embed import blocks, sheet_of
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from bench_core.contract.options import Value
-from bench_core.contract.outcome import Outcome
+from bench_core.contract.asked.options import Value
+from bench_core.contract.records.outcome import Outcome
 
 
 @dataclass(frozen=True)

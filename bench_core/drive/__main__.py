@@ -1,6 +1,6 @@
 """``python -m bench_core.drive``."""
 
-from bench_core.drive.cli import main
+from bench_core.drive.ask.cli import main
 
 if __name__ == "__main__":
     main()

@@ -19,17 +19,17 @@ from typing import Annotated, Any, Literal
 import docker.errors
 import typer
 
-from bench_core.contract.cpu_use import BusyRule
 from bench_core.contract.errors import BadInput, first_line
-from bench_core.contract.host import available_cores, cpu_name, memory_bytes
-from bench_core.contract.outcome import EXIT_FAILED, EXIT_OK
-from bench_core.contract.run import GpuInfo
-from bench_core.drive.cpu_gate import look
-from bench_core.drive.docker_endpoint import chosen_endpoint, connect
-from bench_core.drive.gpus import host_gpus
-from bench_core.drive.locks import system_lock_folder
-from bench_core.drive.progress import printable
+from bench_core.contract.measures.cpu_use import BusyRule
+from bench_core.contract.records.outcome import EXIT_FAILED, EXIT_OK
+from bench_core.contract.records.run import GpuInfo
+from bench_core.drive.launch.containers.endpoint import chosen_endpoint, connect
+from bench_core.drive.run.cpu_gate import look
+from bench_core.drive.run.progress import printable
 from bench_core.prepare.disk import free_bytes, nearest_there, readable
+from bench_core.system.locks import system_lock_folder
+from bench_core.system.machine import available_cores, cpu_name, memory_bytes
+from bench_core.system.nvml import visible_gpus
 
 State = Literal["ok", "note", "missing"]
 _PYTHONS = ((3, 10), (3, 13))  # the oldest and the newest that the lock file is made for
@@ -61,7 +61,7 @@ def findings(folders: Iterable[Path]) -> Iterator[Finding]:
         folders: of results, models and workloads.
     """
     yield _python()
-    gpus = host_gpus()
+    gpus = visible_gpus()
     info: Mapping[str, Any] = {}
     try:
         endpoint = chosen_endpoint()

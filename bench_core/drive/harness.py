@@ -15,17 +15,17 @@ from typing import Annotated
 
 import typer
 
-from bench_core.contract import layout
-from bench_core.contract.cpu_use import CpuUse, taken_by_others
 from bench_core.contract.errors import BadInput
-from bench_core.contract.harness_error import Script
-from bench_core.contract.metrics import CellMetrics, CellResult
-from bench_core.contract.outcome import EXIT_FAILED
-from bench_core.contract.record import Scalar
-from bench_core.drive.command import refuse
-from bench_core.drive.locks import Locks
-from bench_core.drive.request import Modes, Request, Suite
-from bench_core.drive.session import Session
+from bench_core.contract.measures.cpu_use import CpuUse, taken_by_others
+from bench_core.contract.measures.harness_error import Script
+from bench_core.contract.measures.metrics import CellMetrics, CellResult
+from bench_core.contract.records import layout
+from bench_core.contract.records.outcome import EXIT_FAILED
+from bench_core.contract.records.record import Scalar
+from bench_core.drive.ask.command import refuse
+from bench_core.drive.ask.request import Modes, Request, Suite
+from bench_core.drive.run.session import Session
+from bench_core.system.locks import Locks
 
 LIMIT = 0.01  # of what the script says
 

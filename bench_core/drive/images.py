@@ -13,13 +13,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from bench_core.contract.asked.manifest import DeviceKind
 from bench_core.contract.errors import BadInput, first_line
-from bench_core.contract.manifest import DeviceKind
-from bench_core.drive.catalogue import Catalogue, Image
-from bench_core.drive.command import run_command
-from bench_core.drive.docker_endpoint import connect
-from bench_core.drive.docker_images import ImageBuilder
-from bench_core.drive.progress import printable
+from bench_core.drive.ask.command import run_command
+from bench_core.drive.launch.containers.build import ImageBuilder
+from bench_core.drive.launch.containers.endpoint import connect
+from bench_core.drive.plan.catalogue import Catalogue, Image
+from bench_core.drive.run.progress import printable
 
 _DEVICE_WORDS: dict[DeviceKind, str] = {"cuda": "GPU", "cpu": "CPU"}
 _BLOCK = re.compile(r"(<!-- engines -->\n).*?(<!-- /engines -->)", re.DOTALL)

@@ -17,20 +17,20 @@ import docker
 import docker.errors
 import typer
 
-from bench_core.contract import layout
+from bench_core.contract.asked.manifest import DeviceKind
 from bench_core.contract.errors import BadInput, first_line, nearest
-from bench_core.contract.manifest import DeviceKind
-from bench_core.contract.outcome import EXIT_INTERRUPTED
-from bench_core.drive.catalogue import Catalogue
-from bench_core.drive.command import run_command
-from bench_core.drive.docker_endpoint import connect
-from bench_core.drive.docker_images import CONTEXT_LABEL
-from bench_core.drive.environments import ENVIRONMENTS_FOLDER, Environments
-from bench_core.drive.launcher import Target
-from bench_core.drive.locks import Locks
-from bench_core.drive.progress import printable
+from bench_core.contract.records import layout
+from bench_core.contract.records.outcome import EXIT_INTERRUPTED
+from bench_core.drive.ask.command import run_command
+from bench_core.drive.launch.containers.build import CONTEXT_LABEL
+from bench_core.drive.launch.containers.endpoint import connect
+from bench_core.drive.launch.launcher import Target
+from bench_core.drive.launch.processes.environments import ENVIRONMENTS_FOLDER, Environments
+from bench_core.drive.plan.catalogue import Catalogue
+from bench_core.drive.run.progress import printable
 from bench_core.prepare.disk import readable
 from bench_core.prepare.staging import locked
+from bench_core.system.locks import Locks
 
 
 @dataclass

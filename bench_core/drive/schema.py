@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench_core.contract.manifest import Manifest
-from bench_core.contract.record import LARGEST_FLOAT, LARGEST_INT, SMALLEST_INT, Record
-from bench_core.drive.catalogue import REPOSITORY
-from bench_core.drive.request import Suite
+from bench_core.contract.asked.manifest import Manifest
+from bench_core.contract.records.record import LARGEST_FLOAT, LARGEST_INT, SMALLEST_INT, Record
+from bench_core.drive.ask.request import Suite
+from bench_core.drive.plan.catalogue import REPOSITORY
 
 SCHEMAS: dict[Path, type[Record]] = {
     REPOSITORY / "docs" / "schema" / "image.schema.json": Manifest,

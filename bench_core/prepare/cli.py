@@ -9,15 +9,16 @@ from typing import Annotated
 
 import typer
 
-from bench_core.contract import layout
 from bench_core.contract.errors import BadInput
-from bench_core.contract.model import ModelInfo
-from bench_core.contract.outcome import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK
-from bench_core.contract.workload import DEFAULT_SAMPLE_SEED, Prepared, require_fit
-from bench_core.prepare.model import ModelRequest, prepare_model
-from bench_core.prepare.staging import disk_errors, write_file
-from bench_core.prepare.tokenizer import load_tokenizer
-from bench_core.prepare.workload import WorkloadRequest, prepare_workload, survey_workload
+from bench_core.contract.models.model import ModelInfo
+from bench_core.contract.records import layout
+from bench_core.contract.records.outcome import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK
+from bench_core.contract.records.workload import DEFAULT_SAMPLE_SEED, Prepared, require_fit
+from bench_core.prepare.models.model import ModelRequest, prepare_model
+from bench_core.prepare.prompts.tokenizer import load_tokenizer
+from bench_core.prepare.prompts.workload import WorkloadRequest, prepare_workload, survey_workload
+from bench_core.prepare.staging import disk_errors
+from bench_core.system.files import write_file
 
 
 class SampleOrder(Enum):

@@ -1,10 +1,8 @@
-"""Writing that is either whole or absent: files and folders appear under their name in one step."""
+"""What is prepared appears whole: a lock, a folder to work in, and what the disk refuses in one line."""
 
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,18 +10,9 @@ from pathlib import Path
 from filelock import lock_descriptor
 
 from bench_core.contract.errors import BadInput
+from bench_core.system.files import remove
 
 Progress = Callable[[str], None]
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-# It can only be read by setting it, which another thread would see: once, while there is none.
-_UMASK = _umask()
 
 
 def quiet(_message: str) -> None:
@@ -45,32 +34,6 @@ def disk_errors(folder: Path) -> Iterator[None]:
             f"{where}: {error.strerror or error}",
             f"{folder} must be writable and have room: name another folder if not",
         ) from error
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Writes a file under a temporary name in its folder, flushes it to the disk and renames it into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:40]}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o666 & ~_UMASK)  # mkstemp makes it private; containers may run as another user
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes renames inside a folder survive a power loss."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager
@@ -105,25 +68,3 @@ def staged(root: Path, name: str) -> Iterator[Path]:
         yield folder
     finally:
         remove(folder)
-
-
-def replace_folder(source: Path, target: Path) -> None:
-    """Renames a folder into place. A folder that stands there is moved out of the way first and removed afterwards.
-
-    Killed in between, there is no ``target``, which readers take for "not made yet".
-    """
-    old = target.with_name(f".old-{target.name}")
-    remove(old)
-    if target.exists():
-        target.rename(old)
-    source.rename(target)
-    sync_folder(target.parent)
-    remove(old)
-
-
-def remove(folder: Path) -> None:
-    """Removes a folder if it is there; a symlink is removed, never followed."""
-    if folder.is_symlink():
-        folder.unlink()
-    elif folder.exists():
-        shutil.rmtree(folder)

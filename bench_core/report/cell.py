@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from bench_core.contract.cpu_use import CpuUse
-from bench_core.contract.metrics import CellMetrics, Parity
-from bench_core.contract.roofline import Roofline, roofline
-from bench_core.contract.telemetry import TelemetrySummary
-from bench_core.contract.workload_rate import WorkloadRate
+from bench_core.contract.measures.cpu_use import CpuUse
+from bench_core.contract.measures.metrics import CellMetrics, Parity
+from bench_core.contract.measures.roofline import Roofline, roofline
+from bench_core.contract.measures.telemetry import TelemetrySummary
+from bench_core.contract.statistics.workload_rate import WorkloadRate
 from bench_core.report.column import Column, raw
 from bench_core.runs.quality import CellQuality
 from bench_core.runs.view import Row, RunView

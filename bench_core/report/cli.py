@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from bench_core.contract.errors import BadInput
-from bench_core.contract.outcome import EXIT_BAD_INPUT, EXIT_FAILED
+from bench_core.contract.records.outcome import EXIT_BAD_INPUT, EXIT_FAILED
 from bench_core.report.write.files import differences, write_report
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

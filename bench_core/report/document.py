@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from bench_core.contract.metrics import VALUES_BEYOND_A_PERCENTILE
+from bench_core.contract.measures.metrics import VALUES_BEYOND_A_PERCENTILE
 from bench_core.report.cell import KEY, RAW, Cell
 from bench_core.report.column import Column, Sheet
 from bench_core.report.explain.facts import facts
@@ -15,8 +15,8 @@ from bench_core.report.tables.engines import engines_sheet, images_sheet, marked
 from bench_core.report.tables.glance import glance_sheet
 from bench_core.report.tables.parity import parity_columns, parity_sheet
 from bench_core.report.tables.searches import largest_sheets, smallest_sheet
-from bench_core.runs.text import foreign
 from bench_core.runs.view import Row, RunView
+from bench_core.system.text import foreign
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable
 
-from bench_core.runs.text import one_line
+from bench_core.system.text import one_line
 
 GIB = 2**30
 

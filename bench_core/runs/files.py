@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeVar, cast
 
-from bench_core.contract import layout
 from bench_core.contract.errors import BadInput, first_line
-from bench_core.contract.events import Event, parse_events
-from bench_core.contract.record import Record
-from bench_core.contract.run import RunRecord
-from bench_core.contract.workload import Workload
+from bench_core.contract.records import layout
+from bench_core.contract.records.events import Event, parse_events
+from bench_core.contract.records.record import Record
+from bench_core.contract.records.run import RunRecord
+from bench_core.contract.records.workload import Workload
 
 # A batch is one line: 1024 rows of 4096 tokens with their arrival times need about 70 MB.
 MAX_LINE_BYTES = 256 * 1024 * 1024

@@ -7,24 +7,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from bench_core.contract import layout
-from bench_core.contract.calibration import Calibration
-from bench_core.contract.equal_work import breaches_between, cell_work
 from bench_core.contract.errors import BadInput, first_line
-from bench_core.contract.events import Event
-from bench_core.contract.harness_error import Gap, Script, gaps
-from bench_core.contract.max_batch import MaxBatch
-from bench_core.contract.metrics import CellEvents, CellResult, summarise
-from bench_core.contract.min_memory import MinMemory
-from bench_core.contract.outcome import Outcome, Verdict
-from bench_core.contract.record import Record
-from bench_core.contract.run import PlannedCell, RunRecord
-from bench_core.contract.spec import CellSpec
-from bench_core.contract.steadiness import sample
-from bench_core.contract.stopping import rate_of
-from bench_core.contract.stored_bits import StoredBits, stored_bits
-from bench_core.contract.workload import Workload
-from bench_core.contract.workload_rate import WholeWork
+from bench_core.contract.measures.equal_work import breaches_between, cell_work
+from bench_core.contract.measures.harness_error import Gap, Script, gaps
+from bench_core.contract.measures.max_batch import MaxBatch
+from bench_core.contract.measures.metrics import CellEvents, CellResult, summarise
+from bench_core.contract.measures.min_memory import MinMemory
+from bench_core.contract.models.stored_bits import StoredBits, stored_bits
+from bench_core.contract.records import layout
+from bench_core.contract.records.calibration import Calibration
+from bench_core.contract.records.events import Event
+from bench_core.contract.records.outcome import Outcome, Verdict
+from bench_core.contract.records.record import Record
+from bench_core.contract.records.run import PlannedCell, RunRecord
+from bench_core.contract.records.spec import CellSpec
+from bench_core.contract.records.workload import Workload
+from bench_core.contract.statistics.steadiness import sample
+from bench_core.contract.statistics.stopping import rate_of
+from bench_core.contract.statistics.workload_rate import WholeWork
 from bench_core.runs.files import INSANE, Damage, Unreadable, log_path, read_events, read_record, read_workload, sane
 from bench_core.runs.plan import check_plan, harness_cells
 from bench_core.runs.published import read_published

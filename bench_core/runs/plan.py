@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from bench_core.contract import layout
 from bench_core.contract.errors import BadInput
-from bench_core.contract.run import PlannedCell, RunRecord
+from bench_core.contract.records import layout
+from bench_core.contract.records.run import PlannedCell, RunRecord
 from bench_core.runs.files import INSANE, sane
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from pydantic import Field
 
-from bench_core.contract import strict_yaml
+from bench_core.contract.asked.manifest import Name
 from bench_core.contract.errors import BadInput
-from bench_core.contract.manifest import Name
-from bench_core.contract.record import Record
+from bench_core.contract.records import strict_yaml
+from bench_core.contract.records.record import Record
 
 
 class PublishedRow(Record):

@@ -10,8 +10,7 @@ from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from bench_core.contract.events import BatchEvent
-from bench_core.contract.quality import (
+from bench_core.contract.measures.quality import (
     ROWS_TO_JUDGE,
     Agreement,
     Likelihood,
@@ -22,6 +21,7 @@ from bench_core.contract.quality import (
     nll_difference,
     shortfall,
 )
+from bench_core.contract.records.events import BatchEvent
 
 Method = tuple[str, str]  # image, variant
 
@@ -126,8 +126,8 @@ def assess(
     For outputs, the reference of a batch size is the cell of the lowest rank that has numbers there; where none has,
     the reference's outputs at the nearest batch size serve, for the prompts that both have answered. For likelihood,
     it is the method of the lowest rank that has one. A reference is doubted where another method's likelihood shows
-    that it is damaged (:func:`~bench_core.contract.quality.doubt`): it is not ranked and judges nobody, and the next
-    stands in.
+    that it is damaged (:func:`~bench_core.contract.measures.quality.doubt`): it is not ranked, judges nobody, and the
+    next stands in.
     """
     taking_part = [candidate for candidate in candidates if candidate.compared]
     declared = sorted((c for c in taking_part if c.rank is not None), key=_rank)

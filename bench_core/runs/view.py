@@ -6,23 +6,23 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-from bench_core.contract.calibration import Calibration
-from bench_core.contract.cpu_use import taken_by_others
-from bench_core.contract.equal_work import CellWork
-from bench_core.contract.harness_error import Gap
-from bench_core.contract.max_batch import MaxBatch
-from bench_core.contract.metrics import CellMetrics, CellResult
-from bench_core.contract.min_memory import MinMemory
-from bench_core.contract.outcome import Outcome, Verdict
-from bench_core.contract.run import PlannedCell, RunRecord
-from bench_core.contract.spec import CellSpec
-from bench_core.contract.stored_bits import StoredBits, bits_in_title, title_with_bits
-from bench_core.contract.workload import Workload
-from bench_core.contract.workload_rate import WorkloadRate
+from bench_core.contract.measures.cpu_use import taken_by_others
+from bench_core.contract.measures.equal_work import CellWork
+from bench_core.contract.measures.harness_error import Gap
+from bench_core.contract.measures.max_batch import MaxBatch
+from bench_core.contract.measures.metrics import CellMetrics, CellResult
+from bench_core.contract.measures.min_memory import MinMemory
+from bench_core.contract.models.stored_bits import StoredBits, bits_in_title, title_with_bits
+from bench_core.contract.records.calibration import Calibration
+from bench_core.contract.records.outcome import Outcome, Verdict
+from bench_core.contract.records.run import PlannedCell, RunRecord
+from bench_core.contract.records.spec import CellSpec
+from bench_core.contract.records.workload import Workload
+from bench_core.contract.statistics.workload_rate import WorkloadRate
 from bench_core.runs.files import Damage
 from bench_core.runs.published import Published
 from bench_core.runs.quality import Candidate, Outputs, RunQuality, assess
-from bench_core.runs.text import foreign
+from bench_core.system.text import foreign
 
 NOT_RUN = "not run"
 DAMAGED = "damaged"

@@ -8,11 +8,11 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from bench_core.contract import layout
 from bench_core.contract.errors import BadInput, first_line
-from bench_core.contract.metrics import CellEvents, CellResult, summarise
-from bench_core.contract.outcome import Outcome, Verdict
-from bench_core.contract.run import RunRecord, VisitInfo
+from bench_core.contract.measures.metrics import CellEvents, CellResult, summarise
+from bench_core.contract.records import layout
+from bench_core.contract.records.outcome import Outcome, Verdict
+from bench_core.contract.records.run import RunRecord, VisitInfo
 from bench_core.runs.files import Unreadable, check_inside, log_path, open_log, read_events, read_record
 from bench_core.runs.view import DAMAGED, NOT_RUN, Row, RunView
 from bench_core.verify.differences import Difference, absent, in_cell, of_run, present, unequal

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from bench_core.contract.errors import BadInput
-from bench_core.contract.outcome import EXIT_BAD_INPUT, EXIT_FAILED
+from bench_core.contract.records.outcome import EXIT_BAD_INPUT, EXIT_FAILED
 from bench_core.verify.differences import Difference
 from bench_core.verify.run import Verification, verify_run
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench_core.contract import layout
-from bench_core.runs.text import one_line
+from bench_core.contract.records import layout
+from bench_core.system.text import one_line
 
 # Sums of the same numbers differ in their last digits between versions of Python; no measurement has twelve digits.
 SAME_WITHIN = 1e-12

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from bench_core.contract.errors import first_line
-from bench_core.contract.events import BatchEvent, EndEvent, Event, PhaseEvent, StartEvent, TelemetryEvent
-from bench_core.contract.outcome import Outcome
+from bench_core.contract.records.events import BatchEvent, EndEvent, Event, PhaseEvent, StartEvent, TelemetryEvent
+from bench_core.contract.records.outcome import Outcome
 
 # Clock readings are rounded to whole nanoseconds and arrivals to microseconds; an engine's own stamps may be taken a
 # little after the call has returned.

@@ -7,10 +7,10 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from bench_core.contract import layout
-from bench_core.contract.digest import file_sha256
 from bench_core.contract.errors import BadInput
-from bench_core.contract.run import RunRecord
+from bench_core.contract.records import layout
+from bench_core.contract.records.digest import file_sha256
+from bench_core.contract.records.run import RunRecord
 from bench_core.report.write.files import write_report
 from bench_core.runs.files import check_inside, log_path
 from bench_core.runs.plan import harness_cells

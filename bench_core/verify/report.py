@@ -8,13 +8,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench_core.contract import layout
+from bench_core.contract.records import layout
 from bench_core.report.document import document
 from bench_core.report.write.cell_table import csv_table
 from bench_core.report.write.markdown import FIGURES, markdown
 from bench_core.runs.files import Unreadable, check_inside
-from bench_core.runs.text import foreign, one_line
 from bench_core.runs.view import RunView
+from bench_core.system.text import foreign, one_line
 from bench_core.verify.differences import Difference, of_run
 
 _PART = 160  # characters of a line that differs

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench_core.contract import layout
-from bench_core.contract.digest import file_sha256
 from bench_core.contract.errors import BadInput, first_line
-from bench_core.contract.run import RunRecord
+from bench_core.contract.records import layout
+from bench_core.contract.records.digest import file_sha256
+from bench_core.contract.records.run import RunRecord
 from bench_core.runs.files import Unreadable, check_inside
 from bench_core.runs.load import load_run
 from bench_core.runs.plan import check_plan

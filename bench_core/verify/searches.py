@@ -6,14 +6,14 @@ import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from bench_core.contract import layout
-from bench_core.contract.max_batch import BatchTrial, MaxBatch, search_largest
-from bench_core.contract.memory_model import cache_tokens
-from bench_core.contract.metrics import CellMetrics, CellResult
-from bench_core.contract.min_memory import SUSTAINED_SHARE, MinMemory, Trial, search_budget
-from bench_core.contract.outcome import Outcome, Verdict
-from bench_core.contract.record import Record
-from bench_core.contract.scenario import Offline
+from bench_core.contract.asked.scenario import Offline
+from bench_core.contract.measures.max_batch import BatchTrial, MaxBatch, search_largest
+from bench_core.contract.measures.memory_model import cache_tokens
+from bench_core.contract.measures.metrics import CellMetrics, CellResult
+from bench_core.contract.measures.min_memory import SUSTAINED_SHARE, MinMemory, Trial, search_budget
+from bench_core.contract.records import layout
+from bench_core.contract.records.outcome import Outcome, Verdict
+from bench_core.contract.records.record import Record
 from bench_core.runs.files import Unreadable, read_record
 from bench_core.runs.view import RunView
 from bench_core.verify.cells import recomputed

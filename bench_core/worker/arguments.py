@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from bench_core.contract.declaration import Declared
+from bench_core.contract.asked.declaration import Declared
 from bench_core.contract.errors import BadInput
 
 

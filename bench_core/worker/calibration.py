@@ -9,17 +9,17 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from bench_core.contract import layout
 from bench_core.contract.adapter import Device
-from bench_core.contract.calibration import Calibration, Measurement, WorkPiece
+from bench_core.contract.asked.manifest import Manifest
 from bench_core.contract.errors import BadInput, MachineFailure, first_line
-from bench_core.contract.host import cpu_name
-from bench_core.contract.manifest import Manifest
-from bench_core.worker import image
-from bench_core.worker.clock import Clock, monotonic_ns, seconds, utc_now
-from bench_core.worker.files import write_atomically
-from bench_core.worker.nvml import GpuReader
-from bench_core.worker.sampler import Sampler
+from bench_core.contract.records import layout
+from bench_core.contract.records.calibration import Calibration, Measurement, WorkPiece
+from bench_core.system.files import write_text
+from bench_core.system.machine import cpu_name
+from bench_core.system.nvml import GpuReader
+from bench_core.worker.engine import image
+from bench_core.worker.engine.clock import Clock, monotonic_ns, seconds, utc_now
+from bench_core.worker.sample.sampler import Sampler
 
 SAMPLES = 7
 SAMPLE_S = 0.03  # a thousand times the cost of a launch and of reading the clock
@@ -52,7 +52,7 @@ def write_calibration(image_folder: Path, device: Device, run_folder: Path, name
     finally:
         signal.alarm(0)
     path = folder / f"{name}.json"
-    write_atomically(path, record.to_json())
+    write_text(path, record.to_json())
     return path
 
 

@@ -12,24 +12,24 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from bench_core import __version__
-from bench_core.contract import layout
-from bench_core.contract.calibration import Calibration
-from bench_core.contract.declaration import declared, flag_of
+from bench_core.contract.asked.declaration import declared, flag_of
+from bench_core.contract.asked.protocol import MeasureOptions, ProtocolFields, Timeouts, WorkFields
 from bench_core.contract.errors import BadInput, MachineFailure, first_line, is_of_the_machine
-from bench_core.contract.outcome import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_MACHINE, EXIT_OK, Outcome
-from bench_core.contract.protocol import MeasureOptions, ProtocolFields, Timeouts, WorkFields
-from bench_core.contract.record import Record, describe
-from bench_core.contract.spec import Assignment
+from bench_core.contract.records import layout
+from bench_core.contract.records.calibration import Calibration
+from bench_core.contract.records.outcome import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_MACHINE, EXIT_OK, Outcome
+from bench_core.contract.records.record import Record, describe
+from bench_core.contract.records.spec import Assignment
+from bench_core.system.files import write_text
+from bench_core.system.processes import end_with_parent
 from bench_core.worker.arguments import Parser, add_options, given, whole_number
 from bench_core.worker.calibration import device_words, write_calibration
-from bench_core.worker.cell_writer import refuse_if_measured
 from bench_core.worker.convert import convert
-from bench_core.worker.files import write_atomically
-from bench_core.worker.job import Job
-from bench_core.worker.parent import end_with_parent
+from bench_core.worker.engine.job import Job
 from bench_core.worker.resolve import Options, Places, Resolver, choose_device
 from bench_core.worker.standalone import last_words, standalone_record
-from bench_core.worker.supervisor import Supervisor, run_self_check
+from bench_core.worker.supervise.cell_writer import refuse_if_measured
+from bench_core.worker.supervise.supervisor import Supervisor, run_self_check
 
 # The records that declare what is asked of the cells, in the order of the help.
 _HEADINGS = (Options, WorkFields, ProtocolFields, MeasureOptions, Timeouts)
@@ -152,7 +152,7 @@ def _measure(resolver: Resolver, run_id: str | None, marked: str) -> int:
     if standalone:
         record = standalone_record(name, request, resolver.device.kind, resolver.manifest.notes)
         (request.run_folder / layout.WORKLOAD_FILE).write_bytes(workload.packed())
-        write_atomically(request.run_folder / layout.RUN_FILE, record.to_json())
+        write_text(request.run_folder / layout.RUN_FILE, record.to_json())
     try:
         outcome = Supervisor(request, workload, _say, marked, resolver.timeouts).measure()
     except OSError as error:

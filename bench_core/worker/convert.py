@@ -7,13 +7,13 @@ import shutil
 import stat
 from pathlib import Path
 
-from bench_core.contract import layout
 from bench_core.contract.adapter import Conversion
-from bench_core.contract.artifact import ArtifactRecord, recipe_digest, usable_artifact
 from bench_core.contract.errors import BadInput
-from bench_core.worker.clock import monotonic_ns, seconds
-from bench_core.worker.files import sync_folder, write_atomically
-from bench_core.worker.image import load_converter
+from bench_core.contract.records import layout
+from bench_core.contract.records.artifact import ArtifactRecord, recipe_digest, usable_artifact
+from bench_core.system.files import replace_folder, umask, write_text
+from bench_core.worker.engine.clock import monotonic_ns, seconds
+from bench_core.worker.engine.image import load_converter
 from bench_core.worker.resolve import Resolver
 
 
@@ -38,7 +38,7 @@ def convert(resolver: Resolver, artifact: str) -> tuple[ArtifactRecord, bool]:
     work = target.with_name(f".{artifact}.{os.getpid()}.part")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    mask = _umask()
+    mask = umask()
     try:
         started = monotonic_ns()
         conversion = Conversion(artifact, source, work, resolver.device, resolver.calibration(model))
@@ -53,19 +53,12 @@ def convert(resolver: Resolver, artifact: str) -> tuple[ArtifactRecord, bool]:
             seconds=round(duration_s, 3),
             facts={str(key): str(value) for key, value in (facts or {}).items()},
         )
-        write_atomically(work / layout.ARTIFACT_FILE, record.to_json())
+        write_text(work / layout.ARTIFACT_FILE, record.to_json())
         _open_as_written(work, mask)
-        _replace(work, target)
+        replace_folder(work, target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return record, True
-
-
-def _umask() -> int:
-    """This process's; it can only be read by setting it, which a converter's threads would see: before it runs."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _open_as_written(folder: Path, mask: int) -> None:
@@ -75,15 +68,3 @@ def _open_as_written(folder: Path, mask: int) -> None:
         if not path.is_symlink():
             wanted = (0o555 if path.is_dir() else 0o444) & ~mask
             path.chmod(stat.S_IMODE(path.stat().st_mode) | wanted)
-
-
-def _replace(work: Path, target: Path) -> None:
-    """Puts the new folder where the old one was; between the two steps there is none, never half of one."""
-    if target.exists():
-        old = target.with_name(f".{target.name}.{os.getpid()}.old")
-        target.rename(old)
-        work.rename(target)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        work.rename(target)
-    sync_folder(target.parent)

@@ -9,22 +9,29 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from bench_core.contract import layout
 from bench_core.contract.adapter import Device
-from bench_core.contract.artifact import ArtifactRecord
-from bench_core.contract.artifact_form import other_form
-from bench_core.contract.artifact_tensors import given_form
-from bench_core.contract.declaration import Said
+from bench_core.contract.asked.declaration import Said
+from bench_core.contract.asked.manifest import Manifest
+from bench_core.contract.asked.protocol import MeasureOptions, NewTokens, Timeouts
+from bench_core.contract.asked.scenario import MAX_REPEAT, BatchSize, Offline
 from bench_core.contract.errors import BadInput, MachineFailure
-from bench_core.contract.host import available_cores
-from bench_core.contract.manifest import Manifest
-from bench_core.contract.model import ModelInfo
-from bench_core.contract.protocol import MeasureOptions, NewTokens, Timeouts
-from bench_core.contract.scenario import MAX_REPEAT, BatchSize, Offline
-from bench_core.contract.spec import Assignment, CellPlan, CellSpec, image_facts, plan_cells, require_end_of_text
-from bench_core.contract.stored_weights import StoredWeights, stored_weights
-from bench_core.contract.workload import Prepared, Workload, WorkloadRef, require_fit, require_vocabulary
-from bench_core.worker.nvml import visible_gpus
+from bench_core.contract.models.artifact_tensors import given_form
+from bench_core.contract.models.model import ModelInfo
+from bench_core.contract.models.stored_weights import StoredWeights, stored_weights
+from bench_core.contract.records import layout
+from bench_core.contract.records.artifact import ArtifactRecord
+from bench_core.contract.records.artifact_form import other_form
+from bench_core.contract.records.spec import (
+    Assignment,
+    CellPlan,
+    CellSpec,
+    image_facts,
+    plan_cells,
+    require_end_of_text,
+)
+from bench_core.contract.records.workload import Prepared, Workload, WorkloadRef, require_fit, require_vocabulary
+from bench_core.system.machine import available_cores
+from bench_core.system.nvml import visible_gpus
 
 
 @dataclass(frozen=True)

@@ -19,20 +19,20 @@ from pathlib import Path
 from typing import Any
 
 from bench_core.contract.adapter import Adapter, Decoding, Describes, Device, Scores
+from bench_core.contract.asked.manifest import Manifest
+from bench_core.contract.asked.options import Value
 from bench_core.contract.errors import first_line
-from bench_core.contract.events import Arrivals, EndEvent
-from bench_core.contract.manifest import Manifest
-from bench_core.contract.options import Value
-from bench_core.contract.outcome import Outcome
-from bench_core.contract.spec import CellSpec
-from bench_core.contract.workload import Workload
-from bench_core.worker.clock import monotonic_ns, seconds
-from bench_core.worker.guard import PromptRefused, check_arrivals, check_prompts, checked_outputs
-from bench_core.worker.image import load_adapter
-from bench_core.worker.job import Channel, CheckEvent, Job
-from bench_core.worker.nvml import GpuReader
-from bench_core.worker.sampler import descendants, rss_bytes
-from bench_core.worker.sink import StampingSink
+from bench_core.contract.records.events import Arrivals, EndEvent
+from bench_core.contract.records.outcome import Outcome
+from bench_core.contract.records.spec import CellSpec
+from bench_core.contract.records.workload import Workload
+from bench_core.system.nvml import GpuReader
+from bench_core.worker.engine.clock import monotonic_ns, seconds
+from bench_core.worker.engine.guard import PromptRefused, check_arrivals, check_prompts, checked_outputs
+from bench_core.worker.engine.image import load_adapter
+from bench_core.worker.engine.job import Channel, CheckEvent, Job
+from bench_core.worker.engine.sink import StampingSink
+from bench_core.worker.sample.sampler import descendants, rss_bytes
 
 NEW_TOKENS = 16
 _FREED_SLACK_BYTES = 64 * 1024 * 1024

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Literal
 
 from bench_core import __version__
-from bench_core.contract import layout
 from bench_core.contract.errors import BadInput
-from bench_core.contract.host import host_info
-from bench_core.contract.metrics import CellResult
-from bench_core.contract.outcome import Verdict
-from bench_core.contract.run import ImageInfo, PlannedCell, RunRecord
-from bench_core.worker.clock import utc_now
-from bench_core.worker.nvml import visible_gpus
+from bench_core.contract.measures.metrics import CellResult
+from bench_core.contract.records import layout
+from bench_core.contract.records.outcome import Verdict
+from bench_core.contract.records.run import ImageInfo, PlannedCell, RunRecord
+from bench_core.system.machine import host_info
+from bench_core.system.nvml import visible_gpus
+from bench_core.worker.engine.clock import utc_now
 from bench_core.worker.resolve import MeasureRequest
 
 

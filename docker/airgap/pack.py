@@ -26,10 +26,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name, parse_sdist_filename, parse_wheel_filename
 
 from bench_core.contract.errors import BadInput
-from bench_core.drive.catalogue import REPOSITORY, Catalogue
-from bench_core.drive.command import refuse
-from bench_core.drive.environments import Environments
-from bench_core.drive.launcher import Target
+from bench_core.drive.ask.command import refuse
+from bench_core.drive.launch.launcher import Target
+from bench_core.drive.launch.processes.environments import Environments
+from bench_core.drive.plan.catalogue import REPOSITORY, Catalogue
 
 PYTHON311 = "3.11"  # of images that stand on the base of that name: they bring torch of their own
 OF_HOST = ("torch",)  # with CUDA's libraries: gigabytes that all other images take from the host

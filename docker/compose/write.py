@@ -12,13 +12,13 @@ from pathlib import Path
 import jinja2
 import yaml
 
-from bench_core.contract import layout
+from bench_core.contract.asked.manifest import DeviceKind, Manifest
 from bench_core.contract.errors import BadInput
-from bench_core.contract.manifest import DeviceKind, Manifest
-from bench_core.drive.catalogue import REPOSITORY, Catalogue, Image
-from bench_core.drive.docker_images import SYSTEMS, base_dockerfile, image_tag, tag_of
+from bench_core.contract.records import layout
 from bench_core.drive.images import embedded
-from bench_core.drive.launcher import Target
+from bench_core.drive.launch.containers.build import SYSTEMS, base_dockerfile, image_tag, tag_of
+from bench_core.drive.launch.launcher import Target
+from bench_core.drive.plan.catalogue import REPOSITORY, Catalogue, Image
 
 FOLDER = Path(__file__).resolve().parent
 COMPOSE_FILES = ("compose.yaml", "compose.cpu.yaml", "docker/compose.builder-0.yaml", "docker/compose.builder-1.yaml")

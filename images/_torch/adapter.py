@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 
 from bench_core.contract.adapter import Device
-from bench_core.contract.outcome import Outcome
+from bench_core.contract.records.outcome import Outcome
 from images._torch.unsupported import Unsupported
 
 # What an error's text says, in lower case, where its type says too little.

@@ -14,7 +14,7 @@ from checkpoint import checked_settings, folder_as_the_engine_reads_it
 
 from bench_core.contract.adapter import Device, Variant
 from bench_core.contract.loading import require_all_modules
-from bench_core.contract.stored_weights import tensor_bytes
+from bench_core.contract.models.stored_weights import tensor_bytes
 from images._torch.adapter import NO_DEVICE
 from images._torch.generate import GenerateAdapter, greedy
 from images._torch.unsupported import Unsupported

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench_core.contract.artifact_form import other_form
 from bench_core.contract.errors import BadInput
+from bench_core.contract.records.artifact_form import other_form
 from images._torch.unsupported import Unsupported
 
 _ARTIFACT = "gptq-int4-g128"

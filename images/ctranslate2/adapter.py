@@ -13,7 +13,7 @@ import ctranslate2
 
 from bench_core.contract.adapter import Completion, Decoding, Device, TokenSink, Variant
 from bench_core.contract.errors import BadInput
-from bench_core.contract.outcome import Outcome
+from bench_core.contract.records.outcome import Outcome
 
 _CUBLAS_DISTRIBUTION = "nvidia-cublas-cu12"
 # In this order: the second needs the first.

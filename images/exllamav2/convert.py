@@ -11,10 +11,10 @@ from typing import Any
 
 from exllamav2.conversion.qparams import qparams_attn, qparams_mlp
 
-from bench_core.contract import layout
 from bench_core.contract.adapter import Conversion
 from bench_core.contract.errors import BadInput
-from bench_core.contract.model import ModelInfo
+from bench_core.contract.models.model import ModelInfo
+from bench_core.contract.records import layout
 
 # Rows of calibration text for random weights, which have nothing to calibrate; the converter's default is 2048 tokens.
 _SHORT_ROWS = ("-l", "512")

@@ -14,7 +14,7 @@ from gptqmodel import BACKEND, GPTQModel
 from bench_core.contract.adapter import Device, Variant
 from bench_core.contract.errors import BadInput
 from bench_core.contract.loading import require_all_modules
-from bench_core.contract.stored_weights import tensor_bytes
+from bench_core.contract.models.stored_weights import tensor_bytes
 from images._torch.adapter import NO_CUDA, NO_DEVICE, OUT_OF_HOST_MEMORY, OUT_OF_MEMORY, chosen_device
 from images._torch.generate import GenerateAdapter, greedy
 

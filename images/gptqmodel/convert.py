@@ -8,10 +8,10 @@ from convert_calibrated import quantise_on_texts
 from convert_layout import finish, in_features_of
 from convert_rounded import quantise_by_rounding
 
-from bench_core.contract import layout
 from bench_core.contract.adapter import Conversion
 from bench_core.contract.errors import BadInput
-from bench_core.contract.model import ModelInfo
+from bench_core.contract.models.model import ModelInfo
+from bench_core.contract.records import layout
 
 _GROUP_SIZES = (128, 64, 32)
 

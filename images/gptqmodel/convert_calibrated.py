@@ -9,7 +9,7 @@ import torch
 from convert_layout import WEIGHTS
 
 from bench_core.contract.adapter import Conversion
-from bench_core.contract.digest import prompts_sha256
+from bench_core.contract.records.digest import prompts_sha256
 
 _SAMPLES = 128  # as in GPTQ's paper
 _ROWS_AT_ONCE = 4

@@ -14,7 +14,7 @@ from engine_log import LOG, EngineError, failure
 from token_batch import TokenBatch
 
 from bench_core.contract.adapter import Completion, Decoding, Device, TokenSink, Variant
-from bench_core.contract.outcome import Outcome
+from bench_core.contract.records.outcome import Outcome
 
 Ids = npt.NDArray[np.int32]
 Logits = npt.NDArray[np.float32]

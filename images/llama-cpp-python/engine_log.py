@@ -8,7 +8,7 @@ from collections import deque
 
 import llama_cpp as lib
 
-from bench_core.contract.outcome import Outcome
+from bench_core.contract.records.outcome import Outcome
 
 # ggml.h's log levels; the binding does not name them.
 _DEBUG, _WARN, _ERROR = 1, 3, 4

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bench_core.contract.adapter import Completion, Decoding, Device, TokenSink, Variant
-from bench_core.contract.outcome import Outcome
+from bench_core.contract.records.outcome import Outcome
 
 # A sleeping process wakes late by some tens of microseconds; the last stretch before a deadline is spent awake.
 _AWAKE_S = 0.0005

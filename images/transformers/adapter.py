@@ -13,7 +13,7 @@ from transformers import CompileConfig, StaticCache
 from transformers.utils import logging as transformers_logging
 
 from bench_core.contract.adapter import Decoding, Device, Variant
-from bench_core.contract.tensor_names import is_expert
+from bench_core.contract.models.tensor_names import is_expert
 from images._torch.adapter import NO_CUDA, NO_DEVICE, OUT_OF_HOST_MEMORY, OUT_OF_MEMORY, chosen_device
 from images._torch.generate import GenerateAdapter, greedy
 from images._torch.pretrained import attention_of, read_whole

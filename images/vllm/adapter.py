@@ -20,7 +20,7 @@ from vllm.sampling_params import RequestOutputKind
 
 from bench_core.contract.adapter import Completion, Decoding, Device, TokenSink, Variant
 from bench_core.contract.errors import BadInput
-from bench_core.contract.outcome import Outcome
+from bench_core.contract.records.outcome import Outcome
 
 # What the image's build has learned of models' classes; the engine looks for it in a cache below its home folder.
 _MODEL_CLASSES = Path("/opt/bench/vllm-cache/modelinfos")

@@ -16,12 +16,12 @@ import docker
 import pytest
 from conftest import ROOT, Run
 
-from bench_core.contract import layout
-from bench_core.contract.metrics import CellResult
-from bench_core.contract.outcome import Verdict
-from bench_core.contract.run import RunRecord
-from bench_core.drive.box import box_user
-from bench_core.drive.docker_images import ImageBuilder
+from bench_core.contract.measures.metrics import CellResult
+from bench_core.contract.records import layout
+from bench_core.contract.records.outcome import Verdict
+from bench_core.contract.records.run import RunRecord
+from bench_core.drive.launch.box import box_user
+from bench_core.drive.launch.containers.build import ImageBuilder
 from bench_core.verify.run import verify_run
 
 pytestmark = pytest.mark.docker

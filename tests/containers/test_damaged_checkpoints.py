@@ -8,8 +8,8 @@ import pytest
 from conftest import Run
 from damage import DAMAGES, Damage, whole_model
 
-from bench_core.contract import layout
-from bench_core.contract.outcome import Outcome, Verdict
+from bench_core.contract.records import layout
+from bench_core.contract.records.outcome import Outcome, Verdict
 
 pytestmark = [pytest.mark.docker, pytest.mark.engines]
 

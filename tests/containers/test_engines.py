@@ -13,15 +13,15 @@ from conftest import Run
 from made_model import story_model, write_stories
 from reference_llama import ReferenceLlama
 
-from bench_core.contract import layout
-from bench_core.contract.events import BatchEvent, parse_events
-from bench_core.contract.metrics import CellResult
-from bench_core.contract.outcome import Verdict
-from bench_core.contract.quality import Likelihood, scored_texts
-from bench_core.contract.workload import Workload
-from bench_core.drive.catalogue import Catalogue
-from bench_core.drive.plan import make_plan
-from bench_core.drive.request import Suite
+from bench_core.contract.measures.metrics import CellResult
+from bench_core.contract.measures.quality import Likelihood, scored_texts
+from bench_core.contract.records import layout
+from bench_core.contract.records.events import BatchEvent, parse_events
+from bench_core.contract.records.outcome import Verdict
+from bench_core.contract.records.workload import Workload
+from bench_core.drive.ask.request import Suite
+from bench_core.drive.plan.catalogue import Catalogue
+from bench_core.drive.plan.plan import make_plan
 
 pytestmark = [pytest.mark.docker, pytest.mark.engines]
 

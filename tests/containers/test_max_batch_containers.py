@@ -10,9 +10,9 @@ import docker
 import pytest
 from conftest import Run
 
-from bench_core.contract import layout
-from bench_core.contract.max_batch import MaxBatch
-from bench_core.contract.outcome import MemoryEvidence
+from bench_core.contract.measures.max_batch import MaxBatch
+from bench_core.contract.records import layout
+from bench_core.contract.records.outcome import MemoryEvidence
 from bench_core.verify.run import verify_run
 
 pytestmark = pytest.mark.docker

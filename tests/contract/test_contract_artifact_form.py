@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench_core.contract.artifact_form import other_form
+from bench_core.contract.records.artifact_form import other_form
 
 
 def folder(path: Path, quantisation: object = None) -> Path:

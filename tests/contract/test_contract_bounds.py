@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 
 import bench_core
-from bench_core.contract import strict_yaml
-from bench_core.contract.artifact import ArtifactRecord
-from bench_core.contract.artifact_form import other_form
 from bench_core.contract.errors import BadInput
-from bench_core.contract.events import parse_event, parse_events
-from bench_core.contract.metrics import CellEvents, summarise
-from bench_core.contract.record import LARGEST_FLOAT, LARGEST_INT, SMALLEST_INT, Record, Scalar
-from bench_core.contract.stored_weights import stored_weights
+from bench_core.contract.measures.metrics import CellEvents, summarise
+from bench_core.contract.models.stored_weights import stored_weights
+from bench_core.contract.records import strict_yaml
+from bench_core.contract.records.artifact import ArtifactRecord
+from bench_core.contract.records.artifact_form import other_form
+from bench_core.contract.records.events import parse_event, parse_events
+from bench_core.contract.records.record import LARGEST_FLOAT, LARGEST_INT, SMALLEST_INT, Record, Scalar
 
 BATCH = {
     "type": "batch", "phase": "measure", "index": 0, "prompts": [0], "prompts_digest": "d", "prompt_tokens": [2],

@@ -17,11 +17,11 @@ import pytest
 from contract_noise import Draw, autoregression, exponential, lognormal, normal
 from workload_orders import orders
 
-from bench_core.contract.steadiness import DRIFT_SIGNIFICANCE
-from bench_core.contract.stopping import TREND_TOLERANCE, Sample, StoppingRule, rate_of, stop_reason
-from bench_core.contract.trend import trend
-from bench_core.contract.workload import shuffled_order
-from bench_core.contract.workload_rate import MeanWork, WholeWork, Work, whole_work, work_of
+from bench_core.contract.records.workload import shuffled_order
+from bench_core.contract.statistics.steadiness import DRIFT_SIGNIFICANCE
+from bench_core.contract.statistics.stopping import TREND_TOLERANCE, Sample, StoppingRule, rate_of, stop_reason
+from bench_core.contract.statistics.trend import trend
+from bench_core.contract.statistics.workload_rate import MeanWork, WholeWork, Work, whole_work, work_of
 
 pytestmark = pytest.mark.slow
 TRIALS = 2000

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import pytest
 
-from bench_core.contract.cpu_use import BusyRule, CpuReading, CpuReadings, cpu_use, judged, taken_by_others
 from bench_core.contract.errors import BadInput
-from bench_core.contract.events import BatchEvent, StopEvent, parse_event
-from bench_core.contract.steadiness import steadiness
-from bench_core.contract.stopping import Sample, StoppingRule, stop_reason
-from bench_core.contract.workload_rate import Work
+from bench_core.contract.measures.cpu_use import BusyRule, CpuReading, CpuReadings, cpu_use, judged, taken_by_others
+from bench_core.contract.records.events import BatchEvent, StopEvent, parse_event
+from bench_core.contract.statistics.steadiness import steadiness
+from bench_core.contract.statistics.stopping import Sample, StoppingRule, stop_reason
+from bench_core.contract.statistics.workload_rate import Work
 
 
 def readings(

@@ -7,13 +7,19 @@ from typing import Any
 
 import pytest
 
-from bench_core.contract.digest import prompts_sha256
-from bench_core.contract.equal_work import CellWork, breaches_between, cell_work, output_breach, repeated_prompts
-from bench_core.contract.events import BatchEvent
-from bench_core.contract.model import ModelInfo
-from bench_core.contract.protocol import MeasureProtocol
-from bench_core.contract.spec import CellSpec
-from bench_core.contract.workload import WorkloadRef
+from bench_core.contract.asked.protocol import MeasureProtocol
+from bench_core.contract.measures.equal_work import (
+    CellWork,
+    breaches_between,
+    cell_work,
+    output_breach,
+    repeated_prompts,
+)
+from bench_core.contract.models.model import ModelInfo
+from bench_core.contract.records.digest import prompts_sha256
+from bench_core.contract.records.events import BatchEvent
+from bench_core.contract.records.spec import CellSpec
+from bench_core.contract.records.workload import WorkloadRef
 
 PROMPTS = tuple(tuple(range(10 + k, 13 + k + k % 3)) for k in range(12))
 MODEL = ModelInfo(

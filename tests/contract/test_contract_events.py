@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench_core.contract.errors import BadInput
-from bench_core.contract.events import (
+from bench_core.contract.records.events import (
     Arrivals,
     BatchEvent,
     CellEnded,
@@ -25,7 +25,7 @@ from bench_core.contract.events import (
     parse_events,
     parse_stdout,
 )
-from bench_core.contract.outcome import Outcome
+from bench_core.contract.records.outcome import Outcome
 
 BATCH = BatchEvent(
     phase="measure",

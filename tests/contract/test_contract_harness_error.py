@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from bench_core.contract.errors import BadInput
-from bench_core.contract.events import Arrivals, BatchEvent, EndEvent, PhaseEvent, StartEvent, TelemetryEvent
-from bench_core.contract.harness_error import Gap, Script, bounds, gaps
-from bench_core.contract.metrics import CellEvents, CellMetrics, summarise
-from bench_core.contract.outcome import Outcome
-from bench_core.contract.record import Scalar
+from bench_core.contract.measures.harness_error import Gap, Script, bounds, gaps
+from bench_core.contract.measures.metrics import CellEvents, CellMetrics, summarise
+from bench_core.contract.records.events import Arrivals, BatchEvent, EndEvent, PhaseEvent, StartEvent, TelemetryEvent
+from bench_core.contract.records.outcome import Outcome
+from bench_core.contract.records.record import Scalar
 
 SCRIPT = Script(ttft_s=0.02, tpot_s=0.005, load_bytes=1000)
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from bench_core.contract.asked.manifest import Manifest
 from bench_core.contract.errors import BadInput
-from bench_core.contract.manifest import Manifest
-from bench_core.contract.stored_bits import bits_in_title
+from bench_core.contract.models.stored_bits import bits_in_title
 
 TEXT = """\
 name: engine-x

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench_core.contract.max_batch import BatchTrial, MaxBatch, search_largest
-from bench_core.contract.outcome import MemoryEvidence, Outcome
+from bench_core.contract.measures.max_batch import BatchTrial, MaxBatch, search_largest
+from bench_core.contract.records.outcome import MemoryEvidence, Outcome
 
 Attempt = Callable[[int], BatchTrial]
 

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from bench_core.contract.median import median_interval
+from bench_core.contract.statistics.median import median_interval
 
 
 @pytest.mark.parametrize("n", [0, 1, 5])

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from bench_core.contract.asked.options import EngineOption, Options
 from bench_core.contract.errors import BadInput
-from bench_core.contract.options import EngineOption, Options
-from bench_core.contract.record import Scalar
+from bench_core.contract.records.record import Scalar
 
 TEXT = EngineOption(type="str", default="", words="some text or other")
 WHOLE = EngineOption(type="int", default=4, words="a count of things", min=1, max=1000)

@@ -10,9 +10,8 @@ import pytest
 from pydantic import ValidationError
 
 from bench_core.contract.errors import BadInput
-from bench_core.contract.events import ScoreEvent, parse_event
-from bench_core.contract.metrics import CellEvents
-from bench_core.contract.quality import (
+from bench_core.contract.measures.metrics import CellEvents
+from bench_core.contract.measures.quality import (
     ROWS_TO_JUDGE,
     SCORE_TOKENS,
     Agreement,
@@ -25,6 +24,7 @@ from bench_core.contract.quality import (
     scored_texts,
     shortfall,
 )
+from bench_core.contract.records.events import ScoreEvent, parse_event
 
 
 def _event(tokens: tuple[int, ...] = (3, 1), sums: tuple[float, ...] = (-6.0, -2.0), cause: str = "") -> ScoreEvent:

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from quantised_files import gguf_bytes, gptq_config, gptq_file, llama_tensors
 
-from bench_core.contract.artifact import ArtifactRecord
-from bench_core.contract.artifact_tensors import given_form
 from bench_core.contract.errors import BadInput
-from bench_core.contract.gguf_header import read_gguf_header
-from bench_core.contract.stored_weights import StoredWeights, stored_weights
+from bench_core.contract.models.artifact_tensors import given_form
+from bench_core.contract.models.gguf_header import read_gguf_header
+from bench_core.contract.models.stored_weights import StoredWeights, stored_weights
+from bench_core.contract.records.artifact import ArtifactRecord
 
 WIDE, NARROW = 256, 96  # rows that fill a block of a K type, and rows that do not
 Q2_K = {"attn_v": "Q3_K", "attn_output": "Q3_K", "ffn_down": "Q3_K", "*": "Q2_K"}

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from bench_core.contract import layout
-from bench_core.contract.digest import entries_sha256, file_sha256, prompts_sha256, text_sha256
 from bench_core.contract.errors import BadInput, first_line
-from bench_core.contract.outcome import EXIT_BAD_INPUT, EXIT_OK, Outcome, Verdict
-from bench_core.contract.record import Record
-from bench_core.contract.run import RunRecord
+from bench_core.contract.records import layout
+from bench_core.contract.records.digest import entries_sha256, file_sha256, prompts_sha256, text_sha256
+from bench_core.contract.records.outcome import EXIT_BAD_INPUT, EXIT_OK, Outcome, Verdict
+from bench_core.contract.records.record import Record
+from bench_core.contract.records.run import RunRecord
 
 PROMPTS = st.lists(st.lists(st.integers(0, 2**31), max_size=6), max_size=6)
 

@@ -9,7 +9,7 @@ import statistics
 import pytest
 from pydantic import ValidationError
 
-from bench_core.contract.representation import (
+from bench_core.contract.statistics.representation import (
     GROUPS,
     HARMLESS,
     MEANS_APART,

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from bench_core.contract.artifact import ArtifactRecord
-from bench_core.contract.calibration import Calibration, Measurement
-from bench_core.contract.events import Arrivals, BatchEvent, EndEvent, StartEvent
-from bench_core.contract.memory_model import activations_bytes, cache_tokens, explain_memory
-from bench_core.contract.metrics import CellEvents, CellMetrics, Distribution, MemoryUse, summarise
-from bench_core.contract.min_memory import MinMemory, Trial
-from bench_core.contract.model import ModelInfo
-from bench_core.contract.model_work import (
+from bench_core.contract.asked.protocol import MeasureProtocol
+from bench_core.contract.measures.memory_model import activations_bytes, cache_tokens, explain_memory
+from bench_core.contract.measures.metrics import CellEvents, CellMetrics, Distribution, MemoryUse, summarise
+from bench_core.contract.measures.min_memory import MinMemory, Trial
+from bench_core.contract.measures.roofline import compute_dtype, kv_item_bytes, roofline, verdict, weights_in_memory
+from bench_core.contract.measures.telemetry import TelemetrySummary
+from bench_core.contract.models.model import ModelInfo
+from bench_core.contract.models.model_work import (
     decode_flop,
     is_dense,
     kv_bytes_per_token,
@@ -24,14 +24,14 @@ from bench_core.contract.model_work import (
     multiplying_parameters,
     prompt_flop,
 )
-from bench_core.contract.outcome import Outcome
-from bench_core.contract.protocol import MeasureProtocol
-from bench_core.contract.roofline import compute_dtype, kv_item_bytes, roofline, verdict, weights_in_memory
-from bench_core.contract.spec import CellSpec
-from bench_core.contract.steps import DecodeSteps, PromptReading, decode_steps, prompt_reading
-from bench_core.contract.stored_weights import StoredWeights, stored_weights
-from bench_core.contract.telemetry import TelemetrySummary
-from bench_core.contract.workload import WorkloadRef
+from bench_core.contract.models.steps import DecodeSteps, PromptReading, decode_steps, prompt_reading
+from bench_core.contract.models.stored_weights import StoredWeights, stored_weights
+from bench_core.contract.records.artifact import ArtifactRecord
+from bench_core.contract.records.calibration import Calibration, Measurement
+from bench_core.contract.records.events import Arrivals, BatchEvent, EndEvent, StartEvent
+from bench_core.contract.records.outcome import Outcome
+from bench_core.contract.records.spec import CellSpec
+from bench_core.contract.records.workload import WorkloadRef
 
 FP16 = {"dtype": "float16"}
 

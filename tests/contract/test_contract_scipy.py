@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bench_core.contract.fit import Fit
-from bench_core.contract.interval import student_quantile
-from bench_core.contract.median import median_interval
-from bench_core.contract.trend import trend
+from bench_core.contract.statistics.fit import Fit
+from bench_core.contract.statistics.interval import student_quantile
+from bench_core.contract.statistics.median import median_interval
+from bench_core.contract.statistics.trend import trend
 
 
 @pytest.mark.parametrize(

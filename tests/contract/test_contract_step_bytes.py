@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from bench_core.contract.decoder import AttentionLayers, Decoder
-from bench_core.contract.model import ModelInfo
-from bench_core.contract.model_work import (
+from bench_core.contract.measures.roofline import Weights
+from bench_core.contract.models.decoder import AttentionLayers, Decoder
+from bench_core.contract.models.model import ModelInfo
+from bench_core.contract.models.model_work import (
     decode_flop,
     decoder_of,
     kv_cache_bytes,
@@ -17,8 +18,7 @@ from bench_core.contract.model_work import (
     multiplying_parameters,
     prompt_flop,
 )
-from bench_core.contract.roofline import Weights
-from bench_core.contract.steps import DecodeSteps, PromptReading
+from bench_core.contract.models.steps import DecodeSteps, PromptReading
 
 
 def attention(count: int, **changes: Any) -> AttentionLayers:

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
+from bench_core.contract.asked.protocol import MeasureProtocol
 from bench_core.contract.errors import BadInput
-from bench_core.contract.events import BatchEvent, StopEvent, WarmupEndEvent
-from bench_core.contract.interval import Interval, student_quantile, throughput_interval
-from bench_core.contract.phase_rates import batch_phase_times, row_decode_tok_s, row_prefill_tok_s
-from bench_core.contract.protocol import MeasureProtocol
-from bench_core.contract.repeats import between_runs
-from bench_core.contract.steadiness import latency_drift, steadiness
-from bench_core.contract.stopping import (
+from bench_core.contract.measures.phase_rates import batch_phase_times, row_decode_tok_s, row_prefill_tok_s
+from bench_core.contract.measures.repeats import between_runs
+from bench_core.contract.records.events import BatchEvent, StopEvent, WarmupEndEvent
+from bench_core.contract.statistics.interval import Interval, student_quantile, throughput_interval
+from bench_core.contract.statistics.steadiness import latency_drift, steadiness
+from bench_core.contract.statistics.stopping import (
     Sample,
     StoppingRule,
     WarmupRule,
@@ -28,8 +28,8 @@ from bench_core.contract.stopping import (
     warmup_batch,
     warmup_end,
 )
-from bench_core.contract.trend import trend
-from bench_core.contract.workload_rate import Work, WorkloadRate, whole_work, work_of
+from bench_core.contract.statistics.trend import trend
+from bench_core.contract.statistics.workload_rate import Work, WorkloadRate, whole_work, work_of
 
 
 def batch(index: int, latency_s: float, tokens: int = 100, prompt_tokens: int = 50, **changes: Any) -> BatchEvent:

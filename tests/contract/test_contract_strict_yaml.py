@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench_core.contract import strict_yaml
 from bench_core.contract.errors import BadInput
-from bench_core.contract.record import Record
+from bench_core.contract.records import strict_yaml
+from bench_core.contract.records.record import Record
 
 
 class Inner(Record):

@@ -9,10 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench_core.contract.events import TelemetryEvent
-from bench_core.contract.min_memory import RELATIVE_INTERVAL, Trial, search_smallest
-from bench_core.contract.outcome import Outcome
-from bench_core.contract.telemetry import (
+from bench_core.contract.measures.min_memory import RELATIVE_INTERVAL, Trial, search_smallest
+from bench_core.contract.measures.telemetry import (
     CLOCK_EVENT_REASONS,
     POWER_CAP_BIT,
     THROTTLING_BITS,
@@ -22,6 +20,8 @@ from bench_core.contract.telemetry import (
     reason_words,
     summarise_telemetry,
 )
+from bench_core.contract.records.events import TelemetryEvent
+from bench_core.contract.records.outcome import Outcome
 
 
 def samples(times: list[float], **columns: Any) -> TelemetryEvent:

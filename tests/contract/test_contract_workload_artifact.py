@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench_core.contract import artifact as artifact_module
-from bench_core.contract.artifact import ArtifactRecord, recipe_digest, usable_artifact
-from bench_core.contract.digest import prompts_sha256
 from bench_core.contract.errors import BadInput
-from bench_core.contract.workload import Workload
+from bench_core.contract.records import artifact as artifact_module
+from bench_core.contract.records.artifact import ArtifactRecord, recipe_digest, usable_artifact
+from bench_core.contract.records.digest import prompts_sha256
+from bench_core.contract.records.workload import Workload
 
 PROMPTS = ((5, 6, 7), (8, 9), (10,), (11, 12, 13, 14))
 

@@ -11,10 +11,18 @@ from statistics import linear_regression, mean
 import pytest
 from contract_noise import Draw, autoregression, exponential, normal
 
-from bench_core.contract.fit import Fit
-from bench_core.contract.interval import throughput_interval
-from bench_core.contract.stopping import Sample, StoppingRule, rate_of, stop_reason
-from bench_core.contract.workload_rate import MeanWork, WholeWork, Work, mean_work, whole_work, work_of, workload_rate
+from bench_core.contract.statistics.fit import Fit
+from bench_core.contract.statistics.interval import throughput_interval
+from bench_core.contract.statistics.stopping import Sample, StoppingRule, rate_of, stop_reason
+from bench_core.contract.statistics.workload_rate import (
+    MeanWork,
+    WholeWork,
+    Work,
+    mean_work,
+    whole_work,
+    work_of,
+    workload_rate,
+)
 
 TRIALS = 2000
 

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 from private_engine import SLOW, WORK, Driver, PrivateEngine, until
 
-from bench_core.contract import layout
-from bench_core.contract.artifact import ArtifactRecord
-from bench_core.contract.events import PhaseEvent, parse_events
-from bench_core.contract.outcome import EXIT_MACHINE, Outcome
+from bench_core.contract.records import layout
+from bench_core.contract.records.artifact import ArtifactRecord
+from bench_core.contract.records.events import PhaseEvent, parse_events
+from bench_core.contract.records.outcome import EXIT_MACHINE, Outcome
 
 pytestmark = pytest.mark.docker
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from private_engine import SLOW, WORK, Driver, PrivateEngine, until
 
-from bench_core.contract import layout
-from bench_core.contract.outcome import EXIT_MACHINE, MARKED, Outcome
-from bench_core.drive.docker_endpoint import connect
+from bench_core.contract.records import layout
+from bench_core.contract.records.outcome import EXIT_MACHINE, MARKED, Outcome
+from bench_core.drive.launch.containers.endpoint import connect
 
 pytestmark = pytest.mark.docker
 

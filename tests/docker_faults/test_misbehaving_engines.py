@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from private_engine import WORK, Done, Driver, PrivateEngine
 
-from bench_core.contract import layout
-from bench_core.contract.outcome import Outcome
+from bench_core.contract.records import layout
+from bench_core.contract.records.outcome import Outcome
 
 pytestmark = pytest.mark.docker
 

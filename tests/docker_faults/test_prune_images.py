@@ -14,7 +14,7 @@ import docker.errors
 import pytest
 from private_engine import PrivateEngine
 
-from bench_core.drive.docker_images import CONTEXT_LABEL
+from bench_core.drive.launch.containers.build import CONTEXT_LABEL
 
 pytestmark = pytest.mark.docker
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from private_engine import WORK, Done, Driver, PrivateEngine, until
 
-from bench_core.contract import layout
+from bench_core.contract.records import layout
 
 pytestmark = pytest.mark.docker
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from bench_core.contract import layout
 from bench_core.contract.errors import BadInput
-from bench_core.contract.host import memory_bytes
-from bench_core.contract.outcome import Outcome
-from bench_core.drive import box
-from bench_core.drive.collect import judge, read_verdict
-from bench_core.drive.launcher import Ended
+from bench_core.contract.records import layout
+from bench_core.contract.records.outcome import Outcome
+from bench_core.drive.launch import box
+from bench_core.drive.launch.launcher import Ended
+from bench_core.drive.run.collect import judge, read_verdict
+from bench_core.system.machine import memory_bytes
 
 
 @pytest.fixture(autouse=True)

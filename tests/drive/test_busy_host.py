@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, Drive
 
-from bench_core.contract import layout
-from bench_core.contract.cpu_use import BusyRule, CpuUse, taken_by_others
 from bench_core.contract.errors import BadInput
-from bench_core.contract.events import BatchEvent, StopEvent, parse_events
-from bench_core.drive import cpu_gate
-from bench_core.drive.cpu_gate import CpuGate, Look
-from bench_core.drive.gpu_gate import OnBusy
+from bench_core.contract.measures.cpu_use import BusyRule, CpuUse, taken_by_others
+from bench_core.contract.records import layout
+from bench_core.contract.records.events import BatchEvent, StopEvent, parse_events
+from bench_core.drive.run import cpu_gate
+from bench_core.drive.run.cpu_gate import CpuGate, Look
+from bench_core.drive.run.gpu_gate import OnBusy
 from bench_core.runs.load import load_run
 from bench_core.verify.run import verify_run
 
@@ -179,7 +179,7 @@ def test_busy_cpus_are_ignored_without_a_look_and_a_stop_ends_the_waiting() -> N
 
 HOLD = """
 import time
-from bench_core.drive.locks import Locks
+from bench_core.system.locks import Locks
 locks = Locks()
 locks.hold_cpus("theirs")
 print("held", flush=True)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from bench_core.contract import layout
-from bench_core.contract.events import TelemetryEvent
-from bench_core.contract.outcome import EXIT_MACHINE, MemoryEvidence, Outcome, Verdict
-from bench_core.drive.collect import judge, read_verdict, write_record
-from bench_core.drive.launcher import Ended
+from bench_core.contract.records import layout
+from bench_core.contract.records.events import TelemetryEvent
+from bench_core.contract.records.outcome import EXIT_MACHINE, MemoryEvidence, Outcome, Verdict
+from bench_core.drive.launch.launcher import Ended
+from bench_core.drive.run.collect import judge, read_verdict, write_record
 
 CELLS = ["null.scripted.b1", "null.scripted.b4", "null.scripted.b16"]
 

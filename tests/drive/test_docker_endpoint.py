@@ -19,8 +19,8 @@ import pytest
 from conftest import Drive
 
 from bench_core.contract.errors import BadInput
-from bench_core.contract.host import memory_bytes
-from bench_core.drive.docker_endpoint import Endpoint, chosen_endpoint, connect, require_of_this_host
+from bench_core.drive.launch.containers.endpoint import Endpoint, chosen_endpoint, connect, require_of_this_host
+from bench_core.system.machine import memory_bytes
 
 QUICK = ("--images", "null", "--device", "cpu", "--samples", "8", "--batch-sizes", "1")
 ELSEWHERE = ("tcp://192.0.2.1:2375", "tcp://[2001:db8::1]:2375", "ssh://somebody@host.invalid")  # RFC 5737, 3849, 6761

@@ -9,9 +9,9 @@ from typing import Any
 import docker.errors
 import pytest
 
-from bench_core.contract.manifest import Manifest
-from bench_core.drive.catalogue import Catalogue, Image
-from bench_core.drive.docker_images import LOCAL_OPERATING_SYSTEM, SYSTEMS, ImageBuilder, tag_of
+from bench_core.contract.asked.manifest import Manifest
+from bench_core.drive.launch.containers.build import LOCAL_OPERATING_SYSTEM, SYSTEMS, ImageBuilder, tag_of
+from bench_core.drive.plan.catalogue import Catalogue, Image
 
 MANIFEST = """\
 name: based

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from bench_core.contract.errors import BadInput
-from bench_core.drive.docker_pulse import PATIENCE_S, EngineSilent, Pulse, followed, patience_s
+from bench_core.drive.launch.containers.pulse import PATIENCE_S, EngineSilent, Pulse, followed, patience_s
 
 
 def fine() -> None:

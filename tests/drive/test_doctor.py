@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from bench_core.contract.cpu_use import CpuUse
-from bench_core.contract.run import GpuInfo
+from bench_core.contract.measures.cpu_use import CpuUse
+from bench_core.contract.records.run import GpuInfo
 from bench_core.drive import doctor
-from bench_core.drive.cpu_gate import Look
+from bench_core.drive.run.cpu_gate import Look
 
 GPU = GpuInfo(uuid="GPU-1", name="a card", memory_bytes=80 * 10**9, driver_version="580.1")
 
@@ -30,7 +30,7 @@ def test_the_command_names_what_is_missing_and_what_mends_it(tmp_path: Path) -> 
 
 
 def test_everything_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "host_gpus", lambda: [GPU])
+    monkeypatch.setattr(doctor, "visible_gpus", lambda: [GPU])
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/nobody.sock")
     found = {finding.subject: finding for finding in doctor.findings((tmp_path,))}
     assert list(found) == [

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from conftest import Drive
 
-from bench_core.contract.layout import HF_ARTIFACT
-from bench_core.contract.outcome import EXIT_MACHINE
-from bench_core.prepare.model import ModelRequest, prepare_model
+from bench_core.contract.records.layout import HF_ARTIFACT
+from bench_core.contract.records.outcome import EXIT_MACHINE
+from bench_core.prepare.models.model import ModelRequest, prepare_model
 
 QUICK = ("--images", "null", "--device", "cpu", "--launcher", "process", "--samples", "8", "--batch-sizes", "1")
 
@@ -165,7 +165,7 @@ def test_no_docker_daemon(drive: Drive, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_cuda_without_a_gpu(drive: Drive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench_core.drive.session.host_gpus", list)
+    monkeypatch.setattr("bench_core.drive.run.session.visible_gpus", list)
     assert "no GPU" in _refused(drive, tmp_path, "--device", "cuda")
 
 

@@ -14,23 +14,23 @@ from typing import Any, Literal
 import pytest
 from conftest import Drive
 
-from bench_core.contract import layout
-from bench_core.contract.calibration import Calibration
+from bench_core.contract.asked.manifest import Manifest
 from bench_core.contract.errors import BadInput
-from bench_core.contract.manifest import Manifest
-from bench_core.contract.metrics import CellResult
-from bench_core.contract.min_memory import RELATIVE_INTERVAL, MinMemory
-from bench_core.contract.run import GpuInfo
-from bench_core.contract.spec import CellSpec
-from bench_core.drive import calibration
-from bench_core.drive.calibration import is_at_hand, measure_devices, name_of
-from bench_core.drive.catalogue import Catalogue, Image
-from bench_core.drive.environments import Environments
-from bench_core.drive.launcher import Ended, Launch
-from bench_core.drive.plan import make_plan
-from bench_core.drive.process_launcher import ProcessLauncher
-from bench_core.drive.progress import Display
-from bench_core.drive.request import Suite
+from bench_core.contract.measures.metrics import CellResult
+from bench_core.contract.measures.min_memory import RELATIVE_INTERVAL, MinMemory
+from bench_core.contract.records import layout
+from bench_core.contract.records.calibration import Calibration
+from bench_core.contract.records.run import GpuInfo
+from bench_core.contract.records.spec import CellSpec
+from bench_core.drive.ask.request import Suite
+from bench_core.drive.launch.launcher import Ended, Launch
+from bench_core.drive.launch.processes.environments import Environments
+from bench_core.drive.launch.processes.launcher import ProcessLauncher
+from bench_core.drive.plan.catalogue import Catalogue, Image
+from bench_core.drive.plan.plan import make_plan
+from bench_core.drive.run import calibration
+from bench_core.drive.run.calibration import is_at_hand, measure_devices, name_of
+from bench_core.drive.run.progress import Display
 from bench_core.verify.run import verify_run
 
 RUN = ("--device", "cpu", "--launcher", "process", "--samples", "8", "--max-new-tokens", "8")
@@ -41,7 +41,7 @@ RECORD = Calibration(name="v1.cpu", wall_time_utc="t", device="cpu", cpu="c", th
 CODE = """\
 import time
 
-from bench_core.contract.calibration import WorkPiece
+from bench_core.contract.records.calibration import WorkPiece
 
 
 def work(device):

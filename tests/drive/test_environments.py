@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from bench_core.contract.manifest import Manifest
-from bench_core.drive import environments
-from bench_core.drive.catalogue import Catalogue, Image
-from bench_core.drive.environments import Environments, complete_files, requirement_files
+from bench_core.contract.asked.manifest import Manifest
+from bench_core.drive.launch.processes import environments
+from bench_core.drive.launch.processes.environments import Environments, complete_files, requirement_files
+from bench_core.drive.plan.catalogue import Catalogue, Image
 
 MANIFEST = """\
 name: listed

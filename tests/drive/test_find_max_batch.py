@@ -10,23 +10,23 @@ from typing import cast
 import pytest
 from conftest import Drive
 
-from bench_core.contract import layout
 from bench_core.contract.errors import BadInput
-from bench_core.contract.max_batch import MaxBatch
-from bench_core.contract.metrics import CellResult
-from bench_core.contract.outcome import MemoryEvidence, Outcome, Verdict
-from bench_core.contract.run import GpuInfo
-from bench_core.contract.spec import CellSpec
-from bench_core.drive import gpu_gate
-from bench_core.drive.catalogue import Catalogue
-from bench_core.drive.execute import Prepared
-from bench_core.drive.gpu_gate import Occupancy, Occupant
-from bench_core.drive.locks import Locks
-from bench_core.drive.plan import method_job
-from bench_core.drive.process_launcher import ProcessLauncher
-from bench_core.drive.progress import Display
-from bench_core.drive.request import Request, Suite
-from bench_core.drive.trials import Site, Trials
+from bench_core.contract.measures.max_batch import MaxBatch
+from bench_core.contract.measures.metrics import CellResult
+from bench_core.contract.records import layout
+from bench_core.contract.records.outcome import MemoryEvidence, Outcome, Verdict
+from bench_core.contract.records.run import GpuInfo
+from bench_core.contract.records.spec import CellSpec
+from bench_core.drive.ask.request import Request, Suite
+from bench_core.drive.launch.processes.launcher import ProcessLauncher
+from bench_core.drive.plan.catalogue import Catalogue
+from bench_core.drive.plan.plan import method_job
+from bench_core.drive.run import gpu_gate
+from bench_core.drive.run.execute import Prepared
+from bench_core.drive.run.gpu_gate import Occupancy, Occupant
+from bench_core.drive.run.progress import Display
+from bench_core.drive.search.trials import Site, Trials
+from bench_core.system.locks import Locks
 from bench_core.verify.publish import publish
 from bench_core.verify.run import verify_run
 

@@ -9,15 +9,15 @@ import pytest
 import yaml
 from conftest import Drive
 
-from bench_core.contract import layout
-from bench_core.contract.artifact import ArtifactRecord
-from bench_core.contract.manifest import Manifest
-from bench_core.contract.run import RunRecord
-from bench_core.drive import process_launcher
-from bench_core.drive.catalogue import Catalogue, Image
-from bench_core.drive.launcher import Launch
-from bench_core.drive.request import Suite
-from bench_core.prepare.model import ModelRequest, prepare_model
+from bench_core.contract.asked.manifest import Manifest
+from bench_core.contract.records import layout
+from bench_core.contract.records.artifact import ArtifactRecord
+from bench_core.contract.records.run import RunRecord
+from bench_core.drive.ask.request import Suite
+from bench_core.drive.launch.launcher import Launch
+from bench_core.drive.launch.processes import launcher as process_launcher
+from bench_core.drive.plan.catalogue import Catalogue, Image
+from bench_core.prepare.models.model import ModelRequest, prepare_model
 
 CT2 = ("--images", "ctranslate2", "--device", "cpu", "--launcher", "process", "--samples", "8", "--batch-sizes", "1")
 NULL = ("--images", "null", "--device", "cpu", "--launcher", "process", "--samples", "8", "--batch-sizes", "1")

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 from conftest import Drive
 
-from bench_core.contract import layout
 from bench_core.contract.errors import BadInput
-from bench_core.contract.run import RunRecord
-from bench_core.contract.spec import CellSpec
-from bench_core.contract.workload import Workload
-from bench_core.drive.catalogue import Catalogue
-from bench_core.drive.plan import HARNESS_BATCHES, harness_job, make_plan
-from bench_core.drive.process_launcher import ProcessLauncher
-from bench_core.drive.request import Suite
+from bench_core.contract.records import layout
+from bench_core.contract.records.run import RunRecord
+from bench_core.contract.records.spec import CellSpec
+from bench_core.contract.records.workload import Workload
+from bench_core.drive.ask.request import Suite
+from bench_core.drive.launch.processes.launcher import ProcessLauncher
+from bench_core.drive.plan.catalogue import Catalogue
+from bench_core.drive.plan.plan import HARNESS_BATCHES, harness_job, make_plan
 from bench_core.runs.load import load_run
 from bench_core.verify.run import verify_run
 

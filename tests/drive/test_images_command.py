@@ -10,8 +10,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench_core.drive.catalogue import Catalogue
 from bench_core.drive.images import shown
+from bench_core.drive.plan.catalogue import Catalogue
 
 
 def listed(table: object) -> str:

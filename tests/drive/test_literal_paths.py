@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from conftest import Drive
 
-from bench_core.contract import layout
-from bench_core.drive.catalogue import Catalogue
-from bench_core.drive.launcher import Folders, Launch
-from bench_core.drive.process_launcher import places
-from bench_core.prepare.weights import SINGLE_FILE
+from bench_core.contract.records import layout
+from bench_core.drive.launch.launcher import Folders, Launch
+from bench_core.drive.launch.processes.launcher import places
+from bench_core.drive.plan.catalogue import Catalogue
+from bench_core.prepare.models.weights import SINGLE_FILE
 from bench_core.verify.run import verify_run
 
 NAMES = ["models [v1]", "what?", "all*"]

@@ -15,17 +15,17 @@ from typing import Any
 import pytest
 from conftest import ROOT, Drive
 
-from bench_core.contract import layout
-from bench_core.contract.declaration import Declared, declared, fields_that_may_differ, meant_before
-from bench_core.contract.difference import differences
-from bench_core.contract.protocol import MeasureOptions, MeasureProtocol, ProtocolFields, Timeouts, WorkFields
-from bench_core.contract.scenario import KINDS, Offline, scenario_of_word
-from bench_core.contract.spec import Assignment, CellPlan, CellSpec
-from bench_core.drive import assignment as handing
+from bench_core.contract.asked.declaration import Declared, declared, fields_that_may_differ, meant_before
+from bench_core.contract.asked.difference import differences
+from bench_core.contract.asked.protocol import MeasureOptions, MeasureProtocol, ProtocolFields, Timeouts, WorkFields
+from bench_core.contract.asked.scenario import KINDS, Offline, scenario_of_word
+from bench_core.contract.records import layout
+from bench_core.contract.records.spec import Assignment, CellPlan, CellSpec
 from bench_core.drive import schema
-from bench_core.drive.launcher import Ended, Launch, LineTaker
-from bench_core.drive.process_launcher import ProcessLauncher
-from bench_core.drive.request import Suite
+from bench_core.drive.ask.request import Suite
+from bench_core.drive.launch.launcher import Ended, Launch, LineTaker
+from bench_core.drive.launch.processes.launcher import ProcessLauncher
+from bench_core.drive.run import assignment as handing
 from bench_core.worker.resolve import Options
 
 QUICK = ("--images", "null", "--device", "cpu", "--launcher", "process", "--samples", "8", "--max-new-tokens", "2")

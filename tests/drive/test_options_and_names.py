@@ -10,11 +10,11 @@ import pytest
 from conftest import Drive
 
 from bench_core.contract.errors import BadInput
-from bench_core.contract.spec import CellSpec
-from bench_core.drive import words
-from bench_core.drive.catalogue import Catalogue
-from bench_core.drive.plan import cell_job, make_plan, method_job
-from bench_core.drive.request import Suite
+from bench_core.contract.records.spec import CellSpec
+from bench_core.drive.ask import words
+from bench_core.drive.ask.request import Suite
+from bench_core.drive.plan.catalogue import Catalogue
+from bench_core.drive.plan.plan import cell_job, make_plan, method_job
 
 QUICK = ("--images", "null", "--device", "cpu", "--launcher", "process", "--batch-sizes", "1", "--samples", "8")
 MANIFEST = """\

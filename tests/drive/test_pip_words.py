@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from bench_core.contract.errors import MachineFailure, MayPass
-from bench_core.drive.launcher import NotInstalled
-from bench_core.drive.pip_words import explain
+from bench_core.drive.launch.launcher import NotInstalled
+from bench_core.drive.launch.processes.pip_words import explain
 
 MISSING = """\
 ERROR: Could not find a version that satisfies the requirement engine==9.9 (from versions: 0.1, 0.2, 0.3, 0.4, 0.5, 1.0)

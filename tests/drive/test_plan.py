@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from bench_core.contract.errors import BadInput
-from bench_core.drive.catalogue import Catalogue
-from bench_core.drive.plan import Plan, make_plan, plan_of_cells
-from bench_core.drive.request import Suite
+from bench_core.drive.ask.request import Suite
+from bench_core.drive.plan.catalogue import Catalogue
+from bench_core.drive.plan.plan import Plan, make_plan, plan_of_cells
 
 IMAGE = """
 name: {name}

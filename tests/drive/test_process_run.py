@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from conftest import Drive
 
-from bench_core.contract import layout
-from bench_core.contract.metrics import CellResult
-from bench_core.contract.outcome import Verdict
-from bench_core.contract.run import RunRecord
-from bench_core.contract.spec import CellSpec
-from bench_core.drive.visit import point_latest
+from bench_core.contract.measures.metrics import CellResult
+from bench_core.contract.records import layout
+from bench_core.contract.records.outcome import Verdict
+from bench_core.contract.records.run import RunRecord
+from bench_core.contract.records.spec import CellSpec
+from bench_core.drive.run.visit import point_latest
 
 RUN = ("--images", "null", "--device", "cpu", "--launcher", "process", "--samples", "8", "--max-new-tokens", "8")
 
@@ -161,7 +161,7 @@ def test_a_suite_file_of_before_the_rules_goes_on_as_it_was_begun(drive: Drive, 
 
 def test_environments_for_gpus_are_built_where_there_is_none(drive: Drive, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that builds need not be the one that measures; measuring there is refused."""
-    monkeypatch.setattr("bench_core.drive.session.host_gpus", list)
+    monkeypatch.setattr("bench_core.drive.run.session.visible_gpus", list)
     asked = ("--images", "null", "--device", "cuda", "--launcher", "process")
     built = drive(*asked, "--build-only")
     assert built.code == 0, built.err

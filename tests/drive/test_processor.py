@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bench_core.contract.host import host_info
-from bench_core.drive import processor
+from bench_core.system import processor
+from bench_core.system.machine import host_info
 
 FLAT = [{"field": "Architecture:", "data": "aarch64"}, {"field": "Model name:", "data": "Neoverse-N1"}]
 NESTED = [

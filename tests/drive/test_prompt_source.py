@@ -12,12 +12,12 @@ from pathlib import Path
 from conftest import ROOT, Drive
 from page_lines import page_lines
 
-from bench_core.contract import layout
-from bench_core.contract.run import RunRecord
-from bench_core.contract.spec import CellSpec
-from bench_core.contract.workload import Workload
-from bench_core.drive.request import Suite
-from bench_core.prepare.columns import HINT
+from bench_core.contract.records import layout
+from bench_core.contract.records.run import RunRecord
+from bench_core.contract.records.spec import CellSpec
+from bench_core.contract.records.workload import Workload
+from bench_core.drive.ask.request import Suite
+from bench_core.prepare.prompts.columns import HINT
 from bench_core.verify.run import verify_run
 
 RUN = (

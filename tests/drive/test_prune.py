@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from bench_core.contract import layout
 from bench_core.contract.errors import BadInput
+from bench_core.contract.records import layout
 from bench_core.drive import prune
-from bench_core.drive.catalogue import Catalogue
-from bench_core.drive.environments import Environments
-from bench_core.drive.locks import Locks
+from bench_core.drive.launch.processes.environments import Environments
+from bench_core.drive.plan.catalogue import Catalogue
+from bench_core.system.locks import Locks
 
 
 def model(models: Path, name: str) -> Path:

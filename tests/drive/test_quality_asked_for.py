@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from conftest import Drive
 
+from bench_core.contract.asked.manifest import Manifest
 from bench_core.contract.errors import BadInput
-from bench_core.contract.manifest import Manifest
-from bench_core.contract.quality import QualityBounds
-from bench_core.contract.run import RunRecord
-from bench_core.contract.spec import CellSpec
-from bench_core.drive.catalogue import Catalogue
-from bench_core.drive.plan import make_plan
-from bench_core.drive.request import Suite
+from bench_core.contract.measures.quality import QualityBounds
+from bench_core.contract.records.run import RunRecord
+from bench_core.contract.records.spec import CellSpec
+from bench_core.drive.ask.request import Suite
+from bench_core.drive.plan.catalogue import Catalogue
+from bench_core.drive.plan.plan import make_plan
 
 FAST = ("--option", "null.ttft_s=0.001", "--option", "null.tpot_s=0.001")
 PROMPTS = ("--samples", "8", "--max-new-tokens", "4")

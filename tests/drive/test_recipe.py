@@ -8,11 +8,11 @@ from typing import Any
 import docker.errors
 import pytest
 
-from bench_core.drive import docker_images
-from bench_core.drive.catalogue import IMAGES_FOLDER, REPOSITORY, Catalogue, Image
-from bench_core.drive.docker_images import ImageBuilder
-from bench_core.drive.process_launcher import ProcessLauncher
-from bench_core.drive.recipe import recipe_of
+from bench_core.drive.launch.containers import build as docker_images
+from bench_core.drive.launch.containers.build import ImageBuilder
+from bench_core.drive.launch.processes.launcher import ProcessLauncher
+from bench_core.drive.plan.catalogue import IMAGES_FOLDER, REPOSITORY, Catalogue, Image
+from bench_core.drive.plan.recipe import recipe_of
 
 
 class _Engine:
@@ -67,7 +67,7 @@ def test_every_file_that_an_image_and_its_bases_are_built_of_counts(
 def test_a_recipe_follows_from_content_and_names_and_not_from_what_python_leaves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bench_core.drive.recipe.REPOSITORY", tmp_path)
+    monkeypatch.setattr("bench_core.drive.plan.recipe.REPOSITORY", tmp_path)
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "x.py").write_text("1", encoding="utf-8")
     before = recipe_of([tmp_path / "a"], {"k": "v"})

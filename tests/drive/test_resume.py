@@ -15,18 +15,18 @@ from typing import Any
 import pytest
 from conftest import ROOT, Called, Drive
 
-from bench_core.contract import layout
 from bench_core.contract.errors import BadInput
-from bench_core.contract.outcome import Outcome, Verdict
-from bench_core.contract.run import ArtifactInfo, GpuInfo, RunRecord, VisitInfo
-from bench_core.contract.spec import CellSpec
-from bench_core.drive.catalogue import Catalogue
-from bench_core.drive.collect import write_record
-from bench_core.drive.plan import make_plan
-from bench_core.drive.process_launcher import ProcessLauncher
-from bench_core.drive.provide import Provision
-from bench_core.drive.request import Suite
-from bench_core.drive.resume import Earlier, find_run
+from bench_core.contract.records import layout
+from bench_core.contract.records.outcome import Outcome, Verdict
+from bench_core.contract.records.run import ArtifactInfo, GpuInfo, RunRecord, VisitInfo
+from bench_core.contract.records.spec import CellSpec
+from bench_core.drive.ask.request import Suite
+from bench_core.drive.launch.processes.launcher import ProcessLauncher
+from bench_core.drive.plan.catalogue import Catalogue
+from bench_core.drive.plan.plan import make_plan
+from bench_core.drive.plan.resume import Earlier, find_run
+from bench_core.drive.run.collect import write_record
+from bench_core.drive.run.provide import Provision
 
 BASE = ("--device", "cpu", "--launcher", "process", "--samples", "8", "--max-new-tokens", "4")
 FAST = ("--option", "null.ttft_s=0.001", "--option", "null.tpot_s=0.001")

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, Drive
 
-from bench_core.contract import layout
 from bench_core.contract.errors import BadInput
-from bench_core.contract.run import RunRecord
-from bench_core.contract.workload import Workload
-from bench_core.drive.request import Suite
-from bench_core.drive.resume import Earlier
+from bench_core.contract.records import layout
+from bench_core.contract.records.run import RunRecord
+from bench_core.contract.records.workload import Workload
+from bench_core.drive.ask.request import Suite
+from bench_core.drive.plan.resume import Earlier
 
 RUN = ("--images", "null", "--device", "cpu", "--launcher", "process", "--samples", "4", "--max-new-tokens", "2")
 FAST = ("--option", "null.ttft_s=0.001", "--option", "null.tpot_s=0.001", "--no-harness-check", "--run-id", "mine")

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench_core.drive.lines import MAX_LINE_BYTES, LineSplitter, Tail
-from bench_core.drive.wheels import package_source
+from bench_core.drive.launch.processes.wheels import package_source
+from bench_core.system.lines import MAX_LINE_BYTES, LineSplitter, Tail
 
 
 @given(st.lists(st.binary(max_size=40), max_size=20))

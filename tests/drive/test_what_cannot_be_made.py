@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 from conftest import Drive
 
-from bench_core.contract import layout
+from bench_core.contract.asked.manifest import Manifest
 from bench_core.contract.errors import MachineFailure, MayPass
-from bench_core.contract.manifest import Manifest
-from bench_core.contract.outcome import EXIT_MACHINE, Outcome, Verdict
-from bench_core.contract.run import ImageInfo, RunRecord
-from bench_core.drive.catalogue import IMAGES_FOLDER, Catalogue, Image
-from bench_core.drive.environments import Environments
-from bench_core.drive.launcher import NotInstalled
-from bench_core.drive.process_launcher import ProcessLauncher
-from bench_core.drive.resume import Earlier
+from bench_core.contract.records import layout
+from bench_core.contract.records.outcome import EXIT_MACHINE, Outcome, Verdict
+from bench_core.contract.records.run import ImageInfo, RunRecord
+from bench_core.drive.launch.launcher import NotInstalled
+from bench_core.drive.launch.processes.environments import Environments
+from bench_core.drive.launch.processes.launcher import ProcessLauncher
+from bench_core.drive.plan.catalogue import IMAGES_FOLDER, Catalogue, Image
+from bench_core.drive.plan.resume import Earlier
 from bench_core.verify.run import verify_run
 
 CALL = ("--device", "cpu", "--launcher", "process", "--batch-sizes", "1,2", "--samples", "8", "--max-new-tokens", "4")
@@ -87,7 +87,7 @@ def _not_installed(monkeypatch: pytest.MonkeyPatch, error: BaseException, name: 
         return whole(self, image, *more)
 
     monkeypatch.setattr(ProcessLauncher, "ensure", ensure)
-    monkeypatch.setattr("bench_core.drive.retry.PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr("bench_core.drive.run.retry.PAUSES_S", (0.0, 0.0))
     return asked
 
 

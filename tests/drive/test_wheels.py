@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench_core.drive.wheels import package_source
+from bench_core.drive.launch.processes.wheels import package_source
 
 
 def test_a_second_build_waits_for_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,8 +25,8 @@ from unittest import mock
 
 from null_run import null_run
 
-from bench_core.contract import layout
-from bench_core.drive import cli as drive_cli
+from bench_core.contract.records import layout
+from bench_core.drive.ask import cli as drive_cli
 from bench_core.report import cli as report_cli
 from bench_core.verify import cli as verify_cli
 

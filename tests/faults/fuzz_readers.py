@@ -22,19 +22,19 @@ from typing import Any
 
 from quantised_files import gguf_bytes, gptq_file, llama_tensors
 
-from bench_core.contract import layout, strict_yaml
-from bench_core.contract.artifact import ArtifactRecord
-from bench_core.contract.artifact_tensors import given_form
+from bench_core.contract.asked.manifest import Manifest
 from bench_core.contract.errors import BadInput
-from bench_core.contract.events import parse_events, parse_stdout
-from bench_core.contract.manifest import Manifest
-from bench_core.contract.max_batch import BatchTrial, MaxBatch, search_largest
-from bench_core.contract.metrics import CellEvents, CellResult, summarise
-from bench_core.contract.min_memory import MinMemory, Trial, search_smallest
-from bench_core.contract.outcome import MemoryEvidence, Outcome, Verdict
-from bench_core.contract.run import RunRecord
-from bench_core.contract.spec import CellSpec
-from bench_core.drive.request import Suite
+from bench_core.contract.measures.max_batch import BatchTrial, MaxBatch, search_largest
+from bench_core.contract.measures.metrics import CellEvents, CellResult, summarise
+from bench_core.contract.measures.min_memory import MinMemory, Trial, search_smallest
+from bench_core.contract.models.artifact_tensors import given_form
+from bench_core.contract.records import layout, strict_yaml
+from bench_core.contract.records.artifact import ArtifactRecord
+from bench_core.contract.records.events import parse_events, parse_stdout
+from bench_core.contract.records.outcome import MemoryEvidence, Outcome, Verdict
+from bench_core.contract.records.run import RunRecord
+from bench_core.contract.records.spec import CellSpec
+from bench_core.drive.ask.request import Suite
 from bench_core.report.tables.memory import explained_sheet
 from bench_core.report.tables.searches import largest_sheets, smallest_sheet
 from bench_core.runs.files import Unreadable, read_record

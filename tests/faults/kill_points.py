@@ -23,10 +23,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from bench_core.contract import layout
-from bench_core.contract.events import BatchEvent, parse_events
-from bench_core.drive.docker_endpoint import connect
-from bench_core.drive.resume import Earlier
+from bench_core.contract.records import layout
+from bench_core.contract.records.events import BatchEvent, parse_events
+from bench_core.drive.launch.containers.endpoint import connect
+from bench_core.drive.plan.resume import Earlier
 from bench_core.runs.load import load_run
 
 ROOT = Path(__file__).resolve().parents[2]

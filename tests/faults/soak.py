@@ -24,8 +24,8 @@ from typing import Any
 
 import docker
 
-from bench_core.contract.outcome import Outcome
-from bench_core.drive.docker_endpoint import chosen_endpoint
+from bench_core.contract.records.outcome import Outcome
+from bench_core.drive.launch.containers.endpoint import chosen_endpoint
 from bench_core.runs.load import load_run
 from bench_core.verify.run import verify_run
 

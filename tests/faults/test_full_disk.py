@@ -14,9 +14,9 @@ from pathlib import Path
 from conftest import ROOT, Drive
 from null_run import null_run
 
-from bench_core.contract import layout
-from bench_core.contract.outcome import EXIT_MACHINE, Verdict
-from bench_core.drive.resume import Earlier
+from bench_core.contract.records import layout
+from bench_core.contract.records.outcome import EXIT_MACHINE, Verdict
+from bench_core.drive.plan.resume import Earlier
 
 RUN = null_run(samples=48, max_new_tokens=8)
 FAST = ("--option", "null.ttft_s=0.001", "--option", "null.tpot_s=0.0005")

@@ -10,8 +10,8 @@ from fuzz_readers import Found, Target, _read, fuzz, targets
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bench_core.contract import strict_yaml
 from bench_core.contract.errors import BadInput
+from bench_core.contract.records import strict_yaml
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from fuzz_commands import LITERALS, Commands, fuzz, put_last, whole_run
 
-from bench_core.contract import layout
+from bench_core.contract.records import layout
 
 COMMANDS = ("verify", "report", "resume")
 CELL = Path(layout.CELLS_FOLDER) / "null.scripted.b4"

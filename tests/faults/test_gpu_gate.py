@@ -11,14 +11,14 @@ import pynvml
 import pytest
 
 from bench_core.contract.errors import BadInput
-from bench_core.contract.run import GpuInfo
-from bench_core.drive import gpu_gate, gpus
-from bench_core.drive.execute import Execution
-from bench_core.drive.gpu_gate import GpuGate, Occupancy, Occupant, OnBusy, look
-from bench_core.drive.plan import Plan
-from bench_core.drive.process_launcher import ProcessLauncher
-from bench_core.drive.progress import Display
-from bench_core.drive.request import Request, Suite
+from bench_core.contract.records.run import GpuInfo
+from bench_core.drive.ask.request import Request, Suite
+from bench_core.drive.launch.processes.launcher import ProcessLauncher
+from bench_core.drive.plan.plan import Plan
+from bench_core.drive.run import gpu_gate, gpus
+from bench_core.drive.run.execute import Execution
+from bench_core.drive.run.gpu_gate import GpuGate, Occupancy, Occupant, OnBusy, look
+from bench_core.drive.run.progress import Display
 
 UUID = "GPU-1"
 FREE = Occupancy((), 400 << 20, 0)
@@ -225,14 +225,14 @@ def test_memory_is_polled_until_it_is_back_or_the_limit_is_over(
     nvml: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [0.0]
-    monkeypatch.setattr("bench_core.drive.gpus.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("bench_core.drive.run.gpus.time.monotonic", lambda: clock[0])
 
     def sleep(seconds: float) -> None:
         clock[0] += seconds
         if clock[0] > 2:
             nvml["nvmlDeviceGetMemoryInfo"] = _Memory(1 << 30)
 
-    monkeypatch.setattr("bench_core.drive.gpus.time.sleep", sleep)
+    monkeypatch.setattr("bench_core.drive.run.gpus.time.sleep", sleep)
     assert gpus.memory_came_back(UUID, 1 << 30)
     assert 2 < clock[0] < 3
     assert not gpus.memory_came_back(UUID, 1 << 20)

@@ -15,16 +15,16 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from bench_core.drive.catalogue import Catalogue
-from bench_core.drive.environments import Environments
+from bench_core.drive.launch.processes.environments import Environments
+from bench_core.drive.plan.catalogue import Catalogue
 
 # The driver with environments of its own.
 DRIVER = """\
 import sys
 from pathlib import Path
-from bench_core.drive.environments import Environments
+from bench_core.drive.launch.processes.environments import Environments
 Environments.__init__.__defaults__ = (Path(sys.argv.pop(1)),)
-from bench_core.drive.cli import main
+from bench_core.drive.ask.cli import main
 main()
 """
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from kill_points import CELLS, DETERMINISTIC, Point, _judge, complete_cells, reference, soak, table
 
-from bench_core.contract import layout
+from bench_core.contract.records import layout
 
 POINTS = 12  # `make soak-kill` takes 200
 

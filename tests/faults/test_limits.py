@@ -14,15 +14,15 @@ import pytest
 from conftest import Drive
 from null_run import null_run
 
-from bench_core.contract import layout
-from bench_core.contract.events import BatchEvent, parse_events
-from bench_core.contract.outcome import Outcome, Verdict
-from bench_core.contract.protocol import Timeouts
-from bench_core.drive.collect import judge
-from bench_core.drive.launcher import Ended
-from bench_core.drive.silence import Silence
-from bench_core.worker import limits
-from bench_core.worker.limits import Watchdog
+from bench_core.contract.asked.protocol import Timeouts
+from bench_core.contract.records import layout
+from bench_core.contract.records.events import BatchEvent, parse_events
+from bench_core.contract.records.outcome import Outcome, Verdict
+from bench_core.drive.launch.launcher import Ended
+from bench_core.drive.launch.silence import Silence
+from bench_core.drive.run.collect import judge
+from bench_core.worker.supervise import limits
+from bench_core.worker.supervise.limits import Watchdog
 
 RUN = null_run()
 FAST = ("--option", "null.ttft_s=0.001", "--option", "null.tpot_s=0.001", "--run-id", "mine")

@@ -19,14 +19,15 @@ from conftest import ROOT, Drive
 from null_run import null_run
 
 from bench_core.contract.errors import BadInput
-from bench_core.drive import locks
-from bench_core.drive.locks import Holder, Locks, alive, system_lock_folder
+from bench_core.system import locks
+from bench_core.system.locks import Holder, Locks, system_lock_folder
+from bench_core.system.processes import alive
 
 RUN = null_run()
 HOLD = """
 import sys, time
 from pathlib import Path
-from bench_core.drive.locks import Locks
+from bench_core.system.locks import Locks
 locks = Locks()
 getattr(locks, sys.argv[1])(*(Path(w) if "/" in w else w for w in sys.argv[2:]))
 print("held", flush=True)
@@ -105,7 +106,7 @@ def test_a_killed_holder_leaves_a_file_that_is_no_obstacle(tmp_path: Path) -> No
 INHERITED = """
 import subprocess, sys
 from pathlib import Path
-from bench_core.drive.locks import Locks
+from bench_core.system.locks import Locks
 locks = Locks()
 run = Path(sys.argv[1])
 locks.hold_run(run)

@@ -10,23 +10,23 @@ import pytest
 from conftest import Drive
 from null_run import null_run
 
-from bench_core.contract import layout
-from bench_core.contract.digest import prompts_sha256
 from bench_core.contract.errors import MachineFailure
-from bench_core.contract.outcome import EXIT_BAD_INPUT, EXIT_MACHINE, MARKED, Outcome, Verdict
-from bench_core.contract.run import GpuInfo
-from bench_core.contract.workload import Workload
-from bench_core.drive.catalogue import Catalogue
-from bench_core.drive.collect import write_record
-from bench_core.drive.execute import Execution, Prepared
-from bench_core.drive.gpu_gate import GpuGate
-from bench_core.drive.launcher import Ended, Launch, Launcher
-from bench_core.drive.plan import make_plan
-from bench_core.drive.process_launcher import ProcessLauncher
-from bench_core.drive.progress import Display
-from bench_core.drive.request import Request, Suite
-from bench_core.drive.resume import Earlier
-from bench_core.prepare.model import ModelRequest, prepare_model
+from bench_core.contract.records import layout
+from bench_core.contract.records.digest import prompts_sha256
+from bench_core.contract.records.outcome import EXIT_BAD_INPUT, EXIT_MACHINE, MARKED, Outcome, Verdict
+from bench_core.contract.records.run import GpuInfo
+from bench_core.contract.records.workload import Workload
+from bench_core.drive.ask.request import Request, Suite
+from bench_core.drive.launch.launcher import Ended, Launch, Launcher
+from bench_core.drive.launch.processes.launcher import ProcessLauncher
+from bench_core.drive.plan.catalogue import Catalogue
+from bench_core.drive.plan.plan import make_plan
+from bench_core.drive.plan.resume import Earlier
+from bench_core.drive.run.collect import write_record
+from bench_core.drive.run.execute import Execution, Prepared
+from bench_core.drive.run.gpu_gate import GpuGate
+from bench_core.drive.run.progress import Display
+from bench_core.prepare.models.model import ModelRequest, prepare_model
 
 RUN = (*null_run(samples=8), "--option", "null.ttft_s=0.001", "--option", "null.tpot_s=0.0005", "--run-id", "mine")
 NO_GPU = "error: --device cuda: no GPU answers through NVML here\nhint: start the container with --gpus, or use cpu\n"
@@ -34,7 +34,7 @@ NO_GPU = "error: --device cuda: no GPU answers through NVML here\nhint: start th
 
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench_core.drive.retry.PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr("bench_core.drive.run.retry.PAUSES_S", (0.0, 0.0))
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from conftest import Drive
 
-from bench_core.contract import layout
+from bench_core.contract.records import layout
 
 PLANTED = "bench-planted-by-a-name"
 NAMES = {

@@ -10,10 +10,10 @@ from typing import Any
 import docker.errors
 import pytest
 
-from bench_core.drive.catalogue import Catalogue
-from bench_core.drive.docker_launcher import DockerLauncher
-from bench_core.drive.driver_identity import DriverIdentity, this_driver
-from bench_core.drive.launcher import Folders, Launch
+from bench_core.drive.launch.containers.launcher import DockerLauncher
+from bench_core.drive.launch.driver_identity import DriverIdentity, this_driver
+from bench_core.drive.launch.launcher import Folders, Launch
+from bench_core.drive.plan.catalogue import Catalogue
 
 
 @dataclass
@@ -80,7 +80,7 @@ def launcher(client: FakeClient) -> DockerLauncher:
 
 def dead() -> DriverIdentity:
     """A driver of this machine that has just ended."""
-    script = "from bench_core.drive.driver_identity import this_driver as t; print(repr(t()))"
+    script = "from bench_core.drive.launch.driver_identity import this_driver as t; print(repr(t()))"
     told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     identity = eval(told, {"DriverIdentity": DriverIdentity})  # noqa: S307  # our own words
     assert isinstance(identity, DriverIdentity)

@@ -13,17 +13,17 @@ from conftest import Drive
 from null_run import null_run
 from test_orphans import FakeClient
 
-from bench_core.contract import layout
 from bench_core.contract.errors import BadInput, MayPass
-from bench_core.contract.outcome import MARKED, Outcome, Verdict
-from bench_core.contract.run import RunRecord
-from bench_core.drive.catalogue import Catalogue
-from bench_core.drive.docker_images import ImageBuilder
-from bench_core.drive.docker_launcher import DockerLauncher
-from bench_core.drive.launcher import Ended, Folders, Launch, LineTaker
-from bench_core.drive.process_launcher import ProcessLauncher
-from bench_core.drive.provide import Provision
-from bench_core.drive.retry import Retries
+from bench_core.contract.records import layout
+from bench_core.contract.records.outcome import MARKED, Outcome, Verdict
+from bench_core.contract.records.run import RunRecord
+from bench_core.drive.launch.containers.build import ImageBuilder
+from bench_core.drive.launch.containers.launcher import DockerLauncher
+from bench_core.drive.launch.launcher import Ended, Folders, Launch, LineTaker
+from bench_core.drive.launch.processes.launcher import ProcessLauncher
+from bench_core.drive.plan.catalogue import Catalogue
+from bench_core.drive.run.provide import Provision
+from bench_core.drive.run.retry import Retries
 from bench_core.prepare.hub import hub_errors
 
 RUN = null_run()
@@ -71,7 +71,7 @@ def test_retries_stand_in_the_run_and_in_its_report(
 ) -> None:
     step = Step(MayPass("the registry does not answer"))
     whole = Provision._ensure
-    monkeypatch.setattr("bench_core.drive.retry.PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr("bench_core.drive.run.retry.PAUSES_S", (0.0, 0.0))
     monkeypatch.setattr(Provision, "_ensure", lambda self, image, target: step() and whole(self, image, target))
     called = drive(*RUN, *FAST, "--batch-sizes", "1")
     assert called.code == 0
@@ -140,7 +140,7 @@ def launch(tmp_path: Path) -> Launch:
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench_core.drive.docker_launcher.time.sleep", lambda _s: None)
+    monkeypatch.setattr("bench_core.drive.launch.containers.launcher.time.sleep", lambda _s: None)
 
 
 def test_an_engine_that_comes_back_has_lost_the_box_and_the_box_is_cleared(launch: Launch) -> None:

@@ -16,8 +16,8 @@ from conftest import ROOT
 from null_run import null_run
 from waiting import wait_until
 
-from bench_core.contract import layout
-from bench_core.contract.outcome import Outcome, Verdict
+from bench_core.contract.records import layout
+from bench_core.contract.records.outcome import Outcome, Verdict
 from bench_core.runs.load import load_run
 
 RUN = null_run(samples=8)

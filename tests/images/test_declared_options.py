@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bench_core.contract.manifest import Manifest
+from bench_core.contract.asked.manifest import Manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = sorted(

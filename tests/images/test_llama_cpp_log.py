@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 from image_module import image_module
 
-from bench_core.contract.manifest import Manifest
+from bench_core.contract.asked.manifest import Manifest
 
 FOLDER = ROOT / "images" / "llama-cpp-python"
 

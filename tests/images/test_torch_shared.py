@@ -16,8 +16,8 @@ from conftest import ROOT
 from module_file import module_at
 
 from bench_core.contract.adapter import Decoding
-from bench_core.contract.outcome import Outcome
-from bench_core.drive.catalogue import Catalogue, Image
+from bench_core.contract.records.outcome import Outcome
+from bench_core.drive.plan.catalogue import Catalogue, Image
 
 SHARED = ROOT / "images" / "_torch"
 IMPORT = re.compile(r"^\s*from images\._torch", re.MULTILINE)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from image_module import image_module
 
-from bench_core.worker.sink import StampingSink
+from bench_core.worker.engine.sink import StampingSink
 
 ROWS = {"0-a1": 0, "1-b2": 1, "2-c3": 2}
 

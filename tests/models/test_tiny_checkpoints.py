@@ -15,18 +15,18 @@ import pytest
 from conftest import ROOT, Run
 from tiny_checkpoints import CHECKPOINTS, ROWS, UNKNOWN
 
+from bench_core.contract.asked.manifest import Manifest
+from bench_core.contract.asked.protocol import MeasureProtocol
+from bench_core.contract.asked.scenario import Offline
 from bench_core.contract.errors import BadInput
-from bench_core.contract.manifest import Manifest
-from bench_core.contract.model import ModelInfo
-from bench_core.contract.model_work import decoder_of, kv_cache_bytes, kv_step_bytes
-from bench_core.contract.protocol import MeasureProtocol
-from bench_core.contract.roofline import weights_in_memory
-from bench_core.contract.scenario import Offline
-from bench_core.contract.spec import CellSpec
-from bench_core.contract.steps import DecodeSteps
-from bench_core.contract.workload import WorkloadRef
-from bench_core.prepare.model import ModelRequest, prepare_model
-from bench_core.prepare.tokenizer import ByteTokenizer
+from bench_core.contract.measures.roofline import weights_in_memory
+from bench_core.contract.models.model import ModelInfo
+from bench_core.contract.models.model_work import decoder_of, kv_cache_bytes, kv_step_bytes
+from bench_core.contract.models.steps import DecodeSteps
+from bench_core.contract.records.spec import CellSpec
+from bench_core.contract.records.workload import WorkloadRef
+from bench_core.prepare.models.model import ModelRequest, prepare_model
+from bench_core.prepare.prompts.tokenizer import ByteTokenizer
 
 pytestmark = [pytest.mark.docker, pytest.mark.engines]
 

@@ -7,8 +7,8 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from bench_core.prepare.shapes import Shape
-from bench_core.prepare.synthetic import write_synthetic
+from bench_core.prepare.models.shapes import Shape
+from bench_core.prepare.models.synthetic import write_synthetic
 
 STORIES = (
     "Anna found a snail on the step. It had a blue shell. She gave it a leaf, and it stayed all day.",

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from bench_core.contract.decoder import AttentionLayers, Decoder
 from bench_core.contract.errors import BadInput
-from bench_core.prepare import hf_config, weights
-from bench_core.prepare.attention_windows import UnknownLayers, windows
-from bench_core.prepare.decoder_facts import decoder_facts
-from bench_core.prepare.weights import Tensor
+from bench_core.contract.models.decoder import AttentionLayers, Decoder
+from bench_core.prepare.models import hf_config, weights
+from bench_core.prepare.models.attention_windows import UnknownLayers, windows
+from bench_core.prepare.models.decoder_facts import decoder_facts
+from bench_core.prepare.models.weights import Tensor
 
 HIDDEN, HEAD, LAYERS = 64, 8, 4
 

@@ -10,11 +10,11 @@ import pytest
 from made_model import story_model, write_stories
 from prepare_material import STORIES, jsonl, toy_model, tree
 
-from bench_core.contract import layout
-from bench_core.contract.model import ModelInfo
-from bench_core.contract.workload import Prepared, Workload
+from bench_core.contract.models.model import ModelInfo
+from bench_core.contract.records import layout
+from bench_core.contract.records.workload import Prepared, Workload
 from bench_core.prepare.cli import main
-from bench_core.prepare.workload import read_workload
+from bench_core.prepare.prompts.workload import read_workload
 
 
 def test_the_defaults_prepare_the_tiny_model_and_the_embedded_prompts(

@@ -14,11 +14,11 @@ from page_lines import Line, page_lines
 from prepare_material import jsonl
 
 from bench_core.contract.errors import BadInput
-from bench_core.contract.prompt_source import PromptSource
-from bench_core.contract.workload import Workload
-from bench_core.prepare.columns import KNOWN_NAMES
-from bench_core.prepare.tokenizer import ByteTokenizer
-from bench_core.prepare.workload import WorkloadRequest, prepare_workload, survey_workload
+from bench_core.contract.records.prompt_source import PromptSource
+from bench_core.contract.records.workload import Workload
+from bench_core.prepare.prompts.columns import KNOWN_NAMES
+from bench_core.prepare.prompts.tokenizer import ByteTokenizer
+from bench_core.prepare.prompts.workload import WorkloadRequest, prepare_workload, survey_workload
 
 BYTES = ByteTokenizer()
 FOX = [{"role": "user", "content": "Tell me about a fox."}]

@@ -11,11 +11,11 @@ import pytest
 from damage import DAMAGES, Damage, sharded_model, whole_model, without
 from prepare_material import edit_json
 
-from bench_core.contract.artifact import ArtifactRecord
 from bench_core.contract.errors import BadInput
-from bench_core.prepare.completeness import require_complete
-from bench_core.prepare.model import ModelRequest, plan_model, prepare_model
-from bench_core.prepare.weights import Tensor
+from bench_core.contract.records.artifact import ArtifactRecord
+from bench_core.prepare.models.completeness import require_complete
+from bench_core.prepare.models.model import ModelRequest, plan_model, prepare_model
+from bench_core.prepare.models.weights import Tensor
 
 LAYOUTS = json.loads((Path(__file__).parent / "layouts.json").read_text())
 

@@ -15,6 +15,7 @@ import pytest
 from bench_core.contract.errors import BadInput
 from bench_core.prepare import staging
 from bench_core.prepare.disk import MARGIN_BYTES, free_bytes, readable, require_free
+from bench_core.system import files
 
 GB = 1_000_000_000
 
@@ -56,14 +57,14 @@ def test_sizes_read_in_decimal_units(size: int, text: str) -> None:
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.json"
-    staging.write_file(path, b"old")
+    files.write_file(path, b"old")
 
     def crash(_source: object, _target: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(os, "replace", crash)
     with pytest.raises(KeyboardInterrupt):
-        staging.write_file(path, b"new")
+        files.write_file(path, b"new")
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
     assert path.read_bytes() == b"old"
 
@@ -72,7 +73,7 @@ def test_a_written_file_can_be_read_by_others(tmp_path: Path) -> None:
     """Temporary files are private by default; a container may read as another user."""
     mask = os.umask(0o022)
     try:
-        staging.write_file(tmp_path / "a", b"x")
+        files.write_file(tmp_path / "a", b"x")
     finally:
         os.umask(mask)
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o644
@@ -91,7 +92,7 @@ def test_replacing_a_folder_leaves_only_the_new_one(tmp_path: Path) -> None:
     for name in ("new", "target", ".old-target"):
         (tmp_path / name).mkdir()
         (tmp_path / name / name).write_text("x")
-    staging.replace_folder(tmp_path / "new", tmp_path / "target")
+    files.replace_folder(tmp_path / "new", tmp_path / "target")
     assert [p.name for p in tmp_path.iterdir()] == ["target"]
     assert (tmp_path / "target" / "new").exists()
 
@@ -99,7 +100,7 @@ def test_replacing_a_folder_leaves_only_the_new_one(tmp_path: Path) -> None:
 def test_removing_a_link_leaves_what_it_points_to(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    staging.remove(tmp_path / "link")
+    files.remove(tmp_path / "link")
     assert (tmp_path / "real").is_dir()
     assert not (tmp_path / "link").exists()
 

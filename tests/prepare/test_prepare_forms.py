@@ -21,10 +21,10 @@ from page_lines import Line, page_lines
 from prepare_material import STORIES, jsonl
 
 from bench_core.contract.errors import BadInput
-from bench_core.contract.workload import Workload
-from bench_core.prepare.files import COMPRESSIONS, KINDS
-from bench_core.prepare.tokenizer import ByteTokenizer
-from bench_core.prepare.workload import WorkloadRequest, prepare_workload, survey_workload
+from bench_core.contract.records.workload import Workload
+from bench_core.prepare.prompts.files import COMPRESSIONS, KINDS
+from bench_core.prepare.prompts.tokenizer import ByteTokenizer
+from bench_core.prepare.prompts.workload import WorkloadRequest, prepare_workload, survey_workload
 
 BYTES = ByteTokenizer()
 ROWS = [{"text": story} for story in STORIES]

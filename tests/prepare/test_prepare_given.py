@@ -15,11 +15,11 @@ from prepare_material import edit_json, toy_model, tree
 from quantised_files import gguf_bytes, gptq_config, gptq_file, llama_tensors
 from test_prepare_hub import COMMIT, Hub, hub  # noqa: F401  # a fixture
 
-from bench_core.contract.artifact import ArtifactRecord
 from bench_core.contract.errors import BadInput
-from bench_core.contract.model import ModelInfo
-from bench_core.prepare.given_artifact import plan_given, prepare_given
-from bench_core.prepare.model import ModelRequest, prepare_model
+from bench_core.contract.models.model import ModelInfo
+from bench_core.contract.records.artifact import ArtifactRecord
+from bench_core.prepare.models.given_artifact import plan_given, prepare_given
+from bench_core.prepare.models.model import ModelRequest, prepare_model
 
 ARTIFACT = "gptq-int4-g128"
 
@@ -255,8 +255,8 @@ _SCRIPT = """
 import shutil, sys
 from pathlib import Path
 from typing import Any
-from bench_core.contract.model import ModelInfo
-from bench_core.prepare.given_artifact import prepare_given
+from bench_core.contract.models.model import ModelInfo
+from bench_core.prepare.models.given_artifact import prepare_given
 models, folder, artifact, source, free = Path(sys.argv[1]), *sys.argv[2:]
 if int(free):
     usage = shutil.disk_usage(models)

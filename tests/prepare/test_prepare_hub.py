@@ -17,8 +17,8 @@ from urllib.parse import unquote
 import pytest
 from prepare_material import edit_json, toy_model, tree
 
-from bench_core.contract.artifact import ArtifactRecord
-from bench_core.contract.model import ModelInfo
+from bench_core.contract.models.model import ModelInfo
+from bench_core.contract.records.artifact import ArtifactRecord
 
 COMMIT = "c" * 40
 TOKEN = "hf_" + "s3cret" * 5

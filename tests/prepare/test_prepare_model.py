@@ -16,15 +16,15 @@ import pytest
 from made_model import STORY_EOS, STORY_SHAPE, story_model
 from prepare_material import TOY, edit_json, safetensors_bytes, toy_model, tree
 
-from bench_core.contract.artifact import ArtifactRecord, usable_artifact
 from bench_core.contract.errors import BadInput
-from bench_core.contract.model import ModelInfo
-from bench_core.drive.box import require_readable
-from bench_core.prepare import model as model_module
-from bench_core.prepare import shapes, synthetic
-from bench_core.prepare.hf_config import check_config, dimensions, portable_config, portable_tokenizer_config
-from bench_core.prepare.model import ModelRequest, plan_model, prepare_model
-from bench_core.prepare.tokenizer import ByteTokenizer, load_tokenizer
+from bench_core.contract.models.model import ModelInfo
+from bench_core.contract.records.artifact import ArtifactRecord, usable_artifact
+from bench_core.drive.launch.box import require_readable
+from bench_core.prepare.models import model as model_module
+from bench_core.prepare.models import shapes, synthetic
+from bench_core.prepare.models.hf_config import check_config, dimensions, portable_config, portable_tokenizer_config
+from bench_core.prepare.models.model import ModelRequest, plan_model, prepare_model
+from bench_core.prepare.prompts.tokenizer import ByteTokenizer, load_tokenizer
 
 
 def prepare(name: Path | str, models: Path, **options: Any) -> ModelInfo:

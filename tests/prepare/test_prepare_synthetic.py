@@ -13,9 +13,9 @@ from prepare_material import TOY, toy_model, tree
 from safetensors import safe_open
 
 from bench_core.contract.errors import BadInput
-from bench_core.prepare import shapes, synthetic, weights
-from bench_core.prepare.hf_config import portable_config
-from bench_core.prepare.shapes import SHAPES, Shape
+from bench_core.prepare.models import shapes, synthetic, weights
+from bench_core.prepare.models.hf_config import portable_config
+from bench_core.prepare.models.shapes import SHAPES, Shape
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from prepare_material import STORIES
 from tokenizers import Tokenizer
 
 from bench_core.contract.errors import BadInput
-from bench_core.prepare.tokenizer import (
+from bench_core.prepare.prompts.tokenizer import (
     BYTE_VOCAB_SIZE,
     ByteTokenizer,
     FileTokenizer,

@@ -17,7 +17,7 @@ from prepare_material import TOY, safetensors_bytes, toy_model
 from safetensors.numpy import save_file
 
 from bench_core.contract.errors import BadInput
-from bench_core.prepare import weights
+from bench_core.prepare.models import weights
 
 
 def entry(begin: int, end: int, shape: list[int], dtype: str = "F32") -> dict[str, Any]:

@@ -16,13 +16,13 @@ import pytest
 from made_model import story_model, write_stories
 from prepare_material import STORIES, jsonl, toy_model
 
-from bench_core.contract.digest import prompts_sha256
 from bench_core.contract.errors import BadInput
-from bench_core.contract.workload import Workload, require_fit, shuffled_order
-from bench_core.prepare import sources
-from bench_core.prepare.model import ModelRequest, prepare_model
-from bench_core.prepare.tokenizer import ByteTokenizer, load_tokenizer
-from bench_core.prepare.workload import (
+from bench_core.contract.records.digest import prompts_sha256
+from bench_core.contract.records.workload import Workload, require_fit, shuffled_order
+from bench_core.prepare.models.model import ModelRequest, prepare_model
+from bench_core.prepare.prompts import sources
+from bench_core.prepare.prompts.tokenizer import ByteTokenizer, load_tokenizer
+from bench_core.prepare.prompts.workload import (
     WorkloadRequest,
     prepare_workload,
     read_workload,

@@ -13,8 +13,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from bench_core.contract import layout
-from bench_core.contract.events import (
+from bench_core.contract.asked.protocol import MeasureProtocol
+from bench_core.contract.asked.scenario import Offline
+from bench_core.contract.models.model import ModelInfo
+from bench_core.contract.records import layout
+from bench_core.contract.records.events import (
     Arrivals,
     BatchEvent,
     BatchPhase,
@@ -26,13 +29,10 @@ from bench_core.contract.events import (
     StartEvent,
     TelemetryEvent,
 )
-from bench_core.contract.model import ModelInfo
-from bench_core.contract.outcome import Outcome, Verdict
-from bench_core.contract.protocol import MeasureProtocol
-from bench_core.contract.run import GpuInfo, HostInfo, ImageInfo, PlannedCell, RunRecord
-from bench_core.contract.scenario import Offline
-from bench_core.contract.spec import CellSpec
-from bench_core.contract.workload import WorkloadRef
+from bench_core.contract.records.outcome import Outcome, Verdict
+from bench_core.contract.records.run import GpuInfo, HostInfo, ImageInfo, PlannedCell, RunRecord
+from bench_core.contract.records.spec import CellSpec
+from bench_core.contract.records.workload import WorkloadRef
 from bench_core.report.column import Sheet
 
 MIB = 2**20

@@ -12,10 +12,10 @@ from statistics import mean
 
 import pytest
 
-from bench_core.contract import layout
-from bench_core.contract.steadiness import sample
-from bench_core.contract.stopping import Sample, rate_of
-from bench_core.contract.workload_rate import WholeWork
+from bench_core.contract.records import layout
+from bench_core.contract.statistics.steadiness import sample
+from bench_core.contract.statistics.stopping import Sample, rate_of
+from bench_core.contract.statistics.workload_rate import WholeWork
 from bench_core.runs.files import read_events
 from bench_core.runs.load import load_run
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from report_runs import VLLM, Method, Script, cell_path, fields, write_run
 
-from bench_core.contract import layout
-from bench_core.contract.outcome import Outcome
-from bench_core.contract.run import RunRecord
-from bench_core.contract.spec import CellSpec
-from bench_core.contract.stored_bits import StoredBits, bits_in_title, stored_bits, title_with_bits
-from bench_core.contract.stored_weights import StoredWeights
+from bench_core.contract.models.stored_bits import StoredBits, bits_in_title, stored_bits, title_with_bits
+from bench_core.contract.models.stored_weights import StoredWeights
+from bench_core.contract.records import layout
+from bench_core.contract.records.outcome import Outcome
+from bench_core.contract.records.run import RunRecord
+from bench_core.contract.records.spec import CellSpec
 from bench_core.report.document import document
 from bench_core.report.write.cell_table import csv_table
 from bench_core.report.write.console import console_table

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from report_runs import VLLM, Script, fields, write_run
 
-from bench_core.contract.events import Event
+from bench_core.contract.records.events import Event
 from bench_core.report.cell import Cell
 from bench_core.report.column import Column, Entry, at, sheet
 from bench_core.report.document import cell_columns, document

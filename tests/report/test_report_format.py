@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from bench_core.report.format import count, csv_text, gib, markdown_text, quantity, significant
-from bench_core.runs.text import LONGEST_FOREIGN, foreign, one_line
+from bench_core.system.text import LONGEST_FOREIGN, foreign, one_line
 
 
 @given(st.floats(min_value=1e-12, max_value=1e15), st.integers(min_value=2, max_value=6))

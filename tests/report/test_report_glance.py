@@ -19,7 +19,7 @@ from report_runs import (
     write_run,
 )
 
-from bench_core.contract.repeats import between_runs
+from bench_core.contract.measures.repeats import between_runs
 from bench_core.report.document import document
 from bench_core.report.tables.glance import fastest_lines
 from bench_core.report.write.markdown import markdown

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from report_runs import CT2, FP32, SEQUENTIAL, VLLM, Method, Script, cell_path, write_run
 
-from bench_core.contract import layout
 from bench_core.contract.errors import BadInput
-from bench_core.contract.outcome import Outcome
-from bench_core.contract.run import RunRecord
+from bench_core.contract.records import layout
+from bench_core.contract.records.outcome import Outcome
+from bench_core.contract.records.run import RunRecord
 from bench_core.runs.load import load_run
 from bench_core.runs.view import Row
 

@@ -27,12 +27,12 @@ from report_runs import (
     write_run,
 )
 
-from bench_core.contract import layout
-from bench_core.contract.events import StopEvent, WarmupEndEvent
-from bench_core.contract.repeats import between_runs
-from bench_core.contract.representation import Misfit
-from bench_core.contract.stopping import StoppingRule, WarmupEnd, WarmupRule
-from bench_core.contract.workload_rate import WorkloadRate, whole_work
+from bench_core.contract.measures.repeats import between_runs
+from bench_core.contract.records import layout
+from bench_core.contract.records.events import StopEvent, WarmupEndEvent
+from bench_core.contract.statistics.representation import Misfit
+from bench_core.contract.statistics.stopping import StoppingRule, WarmupEnd, WarmupRule
+from bench_core.contract.statistics.workload_rate import WorkloadRate, whole_work
 from bench_core.report.column import Sheet
 from bench_core.report.document import document
 from bench_core.report.format import rate_within

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from report_runs import Method, Script, write_run
 
-from bench_core.contract import layout
 from bench_core.contract.errors import BadInput
-from bench_core.drive.catalogue import Catalogue
+from bench_core.contract.records import layout
+from bench_core.drive.plan.catalogue import Catalogue
 from bench_core.report.write.files import write_report
 from bench_core.runs.load import load_run
 from bench_core.runs.published import read_published

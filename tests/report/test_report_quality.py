@@ -12,9 +12,9 @@ from report_runs import FP32, MODEL, VLLM, Method, Script, write_run
 from rich.console import Console
 
 from bench_core.contract.errors import BadInput
-from bench_core.contract.outcome import Outcome
-from bench_core.contract.quality import QualityBounds
-from bench_core.contract.run import RunRecord
+from bench_core.contract.measures.quality import QualityBounds
+from bench_core.contract.records.outcome import Outcome
+from bench_core.contract.records.run import RunRecord
 from bench_core.report.document import document
 from bench_core.report.figures import scaling as figures
 from bench_core.report.write.cell_table import csv_table

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from report_runs import FP32, GPU, VLLM, Method, Script, cell_path, read_log, write_log, write_run
 
-from bench_core.contract import layout
-from bench_core.contract.calibration import Calibration, Measurement
-from bench_core.contract.min_memory import MinMemory, Trial
-from bench_core.contract.outcome import Outcome
-from bench_core.contract.stored_weights import StoredWeights
+from bench_core.contract.measures.min_memory import MinMemory, Trial
+from bench_core.contract.models.stored_weights import StoredWeights
+from bench_core.contract.records import layout
+from bench_core.contract.records.calibration import Calibration, Measurement
+from bench_core.contract.records.outcome import Outcome
 from bench_core.report.document import document
 from bench_core.report.write.cell_table import csv_table
 from bench_core.report.write.files import write_report

@@ -21,9 +21,9 @@ from report_runs import CT2, FP32, SEQUENTIAL, VLLM, Method, Script, cell_path, 
 from rich.console import Console
 from typer.testing import CliRunner
 
-from bench_core.contract import layout
 from bench_core.contract.errors import BadInput
-from bench_core.contract.outcome import Outcome
+from bench_core.contract.records import layout
+from bench_core.contract.records.outcome import Outcome
 from bench_core.report.cli import app
 from bench_core.report.document import document
 from bench_core.report.figures import scaling as figures
@@ -34,7 +34,7 @@ from bench_core.report.write.files import differences, write_report
 from bench_core.report.write.markdown import markdown
 from bench_core.report.write.page import html as html_page
 from bench_core.runs.load import load_run
-from bench_core.runs.text import one_line
+from bench_core.system.text import one_line
 
 GOLDEN = Path(__file__).parent / "golden" / "report.md"
 SVG = "{http://www.w3.org/2000/svg}"

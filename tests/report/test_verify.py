@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 from report_runs import measured, read_log, write_log
 
-from bench_core.contract import layout
-from bench_core.contract.digest import prompts_sha256
 from bench_core.contract.errors import BadInput
-from bench_core.contract.workload import Workload
+from bench_core.contract.records import layout
+from bench_core.contract.records.digest import prompts_sha256
+from bench_core.contract.records.workload import Workload
 from bench_core.report.write.files import write_report
 from bench_core.verify.differences import Difference
 from bench_core.verify.publish import NotVerified, publish

@@ -14,13 +14,13 @@ import pytest
 from worker_material import REPOSITORY, Place, write_image
 
 from bench_core.contract.adapter import Device
-from bench_core.contract.calibration import Calibration, WorkPiece
+from bench_core.contract.asked.manifest import Manifest
 from bench_core.contract.errors import BadInput
-from bench_core.contract.manifest import Manifest
+from bench_core.contract.records.calibration import Calibration, WorkPiece
 from bench_core.worker import calibration as calibration_module
 from bench_core.worker.calibration import SAMPLE_S, SAMPLES, measure_device, time_piece
-from bench_core.worker.rapl import PackageEnergy
-from bench_core.worker.sampler import Sampler
+from bench_core.worker.sample.rapl import PackageEnergy
+from bench_core.worker.sample.sampler import Sampler
 
 PROBE = """\
 name: probe
@@ -34,7 +34,7 @@ packages: []
 CODE = """\
 import time
 
-from bench_core.contract.calibration import WorkPiece
+from bench_core.contract.records.calibration import WorkPiece
 
 
 def sleepy(duration_s):

@@ -15,21 +15,21 @@ from typing import Any
 import pytest
 from worker_material import FAST, MODEL, NULL_IMAGE, Place, make_workload, random_prompts, write_image
 
-from bench_core.contract import layout
-from bench_core.contract.artifact import ArtifactRecord
-from bench_core.contract.digest import prompts_sha256
+from bench_core.contract.asked.manifest import Manifest
+from bench_core.contract.asked.protocol import MeasureOptions, Timeouts
+from bench_core.contract.asked.scenario import Offline
 from bench_core.contract.errors import BadInput, MachineFailure
-from bench_core.contract.events import BatchEvent, CellEnded, EndEvent, StartEvent, parse_stdout
-from bench_core.contract.manifest import Manifest
-from bench_core.contract.outcome import EXIT_MACHINE, Outcome
-from bench_core.contract.protocol import MeasureOptions, Timeouts
-from bench_core.contract.run import RunRecord
-from bench_core.contract.scenario import Offline
-from bench_core.contract.spec import Assignment, CellSpec, plan_cells
-from bench_core.contract.workload import Workload
+from bench_core.contract.records import layout
+from bench_core.contract.records.artifact import ArtifactRecord
+from bench_core.contract.records.digest import prompts_sha256
+from bench_core.contract.records.events import BatchEvent, CellEnded, EndEvent, StartEvent, parse_stdout
+from bench_core.contract.records.outcome import EXIT_MACHINE, Outcome
+from bench_core.contract.records.run import RunRecord
+from bench_core.contract.records.spec import Assignment, CellSpec, plan_cells
+from bench_core.contract.records.workload import Workload
 from bench_core.worker import cli, resolve
-from bench_core.worker.failure import classify
-from bench_core.worker.supervisor import Supervisor
+from bench_core.worker.engine.failure import classify
+from bench_core.worker.supervise.supervisor import Supervisor
 
 COMPLETE = set(layout.CELL_FILES)
 WITHOUT_RESULT = COMPLETE - {layout.RESULT_FILE}

@@ -11,15 +11,15 @@ import pytest
 from worker_material import make_spec, make_workload
 
 from bench_core.contract.adapter import Completion, Decoding, Device, TokenSink, Variant
-from bench_core.contract.digest import prompts_sha256
-from bench_core.contract.events import Arrivals, BatchEvent, EngineEvent, PhaseEvent, StopEvent, WarmupEndEvent
-from bench_core.contract.protocol import MeasureProtocol
-from bench_core.contract.record import Record
-from bench_core.contract.workload import Workload
-from bench_core.contract.workload_rate import MeanWork
-from bench_core.worker.guard import ContractBroken, PromptRefused
-from bench_core.worker.measure import CellRun, StopRequested, progress_total
-from bench_core.worker.sink import StampingSink
+from bench_core.contract.asked.protocol import MeasureProtocol
+from bench_core.contract.records.digest import prompts_sha256
+from bench_core.contract.records.events import Arrivals, BatchEvent, EngineEvent, PhaseEvent, StopEvent, WarmupEndEvent
+from bench_core.contract.records.record import Record
+from bench_core.contract.records.workload import Workload
+from bench_core.contract.statistics.workload_rate import MeanWork
+from bench_core.worker.engine.guard import ContractBroken, PromptRefused
+from bench_core.worker.engine.measure import CellRun, StopRequested, progress_total
+from bench_core.worker.engine.sink import StampingSink
 
 WORKLOAD = make_workload([[10 + row] * (row + 1) for row in range(9)])
 START_NS = 5_000_000_000

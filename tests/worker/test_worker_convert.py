@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from worker_material import MODEL, Place, make_workload, write_image
 
-from bench_core.contract.artifact import ArtifactRecord
 from bench_core.contract.errors import BadInput
-from bench_core.contract.workload import Workload
+from bench_core.contract.records.artifact import ArtifactRecord
+from bench_core.contract.records.workload import Workload
 from bench_core.worker import cli
 from bench_core.worker.convert import convert
 from bench_core.worker.resolve import Resolver

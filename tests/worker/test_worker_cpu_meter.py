@@ -14,13 +14,13 @@ import pytest
 from worker_material import make_spec, make_workload, random_prompts
 
 from bench_core.contract.adapter import Completion, Decoding, TokenSink
-from bench_core.contract.cpu_use import CpuReading, cpu_use
-from bench_core.contract.events import BatchEvent
-from bench_core.contract.host import cpu_times
-from bench_core.contract.protocol import MeasureProtocol
-from bench_core.contract.record import Record
-from bench_core.worker.cpu_meter import CpuMeter, container_counter, tree_cpu_s
-from bench_core.worker.measure import CellRun
+from bench_core.contract.asked.protocol import MeasureProtocol
+from bench_core.contract.measures.cpu_use import CpuReading, cpu_use
+from bench_core.contract.records.events import BatchEvent
+from bench_core.contract.records.record import Record
+from bench_core.system.machine import cpu_times
+from bench_core.worker.engine.measure import CellRun
+from bench_core.worker.sample.cpu_meter import CpuMeter, container_counter, tree_cpu_s
 
 STAT = """\
 cpu  100 0 50 900 20 5 5 30 0 0

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from worker_material import FAST, Place, write_image
 
-from bench_core.contract.manifest import Manifest
-from bench_core.contract.outcome import MemoryEvidence, Outcome
-from bench_core.drive.catalogue import Catalogue
-from bench_core.worker import cgroup
-from bench_core.worker.last_memory import LastMemory
+from bench_core.contract.asked.manifest import Manifest
+from bench_core.contract.records.outcome import MemoryEvidence, Outcome
+from bench_core.drive.plan.catalogue import Catalogue
+from bench_core.worker.sample import cgroup
+from bench_core.worker.supervise.last_memory import LastMemory
 
 HELD = 32 << 20
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bench_core.drive.catalogue import REPOSITORY
+from bench_core.drive.plan.catalogue import REPOSITORY
 
 MANIFEST = """\
 name: reads-environment
@@ -34,8 +34,8 @@ def convert(conversion): ...
 PROGRAM = """\
 import json, sys
 from pathlib import Path
-from bench_core.contract.manifest import Manifest
-from bench_core.worker import image
+from bench_core.contract.asked.manifest import Manifest
+from bench_core.worker.engine import image
 folder = Path(sys.argv[1])
 manifest = Manifest.load(folder)
 image.load_adapter(folder, manifest) if sys.argv[2] == "adapter" else image.load_converter(folder, manifest, "made")

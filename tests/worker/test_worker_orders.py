@@ -14,14 +14,14 @@ from worker_material import make_spec, make_workload
 from workload_orders import orders
 
 from bench_core.contract.adapter import Completion, Decoding, Device, TokenSink, Variant
-from bench_core.contract.events import BatchEvent, StopEvent
-from bench_core.contract.protocol import MeasureProtocol
-from bench_core.contract.record import Record
-from bench_core.contract.steadiness import sample, steadiness
-from bench_core.contract.stopping import StopReason
-from bench_core.contract.workload import Workload, shuffled_order
-from bench_core.contract.workload_rate import Work, WorkloadRate, work_of
-from bench_core.worker.measure import CellRun
+from bench_core.contract.asked.protocol import MeasureProtocol
+from bench_core.contract.records.events import BatchEvent, StopEvent
+from bench_core.contract.records.record import Record
+from bench_core.contract.records.workload import Workload, shuffled_order
+from bench_core.contract.statistics.steadiness import sample, steadiness
+from bench_core.contract.statistics.stopping import StopReason
+from bench_core.contract.statistics.workload_rate import Work, WorkloadRate, work_of
+from bench_core.worker.engine.measure import CellRun
 
 ROWS, PROMPTS, NEW_TOKENS = 4, 800, 8
 LENGTHS = [20 + 2 * k for k in range(PROMPTS)]  # rising, as in the report of the fault

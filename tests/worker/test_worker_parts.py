@@ -17,17 +17,17 @@ from worker_material import make_spec, make_workload, random_prompts
 
 from bench_core.contract.adapter import Completion, Decoding
 from bench_core.contract.errors import BadInput
-from bench_core.contract.events import Arrivals, EndEvent, StartEvent
-from bench_core.contract.outcome import Outcome, Verdict
-from bench_core.worker import log as log_module
-from bench_core.worker.cell_writer import CellWriter
-from bench_core.worker.failure import classify
-from bench_core.worker.files import write_atomically
-from bench_core.worker.guard import ContractBroken, PromptRefused, check_arrivals, check_prompts, checked_outputs
-from bench_core.worker.log import EngineLog
-from bench_core.worker.measure import StopRequested
-from bench_core.worker.nvml import GpuReader
-from bench_core.worker.sampler import Sampler, descendants, rss_bytes
+from bench_core.contract.records.events import Arrivals, EndEvent, StartEvent
+from bench_core.contract.records.outcome import Outcome, Verdict
+from bench_core.system.files import write_text
+from bench_core.system.nvml import GpuReader
+from bench_core.worker.engine.failure import classify
+from bench_core.worker.engine.guard import ContractBroken, PromptRefused, check_arrivals, check_prompts, checked_outputs
+from bench_core.worker.engine.measure import StopRequested
+from bench_core.worker.sample.sampler import Sampler, descendants, rss_bytes
+from bench_core.worker.supervise import log as log_module
+from bench_core.worker.supervise.cell_writer import CellWriter
+from bench_core.worker.supervise.log import EngineLog
 
 MIB = 1024 * 1024
 
@@ -385,22 +385,22 @@ def test_a_gpu_that_does_not_answer_leaves_gaps_not_noughts() -> None:
 
 def test_a_file_is_replaced_whole_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
     path = tmp_path / "f.json"
-    write_atomically(path, "old")
-    write_atomically(path, "new \udcff")
+    write_text(path, "old")
+    write_text(path, "new \udcff")
     assert path.read_text() == "new \\udcff"
     assert [entry.name for entry in tmp_path.iterdir()] == ["f.json"]
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "f.json"
-    write_atomically(path, "old")
+    write_text(path, "old")
 
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        write_atomically(path, "new")
+        write_text(path, "new")
     assert path.read_text() == "old"
 
 

@@ -7,8 +7,8 @@ import sys
 
 SCENE = """
 import os, subprocess, sys, time
-from bench_core.worker.reaper import Reaper
-from bench_core.worker.sampler import descendants
+from bench_core.worker.supervise.reaper import Reaper
+from bench_core.worker.sample.sampler import descendants
 
 CHILD = '''
 import os, signal, time

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from worker_material import FAST, Cell, Place, make_workload, random_prompts, write_image
 
-from bench_core.contract.digest import prompts_sha256
-from bench_core.contract.events import BatchEvent, EndEvent, PhaseEvent, ScoreEvent
-from bench_core.contract.metrics import CellResult
-from bench_core.contract.outcome import Outcome
-from bench_core.worker import scoring
+from bench_core.contract.measures.metrics import CellResult
+from bench_core.contract.records.digest import prompts_sha256
+from bench_core.contract.records.events import BatchEvent, EndEvent, PhaseEvent, ScoreEvent
+from bench_core.contract.records.outcome import Outcome
+from bench_core.worker.engine import scoring
 
 MIB = 2**20
 COUNTING = """

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from worker_material import Place, write_image
 
-from bench_core.contract.manifest import Manifest
-from bench_core.contract.workload import Workload
+from bench_core.contract.asked.manifest import Manifest
+from bench_core.contract.records.workload import Workload
 from bench_core.worker import cli, selfcheck
-from bench_core.worker.job import CheckEvent, Job
+from bench_core.worker.engine.job import CheckEvent, Job
 
 NAMES = [check.__name__ for check in selfcheck.CHECKS]
 

@@ -14,15 +14,15 @@ from typing import Any
 
 import yaml
 
-from bench_core.contract import layout
-from bench_core.contract.digest import prompts_sha256
-from bench_core.contract.events import Event, parse_events
-from bench_core.contract.metrics import CellEvents, CellResult, summarise
-from bench_core.contract.model import ModelInfo
-from bench_core.contract.outcome import Verdict
-from bench_core.contract.protocol import MeasureProtocol
-from bench_core.contract.spec import CellSpec
-from bench_core.contract.workload import Prepared, Workload, WorkloadRef
+from bench_core.contract.asked.protocol import MeasureProtocol
+from bench_core.contract.measures.metrics import CellEvents, CellResult, summarise
+from bench_core.contract.models.model import ModelInfo
+from bench_core.contract.records import layout
+from bench_core.contract.records.digest import prompts_sha256
+from bench_core.contract.records.events import Event, parse_events
+from bench_core.contract.records.outcome import Verdict
+from bench_core.contract.records.spec import CellSpec
+from bench_core.contract.records.workload import Prepared, Workload, WorkloadRef
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NULL_IMAGE = REPOSITORY / "images" / "null"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from bench_core.contract.cpu_use import CpuUse, taken_by_others
+from bench_core.contract.measures.cpu_use import CpuUse, taken_by_others
 from bench_core.report.format import quantity
 from bench_core.runs.view import Row, RunView
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from bench_core.contract.equal_work import repeated_prompts
-from bench_core.contract.workload import WorkloadRef
+from bench_core.contract.measures.equal_work import repeated_prompts
+from bench_core.contract.records.workload import WorkloadRef
 from bench_core.report.explain.busy_host import warning
 from bench_core.report.explain.device_time import device_time
 from bench_core.report.explain.own_error import own_error
 from bench_core.report.format import gib, quantity, significant
-from bench_core.runs.text import foreign
 from bench_core.runs.view import RunView
+from bench_core.system.text import foreign
 
 
 def facts(view: RunView) -> Iterable[tuple[str, str]]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from bench_core.contract.interval import FEWEST_BATCHES, Interval
-from bench_core.contract.metrics import CellMetrics
-from bench_core.contract.representation import Misfit
-from bench_core.contract.telemetry import MARKED_FROM_SHARE
+from bench_core.contract.measures.metrics import CellMetrics
+from bench_core.contract.measures.telemetry import MARKED_FROM_SHARE
+from bench_core.contract.statistics.interval import FEWEST_BATCHES, Interval
+from bench_core.contract.statistics.representation import Misfit
 from bench_core.report.explain.busy_host import BUSY, busy_note
 from bench_core.report.format import ABSENT, rate_within
 from bench_core.runs.view import Row

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from bench_core.contract.cpu_use import taken_by_others
-from bench_core.contract.harness_error import Gap, bounds
+from bench_core.contract.measures.cpu_use import taken_by_others
+from bench_core.contract.measures.harness_error import Gap, bounds
 from bench_core.report.explain.busy_host import most_taken
 from bench_core.report.format import GIB, gib, milliseconds, percent, quantity, rate, seconds, significant
 from bench_core.runs.view import RunView

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench_core.contract.repeats import BetweenRuns, between_runs
+from bench_core.contract.measures.repeats import BetweenRuns, between_runs
 from bench_core.runs.view import RunView
 
 

@@ -12,8 +12,8 @@ from bench_core.report.explain.marks import told_interval
 from bench_core.report.explain.repeats import over_repeats
 from bench_core.report.figures.draw import Figure, Point, draw
 from bench_core.report.format import GIB, NOT_READ
-from bench_core.runs.text import foreign
 from bench_core.runs.view import Row, RunView
+from bench_core.system.text import foreign
 
 # A label is an image's title and a variant's, whole; longer ones are of no image.yaml.
 LONGEST_LABEL, LONGEST_SUBTITLE = 160, 70

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from bench_core.contract.repeats import BetweenRuns
-from bench_core.contract.run import VisitInfo
+from bench_core.contract.measures.repeats import BetweenRuns
+from bench_core.contract.records.run import VisitInfo
 from bench_core.report.cell import BATCH_SIZE, KEY, METHOD, Cell
 from bench_core.report.column import Column, Entry, Sheet, at, sheet
 from bench_core.report.explain.marks import MISFIT_MARK, mark_notes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from bench_core.contract.telemetry import MARKED_FROM_SHARE, TelemetrySummary
+from bench_core.contract.measures.telemetry import MARKED_FROM_SHARE, TelemetrySummary
 from bench_core.report.cell import KEY, Cell, measured
 from bench_core.report.column import Column, Entry, Sheet, raw, sheet
 from bench_core.report.format import ABSENT, digits, share3, signed_percent, whole

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from bench_core.contract.outcome import MARKED
-from bench_core.contract.run import ImageInfo
+from bench_core.contract.records.outcome import MARKED
+from bench_core.contract.records.run import ImageInfo
 from bench_core.report.cell import Cell, measured
 from bench_core.report.column import Column, Sheet, sheet
 from bench_core.report.format import ABSENT, NOT_TOLD
-from bench_core.runs.text import foreign
 from bench_core.runs.view import Row, RunView
+from bench_core.system.text import foreign
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from bench_core.contract.harness_error import Gap
+from bench_core.contract.measures.harness_error import Gap
 from bench_core.report.cell import BATCH_SIZE, KEY, Cell, measured
 from bench_core.report.column import Column, Entry, Sheet, at, raw, sheet
 from bench_core.report.explain.busy_host import BUSY

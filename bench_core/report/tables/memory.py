@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from bench_core.contract.memory_model import MemoryExplained, explain_memory
+from bench_core.contract.measures.memory_model import MemoryExplained, explain_memory
 from bench_core.report.cell import KEY, Cell, measured
 from bench_core.report.column import Column, Entry, Sheet, raw, sheet
 from bench_core.report.format import NOT_READ, gib, signed_gib, signed_percent

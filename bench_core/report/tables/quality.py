@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from bench_core.contract.quality import ROWS_TO_JUDGE, SCORE_TOKENS
+from bench_core.contract.measures.quality import ROWS_TO_JUDGE, SCORE_TOKENS
 from bench_core.report.cell import BITS, KEY, Cell, by_method
 from bench_core.report.column import Column, Entry, Sheet, at, raw, sheet
 from bench_core.report.format import ABSENT, quantity, significant
 from bench_core.runs.quality import RunQuality
-from bench_core.runs.text import foreign
 from bench_core.runs.view import RunView
+from bench_core.system.text import foreign
 
 
 def _not_scored(cell: Cell) -> str:

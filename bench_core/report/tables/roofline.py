@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from bench_core.contract.calibration import Calibration
-from bench_core.contract.roofline import BUSY, LAUNCHES_PER_LAYER, LAUNCHING, NEAR, Roofline
-from bench_core.contract.telemetry import is_throttling, reason_words
+from bench_core.contract.measures.roofline import BUSY, LAUNCHES_PER_LAYER, LAUNCHING, NEAR, Roofline
+from bench_core.contract.measures.telemetry import is_throttling, reason_words
+from bench_core.contract.records.calibration import Calibration
 from bench_core.report.cell import KEY, Cell, measured
 from bench_core.report.column import Column, Sheet, sheet
 from bench_core.report.format import ABSENT, digits, milliseconds, share3, signed_gib, whole
-from bench_core.runs.text import foreign
 from bench_core.runs.view import RunView
+from bench_core.system.text import foreign
 
 _MATRIX_DTYPES = ("float16", "bfloat16", "tf32", "float32")
 

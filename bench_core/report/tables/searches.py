@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from bench_core.contract.max_batch import BatchTrial, MaxBatch
-from bench_core.contract.min_memory import MinMemory
-from bench_core.contract.outcome import MARKED, MemoryEvidence
+from bench_core.contract.measures.max_batch import BatchTrial, MaxBatch
+from bench_core.contract.measures.min_memory import MinMemory
+from bench_core.contract.records.outcome import MARKED, MemoryEvidence
 from bench_core.report.column import Column, Entry, Sheet, sheet
 from bench_core.report.format import ABSENT, digits, gib, share3, signed_gib
-from bench_core.runs.text import foreign
 from bench_core.runs.view import Row, RunView
+from bench_core.system.text import foreign
 
 _LIMITS = {"prompts": "the workload has no more prompts", "request": "no more were to be tried"}
 

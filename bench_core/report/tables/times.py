@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from bench_core.contract.steadiness import Steadiness
+from bench_core.contract.statistics.steadiness import Steadiness
 from bench_core.report.cell import BATCHES, KEY, Cell, measured
 from bench_core.report.column import Column, Entry, Sheet, raw, sheet
 from bench_core.report.explain.marks import MARKS, UNSTEADY_MARK, misfit_note, misfit_words, untold

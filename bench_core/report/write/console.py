@@ -13,8 +13,8 @@ from bench_core.report.explain.own_error import own_error
 from bench_core.report.explain.same_batches import fastest
 from bench_core.report.tables.results import LATENCY, THROUGHPUT, TOKENS, Result, memory_column
 from bench_core.report.tables.searches import largest_sheets
-from bench_core.runs.text import one_line
 from bench_core.runs.view import Row, RunView
+from bench_core.system.text import one_line
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench_core.contract import layout
 from bench_core.contract.errors import BadInput, MachineFailure
+from bench_core.contract.records import layout
 from bench_core.report.document import document
 from bench_core.report.write.cell_table import csv_table
 from bench_core.report.write.markdown import FIGURES, markdown
 from bench_core.runs.load import load_run
-from bench_core.runs.text import foreign
+from bench_core.system.files import write_file
+from bench_core.system.text import foreign
 
 
 @dataclass(frozen=True)
@@ -60,25 +59,10 @@ def write_report(run_folder: Path, out: Path | None = None) -> ReportPaths:
     try:
         (target / layout.FIGURES_FOLDER).mkdir(parents=True, exist_ok=True)
         for path, content in contents.items():
-            _replace(path, content)
+            write_file(path, content)
     except OSError as error:
         raise MachineFailure(f"{target}: cannot write the report: {error.strerror or error}", "see --out") from error
     return paths
-
-
-def _replace(path: Path, content: bytes) -> None:
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.chmod(0o644)  # mkstemp's 0600 would hide a published report
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def differences(run_folder: Path, out: Path | None = None) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bench_core.contract import layout
+from bench_core.contract.records import layout
 from bench_core.report.column import Entry, Sheet
 from bench_core.report.document import Document, Failure
 from bench_core.report.format import markdown_text

@@ -9,7 +9,7 @@ import jinja2
 from markupsafe import Markup
 
 from bench_core.report.document import Document
-from bench_core.runs.text import one_line
+from bench_core.system.text import one_line
 
 _ENVIRONMENT = jinja2.Environment(
     loader=jinja2.PackageLoader("bench_core.report.write", "."),

@@ -1,0 +1,1 @@
+"""What a person or an image asks for: options, scenarios, manifests."""

@@ -1,0 +1,224 @@
+"""What the samples beside a cell say: clocks, power, energy two ways, throttling in words, and sampling gaps."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+from collections.abc import Sequence
+
+from pydantic import Field
+
+from bench_core.contract.records.events import TelemetryEvent
+from bench_core.contract.records.record import Record
+
+# Bits of NVML's clock-event reasons, named as in nvml.h (`nvmlClocksEventReason*`; two of them as
+# `nvmlClocksThrottleReason*` in headers of older drivers).
+CLOCK_EVENT_REASONS: dict[int, str] = {
+    0x1: "idle",
+    0x2: "application clocks",
+    0x4: "software power cap",
+    0x8: "hardware slowdown",
+    0x10: "sync boost",
+    0x20: "software thermal slowdown",
+    0x40: "hardware thermal slowdown",
+    0x80: "hardware power brake",
+    0x100: "display clocks",
+    0x200: "board limit",
+    0x400: "reliability",
+}
+# Bits that say that clocks were held below what was set: by power, by heat, by the board, by another card of a
+# sync-boost group. Not among them: idle (nothing ran), application and display clocks (a person's or a display's
+# setting, the same for all cells). NVML's reference calls 0x4 and 0x20 reductions of clocks below those requested.
+THROTTLING_BITS = 0x4 | 0x8 | 0x10 | 0x20 | 0x40 | 0x80 | 0x200 | 0x400
+# A card at its own power limit, which is its build (or a person's setting for all cells) and comes with heavy work: on
+# an H100 six methods of seven were there at batch size 64, at clocks up to 4 % below the highest. It marks no cell.
+POWER_CAP_BIT = 0x4
+# A cell is marked where throttling is seen in at least this share of its time: one sample in a long cell is no news.
+MARKED_FROM_SHARE = 0.01
+# The counter and the power reading are averages of the driver over tens of milliseconds up to a second.
+_SHORTEST_WINDOW_S = 1.0
+_COVERED = 0.9
+# Sampling is due every 50 ms; three missed in a row are a gap.
+GAP_S = 0.2
+
+
+class TelemetrySummary(Record):
+    """Samples from the first measured batch's start to the last one's end, pauses included; ``None``: not told.
+
+    Attributes:
+        samples: in the window.
+        longest_gap_s: the longest time between two samples, or between the window's edge and the nearest one.
+        gaps: times of 0.2 s and more without a sample.
+        sm_clock_mhz, memory_clock_mhz, power_w, utilisation: means over time; utilisation from 0 to 1 (share of the
+            driver's sampling period in which a kernel ran).
+        temperature_max_c: highest.
+        energy_joules: NVML's counter over the window. ``integrated_joules``: power integrated over the same samples
+            (trapezoids), scaled alike. ``energy_difference``: integrated / counter - 1.
+        joules_per_output_token: counter (the integral where there is none) / output tokens of the measured batches.
+        reasons: share of the time under each clock-event reason, by word; reasons overlap.
+        throttled: share of the time under at least one that is throttling.
+        package_joules: energy of the CPU packages (RAPL) over the window.
+    """
+
+    samples: int = Field(ge=0)
+    longest_gap_s: float = Field(ge=0)
+    gaps: int = Field(ge=0)
+    sm_clock_mhz: float | None = None
+    memory_clock_mhz: float | None = None
+    temperature_max_c: float | None = None
+    power_w: float | None = None
+    utilisation: float | None = None
+    energy_joules: float | None = None
+    integrated_joules: float | None = None
+    energy_difference: float | None = None
+    joules_per_output_token: float | None = None
+    reasons: dict[str, float] = {}
+    throttled: float | None = None
+    package_joules: float | None = None
+
+    @property
+    def power_limited(self) -> float | None:
+        """Share of the time at the card's power limit; ``None``: not told."""
+        return None if self.throttled is None else self.reasons.get(CLOCK_EVENT_REASONS[POWER_CAP_BIT], 0.0)
+
+    @property
+    def is_throttled(self) -> bool:
+        """Whether the cell is marked: for more than the card's own power limit."""
+        return any(self.reasons[word] >= MARKED_FROM_SHARE for word in self.throttling)
+
+    @property
+    def throttling(self) -> tuple[str, ...]:
+        """The reasons that are throttling, beside the card's own power limit, and were seen; the longest first."""
+        bits = THROTTLING_BITS & ~POWER_CAP_BIT
+        words = {word for bit, word in CLOCK_EVENT_REASONS.items() if bit & bits} | {UNKNOWN_REASON}
+        return tuple(sorted((w for w, share in self.reasons.items() if w in words and share > 0), key=self._rank))
+
+    def _rank(self, word: str) -> tuple[float, str]:
+        return -self.reasons[word], word
+
+
+UNKNOWN_REASON = "a reason of a later driver"
+
+
+def reason_words(mask: int) -> tuple[str, ...]:
+    """The reasons of a bit mask, lowest bit first. A bit that is not known here counts as throttling and says so."""
+    words = [word for bit, word in CLOCK_EVENT_REASONS.items() if mask & bit]
+    return (*words, UNKNOWN_REASON) if mask & ~_KNOWN_BITS else tuple(words)
+
+
+_KNOWN_BITS = sum(CLOCK_EVENT_REASONS)
+
+
+def is_throttling(mask: int) -> bool:
+    """Whether a bit mask says that clocks were held back."""
+    return bool(mask & (THROTTLING_BITS | ~_KNOWN_BITS))
+
+
+Column = list[tuple[float, float]]  # (CLOCK_MONOTONIC seconds, value), in time order
+
+
+def summarise_telemetry(
+    telemetry: Sequence[TelemetryEvent], begin_s: float, end_s: float, output_tokens: int
+) -> TelemetrySummary | None:
+    """Of the window ``begin_s`` to ``end_s`` (CLOCK_MONOTONIC); ``None`` where nothing was ever sampled."""
+    if not any(event.t_s for event in telemetry):
+        return None
+    every = sorted(t for event in telemetry for t in event.t_s)
+    times = [t for t in every if begin_s <= t <= end_s]
+    gaps = [later - earlier for earlier, later in itertools.pairwise([begin_s, *times, end_s])]
+
+    def column(name: str) -> Column:
+        return [(t, v) for t, v in _column(telemetry, name) if begin_s <= t <= end_s]
+
+    reasons = column("throttle_reasons")
+    masks: dict[int, float] = {}
+    for (_, mask), seconds in zip(reasons, _weights(reasons, begin_s, end_s), strict=True):
+        masks[int(mask)] = masks.get(int(mask), 0.0) + seconds
+    total = math.fsum(masks.values())
+    words = {word for mask in masks for word in reason_words(mask)}
+    counter = _counted(column("energy_mj"), begin_s, end_s, 1e-3)
+    integrated = _integrated(column("power_w"), begin_s, end_s)
+    spent = counter if counter is not None else integrated
+    both = counter is not None and counter > 0 and integrated is not None
+    return TelemetrySummary(
+        samples=len(times),
+        longest_gap_s=max(gaps),
+        gaps=sum(gap >= GAP_S for gap in gaps),
+        sm_clock_mhz=_mean(column("sm_clock_mhz")),
+        memory_clock_mhz=_mean(column("memory_clock_mhz")),
+        temperature_max_c=max((v for _, v in column("temperature_c")), default=None),
+        power_w=_mean(column("power_w")),
+        utilisation=_scaled(_mean(column("utilisation_percent")), 0.01),
+        energy_joules=counter,
+        integrated_joules=integrated,
+        energy_difference=integrated / counter - 1.0 if both and integrated is not None and counter else None,
+        joules_per_output_token=spent / output_tokens if spent is not None and output_tokens else None,
+        reasons={
+            word: math.fsum(s for mask, s in masks.items() if word in reason_words(mask)) / total
+            for word in sorted(words)
+        }
+        if total > 0
+        else {},
+        throttled=math.fsum(s for mask, s in masks.items() if is_throttling(mask)) / total if total > 0 else None,
+        package_joules=_counted(column("package_energy_uj"), begin_s, end_s, 1e-6),
+    )
+
+
+def _column(telemetry: Sequence[TelemetryEvent], name: str) -> Column:
+    found: Column = []
+    for event in telemetry:
+        values = getattr(event, name)
+        if values is not None:
+            found.extend((t, float(v)) for t, v in zip(event.t_s, values, strict=True) if v is not None)
+    return sorted(found)
+
+
+def _weights(samples: Column, begin_s: float, end_s: float) -> list[float]:
+    """Seconds that each sample stands for: half of the way to its neighbours, and to the window's edge at the ends.
+    Samples at the ends of batches make some stretches denser than others."""
+    if not samples:
+        return []
+    times = [t for t, _ in samples]
+    middles = [(earlier + later) / 2 for earlier, later in itertools.pairwise(times)]
+    edges = [begin_s, *middles, end_s]
+    return [right - left for left, right in itertools.pairwise(edges)]
+
+
+def _mean(samples: Column) -> float | None:
+    """Weighted by time (trapezoids)."""
+    if not samples:
+        return None
+    span_s = samples[-1][0] - samples[0][0]
+    if span_s <= 0:
+        return statistics.fmean(v for _, v in samples)
+    return _area(samples) / span_s
+
+
+def _area(samples: Column) -> float:
+    return math.fsum((t1 - t0) * (v0 + v1) / 2 for (t0, v0), (t1, v1) in itertools.pairwise(samples))
+
+
+def _scaled(value: float | None, factor: float) -> float | None:
+    return None if value is None else value * factor
+
+
+def _covers(samples: Column, begin_s: float, end_s: float) -> bool:
+    if len(samples) < 2 or end_s - begin_s < _SHORTEST_WINDOW_S:
+        return False
+    return samples[-1][0] - samples[0][0] >= _COVERED * (end_s - begin_s)
+
+
+def _counted(samples: Column, begin_s: float, end_s: float, unit: float) -> float | None:
+    """A counter's rise over the window, scaled from the samples inside it; ``None`` for a window shorter than a second
+    or covered less than nine tenths, or a counter that fell."""
+    if not _covers(samples, begin_s, end_s) or samples[-1][1] < samples[0][1]:
+        return None
+    return (samples[-1][1] - samples[0][1]) * unit * (end_s - begin_s) / (samples[-1][0] - samples[0][0])
+
+
+def _integrated(samples: Column, begin_s: float, end_s: float) -> float | None:
+    """Power integrated over the window, joules, under the same conditions as :func:`_counted`."""
+    if not _covers(samples, begin_s, end_s):
+        return None
+    return _area(samples) * (end_s - begin_s) / (samples[-1][0] - samples[0][0])

@@ -1,0 +1,71 @@
+"""Digests of files, folders and token ids: sha256 in lower-case hex."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from bench_core.contract.records import layout
+
+
+def file_sha256(path: Path) -> str:
+    """Digest of one file's content, read in pieces of 1 MiB."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while piece := stream.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def text_sha256(text: str) -> str:
+    """Digest of a text in UTF-8."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def entries_sha256(entries: Iterable[tuple[str, str]]) -> str:
+    """Digest of a folder from its files' (relative path, sha256) pairs, independent of their order."""
+    digest = hashlib.sha256()
+    for name, value in sorted(entries):
+        digest.update(f"{name}\0{value}\n".encode())
+    return digest.hexdigest()
+
+
+def files_below(path: Path) -> list[Path]:
+    """A file itself, or all files of a folder, sorted; none of what Python and its tools leave."""
+    if path.is_file():
+        return [path]
+    return sorted(p for p in path.rglob("*") if p.is_file() and not _is_left_over(p.relative_to(path)))
+
+
+def _is_left_over(relative: Path) -> bool:
+    return layout.is_hidden(relative) or "__pycache__" in relative.parts
+
+
+def harness_sha256() -> str:
+    """Digest of the suite's own code that runs inside every image, as it lies where this module does: the same on the
+    host and in an image made of it."""
+    package = Path(__file__).resolve().parents[2]
+    places = [package / "__init__.py", *(package / room for room in ("contract", "system", "worker"))]
+    files = [file for place in places for file in files_below(place)]
+    return entries_sha256((file.relative_to(package.parent).as_posix(), file_sha256(file)) for file in files)
+
+
+def prompts_sha256(prompts: Iterable[Sequence[int]]) -> str:
+    """Digest of token ids in order; each prompt counts its length first, so boundaries matter.
+
+    Lengths and ids enter as 64-bit little-endian integers.
+    """
+    digest = hashlib.sha256()
+    for prompt in prompts:
+        digest.update(len(prompt).to_bytes(8, "little"))
+        digest.update(_little_endian(prompt))
+    return digest.hexdigest()
+
+
+def _little_endian(ids: Sequence[int]) -> bytes:
+    values = array("q", ids)
+    if values.itemsize != 8:  # pragma: no cover - every supported platform has 64-bit "q"
+        raise RuntimeError("array('q') is not 64 bits wide here")
+    return values.tobytes()

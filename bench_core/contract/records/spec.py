@@ -1,0 +1,133 @@
+"""What a cell is to measure (``CellPlan``), and with what was found where it is measured, its ``spec.json``.
+
+A plan is made in one way from what was asked: by the driver, which hands it to a container, and by a worker that was
+started without one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pydantic import Field
+
+from bench_core.contract.adapter import Variant
+from bench_core.contract.asked.manifest import DeviceKind, Manifest, Name
+from bench_core.contract.asked.protocol import Length, MeasureOptions, MeasureProtocol, NewTokens, Timeouts
+from bench_core.contract.asked.scenario import NamedCell, Scenario
+from bench_core.contract.errors import BadInput
+from bench_core.contract.models.model import ModelInfo
+from bench_core.contract.models.stored_weights import StoredWeights
+from bench_core.contract.records.record import Record, Scalar
+from bench_core.contract.records.workload import WorkloadRef
+
+
+def require_end_of_text(length: Length, eos_token_ids: Sequence[int], model: str) -> None:
+    """Refuses ``natural`` for a model that cannot end a text: each would run to the limit, and be called natural.
+
+    Raises:
+        BadInput: the model names no end-of-sequence id.
+    """
+    if length == "natural" and not eos_token_ids:
+        raise BadInput(
+            f"--length natural, but {model} names no end-of-sequence id: no text would end before the limit",
+            "take --length forced, or write eos_token_id into the model's generation_config.json",
+        )
+
+
+class CellPlan(NamedCell):
+    """One cell: image x variant x scenario on one model, workload and kind of device; known before it is launched."""
+
+    schema_version: Literal[1] = 1
+    image: Name
+    variant: Name
+    label: str = Field(description="the row's name in tables")
+    bits: float | None = Field(
+        None, gt=0, le=64, description="of a weight, as the variant names them; not told in older records"
+    )
+    batching: Literal["native", "sequential"]
+    token_times: Literal["live", "engine", "separate", "none"]
+    ranked: bool = True
+    reference: int | None = Field(None, ge=0, description="0: the reference; from 1: order of those that stand in")
+    device: DeviceKind
+    model: ModelInfo
+    artifact: str
+    options: dict[str, Scalar]
+    workload: WorkloadRef
+    max_new_tokens: NewTokens
+    length: Length
+    protocol: MeasureProtocol
+
+
+class CellSpec(CellPlan):
+    """``spec.json``: a cell as it was measured; its plan, and what only the place of measuring can tell."""
+
+    gpu_uuid: str | None = None
+    threads: int = Field(ge=1)
+    artifact_digest: str | None = Field(description="of the files that the engine read, if any")
+    weights: StoredWeights | None = Field(None, description="that the artifact holds; not known in older records")
+
+
+class Assignment(Record):
+    """What a driver hands to one container, in one file: cells of one variant, and what they are measured with.
+
+    Attributes:
+        workload: the file, below the data folder.
+        threads: CPU threads of the engine; ``None``: all that the container may use, which only it can tell.
+    """
+
+    schema_version: Literal[1] = 1
+    cells: tuple[CellPlan, ...] = Field(min_length=1)
+    workload: str
+    threads: int | None = Field(None, ge=1)
+    timeouts: Timeouts
+
+
+def image_facts(manifest: Manifest, variant: Variant) -> dict[str, Any]:
+    """The fields of a plan that follow from an image and its variant alone."""
+    return {
+        "image": manifest.name,
+        "variant": variant.name,
+        "label": manifest.label(variant.name),
+        "bits": manifest.bits(variant.name),
+        "batching": manifest.batching,
+        "token_times": manifest.token_times,
+        "ranked": manifest.ranked,
+        "reference": manifest.reference_rank(variant.name),
+        "artifact": variant.artifact,
+        "options": dict(variant.options),
+    }
+
+
+def plan_cells(
+    options: MeasureOptions,
+    manifest: Manifest,
+    variant: Variant,
+    device: DeviceKind,
+    scenarios: Sequence[Scenario],
+    model: ModelInfo,
+    workload: WorkloadRef,
+    repeat: int = 1,
+) -> tuple[CellPlan, ...]:
+    """The cells of one launch: one variant, loaded once, in these scenarios.
+
+    Args:
+        variant: with the engine's options as they are here; see ``Manifest.variant``.
+        repeat: which measurement of these cells it is.
+    """
+    if manifest.direct is None:
+        options = options.model_copy(update={"direct_batches": 0})
+    return tuple(
+        CellPlan(
+            scenario=scenario,
+            repeat=repeat,
+            device=device,
+            model=model,
+            workload=workload,
+            max_new_tokens=options.max_new_tokens,
+            length=options.length,
+            protocol=options.protocol_of(scenario, device, first=number == 0),
+            **image_facts(manifest, variant),
+        )
+        for number, scenario in enumerate(scenarios)
+    )

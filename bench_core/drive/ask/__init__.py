@@ -1,0 +1,1 @@
+"""From the command line and a suite file to a request."""

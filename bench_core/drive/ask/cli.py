@@ -1,0 +1,156 @@
+"""``python -m bench_core.drive``: one command from prompts to a table."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from pydantic import ValidationError
+
+from bench_core import __version__
+from bench_core.contract.asked.declaration import declared, flag_of
+from bench_core.contract.errors import BadInput
+from bench_core.contract.records.outcome import EXIT_INTERRUPTED, EXIT_MACHINE, EXIT_OK
+from bench_core.contract.records.record import describe
+from bench_core.drive.ask import words
+from bench_core.drive.ask.command import refuse
+from bench_core.drive.ask.options import AsPath, click_option, given
+from bench_core.drive.ask.request import Modes, Request, Suite
+from bench_core.drive.plan.catalogue import Catalogue
+from bench_core.drive.plan.plan import image_of
+from bench_core.drive.plan.resume import Earlier, find_run
+from bench_core.drive.run.progress import printable
+from bench_core.drive.run.session import Session
+from bench_core.system.locks import Locks
+
+# What is asked for is declared by the records; what decides where that is read from stands here.
+_SUITE, _REQUEST, _MODES = declared(Suite), declared(Request), declared(Modes)
+_SELECTION = ("images", "variants", "batch_sizes")
+
+
+def _command() -> click.Command:
+    suite = click.Option(["--suite"], type=AsPath(), metavar="PATH", help="suite file; options given here count more")
+    resume = click.Option(
+        ["--resume"],
+        metavar="RUN",
+        help="name or folder of a run: measure what it lacks, and add the cells named here, if any",
+    )
+    listing = click.Option(
+        ["--list-options"], is_flag=True, help="show what each engine (or those of --images) may be told, and stop"
+    )
+    version = click.Option(["--version"], is_flag=True, help="show the version and stop")
+    return click.Command(
+        "drive",
+        params=[
+            suite,
+            *(click_option(option) for option in _SUITE),
+            *(click_option(option) for option in _REQUEST),
+            resume,
+            *(click_option(option, switch=option.default is False) for option in _MODES),
+            listing,
+            version,
+        ],
+        help=drive.__doc__,
+        callback=click.pass_context(drive),
+    )
+
+
+def drive(context: click.Context, suite: Path | None, resume: str | None, **values: Any) -> None:
+    """Measure inference engines, each in its own container, on the same prompts.
+
+    Example: python -m bench_core.drive --images all --device cpu --batch-sizes 1,4
+    """
+    if values["version"]:
+        click.echo(__version__)
+        return
+    catalogue = Catalogue()
+    if values["list_options"]:
+        for line in words.option_lines(values["images"] or (), catalogue):
+            click.echo(json.dumps({"type": "option", "text": line}) if values["as_json"] else line)
+        return
+    asked, places, modes = given(values, _SUITE), given(values, _REQUEST), given(values, _MODES)
+    locks = Locks()
+    context.call_on_close(locks.close)
+    earlier = _earlier(
+        resume,
+        places.get("results", Request.model_fields["results"].default),
+        None if modes.get("dry_run") else locks,
+        refused="run_id" in places or bool(modes.get("build_only") or modes.get("self_check")),
+    )
+    if suite is not None:
+        base = Suite.load(suite)
+    elif earlier is not None:
+        base = earlier.suite()
+        if "images" in asked and "variants" not in asked:  # those of the run's other images
+            base = base.model_copy(update={"variants": ()})
+    else:
+        base = Suite()
+    if suite is None and resume is None and not asked.keys() & {*_SELECTION}:
+        asked |= _selection_of_searches(modes.get("min_memory"), asked.get("find_max_batch"), catalogue)
+    named = words.options(asked.get("options", ()), catalogue)
+    if named:
+        asked["options"] = words.merged(base.options, named)
+    if "artifacts" in asked:
+        asked["artifacts"] = {**base.artifacts, **words.sources(asked["artifacts"])}
+    try:
+        merged = Suite.model_validate({**base.model_dump(), **asked})
+        whole = earlier is not None and suite is None and not asked.keys() & {*_SELECTION}
+        request = Request.model_validate({"suite": merged, "whole_run": whole, **places})
+        told = {*asked, *(["suite"] if suite else [])}
+        wanted = Modes.model_validate({**modes, "options_of": frozenset(named), "given": frozenset(told)})
+    except ValidationError as error:
+        raise BadInput(_as_option(describe(error)), "see --help") from error
+    context.exit(Session(request, wanted, earlier, locks).run())
+
+
+def _selection_of_searches(cell: str | None, methods: tuple[str, ...] | None, catalogue: Catalogue) -> dict[str, Any]:
+    """Where a search is asked for and no cells are, those that it begins with."""
+    found: dict[str, Any] = {}
+    if cell is not None:
+        image, variant, size = words.parts_of_cell(cell, "--min-memory", catalogue)
+        found = {"images": (image,), "variants": (variant,), "batch_sizes": (size,)}
+    if methods is not None and not found:
+        images = tuple(image_of(method, "--find-max-batch", catalogue).name for method in methods or ("",))
+        found = {"images": images, "variants": methods, "batch_sizes": (1,)}
+    return found
+
+
+def _earlier(run: str | None, results: Path, locks: Locks | None, *, refused: bool) -> Earlier | None:
+    if run is None:
+        return None
+    if refused:
+        raise BadInput("--resume goes on with a run", "leave out --run-id, --build-only and --self-check")
+    folder = find_run(run, results)
+    if locks is not None:  # before reading: what another driver is writing is not for judging
+        locks.hold_run(folder)
+    return Earlier.load(folder)
+
+
+def _as_option(problem: str) -> str:
+    """``suite.batch_sizes.0: ...`` as ``--batch-sizes: ...``."""
+    where, _, what = problem.partition(": ")
+    key = where.removeprefix("suite.").split(".")[0]
+    record = next((record for record in (Suite, Request, Modes) if key in record.model_fields), None)
+    return f"{flag_of(record, key)}: {what}" if what and record is not None else problem
+
+
+def main(prog_name: str = "python -m bench_core.drive") -> None:
+    """Runs the command line; every misuse is a line of cause, a line of hint, and exit code 2; every failure of this
+    machine the same with exit code 3."""
+    try:
+        code = _command().main(prog_name=prog_name, standalone_mode=False)
+    except BadInput as error:
+        refuse(error)
+    except click.ClickException as error:
+        refuse(BadInput(error.format_message(), "see --help"))
+    except OSError as error:  # a full disk, a folder that has gone; complete cells are whole
+        where = f"{error.filename}: " if error.filename else ""
+        cause = printable(f"{where}{error.strerror or error}")
+        sys.stderr.write(f"error: {cause}\nhint: mend that, then --resume the run\n")
+        sys.exit(EXIT_MACHINE)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(EXIT_INTERRUPTED)
+    sys.exit(code or EXIT_OK)

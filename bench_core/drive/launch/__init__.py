@@ -1,0 +1,1 @@
+"""Ways of starting an engine."""

@@ -1,0 +1,1 @@
+"""Launching in containers, through the Docker SDK."""

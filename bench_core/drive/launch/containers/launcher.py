@@ -1,0 +1,283 @@
+"""Each engine in its own container, through the Docker SDK: GPU by UUID, no network, a read-only root."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Literal
+
+import docker
+import docker.errors
+from docker.models.containers import Container
+from docker.types import DeviceRequest, LogConfig, Mount
+
+from bench_core.contract.asked.manifest import DeviceKind
+from bench_core.contract.errors import MayPass, first_line
+from bench_core.contract.records import layout
+from bench_core.contract.records.run import ImageInfo
+from bench_core.drive.launch.box import Doors, box_user, limits, require_readable
+from bench_core.drive.launch.containers.build import ImageBuilder, image_tag
+from bench_core.drive.launch.containers.pulse import EngineSilent, Pulse, followed, patience_s
+from bench_core.drive.launch.driver_identity import PREFIX, DriverIdentity, this_driver
+from bench_core.drive.launch.launcher import Ended, Launch, LineTaker, Target
+from bench_core.drive.launch.silence import Silence
+from bench_core.drive.plan.catalogue import Image
+from bench_core.system.lines import LineSplitter, Tail
+
+_KILLED = 137
+_NOT_STARTED = 125  # as `docker run` has it
+_IMPATIENT_S = 5.0  # how long the engine may not answer somebody who has asked twice to stop
+_ATTEMPTS = 3  # at making a container, while the engine comes and goes
+_LONGEST_CAUSE = 250
+_SIGNAL_S = 2.0  # to pass on a signal; an engine that hangs may not hold up the next one
+
+
+class DockerLauncher:
+    """Launches containers, hardened as docs/architecture.md says."""
+
+    name: Literal["docker"] = "docker"
+
+    def __init__(self, client: docker.DockerClient) -> None:
+        self._client = client
+        self._patience_s = patience_s()
+        self._builder = ImageBuilder(client)
+        self._doors = Doors()
+        self._running: list[Container] = []
+        self._stops = 0
+
+    def recipe(self, image: Image, device: DeviceKind) -> str:
+        """Digest of its Dockerfile, its files and those of its bases, and the name of what they are built on."""
+        return self._builder.recipe(image, device)
+
+    def clear_orphans(self, tell: Callable[[str], None]) -> int:
+        """Removes containers of drivers that have ended on this machine; returns how many were removed.
+
+        Another living driver's are left alone, and so is whatever cannot be known to be an orphan: other machines',
+        other users', or those without labels, which a person or compose has started.
+        """
+        removed = 0
+        for container in self._client.containers.list(all=True, filters={"label": f"{PREFIX}pid"}, ignore_removed=True):
+            owner = DriverIdentity.of_labels(container.labels)
+            ended = owner.has_ended(this_driver()) if owner is not None else None
+            # Of an earlier boot nothing can run; what runs is another machine's of the same name.
+            elsewhere = owner is not None and owner.boot != this_driver().boot and container.status == "running"
+            if owner is None or not ended or elsewhere:
+                continue
+            what = container.labels.get("llm-bench.run") or container.labels.get("llm-bench.convert") or "no run"
+            try:
+                container.remove(force=True, v=True)
+            except docker.errors.NotFound:
+                continue
+            except docker.errors.APIError as error:
+                tell(f"container {container.name} of {what} could not be removed: {error.explanation or error}")
+                continue
+            tell(f"removed container {container.name}, left by driver {owner.pid} ({what})")
+            removed += 1
+        return removed
+
+    def is_ready(self, image: Image, target: Target, device: DeviceKind) -> bool:
+        """Whether the image is built from what the repository holds now."""
+        return self._builder.is_current(image, target, device)
+
+    def ensure(self, image: Image, target: Target, device: DeviceKind, tell: Callable[[str], None]) -> ImageInfo:
+        """Builds the image where needed."""
+        return self._builder.ensure(image, target, device, tell)
+
+    def ensure_services(self, device: DeviceKind, tell: Callable[[str], None]) -> list[str]:
+        """Builds the preparing service of compose.yaml."""
+        return [self._builder.ensure_service("prepare", device, tell)]
+
+    def run(self, launch: Launch, on_stdout: LineTaker) -> Ended:
+        """One container's life, and what it has left.
+
+        Raises:
+            MayPass: the Docker engine has gone, or hangs.
+        """
+        removed: list[str] = []
+        folders = launch.folders
+        require_readable(folders.model, folders.artifact)
+        if folders.data is not None:
+            require_readable(folders.data)
+        written = [folders.run] if folders.run is not None else []
+        written += [folders.model] if folders.model_writable else []
+        with contextlib.ExitStack() as doors:
+            for folder in written:
+                doors.enter_context(self._doors.opened(folder.resolve(), removed))
+            ended = self._run(launch, on_stdout)
+        return replace(ended, removed=tuple(removed))
+
+    def _run(self, launch: Launch, on_stdout: LineTaker) -> Ended:
+        started = time.monotonic()
+        try:
+            container = self._create(launch)
+        except docker.errors.APIError as error:  # no such image, no such runtime
+            return _never_ran(error, started)
+        self._running.append(container)
+        tail = Tail()
+        stream: Any = None
+        silent = False
+        running = False
+        try:
+            stream = container.attach(stdout=True, stderr=True, stream=True, logs=True, demux=True)
+            container.start()
+            running = True
+            if self._stops:  # asked while it was being made, when there was nothing to pass it on to
+                self._signal(container)
+            lines = LineSplitter(on_stdout)
+            silence = Silence(
+                launch.silence_limit_s, lambda: _kill(container, "SIGTERM"), lambda: _kill(container, "SIGKILL")
+            )
+            with silence, Pulse(self._client.ping, self._patience_s) as pulse:
+                for stdout, stderr in followed(lambda: stream, lambda: self._check(pulse)):
+                    silence.heard()
+                    if stdout:
+                        lines.feed(stdout)
+                    if stderr:
+                        tail.feed(stderr)
+            lines.end()
+            code = int(container.wait(timeout=self._patience_s)["StatusCode"])
+            container.reload()
+            out_of_memory = bool(container.attrs["State"]["OOMKilled"])
+        except docker.errors.APIError as error:
+            if not running:
+                return _never_ran(error, started)
+            # It ran, and is not there any more: somebody has removed it.
+            return Ended(_KILLED, False, tail.text(), started, time.monotonic())
+        except EngineSilent as error:
+            silent = True
+            raise self._gone(error) from error
+        except OSError as error:  # the connection has broken: requests' errors are OSErrors
+            self._await_engine(error)
+            return Ended(_KILLED, False, tail.text(), started, time.monotonic(), engine_lost=True)
+        finally:
+            self._running.remove(container)
+            if not silent:
+                _let_go(stream)
+                # What stays is the next driver's to clear.
+                with contextlib.suppress(docker.errors.APIError, OSError):
+                    container.remove(force=True, v=True)
+        return Ended(code, out_of_memory, tail.text(), started, time.monotonic(), silence.too_long)
+
+    def stop(self) -> None:
+        """SIGTERM to what runs, then SIGKILL."""
+        self._stops += 1
+        for container in list(self._running):
+            self._signal(container)
+
+    def _signal(self, container: Container) -> None:
+        signal = "SIGTERM" if self._stops == 1 else "SIGKILL"
+        call = threading.Thread(target=_kill, args=(container, signal), name="signal", daemon=True)
+        call.start()
+        call.join(_SIGNAL_S)
+
+    def _check(self, pulse: Pulse) -> None:
+        pulse.check(_IMPATIENT_S if self._stops > 1 else None)
+
+    def _await_engine(self, error: OSError) -> None:
+        """Waits for a Docker engine that has gone to come back.
+
+        Raises:
+            MayPass: it does not.
+        """
+        deadline = time.monotonic() + self._patience_s
+        while time.monotonic() < deadline and not self._stops:
+            time.sleep(1.0)  # first: one that is being shut down still answers for a moment
+            with contextlib.suppress(docker.errors.DockerException, OSError):
+                self._client.ping()
+                return
+        raise self._gone(error) from error
+
+    @staticmethod
+    def _gone(error: OSError) -> MayPass:
+        return MayPass(f"the Docker engine has gone: {first_line(error)}", "start it, then go on with --resume")
+
+    def _create(self, launch: Launch) -> Container:
+        device: DeviceKind = "cuda" if launch.gpu else "cpu"
+        limit = limits()
+        user, group = box_user()
+        options: dict[str, Any] = {
+            "image": image_tag(launch.image, launch.target, device),
+            "command": [*launch.arguments, *_places(launch)],
+            "name": f"llm-bench-{launch.image.name}-{secrets.token_hex(4)}",
+            "labels": {f"llm-bench.{key}": value for key, value in launch.labels.items()} | this_driver().labels,
+            "mounts": _mounts(launch),
+            "user": f"{user}:{group}",
+            "network_mode": "none",
+            "read_only": True,
+            "tmpfs": {"/tmp": "rw,exec,nosuid,nodev,mode=1777,size=50%"},  # noqa: S108  # inside the container
+            "cap_drop": ["ALL"],
+            "security_opt": ["no-new-privileges"],
+            "pids_limit": limit.pids,
+            "mem_limit": limit.memory_bytes,
+            "memswap_limit": limit.memory_bytes,
+            "shm_size": limit.shm_bytes,
+            "init": True,
+            "working_dir": "/tmp",  # noqa: S108
+            "log_config": LogConfig(type=LogConfig.types.JSON, config={"max-size": "16m", "max-file": "2"}),
+            "detach": True,
+        }
+        if launch.gpu:
+            options["device_requests"] = [DeviceRequest(device_ids=[launch.gpu.uuid], capabilities=[["gpu"]])]
+        name = options["name"]
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                return self._client.containers.create(**options)
+            except docker.errors.APIError:  # an OSError too, by way of requests; but the engine has answered
+                raise
+            except OSError as error:  # it may have been made all the same: under another name, then
+                lost = error
+                options["name"] = f"{name}-{attempt + 1}"
+                self._await_engine(error)
+        raise self._gone(lost)
+
+
+def _let_go(stream: Any) -> None:
+    """Closes an attached stream's connection. The SDK makes its socket and its response hold each other, so that it
+    would stay open until the garbage collector comes by: one more for each container."""
+    response = getattr(stream, "_response", None)  # of CancellableStream, whose own close() leaves the descriptor open
+    if response is not None:
+        with contextlib.suppress(OSError):
+            response.close()
+
+
+def _kill(container: Container, signal: str) -> None:
+    with contextlib.suppress(docker.errors.APIError, OSError):  # it has ended or not begun, or nobody answers
+        container.kill(signal)
+
+
+def _never_ran(error: docker.errors.APIError, started_s: float) -> Ended:
+    cause = " ".join(str(error.explanation or error).split())
+    if len(cause) > _LONGEST_CAUSE:  # what went wrong stands last, behind the names of those who passed it on
+        cause = f"{cause[:60]} ... {cause[-_LONGEST_CAUSE + 65 :]}"
+    text = f"error: the container could not be started: {cause}\n"
+    return Ended(_NOT_STARTED, False, text, started_s, time.monotonic(), never_ran=True)
+
+
+def _mounts(launch: Launch) -> list[Mount]:
+    """Bind mounts of exactly what the box may see; a missing source is an error, never a new folder of root's."""
+    folders = launch.folders
+    model = Mount(
+        target=str(layout.MODELS_MOUNT / folders.model.name),
+        source=str(folders.model.resolve()),
+        type="bind",
+        read_only=not folders.model_writable,
+    )
+    mounts = [model]
+    if folders.data is not None:
+        mounts.append(Mount(str(layout.DATA_MOUNT), str(folders.data.resolve()), type="bind", read_only=True))
+    if folders.run is not None:
+        target = layout.RESULTS_MOUNT / folders.run.name
+        mounts.append(Mount(str(target), str(folders.run.resolve()), type="bind", read_only=False))
+    return mounts
+
+
+def _places(launch: Launch) -> list[str]:
+    """The worker's own defaults are the mount points; only names are left to say."""
+    places = ["--model-folder", launch.folders.model.name]
+    if launch.folders.run is not None:
+        places += ["--run-id", launch.folders.run.name]
+    return places

@@ -1,0 +1,1 @@
+"""Launching in processes with virtual environments of their own."""

@@ -1,0 +1,149 @@
+"""Virtual environments for the process launcher: one per image and target, from the image's own requirement files."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from bench_core.contract.asked.manifest import DeviceKind
+from bench_core.contract.records.digest import entries_sha256, file_sha256
+from bench_core.drive.launch.launcher import Target
+from bench_core.drive.launch.processes.pip_words import explain
+from bench_core.drive.plan.catalogue import REPOSITORY, Image
+from bench_core.prepare.staging import locked
+
+ENVIRONMENTS_FOLDER = REPOSITORY / ".envs"
+_READY = "ready"
+_LINES_KEPT = 200  # of what pip says
+
+
+def requirement_files(image: Image, target: Target, device: DeviceKind) -> list[Path]:
+    """The pinned requirements of an image's target, those of its base first: what its Dockerfile installs."""
+    converting = target == "convert" and image.manifest.convert_target
+    candidates = [REPOSITORY / "docker" / "requirements.base.txt"]
+    if image.manifest.base != "base" or converting:
+        base = "torch" if converting else image.manifest.base
+        candidates.append(REPOSITORY / "docker" / f"requirements.{base}.{device}.txt")
+    names = ["requirements.txt", f"requirements.{device}.txt"]
+    candidates += [image.folder / name for name in names]
+    if converting:
+        candidates.append(image.folder / "requirements.convert.txt")
+    return [path for path in candidates if path.is_file()]
+
+
+def complete_files(image: Image, target: Target, device: DeviceKind) -> list[Path]:
+    """Requirements that name all they need and are installed with ``--no-deps``, after the others.
+
+    For an engine whose metadata demands more than it uses, or releases that exclude those of the other requirements.
+    """
+    if target == "convert" and image.manifest.convert_target:
+        return []
+    names = ["requirements.no-deps.txt", f"requirements.no-deps.{device}.txt"]
+    return [path for name in names if (path := image.folder / name).is_file()]
+
+
+def constraints_file(image: Image) -> Path:
+    """Transitive pins: those that all images share, or an image's own where it stands on another generation."""
+    own = image.folder / "constraints.txt"
+    return own if own.is_file() else REPOSITORY / "docker" / "constraints.txt"
+
+
+class Environments:
+    """Finds and makes environments under ``.envs/``."""
+
+    def __init__(self, folder: Path = ENVIRONMENTS_FOLDER) -> None:
+        self._folder = folder
+
+    def pins(self, image: Image, target: Target, device: DeviceKind) -> list[Path]:
+        """All files that pin what is installed."""
+        files = [*requirement_files(image, target, device), *complete_files(image, target, device)]
+        return [*files, constraints_file(image)]
+
+    def identity(self, image: Image, target: Target, device: DeviceKind) -> str:
+        """Digest of all pins and of the Python that they are installed for."""
+        files = self.pins(image, target, device)
+        entries = [(str(path.relative_to(REPOSITORY)), file_sha256(path)) for path in files]
+        return entries_sha256([*entries, ("python", sys.version)])
+
+    def path(self, image: Image, target: Target, device: DeviceKind) -> Path:
+        """Where the environment is or would be."""
+        suffix = "-convert" if target == "convert" and image.manifest.convert_target else ""
+        return self._folder / f"{image.name}{suffix}-{device}-{self.identity(image, target, device)[:12]}"
+
+    def is_ready(self, image: Image, target: Target, device: DeviceKind) -> bool:
+        """Whether it was made to the end."""
+        return (self.path(image, target, device) / _READY).is_file()
+
+    def ensure(self, image: Image, target: Target, device: DeviceKind, tell: Callable[[str], None]) -> Path:
+        """Makes the environment where it is missing.
+
+        Raises:
+            NotInstalled: pip fails; the cause is its last error line.
+            MayPass, MachineFailure: it is the network that fails, or the disk.
+        """
+        path = self.path(image, target, device)
+        if self.is_ready(image, target, device):
+            return path
+        with locked(path.parent, path.name, tell, doing="installs") as lock:
+            if not self.is_ready(image, target, device):
+                self._make(path, image, target, device, lock, tell)
+        return path
+
+    def _make(
+        self,
+        path: Path,
+        image: Image,
+        target: Target,
+        device: DeviceKind,
+        lock: int,
+        tell: Callable[[str], None],
+    ) -> None:
+        tell(f"installing {path.name}")
+        shutil.rmtree(path, ignore_errors=True)
+        started = time.monotonic()
+        _run([sys.executable, "-m", "venv", str(path)], path.name, lock)
+        install = [str(path / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check", "-q"]
+        install += ["-c", str(constraints_file(image))]
+        _run([*install, *_named(requirement_files(image, target, device))], path.name, lock)
+        complete = complete_files(image, target, device)
+        if complete:
+            _run([*install, "--no-deps", *_named(complete)], path.name, lock)
+        (path / _READY).write_text("", encoding="utf-8")
+        tell(f"installed {path.name} in {time.monotonic() - started:.0f} s")
+
+
+def _named(files: list[Path]) -> list[str]:
+    return [word for file in files for word in ("-r", str(file))]
+
+
+def _run(command: list[str], what: str, lock: int) -> None:
+    """One step, in a process group that ends with this call whatever ends it. The lock goes along: as long as any of
+    these processes lives, nobody else writes into the environment."""
+    variables = {**os.environ, "PIP_NO_INPUT": "1"}
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="backslashreplace",
+        env=variables,
+        start_new_session=True,
+        pass_fds=(lock,),
+    ) as process:
+        try:
+            said, _ = process.communicate()
+        finally:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+    if process.returncode != 0:
+        raise explain(
+            f"{what} could not be installed", said.splitlines()[-_LINES_KEPT:], "pip's words are in worker.log"
+        )

@@ -1,0 +1,1 @@
+"""From a request to the cells of a run, without side effects."""

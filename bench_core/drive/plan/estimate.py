@@ -1,0 +1,54 @@
+"""What a run will roughly cost, said before it begins."""
+
+from __future__ import annotations
+
+from bench_core.contract.asked.manifest import DeviceKind
+from bench_core.drive.ask.request import Suite
+from bench_core.drive.plan.plan import Plan
+
+# Rough rates for an estimate that a person reads, not for any published number: bytes of weights read per second by
+# one decoding step, and what a step costs beside that.
+_BYTES_PER_S: dict[DeviceKind, float] = {"cuda": 1.0e12, "cpu": 1.0e10}
+_STEP_S: dict[DeviceKind, float] = {"cuda": 0.010, "cpu": 0.003}
+_START_S = 8.0  # a container, an engine's imports, a small model
+
+
+_TYPICAL_BATCHES = 30  # until throughput is known to 1 %
+
+TYPICAL_PROMPTS = 80  # of the embedded workload; stands in where a workload's size is not known yet
+
+
+def measuring_estimate_s(plan: Plan, suite: Suite, weights_bytes: int, prompts: int) -> float:
+    """Seconds of measuring, roughly: each step reads all weights once; batch size does not matter to that until
+    compute does."""
+    step_s = weights_bytes / _BYTES_PER_S[plan.device] + _STEP_S[plan.device]
+    total_s = 0.0
+    for job in plan.jobs:
+        total_s += _START_S
+        for scenario in job.scenarios:
+            protocol = suite.protocol_of(scenario, plan.device, first=True)
+            batches = prompts // scenario.batch_size
+            if protocol.precision is not None:
+                batches = min(batches, _TYPICAL_BATCHES)
+            if protocol.max_batches is not None:
+                batches = min(batches, protocol.max_batches)
+            direct = protocol.direct_batches if job.image.manifest.direct else 0
+            pairs = min(direct, batches) * protocol.direct_rounds
+            total_s += (batches + protocol.warmup_rule.fewest + 2 * pairs) * suite.max_new_tokens * step_s
+    return total_s
+
+
+def conversion_bytes(artifact: str, weights_bytes: int) -> int:
+    """Disk that a conversion may need at most, given the stored weights of two or four bytes each.
+
+    32-bit forms double 16-bit weights; quantisers first write a copy as large as the weights and then the result.
+    """
+    is_32_bit = artifact.endswith(("float32", "f32")) and "int8" not in artifact
+    return weights_bytes * 2 + (16 << 20) if is_32_bit else int(weights_bytes * 1.6) + (16 << 20)
+
+
+def readable_duration(seconds: float) -> str:
+    """``40 s``, ``12 min``, ``3.5 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,172 @@
+"""What stands between a plan and its measurement, looked up before anything is written, and told in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench_core.contract.records.artifact import recipe_digest, usable_artifact
+from bench_core.contract.records.prompt_source import PromptSource
+from bench_core.contract.records.run import GpuInfo
+from bench_core.contract.records.workload import order_words
+from bench_core.drive.ask.request import Suite
+from bench_core.drive.launch.launcher_choice import Choice
+from bench_core.drive.plan.estimate import TYPICAL_PROMPTS, conversion_bytes, measuring_estimate_s, readable_duration
+from bench_core.drive.plan.plan import Job, Plan
+from bench_core.prepare.disk import readable, require_free
+from bench_core.prepare.models.given_artifact import GivenPlan, plan_given
+from bench_core.prepare.models.model import ModelPlan
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What has to be fetched and made.
+
+    Attributes:
+        makers: every artifact to be read that is converted, and the job of the image that makes it.
+        to_convert: those of them that are missing or damaged.
+        given: every artifact to be read that is from elsewhere.
+        weights_bytes: of the stored model, as far as that is known; 0 where only the hub knows.
+        prompts_are: which part of the dataset the prompts are; ``None`` where only the hub knows.
+    """
+
+    model: ModelPlan
+    makers: Mapping[str, Job]
+    to_convert: tuple[str, ...]
+    given: tuple[GivenPlan, ...]
+    weights_bytes: int
+    prompts_are: PromptSource | None
+
+    @property
+    def downloads(self) -> tuple[str, ...]:
+        """What comes from the hub, by name."""
+        given = [f"{plan.artifact} ({plan.source})" for plan in self.given if plan.action == "download"]
+        return (*([self.model.name] if self.model.action == "download" else []), *given)
+
+    @property
+    def conversion_bytes(self) -> int:
+        """Disk that the conversions may need at most."""
+        return sum(conversion_bytes(artifact, self.weights_bytes) for artifact in self.to_convert)
+
+    def require_disk(self, models: Path) -> None:
+        """Refuses what cannot be finished, as far as sizes are known.
+
+        Raises:
+            BadInput: not enough room.
+        """
+        given = sum(plan.bytes_expected or 0 for plan in self.given)
+        what = ["the model"]
+        what += [f"its conversion to {', '.join(self.to_convert)}"] if self.to_convert else []
+        what += [f"the artifact {plan.artifact}" for plan in self.given if plan.bytes_expected]
+        require_free(models, (self.model.bytes_expected or 0) + self.conversion_bytes + given, " and ".join(what))
+
+
+def look_ahead(
+    suite: Suite,
+    plan: Plan,
+    model: ModelPlan,
+    makers: Mapping[str, Job],
+    models: Path,
+    prompts_are: PromptSource | None,
+) -> Outlook:
+    """Looks at what is under ``models/`` and at the sources named, without a network.
+
+    Raises:
+        BadInput: a source of an artifact cannot be used.
+    """
+    given = {name: source for name, source in suite.artifacts.items() if name in plan.artifacts}
+    return Outlook(
+        model=model,
+        makers=makers,
+        to_convert=tuple(name for name, maker in makers.items() if _missing(name, maker, model, models)),
+        given=tuple(plan_given(name, source, model.model, models) for name, source in given.items()),
+        weights_bytes=_weights_bytes(suite, model),
+        prompts_are=prompts_are,
+    )
+
+
+def _missing(artifact: str, maker: Job, plan: ModelPlan, models: Path) -> bool:
+    if plan.model is None:
+        return True
+    folder = models / plan.model.folder / artifact
+    return usable_artifact(folder, plan.model.digest, recipe_digest(maker.image.folder)) is None
+
+
+def _not_yet_known(suite: Suite) -> str:
+    column = f"column {suite.text_column!r}" if suite.text_column else "a column that is found and named"
+    return f"{column} when the dataset is fetched from the hub"
+
+
+def _weights_bytes(suite: Suite, plan: ModelPlan) -> int:
+    if plan.model is not None:
+        return plan.model.weights_bytes
+    if plan.action == "link":
+        return sum(path.stat().st_size for path in Path(suite.model).glob("*.safetensors"))
+    return plan.bytes_expected or 0
+
+
+def plan_words(
+    suite: Suite, plan: Plan, outlook: Outlook, choice: Choice, gpus: list[GpuInfo], resumed: str | None
+) -> list[str]:
+    """The plan in lines: cells, what will be built, fetched and converted, time and disk."""
+    launcher = choice.launcher
+    to_build = [image.name for image in plan.images if not launcher.is_ready(image, "measure", plan.device)]
+    to_build += [
+        f"{outlook.makers[name].image.name} (converter)"
+        for name in outlook.to_convert
+        if outlook.makers[name].image.manifest.convert_target
+        and not launcher.is_ready(outlook.makers[name].image, "convert", plan.device)
+    ]
+    measuring_s = measuring_estimate_s(plan, suite, outlook.weights_bytes, suite.samples or TYPICAL_PROMPTS)
+    cells = f"{len(plan.to_measure)} cells"
+    if plan.jobs:
+        cells += ": " + ", ".join(f"{job.title} x {_sizes(job)}" for job in plan.jobs)
+    lines = [
+        cells,
+        f"on {', '.join(gpu.name for gpu in gpus) or 'the CPU'}, launched as {choice.words}",
+        f"model {suite.model}: {_action(outlook.model)}",
+        f"prompts: {suite.dataset}, {suite.samples or 'all'}, {order_words(suite.shuffle_seed)}; "
+        f"{suite.max_new_tokens} new tokens, {suite.length}",
+        f"prompts are {outlook.prompts_are.words if outlook.prompts_are else _not_yet_known(suite)}",
+        "to build: " + (", ".join(dict.fromkeys(to_build)) or "nothing"),
+        "to convert: " + (", ".join(outlook.to_convert) or "nothing"),
+        f"measuring will take about {readable_duration(measuring_s)} (rough), "
+        f"conversions {readable(outlook.conversion_bytes)} of disk at most",
+    ]
+    if resumed is not None:
+        kept = sum(cell.cell in plan.kept for cell in plan.cells)
+        lines.insert(0, f"resumes {resumed}: {kept} of {len(plan.cells)} cells asked for are complete and kept")
+    if plan.control is not None and plan.control in plan.jobs:
+        lines.append(f"control: {', '.join(plan.control.cells)}, measured first")
+    if plan.harness is not None:
+        lines.append(f"the suite's own error: {plan.harness.title} x {_sizes(plan.harness)}, measured before the cells")
+    if suite.find_max_batch:
+        limit = f"{suite.max_batch_limit}" if suite.max_batch_limit else "the number of prompts"
+        lines.append(f"then the largest batch size that fits, at most {limit}: {', '.join(suite.find_max_batch)}")
+    lines += [f"artifact {given.artifact} from {given.source}: {_brought(given)}" for given in outlook.given]
+    return lines + [f"left out: {reason}" for reason in plan.left_out]
+
+
+def _sizes(job: Job) -> str:
+    sizes = "{" + ",".join(str(scenario.batch_size) for scenario in job.scenarios) + "}"
+    return sizes if job.repeat == 1 else f"{sizes} (repeat {job.repeat})"
+
+
+def _action(plan: ModelPlan) -> str:
+    words = {
+        "present": "present",
+        "link": "to be linked",
+        "generate": "to be generated",
+        "download": "to be downloaded",
+    }
+    return words[plan.action] + _size(plan.bytes_expected) + (f" ({plan.remark})" if plan.remark else "")
+
+
+def _brought(plan: GivenPlan) -> str:
+    words = {"present": "present", "link": "to be linked", "download": "to be downloaded"}
+    return words[plan.action] + _size(plan.bytes_expected)
+
+
+def _size(size_bytes: int | None) -> str:
+    return f", {readable(size_bytes)}" if size_bytes else ""

@@ -1,0 +1,356 @@
+"""From a request to cells: pure, so that ``--dry-run`` shows what a run would do."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Container, Iterable
+from dataclasses import dataclass, replace
+
+from bench_core.contract.asked.manifest import DeviceKind
+from bench_core.contract.asked.scenario import Offline, Scenario, scenario_of_word
+from bench_core.contract.errors import BadInput, nearest
+from bench_core.contract.records import layout
+from bench_core.contract.records.record import Scalar
+from bench_core.contract.records.run import PlannedCell
+from bench_core.drive.ask.request import Suite
+from bench_core.drive.plan.catalogue import Catalogue, Image
+
+
+@dataclass(frozen=True)
+class Job:
+    """One container: one variant of one image, loaded once, in one or more scenarios; the same repeat of each."""
+
+    image: Image
+    variant: str
+    scenarios: tuple[Scenario, ...]
+    options: dict[str, Scalar]
+    repeat: int = 1
+    max_batches: int | None = None  # fewer than the suite's, where given
+
+    @property
+    def artifact(self) -> str:
+        """What it reads."""
+        return self.image.manifest.variants[self.variant].artifact
+
+    @property
+    def title(self) -> str:
+        """``image.variant``."""
+        return f"{self.image.name}.{self.variant}"
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """Names of its cells."""
+        return tuple(self.cell(scenario) for scenario in self.scenarios)
+
+    def cell(self, scenario: Scenario) -> str:
+        """A cell's name."""
+        return layout.cell_id(self.image.name, self.variant, scenario.word, self.repeat)
+
+    def without(self, cells: Container[str]) -> Job:
+        """The same for the scenarios whose cells are not among ``cells``."""
+        return replace(self, scenarios=tuple(s for s in self.scenarios if self.cell(s) not in cells))
+
+    def planned(self) -> list[PlannedCell]:
+        """Its cells."""
+        return [
+            PlannedCell(
+                cell=self.cell(scenario),
+                image=self.image.name,
+                variant=self.variant,
+                scenario=scenario,
+                repeat=self.repeat,
+                label=self.image.manifest.label(self.variant),
+                bits=self.image.manifest.bits(self.variant),
+                ranked=self.image.manifest.ranked,
+                harness=self.variant == self.image.manifest.harness_variant,
+                reference=self.image.manifest.reference_rank(self.variant),
+            )
+            for scenario in self.scenarios
+        ]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a call asks for, and what of it is to be measured.
+
+    Attributes:
+        grid: the jobs asked for, in the order of the table.
+        control: one cell that every visit measures first, as a repeat of its own from the second time on.
+        kept: cells of an earlier visit that need no further measurement.
+        left_out: what was not planned, and why.
+        repeats: how often the grid is measured; what the control adds is not counted.
+        order_seed: of the order of the launches, where that is more than once.
+    """
+
+    device: DeviceKind
+    grid: tuple[Job, ...]
+    left_out: tuple[str, ...] = ()
+    control: Job | None = None
+    kept: frozenset[str] = frozenset()
+    harness: Job | None = None
+    repeats: int = 1
+    order_seed: int = 0
+
+    @property
+    def in_order_of_launch(self) -> tuple[Job, ...]:
+        """The grid in the order of the table, or, where it is repeated, one repeat after the other, the jobs of each in
+        a random order of its own: randomised blocks, so that what changes with time falls on all methods alike."""
+        if self.repeats == 1:
+            return self.grid
+        drawn = random.Random(self.order_seed)  # noqa: S311  # an order, not a secret
+        ordered: list[Job] = []
+        for repeat in sorted({job.repeat for job in self.grid}):
+            block = [job for job in self.grid if job.repeat == repeat]
+            drawn.shuffle(block)
+            ordered += block
+        return tuple(ordered)
+
+    @property
+    def jobs(self) -> tuple[Job, ...]:
+        """What is to be launched, in order: the control, then the grid without it and without what is kept.
+
+        Where nothing of the grid is left there is nothing to control either.
+        """
+        control = self._of([self.control]) if self.control is not None else ()
+        done = self.kept | {cell.cell for cell in control}
+        left = tuple(job for job in (job.without(done) for job in self.in_order_of_launch) if job.scenarios)
+        new = bool(left) or any(cell.cell not in self.kept and cell.repeat == 1 for cell in control)
+        return (self.control, *left) if self.control is not None and new else left
+
+    @property
+    def cells(self) -> tuple[PlannedCell, ...]:
+        """All cells asked for, in the order of the table."""
+        every = self._of([*self.grid, *(job for job in self.jobs if job is self.control)])
+        return tuple({cell.cell: cell for cell in every}.values())
+
+    @property
+    def to_measure(self) -> tuple[str, ...]:
+        """Names of the cells to be measured, in the order of the launches."""
+        return tuple(cell.cell for cell in self._of(self.jobs))
+
+    @property
+    def artifacts(self) -> tuple[str, ...]:
+        """Artifacts to be read beyond the model itself, each once."""
+        wanted = (job.artifact for job in self.jobs)
+        return tuple(dict.fromkeys(a for a in wanted if a not in (layout.NO_ARTIFACT, layout.HF_ARTIFACT)))
+
+    @property
+    def images(self) -> tuple[Image, ...]:
+        """Images that measure, each once."""
+        return tuple({job.image.name: job.image for job in self.jobs}.values())
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """Batch sizes to be measured, ascending."""
+        return tuple(sorted({scenario.batch_size for job in self.jobs for scenario in job.scenarios}))
+
+    def resumed(self, complete: Iterable[PlannedCell]) -> Plan:
+        """The same plan for a run of which some cells are complete: these are kept, and the control is the next
+        repeat of its cell."""
+        cells = tuple(complete)
+        plan = replace(self, kept=frozenset(cell.cell for cell in cells))
+        if self.control is None:
+            return plan
+        first = (self.control.image.name, self.control.variant, *self.control.scenarios)
+        done = [cell.repeat for cell in cells if (cell.image, cell.variant, cell.scenario) == first]
+        return replace(plan, control=replace(self.control, repeat=1 + max(done, default=0)))
+
+    @staticmethod
+    def _of(jobs: Iterable[Job]) -> tuple[PlannedCell, ...]:
+        return tuple(cell for job in jobs for cell in job.planned())
+
+
+def make_plan(suite: Suite, catalogue: Catalogue, device: DeviceKind) -> Plan:
+    """Expands a suite.
+
+    Raises:
+        BadInput: an unknown image, variant or option, an option's value of another type; a named image or variant that
+            does not run on this device; nothing left to run.
+    """
+    everything = "all" in suite.images
+    names = catalogue.names if everything else tuple(dict.fromkeys(suite.images))
+    images = [catalogue.get(name) for name in names]
+    for name, options in suite.options.items():
+        catalogue.get(name).manifest.options_on(None).checked(options)
+    left_out: list[str] = []
+    jobs: list[Job] = []
+    chosen = _chosen_variants(suite.variants, images, catalogue)
+    for image in images:
+        if device not in image.manifest.devices:
+            reason = f"{image.name} does not run on {device}"
+            if not everything:
+                raise BadInput(reason, f"it runs on {', '.join(image.manifest.devices)}")
+            left_out.append(reason)
+            continue
+        runnable = image.manifest.variants_on(device)
+        if suite.variants == ("all",):
+            wanted = tuple(name for name in runnable if name != image.manifest.harness_variant)
+        else:
+            wanted = chosen.get(image.name) or (image.manifest.default_variant(device),)
+        for variant in wanted:
+            jobs.append(_job(image, variant, suite.scenarios, suite, device))
+    if not jobs:
+        raise BadInput("nothing to run", "; ".join(left_out))
+    grid = tuple(replace(job, repeat=repeat) for job in jobs for repeat in range(1, suite.repeats + 1))
+    return Plan(
+        device,
+        grid,
+        tuple(left_out),
+        _control(suite, catalogue, device),
+        repeats=suite.repeats,
+        order_seed=suite.order_seed,
+    )
+
+
+HARNESS_BATCHES = 5  # of each size: seconds in all, and one or two late wakings do not move the median
+
+
+def harness_job(plan: Plan, catalogue: Catalogue, visit: int) -> Job | None:
+    """The scripted engine at the smallest shape and at the largest batch size of a plan; ``None`` where nothing is to
+    be measured or no image has a script for this device.
+
+    Args:
+        visit: number of the visit, from 1: the repeat of its cells.
+    """
+    if not plan.batch_sizes:
+        return None
+    for name in catalogue.names:
+        image = catalogue.get(name)
+        variant = image.manifest.harness_variant
+        if variant is not None and variant in image.manifest.variants_on(plan.device):
+            sizes = sorted({1, plan.batch_sizes[-1]})
+            return Job(image, variant, tuple(Offline(batch_size=size) for size in sizes), {}, visit, HARNESS_BATCHES)
+    return None
+
+
+def plan_of_cells(cells: Iterable[PlannedCell], suite: Suite, catalogue: Catalogue, device: DeviceKind) -> Plan:
+    """The plan of these cells, in as many repeats as the suite asks for, with its options and its control.
+
+    Repeats of the control beyond those of the grid are left out: every visit adds one of its own.
+
+    Raises:
+        BadInput: an image or variant that is not there any more, or does not run on this device.
+    """
+    control = _control(suite, catalogue, device)
+    found: dict[tuple[str, str, int], list[Scenario]] = {}
+    for cell in cells:
+        if (
+            control is None
+            or cell.repeat <= suite.repeats
+            or (cell.image, cell.variant) != (control.image.name, control.variant)
+        ):
+            found.setdefault((cell.image, cell.variant, cell.repeat), []).append(cell.scenario)
+    for image, variant, repeat in [key for key in found if key[2] == 1]:
+        for added in range(repeat + 1, suite.repeats + 1):
+            there = found.setdefault((image, variant, added), [])
+            there += [scenario for scenario in found[image, variant, repeat] if scenario not in there]
+    grid = tuple(
+        replace(_job(catalogue.get(image), variant, tuple(scenarios), suite, device), repeat=repeat)
+        for (image, variant, repeat), scenarios in found.items()
+    )
+    return Plan(device, grid, control=control, repeats=suite.repeats, order_seed=suite.order_seed)
+
+
+def _job(image: Image, variant: str, scenarios: tuple[Scenario, ...], suite: Suite, device: DeviceKind) -> Job:
+    runnable = image.manifest.variants_on(device)
+    if variant not in image.manifest.variants:
+        raise BadInput(f"image {image.name} has no variant {variant!r}", nearest(variant, image.manifest.variants))
+    if variant == image.manifest.harness_variant:
+        raise BadInput(
+            f"variant {variant} of {image.name} measures the suite itself, with every run",
+            "leave it out; --no-harness-check switches it off",
+        )
+    if variant not in runnable:
+        raise BadInput(
+            f"variant {variant} of {image.name} does not run on {device}",
+            f"those that do: {', '.join(runnable) or 'none'}",
+        )
+    options = image.manifest.options_on(device).checked(suite.options.get(image.name, {}))
+    return Job(image, variant, scenarios, dict(options))
+
+
+def _control(suite: Suite, catalogue: Catalogue, device: DeviceKind) -> Job | None:
+    """The suite's control cell, written ``image.variant.b<batch size>``; either name may hold dots."""
+    return None if suite.control is None else cell_job(suite.control, "--control", suite, catalogue, device)
+
+
+def cell_job(cell: str, option: str, suite: Suite, catalogue: Catalogue, device: DeviceKind) -> Job:
+    """One cell by its name, with the suite's options.
+
+    Raises:
+        BadInput: not such a name, or not a cell that runs here; ``option`` is where it was given.
+    """
+    image, variant, scenario = cell_parts(cell, option, catalogue)
+    return _job(image, variant, (scenario,), suite, device)
+
+
+def cell_parts(cell: str, option: str, catalogue: Catalogue) -> tuple[Image, str, Scenario]:
+    """Image, variant and scenario of ``image.variant.bN``; either name may hold dots.
+
+    Raises:
+        BadInput: not such a name; ``option`` is where it was given.
+    """
+    method, _, word = cell.rpartition(".")
+    scenario = scenario_of_word(word)
+    image = _owner(method, catalogue)
+    if scenario is None or image is None:
+        raise BadInput(
+            f"{option} {cell!r} is not a cell: IMAGE.VARIANT.bN",
+            f"for example null.scripted.b1; images: {', '.join(catalogue.names)}",
+        )
+    return image, method.removeprefix(f"{image.name}."), scenario
+
+
+def method_job(method: str, option: str, suite: Suite, catalogue: Catalogue, device: DeviceKind) -> Job:
+    """One variant of one image at batch size 1, written ``image.variant``; either name may hold dots.
+
+    Raises:
+        BadInput: not such a name, or it does not run here; ``option`` is where it was given.
+    """
+    image = image_of(method, option, catalogue)
+    return _job(image, method.removeprefix(f"{image.name}."), (Offline(batch_size=1),), suite, device)
+
+
+def image_of(method: str, option: str, catalogue: Catalogue) -> Image:
+    """The image of ``image.variant``.
+
+    Raises:
+        BadInput: not such a name.
+    """
+    image = _owner(method, catalogue)
+    if image is None:
+        raise BadInput(
+            f"{option} {method!r} is no method: IMAGE.VARIANT",
+            f"for example null.scripted; images: {', '.join(catalogue.names)}",
+        )
+    return image
+
+
+def _owner(method: str, catalogue: Catalogue) -> Image | None:
+    return catalogue.owner(method, lambda image: image.manifest.variants)
+
+
+def _chosen_variants(words: tuple[str, ...], images: list[Image], catalogue: Catalogue) -> dict[str, tuple[str, ...]]:
+    """Image name to its named variants. A word is ``image.variant`` or a variant's bare name."""
+    chosen: dict[str, list[str]] = {}
+    if words == ("all",):
+        return {}
+    for word in words:
+        image_named = _owner(word, catalogue)
+        if image_named is not None:
+            image_name, variant = image_named.name, word.removeprefix(f"{image_named.name}.")
+            if variant not in image_named.manifest.variants:
+                raise BadInput(
+                    f"image {image_name} has no variant {variant!r}", nearest(variant, image_named.manifest.variants)
+                )
+            if image_named not in images:
+                raise BadInput(f"--variants names {word}, but {image_name} is not among the images of this run")
+            chosen.setdefault(image_name, []).append(variant)
+            continue
+        owners = [image for image in images if word in image.manifest.variants]
+        if not owners:
+            known = {variant for image in images for variant in image.manifest.variants}
+            raise BadInput(f"no image of this run has a variant {word!r}", nearest(word, known))
+        for image in owners:
+            chosen.setdefault(image.name, []).append(word)
+    return {name: tuple(dict.fromkeys(variants)) for name, variants in chosen.items()}

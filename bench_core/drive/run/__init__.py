@@ -1,0 +1,1 @@
+"""Carrying a plan out: what is there, what is free, what is measured, what comes back."""

@@ -1,0 +1,58 @@
+"""The GPUs of this host."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+
+import pynvml
+
+from bench_core.contract.errors import BadInput
+from bench_core.contract.records.run import GpuInfo
+
+# Freed memory comes back within milliseconds of a process's end; a context that is torn down may take seconds.
+_MEMORY_RETURN_S = 30.0
+_MEMORY_SLACK_BYTES = 64 * 1024 * 1024
+
+
+def choose_gpus(wanted: tuple[str, ...], present: list[GpuInfo]) -> list[GpuInfo]:
+    """The GPUs to use, by index or UUID; ``all`` for every one, nothing for the first.
+
+    Raises:
+        BadInput: there is none, or no such one.
+    """
+    if not present:
+        raise BadInput("--device cuda: this host has no GPU that NVML answers for", "use --device cpu")
+    if not wanted:
+        return present[:1]
+    if wanted == ("all",):
+        return present
+    chosen = []
+    for name in wanted:
+        matches = [gpu for index, gpu in enumerate(present) if name in (str(index), gpu.uuid)]
+        if not matches:
+            known = ", ".join(f"{index} = {gpu.uuid}" for index, gpu in enumerate(present))
+            raise BadInput(f"--gpus: there is no GPU {name!r}", f"present: {known}")
+        chosen.append(matches[0])
+    return list(dict.fromkeys(chosen))
+
+
+def used_bytes(uuid: str) -> int | None:
+    """Memory in use on a GPU by all processes; ``None`` where NVML does not answer."""
+    with contextlib.suppress(pynvml.NVMLError):
+        pynvml.nvmlInit()
+        return int(pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByUUID(uuid)).used)
+    return None
+
+
+def memory_came_back(uuid: str, baseline_bytes: int | None) -> bool:
+    """Waits until a GPU's memory is down to its baseline again; ``False`` if it is not after half a minute."""
+    if baseline_bytes is None:
+        return True
+    deadline = time.monotonic() + _MEMORY_RETURN_S
+    while time.monotonic() < deadline:
+        used = used_bytes(uuid)
+        if used is None or used <= baseline_bytes + _MEMORY_SLACK_BYTES:
+            return True
+        time.sleep(0.2)
+    return False

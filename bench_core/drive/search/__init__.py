@@ -1,0 +1,1 @@
+"""Searches: many short cells for one answer."""

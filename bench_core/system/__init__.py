@@ -1,0 +1,1 @@
+"""The floor below the rooms: files, locks, text, and what this machine is."""

@@ -1,0 +1,1 @@
+"""Memory, power and CPU time, read beside the engine."""
