@@ -1,0 +1,53 @@
+"""``serve:`` of ``image.yaml``: how an engine's own server is started, asked and read."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints
+
+from bench_core.contract.records.record import Record
+
+# A dotted path into JSON: names, and numbers for places in a list.
+FieldPath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_0-9]+(\.[A-Za-z_0-9]+)*$")]
+UrlPath = Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9_/.-]*$")]
+
+
+class PrefixCache(Record):
+    """What switches the server's prefix cache off, and on."""
+
+    arguments: tuple[str, ...] = Field((), description="added to the command")
+    body: dict[str, Any] = Field({}, description="added to each request")
+
+
+class ServerEntry(Record):
+    """The engine's own server.
+
+    Words of ``command`` may hold ``{python}`` (the image's own interpreter), ``{image}`` (the image's folder),
+    ``{artifact}`` (folder of what the variant reads), ``{host}``, ``{port}``, ``{context_tokens}`` (prompt and output of
+    the longest request), ``{slots}`` (requests at once, as far as the run's load points say it), ``{threads}``, and any
+    option of the image by its name.
+    """
+
+    command: tuple[str, ...] = Field(min_length=1, description="how it is started")
+    ready: UrlPath = Field(description="path that answers 200 when the model is loaded")
+    path: UrlPath = Field(description="path that requests are posted to")
+    prompt: Literal["ids", "text", "messages"] = Field(
+        description="ids: takes token ids; text: a string, checked to encode to these ids; messages: a conversation of "
+        "one turn, which the server's template changes, and the cell says so"
+    )
+    prompt_field: FieldPath = Field("prompt", description="of the request's body")
+    length_fields: tuple[FieldPath, ...] = Field(min_length=1, description="that each take the number of output tokens")
+    forced: dict[str, Any] = Field({}, description="what of the body makes it write exactly so many tokens")
+    body: dict[str, Any] = Field({}, description="the rest of each request's body: greedy, streamed")
+    token_ids: FieldPath | None = Field(None, description="of an event: the ids of its tokens, where it tells them")
+    text: FieldPath | None = Field(None, description="of an event: the text of its tokens")
+    usage: FieldPath | None = Field(None, description="of some event: how many output tokens there were")
+    usage_prompt: FieldPath | None = Field(None, description="of some event: how many prompt tokens there were")
+    usage_cached: FieldPath | None = Field(
+        None, description="of some event: prompt tokens served from the prefix cache"
+    )
+    error: FieldPath | None = Field(None, description="of an event that tells of a failure: its words")
+    prefix_cache_off: PrefixCache = PrefixCache()
+    prefix_cache_on: PrefixCache = PrefixCache()
+    environment: dict[str, str] = Field({}, description="variables of the server's process alone")
