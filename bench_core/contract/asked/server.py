@@ -24,9 +24,9 @@ class ServerEntry(Record):
     """The engine's own server.
 
     Words of ``command`` may hold ``{python}`` (the image's own interpreter), ``{image}`` (the image's folder),
-    ``{artifact}`` (folder of what the variant reads), ``{host}``, ``{port}``, ``{context_tokens}`` (prompt and output of
-    the longest request), ``{slots}`` (requests at once, as far as the run's load points say it), ``{threads}``, and any
-    option of the image by its name.
+    ``{artifact}`` (folder of what the variant reads), ``{host}``, ``{port}``, ``{context_tokens}`` (prompt and output
+    of the longest request), ``{slots}`` (requests at once, as far as the run's load points say it), ``{threads}``, and
+    any option of the image by its name.
     """
 
     command: tuple[str, ...] = Field(min_length=1, description="how it is started")
@@ -44,9 +44,7 @@ class ServerEntry(Record):
     text: FieldPath | None = Field(None, description="of an event: the text of its tokens")
     usage: FieldPath | None = Field(None, description="of some event: how many output tokens there were")
     usage_prompt: FieldPath | None = Field(None, description="of some event: how many prompt tokens there were")
-    usage_cached: FieldPath | None = Field(
-        None, description="of some event: prompt tokens served from the prefix cache"
-    )
+    usage_cached: FieldPath | None = Field(None, description="of some event: prompt tokens taken from the prefix cache")
     error: FieldPath | None = Field(None, description="of an event that tells of a failure: its words")
     prefix_cache_off: PrefixCache = PrefixCache()
     prefix_cache_on: PrefixCache = PrefixCache()

@@ -21,8 +21,8 @@ class Serve(Record):
 
     Attributes:
         load: ``concurrency`` (closed loop: so many requests are in flight, the next is sent when one ends), ``rate``
-            (open loop: requests are sent at their times, whatever the server does), ``trace`` (open loop: times, prompts
-            and lengths of a recorded load).
+            (open loop: requests are sent at their times, whatever the server does), ``trace`` (open loop: times,
+            prompts and lengths of a recorded load).
         concurrency: of a closed loop.
         request_rate: of an open loop, requests per second.
         arrivals: gaps of an open loop: exponential, or all alike.

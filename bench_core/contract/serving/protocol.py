@@ -29,7 +29,7 @@ class Limits(Record):
         return ", ".join(f"{name} <= {value:g}" for name, value in given if value is not None)
 
     @classmethod
-    def parse(cls, words: tuple[str, ...]) -> Limits | None:
+    def of_words(cls, words: tuple[str, ...]) -> Limits | None:
         """``("ttft_s=0.5", "tpot_s=0.05")``; ``None`` for none.
 
         Raises:
@@ -73,13 +73,13 @@ class ServeFields(Record):
     @field_validator("slo")
     @classmethod
     def _limits(cls, words: tuple[str, ...]) -> tuple[str, ...]:
-        Limits.parse(words)
+        Limits.of_words(words)
         return words
 
     @property
     def limits(self) -> Limits | None:
         """The latency limits, where any are given."""
-        return Limits.parse(self.slo)
+        return Limits.of_words(self.slo)
 
 
 class ServeProtocol(ServeFields):
