@@ -20,6 +20,8 @@ from bench_core.contract.records.calibration import Calibration
 from bench_core.contract.records.outcome import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_MACHINE, EXIT_OK, Outcome
 from bench_core.contract.records.record import Record, describe
 from bench_core.contract.records.spec import Assignment
+from bench_core.contract.serving.protocol import ServeFields
+from bench_core.system.cell_writer import refuse_if_measured
 from bench_core.system.files import write_text
 from bench_core.system.processes import end_with_parent
 from bench_core.worker.arguments import Parser, add_options, given, whole_number
@@ -27,12 +29,12 @@ from bench_core.worker.calibration import device_words, write_calibration
 from bench_core.worker.convert import convert
 from bench_core.worker.engine.job import Job
 from bench_core.worker.resolve import Options, Places, Resolver, choose_device
+from bench_core.worker.serve.sidecar import Sidecar
 from bench_core.worker.standalone import last_words, standalone_record
-from bench_core.worker.supervise.cell_writer import refuse_if_measured
 from bench_core.worker.supervise.supervisor import Supervisor, run_self_check
 
 # The records that declare what is asked of the cells, in the order of the help.
-_HEADINGS = (Options, WorkFields, ProtocolFields, MeasureOptions, Timeouts)
+_HEADINGS = (Options, WorkFields, ProtocolFields, ServeFields, MeasureOptions, Timeouts)
 _OPTIONS = sorted(declared(Options), key=lambda option: _HEADINGS.index(option.origin))
 
 
@@ -63,6 +65,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--calibrate", dest="calibration", metavar="NAME",
         help="measure the device, in the image made for it, into calibrations/NAME.json of the run",
     )  # fmt: skip
+    instead.add_argument(
+        "--serve", metavar="PORT", type=whole_number(1),
+        help="run the engine's own server on this port, and tell of it on the next one, for a client beside it",
+    )  # fmt: skip
+    launch.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="that --serve listens on")
     instead.add_argument("--self-check", action="store_true", help="run the contract suite on this image")
     # Of the process launcher: a container ends with its own first process, a worker process with its driver.
     parser.add_argument("--end-with", type=whole_number(1), metavar="PID", help=argparse.SUPPRESS)
@@ -81,8 +88,8 @@ def main(arguments: list[str] | None = None) -> int:
         resolver = _resolver(parsed)
         if parsed.convert:
             return _convert(resolver, parsed.convert)
-        if parsed.self_check:
-            return _self_check(resolver)
+        if parsed.self_check or parsed.serve:
+            return _self_check(resolver) if parsed.self_check else _serve(resolver, parsed)
         return _measure(resolver, parsed.run_id, parsed.marked)
     except BadInput as error:
         sys.stderr.write(f"error: {error.cause}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
@@ -160,6 +167,17 @@ def _measure(resolver: Resolver, run_id: str | None, marked: str) -> int:
     if standalone:
         sys.stderr.write("\n".join(last_words(request)) + "\n")
     return outcome.worker_exit_code
+
+
+def _serve(resolver: Resolver, parsed: argparse.Namespace) -> int:
+    request, workload = resolver.measure_request("served")
+    longest = workload.longest + max(spec.max_new_tokens for spec in request.cells)
+    sidecar = Sidecar(
+        resolver.manifest, request, parsed.host, (parsed.serve, parsed.serve + 1), longest,
+        resolver.timeouts.load_timeout_s, parsed.marked,
+    )  # fmt: skip
+    sidecar.run()
+    return EXIT_OK
 
 
 def _convert(resolver: Resolver, wanted: str) -> int:

@@ -26,7 +26,7 @@ from bench_core.worker.engine.guard import ContractBroken, PromptRefused, check_
 from bench_core.worker.engine.measure import StopRequested
 from bench_core.worker.sample.sampler import Sampler, descendants, rss_bytes
 from bench_core.worker.supervise import log as log_module
-from bench_core.worker.supervise.cell_writer import CellWriter
+from bench_core.system.cell_writer import CellWriter
 from bench_core.worker.supervise.log import EngineLog
 
 MIB = 1024 * 1024

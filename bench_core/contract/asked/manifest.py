@@ -10,6 +10,7 @@ from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from bench_core.contract.adapter import Variant
 from bench_core.contract.asked.options import EngineOption, OptionName, Options
+from bench_core.contract.asked.server import ServerEntry
 from bench_core.contract.errors import BadInput
 from bench_core.contract.records import layout, strict_yaml
 from bench_core.contract.records.record import Misplaced, Record, Scalar
@@ -44,6 +45,9 @@ class VariantEntry(Record):
     )
     devices: tuple[DeviceKind, ...] = Field((), description="where it runs; all devices of the image where empty")
     options: dict[str, Scalar] = Field({}, description="values of the image's options in this variant")
+    serve: tuple[str, ...] | None = Field(
+        None, description="what the server's command has more in this variant; left out where it is not served"
+    )
 
 
 BudgetUnit = Literal["bytes", "fraction"]
@@ -120,6 +124,7 @@ class Manifest(Record):
         "adapter, which classifies all other failures, has ended with it",
     )
     variants: dict[Name, VariantEntry] = Field({}, description="at least one, unless the image is no engine")
+    serve: ServerEntry | None = Field(None, description="the engine's own server, for cells under load")
     ranked: bool = Field(True, description="false for an engine that is no engine: in tables, not in the comparison")
     harness_variant: Name | None = Field(
         None, description="of a scripted engine: measured with every run, for the error of the suite itself"
@@ -159,6 +164,8 @@ class Manifest(Record):
         if any(v.reference and v.stands_in is not None for v in self.variants.values()):
             raise ValueError("the reference does not stand in for itself")
         self._check_options()
+        if self.serve is None and any(v.serve is not None for v in self.variants.values()):
+            raise ValueError("a variant is served, and the image has no server: serve: is missing")
         for device in self.devices:
             if not any(v.default for v in self._on(device).values()):
                 raise ValueError(f"no variant is the default on {device}")
@@ -189,6 +196,10 @@ class Manifest(Record):
     def variants_on(self, device: str) -> tuple[str, ...]:
         """Names of the variants that run on a device, in the order of the file."""
         return tuple(self._on(device)) if device in self.devices else ()
+
+    def served_on(self, device: str) -> tuple[str, ...]:
+        """Names of the variants that the engine's own server serves on a device."""
+        return tuple(name for name in self.variants_on(device) if self.variants[name].serve is not None)
 
     def default_variant(self, device: str) -> str:
         """The variant taken where none is named.

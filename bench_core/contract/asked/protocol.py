@@ -12,9 +12,10 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import Field, model_validator
 
 from bench_core.contract.asked.declaration import Before, MayDiffer, Said, meant_before
-from bench_core.contract.asked.scenario import BatchSize, Scenario
+from bench_core.contract.asked.scenario import BatchSize, Offline, Scenario
 from bench_core.contract.measures.cpu_use import GPU_IDLE_CPUS, BusyRule
 from bench_core.contract.records.record import Record
+from bench_core.contract.serving.protocol import ServeFields, ServeProtocol
 from bench_core.contract.statistics.stopping import StoppingRule, WarmupRule
 
 Length = Literal["forced", "natural"]
@@ -142,7 +143,7 @@ class WorkFields(Record):
     threads: Annotated[int | None, Said(default="all")] = Field(None, ge=1, description="CPU threads of every engine")
 
 
-class MeasureOptions(Timeouts, ProtocolFields, WorkFields):
+class MeasureOptions(Timeouts, ServeFields, ProtocolFields, WorkFields):
     """How the cells of a run are measured, beyond what stands in the protocol of each."""
 
     exhaustive: bool = Field(False, description="measure the whole workload, whatever the precision")
@@ -172,11 +173,18 @@ class MeasureOptions(Timeouts, ProtocolFields, WorkFields):
                 surely comes to its end.
         """
         left_out: dict[str, object] = {} if first else {"score_texts": 0}
-        if self.direct_batch_sizes and scenario.batch_size not in self.direct_batch_sizes:
+        if not isinstance(scenario, Offline):
+            left_out |= {"direct_batches": 0, "score_texts": 0}
+        elif self.direct_batch_sizes and scenario.batch_size not in self.direct_batch_sizes:
             left_out["direct_batches"] = 0
         if device == "cuda":
             left_out["busy"] = BusyRule(cpus=self.busy_cpus, idle_cpus=GPU_IDLE_CPUS)
         return self.protocol.model_copy(update=left_out)
+
+    @property
+    def serve_protocol(self) -> ServeProtocol:
+        """How every serving cell is measured."""
+        return ServeProtocol(**{name: getattr(self, name) for name in ServeFields.model_fields})
 
     @property
     def timeouts(self) -> Timeouts:

@@ -1,22 +1,23 @@
 """How requests reach an engine: a union by ``kind``, one record a kind.
 
 A kind says how a cell of it is named. Whoever adds one writes its record, in a file of its own, and names it in
-``Scenario`` and ``KINDS``: plans, names of cells, what a driver hands to a container and resuming then take it. What
-means offline cells alone asks for ``batch_size``, and mypy names it as soon as there is another kind.
+``Scenario`` and ``KINDS``: plans, names of cells, what a driver hands to a container and resuming then take it.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from bench_core.contract.records import layout
 from bench_core.contract.records.record import Record
+from bench_core.contract.serving.load import Serve
 
 BatchSize = Annotated[int, Field(ge=1, le=65536)]
 MAX_REPEAT = 1000
+OF_SERVING_CELLS = frozenset({"serve", "server"})  # fields of a cell's records that offline cells do not have
 
 _OFFLINE_WORD = re.compile(r"b([1-9][0-9]{0,4})")
 
@@ -43,13 +44,14 @@ class Offline(Record):
         return cls(batch_size=int(match[1])) if match and int(match[1]) <= 65536 else None
 
 
-Scenario = Annotated[Union[Offline], Field(discriminator="kind")]  # noqa: UP007  # of one member today
-KINDS = (Offline,)
+Scenario = Annotated[Offline | Serve, Field(discriminator="kind")]
+KINDS = (Offline, Serve)
 
 
 def scenario_of_word(word: str) -> Scenario | None:
     """The scenario that a cell's name ends in; ``None`` where that is no scenario's word."""
-    return next((found for kind in KINDS if (found := kind.of_word(word)) is not None), None)
+    found = (kind.of_word(word) for kind in KINDS)
+    return next((scenario for scenario in found if scenario is not None), None)
 
 
 class NamedCell(Record):
@@ -72,8 +74,19 @@ class NamedCell(Record):
 
     @property
     def batch_size(self) -> int:
-        """Of an offline cell."""
+        """Of an offline cell.
+
+        Raises:
+            TypeError: it is none.
+        """
+        if not isinstance(self.scenario, Offline):
+            raise TypeError(f"{self.cell_id} has no batch size")
         return self.scenario.batch_size
+
+    @property
+    def load(self) -> Serve | None:
+        """Of a serving cell; ``None`` for any other."""
+        return self.scenario if isinstance(self.scenario, Serve) else None
 
     @model_validator(mode="before")
     @classmethod
@@ -91,4 +104,5 @@ class NamedCell(Record):
         return {
             ("batch_size" if key == "scenario" else key): (self.batch_size if key == "scenario" else value)
             for key, value in content.items()
+            if key not in OF_SERVING_CELLS
         }

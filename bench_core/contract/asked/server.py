@@ -23,7 +23,8 @@ class PrefixCache(Record):
 class ServerEntry(Record):
     """The engine's own server.
 
-    Words of ``command`` may hold ``{python}`` (the image's own interpreter), ``{image}`` (the image's folder),
+    Words of ``command`` may hold ``{python}`` (the image's own interpreter), ``{bin}`` (the
+    folder of its programs), ``{image}`` (the image's folder),
     ``{artifact}`` (folder of what the variant reads), ``{host}``, ``{port}``, ``{context_tokens}`` (prompt and output
     of the longest request), ``{slots}`` (requests at once, as far as the run's load points say it), ``{threads}``, and
     any option of the image by its name.

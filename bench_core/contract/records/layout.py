@@ -18,6 +18,7 @@ IMAGE_MOUNT = Path("/opt/bench/image")
 RUN_FILE = "run.json"
 SUITE_FILE = "suite.json"  # what was asked for; a resumed run asks for the same where nothing else is said
 WORKLOAD_FILE = "workload.json.gz"  # the prompts as token ids, so that every batch can be checked anywhere
+SCHEDULES_FOLDER = "schedules"  # <word of the load>.json.gz: what is sent to a server and when; below data/ as well
 DIGESTS_FILE = "SHA256SUMS"  # of a published run: all files but those that a report makes again
 CELLS_FOLDER = "cells"
 SET_ASIDE_FOLDER = "set-aside"  # cells that a later visit measured again, as they were

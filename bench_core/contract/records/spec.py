@@ -6,7 +6,7 @@ started without one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import Field
@@ -14,12 +14,13 @@ from pydantic import Field
 from bench_core.contract.adapter import Variant
 from bench_core.contract.asked.manifest import DeviceKind, Manifest, Name
 from bench_core.contract.asked.protocol import Length, MeasureOptions, MeasureProtocol, NewTokens, Timeouts
-from bench_core.contract.asked.scenario import NamedCell, Scenario
+from bench_core.contract.asked.scenario import NamedCell, Offline, Scenario
 from bench_core.contract.errors import BadInput
 from bench_core.contract.models.model import ModelInfo
 from bench_core.contract.models.stored_weights import StoredWeights
 from bench_core.contract.records.record import Record, Scalar
 from bench_core.contract.records.workload import WorkloadRef
+from bench_core.contract.serving.cell import ServePlan, ServerFacts
 
 
 def require_end_of_text(length: Length, eos_token_ids: Sequence[int], model: str) -> None:
@@ -57,6 +58,7 @@ class CellPlan(NamedCell):
     max_new_tokens: NewTokens
     length: Length
     protocol: MeasureProtocol
+    serve: ServePlan | None = Field(None, description="of a serving cell")
 
 
 class CellSpec(CellPlan):
@@ -66,6 +68,7 @@ class CellSpec(CellPlan):
     threads: int = Field(ge=1)
     artifact_digest: str | None = Field(description="of the files that the engine read, if any")
     weights: StoredWeights | None = Field(None, description="that the artifact holds; not known in older records")
+    server: ServerFacts | None = Field(None, description="of a serving cell: how its server was started and asked")
 
 
 class Assignment(Record):
@@ -73,12 +76,14 @@ class Assignment(Record):
 
     Attributes:
         workload: the file, below the data folder.
+        schedules: of serving cells, by the word of their load: the file, below the data folder.
         threads: CPU threads of the engine; ``None``: all that the container may use, which only it can tell.
     """
 
     schema_version: Literal[1] = 1
     cells: tuple[CellPlan, ...] = Field(min_length=1)
     workload: str
+    schedules: dict[str, str] = {}
     threads: int | None = Field(None, ge=1)
     timeouts: Timeouts
 
@@ -108,12 +113,14 @@ def plan_cells(
     model: ModelInfo,
     workload: WorkloadRef,
     repeat: int = 1,
+    schedules: Mapping[str, str] | None = None,
 ) -> tuple[CellPlan, ...]:
     """The cells of one launch: one variant, loaded once, in these scenarios.
 
     Args:
         variant: with the engine's options as they are here; see ``Manifest.variant``.
         repeat: which measurement of these cells it is.
+        schedules: of serving cells, by the word of their load: the digest.
     """
     if manifest.direct is None:
         options = options.model_copy(update={"direct_batches": 0})
@@ -127,7 +134,17 @@ def plan_cells(
             max_new_tokens=options.max_new_tokens,
             length=options.length,
             protocol=options.protocol_of(scenario, device, first=number == 0),
+            serve=_serve_plan(options, scenario, workload, schedules or {}),
             **image_facts(manifest, variant),
         )
         for number, scenario in enumerate(scenarios)
     )
+
+
+def _serve_plan(
+    options: MeasureOptions, scenario: Scenario, workload: WorkloadRef, schedules: Mapping[str, str]
+) -> ServePlan | None:
+    if isinstance(scenario, Offline):
+        return None
+    cached = bool(workload.shared_prefix_tokens)
+    return ServePlan(protocol=options.serve_protocol, schedule=schedules[scenario.word], prefix_cache=cached)

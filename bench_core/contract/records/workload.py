@@ -55,6 +55,7 @@ class Workload(Record):
     digest: str
     sample_seed: int | None = Field(None, ge=0, lt=SEEDS)
     prompt_source: PromptSource | None = Field(None, description=_SOURCE_WORDS)
+    shared_prefix_tokens: int = Field(0, ge=0, description="tokens that all prompts begin with alike, by intent")
     prompts: tuple[tuple[int, ...], ...] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -86,6 +87,7 @@ class Workload(Record):
             longest_prompt_tokens=self.longest,
             sample_seed=self.sample_seed,
             prompt_source=self.prompt_source,
+            shared_prefix_tokens=self.shared_prefix_tokens,
         )
 
     def packed(self) -> bytes:
@@ -136,7 +138,7 @@ def require_fit(workload: Workload, model: ModelInfo, batch_sizes: Sequence[int]
             f"{model.context_length} tokens",
             f"lower --max-prompt-tokens to {max(model.context_length - max_new_tokens, 1)}, or --max-new-tokens",
         )
-    widest = max(batch_sizes)
+    widest = max(batch_sizes, default=0)
     if widest > len(workload.prompts):
         raise BadInput(
             f"batch size {widest} needs at least {widest} prompts, the workload has {len(workload.prompts)}",
@@ -159,6 +161,7 @@ class WorkloadRef(Record):
         return order_words(self.sample_seed)
 
     prompt_source: PromptSource | None = Field(None, description=_SOURCE_WORDS)
+    shared_prefix_tokens: int = Field(0, ge=0, description="tokens that all prompts begin with alike, by intent")
 
     def agrees(self, other: WorkloadRef) -> bool:
         """Whether both are one workload. A source that one of them does not know is no difference, nor is a column that

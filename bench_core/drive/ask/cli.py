@@ -18,7 +18,7 @@ from bench_core.contract.records.record import describe
 from bench_core.drive.ask import words
 from bench_core.drive.ask.command import refuse
 from bench_core.drive.ask.options import AsPath, click_option, given
-from bench_core.drive.ask.request import Modes, Request, Suite
+from bench_core.drive.ask.request import SERVED_BY, Modes, Request, Suite
 from bench_core.drive.plan.catalogue import Catalogue
 from bench_core.drive.plan.plan import image_of
 from bench_core.drive.plan.resume import Earlier, find_run
@@ -28,7 +28,7 @@ from bench_core.system.locks import Locks
 
 # What is asked for is declared by the records; what decides where that is read from stands here.
 _SUITE, _REQUEST, _MODES = declared(Suite), declared(Request), declared(Modes)
-_SELECTION = ("images", "variants", "batch_sizes")
+_SELECTION = ("images", "variants", "batch_sizes", *SERVED_BY)
 
 
 def _command() -> click.Command:
@@ -90,6 +90,8 @@ def drive(context: click.Context, suite: Path | None, resume: str | None, **valu
         base = Suite()
     if suite is None and resume is None and not asked.keys() & {*_SELECTION}:
         asked |= _selection_of_searches(modes.get("min_memory"), asked.get("find_max_batch"), catalogue)
+    if suite is None and asked.keys() & {*SERVED_BY}:
+        asked.setdefault("batch_sizes", ())
     named = words.options(asked.get("options", ()), catalogue)
     if named:
         asked["options"] = words.merged(base.options, named)

@@ -30,7 +30,9 @@ class Listed(click.ParamType[Any]):
         """
         if not isinstance(value, str):
             return value
-        return words.batch_sizes(value, self._option.flag) if self._option.kind == "int" else words.listed(value)
+        if self._option.kind in ("int", "float"):
+            return words.numbers(value, self._option.flag, self._option.kind)
+        return words.listed(value)
 
 
 class AsPath(click.ParamType[Any]):

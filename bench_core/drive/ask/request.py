@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from bench_core.contract.asked.declaration import MayDiffer, Said
 from bench_core.contract.asked.manifest import Name
@@ -16,7 +16,10 @@ from bench_core.contract.measures.quality import QualityBounds
 from bench_core.contract.records import layout, strict_yaml
 from bench_core.contract.records.record import Record, Scalar
 from bench_core.contract.records.workload import DEFAULT_SAMPLE_SEED, SEEDS
+from bench_core.contract.serving.load import Arrivals, Concurrency, RequestRate, Serve
 from bench_core.drive.ask.suite_paths import SuitePaths
+
+SERVED_BY = ("concurrency", "request_rate", "trace")  # options that ask for cells over HTTP
 
 
 class Subjects(Record):
@@ -27,7 +30,25 @@ class Subjects(Record):
     variants: Annotated[tuple[str, ...], Said(default="each image's own")] = Field(
         (), description="image.variant, or a variant of every image that has it, or all"
     )
-    batch_sizes: tuple[BatchSize, ...] = Field((1, 4, 16), min_length=1, description="prompts in one generate call")
+    batch_sizes: Annotated[tuple[BatchSize, ...], Said(default="1,4,16; none beside a load over HTTP")] = Field(
+        (1, 4, 16), description="prompts in one generate call"
+    )
+    concurrency: Annotated[tuple[Concurrency, ...], Said(default="none")] = Field(
+        (), description="serving over HTTP: requests in flight, a cell each"
+    )
+    request_rate: Annotated[tuple[RequestRate, ...], Said(default="none")] = Field(
+        (), description="serving over HTTP: requests per second, a cell each"
+    )
+    arrivals: Arrivals = Field("poisson", description="gaps between requests at a rate: exponential, or all alike")
+    trace: Annotated[Path | None, Said(default="none", metavar="FILE")] = Field(
+        None, description="serving over HTTP: a recorded load, JSON lines of times and prompts; a cell of its own"
+    )
+    shared_prefix_tokens: Annotated[int, Said(default="none")] = Field(
+        0,
+        ge=0,
+        le=1 << 20,
+        description="tokens that all prompts begin with alike, served with the prefix cache on",
+    )
     model: str = Field("synthetic/tiny", description="synthetic/<shape>, a hub id or a folder")
     tokenizer: Path | None = Field(None, description="folder of a tokenizer that replaces the model's")
     revision: str | None = Field(None, description="branch, tag or commit of a model from the hub")
@@ -101,8 +122,15 @@ class Suite(MeasureOptions, Subjects):
 
     @property
     def scenarios(self) -> tuple[Scenario, ...]:
-        """Of every method."""
+        """Of every method, closed batches."""
         return tuple(Offline(batch_size=size) for size in self.batch_sizes)
+
+    @property
+    def loads(self) -> tuple[Serve, ...]:
+        """Load points of every method that is served."""
+        loads = [Serve(load="concurrency", concurrency=number) for number in self.concurrency]
+        loads += [Serve(load="rate", request_rate=rate, arrivals=self.arrivals) for rate in self.request_rate]
+        return (*loads, *([Serve(load="trace")] if self.trace is not None else []))
 
     @property
     def shuffle_seed(self) -> int | None:
@@ -122,10 +150,24 @@ class Suite(MeasureOptions, Subjects):
         words = value if isinstance(value, list | tuple) else [value]
         return tuple("null" if word is None else word for word in words)
 
-    @field_validator("batch_sizes")
+    @field_validator("batch_sizes", "concurrency", "request_rate")
     @classmethod
-    def _each_once(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+    def _each_once(cls, value: tuple[float, ...]) -> tuple[float, ...]:
         return tuple(sorted(set(value)))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _served_alone(cls, given: Any) -> Any:
+        """A load over HTTP and no batch sizes: no closed batches."""
+        if isinstance(given, dict) and "batch_sizes" not in given and any(given.get(key) for key in SERVED_BY):
+            return {**given, "batch_sizes": ()}
+        return given
+
+    @model_validator(mode="after")
+    def _something(self) -> Suite:
+        if not self.scenarios and not self.loads:
+            raise ValueError("batch_sizes: nothing to measure: give some, or a concurrency, a request rate or a trace")
+        return self
 
     @classmethod
     def load(cls, path: Path) -> Suite:
@@ -146,6 +188,7 @@ class Suite(MeasureOptions, Subjects):
                 "dataset": paths.perhaps(suite.dataset, "dataset"),
                 "tokenizer": paths.always(suite.tokenizer, "tokenizer") if suite.tokenizer else None,
                 "beside": paths.always(suite.beside, "beside") if suite.beside else None,
+                "trace": paths.always(suite.trace, "trace") if suite.trace else None,
                 "artifacts": artifacts,
             }
         )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
+from typing import Literal
 
+from bench_core.contract.asked.scenario import Offline
 from bench_core.contract.errors import BadInput
 from bench_core.contract.records.record import Scalar
 from bench_core.drive.plan.catalogue import Catalogue
@@ -12,23 +15,29 @@ from bench_core.drive.plan.plan import cell_parts
 Given = dict[str, dict[str, Scalar]]
 
 
+_WHOLE = re.compile(r"[0-9]{1,9}")
+_DECIMAL = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
+
+
 def listed(text: str) -> tuple[str, ...]:
     """``a,b`` as its words."""
     return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
-def batch_sizes(text: str, option: str) -> tuple[int, ...]:
-    """``1,4,16`` as numbers.
+def numbers(text: str, option: str, kind: Literal["int", "float"]) -> tuple[float, ...]:
+    """``1,4,16`` as whole numbers of 1 or more, or ``0.5,2`` as numbers above 0.
 
     Raises:
         BadInput: not such a list; ``option`` is where it was given.
     """
-    words = listed(text)
-    whole = all(word.isascii() and word.isdigit() and len(word) <= 9 for word in words)
-    sizes = tuple(int(word) for word in words) if whole else ()
-    if not sizes or min(sizes) < 1:
-        raise BadInput(f"{option} {text!r}: each must be a whole number of 1 or more", "for example 1,4,16,64")
-    return sizes
+    words, form = listed(text), _WHOLE if kind == "int" else _DECIMAL
+    found = tuple((int if kind == "int" else float)(word) for word in words) if all(map(form.fullmatch, words)) else ()
+    if not found or min(found) <= 0:
+        what, example = "a number above 0", "0.5,2,8"
+        if kind == "int":
+            what, example = "a whole number of 1 or more", "1,4,16,64"
+        raise BadInput(f"{option} {text!r}: each must be {what}", f"for example {example}")
+    return found
 
 
 def sources(words: Iterable[str]) -> dict[str, str]:
@@ -85,6 +94,8 @@ def parts_of_cell(cell: str, option: str, catalogue: Catalogue) -> tuple[str, st
         BadInput: not a cell; ``option`` is where it was given.
     """
     image, variant, scenario = cell_parts(cell, option, catalogue)
+    if not isinstance(scenario, Offline):
+        raise BadInput(f"{option} {cell!r} is a cell under load", "name a cell of closed batches: IMAGE.VARIANT.bN")
     return image.name, f"{image.name}.{variant}", scenario.batch_size
 
 

@@ -50,6 +50,8 @@ class Launch:
         labels: run and cells, for people and for finding leftovers.
         silence_limit_s: a box that says nothing for so long is ended; ``None`` for one that need not speak.
         run_lock: the open file of the run's lock, for a worker process to hold on to as long as it lives.
+        client_processes: where the cells are under load: load generators of the client, which runs beside the engine's
+            server, writes the cells and is the one that is followed; 0 otherwise.
     """
 
     image: Image
@@ -59,6 +61,7 @@ class Launch:
     gpu: GpuInfo | None = None
     labels: dict[str, str] = field(default_factory=dict)
     run_lock: int | None = None
+    client_processes: int = 0
     silence_limit_s: float | None = None
 
 
@@ -113,6 +116,13 @@ class Launcher(Protocol):
 
     def ensure_services(self, device: DeviceKind, tell: Callable[[str], None]) -> list[str]:
         """Builds what is no engine but runs in a box of its own when there is no driver; their references."""
+
+    def ensure_client(self, device: DeviceKind, tell: Callable[[str], None]) -> None:
+        """Builds what cells under load are measured with, where it is not there.
+
+        Raises:
+            NotInstalled, MayPass, MachineFailure: as :meth:`ensure`.
+        """
 
     def run(self, launch: Launch, on_stdout: LineTaker) -> Ended:
         """Starts the worker, hands over its lines, waits for its end, clears away the box."""

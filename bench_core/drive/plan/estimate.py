@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bench_core.contract.asked.manifest import DeviceKind
+from bench_core.contract.asked.scenario import Offline
 from bench_core.drive.ask.request import Suite
 from bench_core.drive.plan.plan import Plan
 
@@ -15,6 +16,8 @@ _START_S = 8.0  # a container, an engine's imports, a small model
 
 _TYPICAL_BATCHES = 30  # until throughput is known to 1 %
 
+_TYPICAL_RAMP_S, _TYPICAL_WINDOW_S = 15.0, 60.0  # of a serving cell
+
 TYPICAL_PROMPTS = 80  # of the embedded workload; stands in where a workload's size is not known yet
 
 
@@ -26,6 +29,11 @@ def measuring_estimate_s(plan: Plan, suite: Suite, weights_bytes: int, prompts: 
     for job in plan.jobs:
         total_s += _START_S
         for scenario in job.scenarios:
+            if not isinstance(scenario, Offline):
+                total_s += min(suite.max_ramp_seconds, _TYPICAL_RAMP_S) + min(
+                    suite.max_serve_seconds, _TYPICAL_WINDOW_S
+                )
+                continue
             protocol = suite.protocol_of(scenario, plan.device, first=True)
             batches = prompts // scenario.batch_size
             if protocol.precision is not None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench_core.contract.asked.scenario import Offline, Scenario
 from bench_core.contract.records.artifact import recipe_digest, usable_artifact
 from bench_core.contract.records.prompt_source import PromptSource
 from bench_core.contract.records.run import GpuInfo
@@ -149,8 +150,12 @@ def plan_words(
 
 
 def _sizes(job: Job) -> str:
-    sizes = "{" + ",".join(str(scenario.batch_size) for scenario in job.scenarios) + "}"
+    sizes = "{" + ",".join(_size_of(scenario) for scenario in job.scenarios) + "}"
     return sizes if job.repeat == 1 else f"{sizes} (repeat {job.repeat})"
+
+
+def _size_of(scenario: Scenario) -> str:
+    return str(scenario.batch_size) if isinstance(scenario, Offline) else scenario.word
 
 
 def _action(plan: ModelPlan) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from bench_core.contract.asked.manifest import DeviceKind
@@ -12,6 +12,7 @@ from bench_core.contract.errors import BadInput, nearest
 from bench_core.contract.records import layout
 from bench_core.contract.records.record import Scalar
 from bench_core.contract.records.run import PlannedCell
+from bench_core.contract.serving.load import Serve
 from bench_core.drive.ask.request import Suite
 from bench_core.drive.plan.catalogue import Catalogue, Image
 
@@ -36,6 +37,11 @@ class Job:
     def title(self) -> str:
         """``image.variant``."""
         return f"{self.image.name}.{self.variant}"
+
+    @property
+    def served(self) -> bool:
+        """Whether its cells are requests to the engine's own server."""
+        return any(isinstance(scenario, Serve) for scenario in self.scenarios)
 
     @property
     def cells(self) -> tuple[str, ...]:
@@ -142,7 +148,13 @@ class Plan:
     @property
     def batch_sizes(self) -> tuple[int, ...]:
         """Batch sizes to be measured, ascending."""
-        return tuple(sorted({scenario.batch_size for job in self.jobs for scenario in job.scenarios}))
+        offline = (s for job in self.jobs for s in job.scenarios if isinstance(s, Offline))
+        return tuple(sorted({scenario.batch_size for scenario in offline}))
+
+    @property
+    def loads(self) -> tuple[Serve, ...]:
+        """Load points to be measured, each once."""
+        return tuple(dict.fromkeys(s for job in self.jobs for s in job.scenarios if isinstance(s, Serve)))
 
     def resumed(self, complete: Iterable[PlannedCell]) -> Plan:
         """The same plan for a run of which some cells are complete: these are kept, and the control is the next
@@ -188,7 +200,15 @@ def make_plan(suite: Suite, catalogue: Catalogue, device: DeviceKind) -> Plan:
         else:
             wanted = chosen.get(image.name) or (image.manifest.default_variant(device),)
         for variant in wanted:
-            jobs.append(_job(image, variant, suite.scenarios, suite, device))
+            if suite.scenarios:
+                jobs.append(_job(image, variant, suite.scenarios, suite, device))
+            if suite.loads and variant in image.manifest.served_on(device):
+                jobs.append(_job(image, variant, suite.loads, suite, device))
+            elif suite.loads:
+                reason = f"{image.name}.{variant} has no server"
+                if not everything and not suite.scenarios:
+                    raise BadInput(reason, _served_here(catalogue, device))
+                left_out.append(reason)
     if not jobs:
         raise BadInput("nothing to run", "; ".join(left_out))
     grid = tuple(replace(job, repeat=repeat) for job in jobs for repeat in range(1, suite.repeats + 1))
@@ -200,6 +220,11 @@ def make_plan(suite: Suite, catalogue: Catalogue, device: DeviceKind) -> Plan:
         repeats=suite.repeats,
         order_seed=suite.order_seed,
     )
+
+
+def _served_here(catalogue: Catalogue, device: DeviceKind) -> str:
+    images = ((name, catalogue.get(name).manifest.served_on(device)) for name in catalogue.names)
+    return "served: " + ", ".join(f"{name}.{variant}" for name, variants in images for variant in variants)
 
 
 HARNESS_BATCHES = 5  # of each size: seconds in all, and one or two late wakings do not move the median
@@ -245,10 +270,19 @@ def plan_of_cells(cells: Iterable[PlannedCell], suite: Suite, catalogue: Catalog
             there = found.setdefault((image, variant, added), [])
             there += [scenario for scenario in found[image, variant, repeat] if scenario not in there]
     grid = tuple(
-        replace(_job(catalogue.get(image), variant, tuple(scenarios), suite, device), repeat=repeat)
+        replace(_job(catalogue.get(image), variant, of_kind, suite, device), repeat=repeat)
         for (image, variant, repeat), scenarios in found.items()
+        for of_kind in _by_kind(scenarios)
     )
     return Plan(device, grid, control=control, repeats=suite.repeats, order_seed=suite.order_seed)
+
+
+def _by_kind(scenarios: Iterable[Scenario]) -> Iterator[tuple[Scenario, ...]]:
+    """Those of one launch: closed batches, or a server's loads."""
+    kinds: dict[str, list[Scenario]] = {}
+    for scenario in scenarios:
+        kinds.setdefault(scenario.kind, []).append(scenario)
+    return map(tuple, kinds.values())
 
 
 def _job(image: Image, variant: str, scenarios: tuple[Scenario, ...], suite: Suite, device: DeviceKind) -> Job:

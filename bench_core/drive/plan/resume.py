@@ -19,7 +19,7 @@ from bench_core.contract.records.record import Scalar
 from bench_core.contract.records.run import GpuInfo, ImageInfo, PlannedCell, RunRecord, VisitInfo
 from bench_core.contract.records.spec import CellSpec
 from bench_core.contract.records.workload import order_words
-from bench_core.drive.ask.request import Suite
+from bench_core.drive.ask.request import SERVED_BY, Suite
 from bench_core.drive.launch.launcher import Launcher
 from bench_core.drive.plan.plan import Plan
 from bench_core.drive.run.execute import Prepared
@@ -29,7 +29,7 @@ from bench_core.system.processor import as_meant, this_host
 
 # NVML's total shrinks a little with drivers that reserve more; the next model of a card is further away than that.
 _GPU_MEMORY_SLACK = 0.02
-_SELECTION = ("images", "variants", "batch_sizes", "repeats", "order_seed")
+_SELECTION = ("images", "variants", "batch_sizes", *SERVED_BY, "arrivals", "repeats", "order_seed")
 
 
 def find_run(run: str, results: Path) -> Path:
@@ -109,7 +109,7 @@ class Earlier:
         return Suite(
             images=tuple(dict.fromkeys(cell.image for cell in cells)),
             variants=tuple(dict.fromkeys(f"{cell.image}.{cell.variant}" for cell in cells)),
-            batch_sizes=tuple(cell.batch_size for cell in cells),
+            batch_sizes=tuple(cell.batch_size for cell in cells if cell.load is None),
             model=record.model.name,
             samples=record.workload.prompts,
             **_order_as_asked(record.workload.sample_seed),

@@ -23,6 +23,7 @@ from bench_core.contract.records.outcome import EXIT_BAD_INPUT, EXIT_FAILED, EXI
 from bench_core.contract.records.run import GpuInfo
 from bench_core.contract.records.spec import Assignment, plan_cells
 from bench_core.contract.records.workload import Workload
+from bench_core.contract.serving.load import Serve
 from bench_core.drive.ask.request import Request
 from bench_core.drive.launch.launcher import Ended, Folders, Launch, Launcher, LineTaker
 from bench_core.drive.plan.plan import Job, Plan
@@ -32,6 +33,7 @@ from bench_core.drive.run.cpu_gate import CpuGate
 from bench_core.drive.run.gpu_gate import GpuGate
 from bench_core.drive.run.progress import Display
 from bench_core.drive.run.retry import Retries, pauses_s
+from bench_core.drive.run.schedules import place_schedules
 from bench_core.system.locks import Locks
 
 # A worker speaks at the end of every phase and batch, and ends an engine that exceeds a limit; it is given that much
@@ -269,10 +271,12 @@ class Execution:
                     "cells": ",".join(left.cells),
                 },
                 silence_limit_s=_SILENCE_SLACK_S + self._request.suite.timeouts.longest_step_s,
+                client_processes=self._request.suite.client_processes if job.served else 0,
                 run_lock=self._locks.run_descriptor(self._run or finished.run_folder),
             )
             cells = list(left.cells)
-            ended = self._launch(launch, self.assignment(left, prepared), partial(self._line, cells, finished))
+            assignment = self.assignment(left, prepared, self._run or finished.run_folder)
+            ended = self._launch(launch, assignment, partial(self._line, cells, finished))
             _require_there(self._run or finished.run_folder)  # before anything is written into it again
             if ended.exit_code == EXIT_BAD_INPUT and _lacks(prepared, job):
                 ended = replace(ended, exit_code=EXIT_MACHINE)  # what it reads has gone since it was made ready
@@ -329,8 +333,11 @@ class Execution:
         news = CellEnded(cell=cell, outcome=verdict.outcome, cause=verdict.cause)
         self._display.ended(news, len(finished.verdicts), self._cells)
 
-    def assignment(self, job: Job, prepared: Prepared) -> Assignment:
+    def assignment(self, job: Job, prepared: Prepared, run_folder: Path | None = None) -> Assignment:
         """The cells of a job as its box will read them.
+
+        Args:
+            run_folder: that keeps the schedules of cells under load.
 
         Raises:
             BadInput: the image does not take its options on this device.
@@ -339,10 +346,18 @@ class Execution:
         limits = [limit for limit in (suite.max_batches, job.max_batches) if limit is not None]
         options = suite.model_copy(update={"max_batches": min(limits, default=None)})
         variant = manifest.variant(job.variant, job.options, device)
-        reference = prepared.workload.reference
+        data, placed = self._request.data, {}
+        loads = tuple(scenario for scenario in job.scenarios if isinstance(scenario, Serve))
+        if loads and run_folder is not None:
+            placed = place_schedules(loads, suite, prepared.workload, data, run_folder)
+        cells = plan_cells(
+            options, manifest, variant, device, job.scenarios, prepared.model, prepared.workload.reference, job.repeat,
+            {word: one.schedule.digest for word, one in placed.items()},
+        )  # fmt: skip
         return Assignment(
-            cells=plan_cells(options, manifest, variant, device, job.scenarios, prepared.model, reference, job.repeat),
-            workload=str(prepared.workload_path.relative_to(self._request.data)),
+            cells=cells,
+            workload=str(prepared.workload_path.relative_to(data)),
+            schedules={word: str(one.path.relative_to(data)) for word, one in placed.items()},
             threads=suite.threads,
             timeouts=suite.timeouts,
         )

@@ -107,6 +107,8 @@ class Provision:
             found = self._engine(image, "measure")
             if isinstance(found, ImageInfo):
                 self._display.note(f"image {found.reference} is ready")
+        if self._plan.loads:
+            self._retries.run("client", partial(self._launcher.ensure_client, self._plan.device, self._display.detail))
 
     def harness(self, harness: Job) -> ImageInfo | None:
         """Builds or finds the scripted engine's image; ``None``, and a note, where that cannot be done: a run does not

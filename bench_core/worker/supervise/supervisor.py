@@ -31,6 +31,7 @@ from bench_core.contract.records.outcome import MARKED, Outcome, Verdict
 from bench_core.contract.records.record import Record
 from bench_core.contract.records.spec import CellSpec
 from bench_core.contract.records.workload import Workload
+from bench_core.system.cell_writer import CellWriter
 from bench_core.system.nvml import GpuReader
 from bench_core.worker.engine.clock import monotonic_ns, seconds
 from bench_core.worker.engine.job import BeginCell, BeginScore, CheckEvent, Job, parse_message
@@ -39,7 +40,6 @@ from bench_core.worker.engine.scoring import not_scored
 from bench_core.worker.resolve import MeasureRequest
 from bench_core.worker.sample.cgroup import oom_kills
 from bench_core.worker.sample.sampler import Sampler
-from bench_core.worker.supervise.cell_writer import CellWriter
 from bench_core.worker.supervise.limits import Watchdog
 from bench_core.worker.supervise.log import EngineLog, last_line
 from bench_core.worker.supervise.reaper import Reaper

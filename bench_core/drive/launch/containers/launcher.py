@@ -6,7 +6,7 @@ import contextlib
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -19,9 +19,12 @@ from bench_core.contract.asked.manifest import DeviceKind
 from bench_core.contract.errors import MayPass, first_line
 from bench_core.contract.records import layout
 from bench_core.contract.records.run import ImageInfo
+from bench_core.contract.serving.sidecar import SERVER_GONE
 from bench_core.drive.launch.box import Doors, box_user, limits, require_readable
-from bench_core.drive.launch.containers.build import ImageBuilder, image_tag
+from bench_core.drive.launch.containers.build import ImageBuilder, image_tag, tag_of
 from bench_core.drive.launch.containers.pulse import EngineSilent, Pulse, followed, patience_s
+from bench_core.drive.launch.containers.served import SERVER_PORT, Meeting, Watch, remove_network
+from bench_core.drive.launch.cpus import deal
 from bench_core.drive.launch.driver_identity import PREFIX, DriverIdentity, this_driver
 from bench_core.drive.launch.launcher import Ended, Launch, LineTaker, Target
 from bench_core.drive.launch.silence import Silence
@@ -77,6 +80,10 @@ class DockerLauncher:
                 continue
             tell(f"removed container {container.name}, left by driver {owner.pid} ({what})")
             removed += 1
+        for network in self._client.networks.list(filters={"label": f"{PREFIX}pid"}):
+            owner = DriverIdentity.of_labels(network.attrs.get("Labels") or {})
+            if owner is not None and owner.has_ended(this_driver()) and remove_network(network):
+                tell(f"removed network {network.name}, left by driver {owner.pid}")
         return removed
 
     def is_ready(self, image: Image, target: Target, device: DeviceKind) -> bool:
@@ -90,6 +97,10 @@ class DockerLauncher:
     def ensure_services(self, device: DeviceKind, tell: Callable[[str], None]) -> list[str]:
         """Builds the preparing service of compose.yaml."""
         return [self._builder.ensure_service("prepare", device, tell)]
+
+    def ensure_client(self, device: DeviceKind, tell: Callable[[str], None]) -> None:
+        """Builds docker/client.Dockerfile."""
+        self._builder.ensure_service("client", device, tell)
 
     def run(self, launch: Launch, on_stdout: LineTaker) -> Ended:
         """One container's life, and what it has left.
@@ -107,13 +118,56 @@ class DockerLauncher:
         with contextlib.ExitStack() as doors:
             for folder in written:
                 doors.enter_context(self._doors.opened(folder.resolve(), removed))
-            ended = self._run(launch, on_stdout)
+            ended = self._serve(launch, on_stdout) if launch.client_processes else self._run(launch, on_stdout)
         return replace(ended, removed=tuple(removed))
 
-    def _run(self, launch: Launch, on_stdout: LineTaker) -> Ended:
+    def _serve(self, launch: Launch, on_stdout: LineTaker) -> Ended:
+        """A server's container and its client's, whose end counts; unless the server's ended before."""
+        started = time.monotonic()
+        shares = deal(launch.client_processes)
+        meeting = Meeting(self._client, {"llm-bench.run": launch.labels.get("run", "")})
+        server: Container | None = None
+        try:
+            server = self._create(_of_server(launch), {**meeting.of_server(), **_on(shares.server)})
+            server.start()
+            beside = {
+                **meeting.of_client(server), **_on(shares.client),
+                "image": tag_of("client", "cuda" if launch.gpu else "cpu"),
+                "command": [*_of_client(launch, meeting), "--run-id", _run_of(launch)],
+            }  # fmt: skip
+            watch: list[Watch] = []
+            ended = self._run(
+                replace(launch, gpu=None), on_stdout, beside,
+                lambda client: watch.append(Watch(server, lambda: _kill(client, SERVER_GONE))),
+            )  # fmt: skip
+            for one in watch:
+                one.close()
+                if one.end is not None:
+                    end = one.end
+                    return replace(
+                        ended, exit_code=end.exit_code, out_of_memory=end.out_of_memory, stderr_tail=end.stderr_tail
+                    )
+        except docker.errors.APIError as error:
+            return _never_ran(error, started)
+        else:
+            return ended
+        finally:
+            if server is not None:
+                with contextlib.suppress(docker.errors.APIError, OSError):
+                    server.remove(force=True, v=True)
+            meeting.close()
+
+    def _run(
+        self,
+        launch: Launch,
+        on_stdout: LineTaker,
+        other: Mapping[str, Any] | None = None,
+        begun: Callable[[Container], None] = lambda _: None,
+    ) -> Ended:
+        """``other``: options of the container that are not those of an engine's; ``begun``: told of it."""
         started = time.monotonic()
         try:
-            container = self._create(launch)
+            container = self._create(launch, other)
         except docker.errors.APIError as error:  # no such image, no such runtime
             return _never_ran(error, started)
         self._running.append(container)
@@ -125,6 +179,7 @@ class DockerLauncher:
             stream = container.attach(stdout=True, stderr=True, stream=True, logs=True, demux=True)
             container.start()
             running = True
+            begun(container)
             if self._stops:  # asked while it was being made, when there was nothing to pass it on to
                 self._signal(container)
             lines = LineSplitter(on_stdout)
@@ -195,7 +250,7 @@ class DockerLauncher:
     def _gone(error: OSError) -> MayPass:
         return MayPass(f"the Docker engine has gone: {first_line(error)}", "start it, then go on with --resume")
 
-    def _create(self, launch: Launch) -> Container:
+    def _create(self, launch: Launch, other: Mapping[str, Any] | None = None) -> Container:
         device: DeviceKind = "cuda" if launch.gpu else "cpu"
         limit = limits()
         user, group = box_user()
@@ -222,6 +277,9 @@ class DockerLauncher:
         }
         if launch.gpu:
             options["device_requests"] = [DeviceRequest(device_ids=[launch.gpu.uuid], capabilities=[["gpu"]])]
+        options |= other or {}
+        if "network" in options:
+            del options["network_mode"]
         name = options["name"]
         for attempt in range(1, _ATTEMPTS + 1):
             try:
@@ -281,3 +339,24 @@ def _places(launch: Launch) -> list[str]:
     if launch.folders.run is not None:
         places += ["--run-id", launch.folders.run.name]
     return places
+
+
+def _on(cpus: tuple[int, ...]) -> dict[str, str]:
+    return {"cpuset_cpus": ",".join(map(str, cpus))}
+
+
+def _run_of(launch: Launch) -> str:
+    assert launch.folders.run is not None  # noqa: S101  # cells under load are a run's
+    return launch.folders.run.name
+
+
+def _of_server(launch: Launch) -> Launch:
+    """It writes nothing: the client writes the cells."""
+    listening = ("--serve", str(SERVER_PORT), "--host", "0.0.0.0")  # noqa: S104  # of a network of their own
+    return replace(launch, folders=replace(launch.folders, run=None), arguments=(*launch.arguments, *listening))
+
+
+def _of_client(launch: Launch, meeting: Meeting) -> list[str]:
+    words = list(launch.arguments)
+    assignment = words[words.index("--assignment") + 1]
+    return ["--assignment", assignment, "--server", f"{meeting.host}:{SERVER_PORT}", "--network", meeting.kind]

@@ -7,16 +7,22 @@ import glob
 import os
 import platform
 import signal
+import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Literal
 
 from bench_core.contract.asked.manifest import DeviceKind
+from bench_core.contract.errors import MachineFailure
 from bench_core.contract.records.run import ImageInfo
+from bench_core.contract.serving.sidecar import SERVER_GONE
+from bench_core.drive.launch.cpus import deal
 from bench_core.drive.launch.launcher import Ended, Launch, LineTaker, Target
 from bench_core.drive.launch.processes.environments import Environments
 from bench_core.drive.launch.silence import Silence
@@ -63,8 +69,60 @@ class ProcessLauncher:
         """None: the host's own Python prepares."""
         return []
 
+    def ensure_client(self, device: DeviceKind, tell: Callable[[str], None]) -> None:
+        """Nothing: this Python has what the client needs."""
+
     def run(self, launch: Launch, on_stdout: LineTaker) -> Ended:
-        """One worker's life."""
+        """One worker's life; of cells under load a server's and its client's, whose end counts, unless the server ended
+        before."""
+        if not launch.client_processes:
+            return self._run(launch, on_stdout)
+        shares, port = deal(launch.client_processes), free_ports()
+        ends: list[Ended] = []
+        client: list[subprocess.Popen[bytes]] = []
+
+        def serve() -> None:
+            server = replace(
+                launch, folders=replace(launch.folders, run=None), arguments=(*launch.arguments, "--serve", str(port))
+            )
+            ends.append(self._run(server, lambda _line: None, cpus=shares.server, followed=False, begun=servers.append))
+            for process in client:
+                with contextlib.suppress(ProcessLookupError):
+                    process.send_signal(signal.Signals[SERVER_GONE])
+
+        servers: list[subprocess.Popen[bytes]] = []
+        thread = threading.Thread(target=serve, name="server")
+        thread.start()
+        words = list(launch.arguments)
+        command = [
+            sys.executable, "-m", "bench_core.client", "--assignment", words[words.index("--assignment") + 1],
+            "--server", f"127.0.0.1:{port}", "--network", "loopback", *_client_places(launch),
+        ]  # fmt: skip
+        try:
+            ended = self._run(launch, on_stdout, command, cpus=shares.client, begun=client.append)
+        finally:
+            gone = bool(ends)
+            for server in servers:
+                server.terminate()
+            thread.join()
+        return ended if not gone else replace(ends[0], started_s=ended.started_s, ended_s=ended.ended_s)
+
+    def _run(
+        self,
+        launch: Launch,
+        on_stdout: LineTaker,
+        command: list[str] | None = None,
+        *,
+        cpus: tuple[int, ...] = (),
+        followed: bool = True,
+        begun: Callable[[subprocess.Popen[bytes]], None] = lambda _: None,
+    ) -> Ended:
+        """
+        Args:
+            command: instead of the image's worker.
+            cpus: that it may use; all where there are none.
+            followed: it is what :meth:`stop` asks to stop, and what must not be silent.
+        """
         device: DeviceKind = "cuda" if launch.gpu else "cpu"
         environment = self._environments.path(launch.image, launch.target, device)
         with tempfile.TemporaryDirectory(prefix="llm-bench-") as home:
@@ -82,32 +140,31 @@ class ProcessLauncher:
             if launch.gpu:
                 variables["CUDA_VISIBLE_DEVICES"] = launch.gpu.uuid
             started = time.monotonic()
-            process = subprocess.Popen(
-                [
-                    str(environment / "bin" / "python"),
-                    "-m",
-                    "bench_core.worker",
-                    *launch.arguments,
-                    *places(launch, Path(home)),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                cwd=home,
-                env=variables,
-                start_new_session=True,
-                pass_fds=() if launch.run_lock is None else (launch.run_lock,),
-            )
-            self._running.append(process)
-            if self._stops:  # asked while it was being started, when there was nothing to pass it on to
+            worker = [str(environment / "bin" / "python"), "-m", "bench_core.worker", *launch.arguments]
+            with _affinity(cpus):
+                process = subprocess.Popen(
+                    command or [*worker, *places(launch, Path(home))],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    cwd=home,
+                    env=variables,
+                    start_new_session=True,
+                    pass_fds=() if launch.run_lock is None else (launch.run_lock,),
+                )
+            begun(process)
+            if followed:
+                self._running.append(process)
+            if self._stops and followed:  # asked while it was being started, when there was nothing to pass it on to
                 self._signal(process)
             try:
-                silence = Silence(launch.silence_limit_s, process.terminate, process.kill)
+                silence = Silence(launch.silence_limit_s if followed else None, process.terminate, process.kill)
                 with silence:
                     tail = self._follow(process, on_stdout, silence)
                 code = process.wait()
             finally:
-                self._running.remove(process)
+                if followed:
+                    self._running.remove(process)
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(process.pid, signal.SIGKILL)
         return Ended(code, False, tail.text(), started, time.monotonic(), silence.too_long)
@@ -163,3 +220,35 @@ def places(launch: Launch, home: Path) -> list[str]:
     if folders.run is not None:
         found += ["--results", str(folders.run.resolve().parent), "--run-id", folders.run.name]
     return found
+
+
+def _client_places(launch: Launch) -> list[str]:
+    folders = launch.folders
+    assert folders.data is not None  # noqa: S101  # cells under load have a workload and a run
+    assert folders.run is not None  # noqa: S101
+    found = ["--data", str(folders.data.resolve()), "--results", str(folders.run.resolve().parent)]
+    return [*found, "--run-id", folders.run.name, "--end-with", str(os.getpid())]
+
+
+@contextlib.contextmanager
+def _affinity(cpus: tuple[int, ...]) -> Iterator[None]:
+    """What is started inside may use these CPUs: a child has its thread's."""
+    before = os.sched_getaffinity(0)
+    if cpus:
+        os.sched_setaffinity(0, cpus)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def free_ports() -> int:
+    """The first of two neighbouring TCP ports of this host's loopback that nobody listens on."""
+    for _ in range(100):
+        with socket.socket() as first, socket.socket() as second:
+            first.bind(("127.0.0.1", 0))
+            port = int(first.getsockname()[1])
+            with contextlib.suppress(OSError, OverflowError):
+                second.bind(("127.0.0.1", port + 1))
+                return port
+    raise MachineFailure("no two neighbouring ports are free on 127.0.0.1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from bench_core.contract.errors import BadInput
@@ -26,11 +27,27 @@ def refuse_if_measured(run_folder: Path, spec: CellSpec) -> None:
         raise BadInput(f"{spec.cell_id} is already measured in {run_folder.name}", "choose another --run-id")
 
 
+def offline_result(spec: CellSpec, lines: Iterable[bytes]) -> CellResult:
+    """Of closed batches, from the lines of their log.
+
+    Raises:
+        BadInput: no result follows from them.
+    """
+    events = CellEvents()
+    for event in parse_events(lines, layout.EVENTS_FILE):
+        events.add(event)
+    return summarise(spec.cell_id, events)
+
+
 class CellWriter:
     """Writes a cell's files; ``result.json`` and ``outcome.json`` come last and whole."""
 
-    def __init__(self, run_folder: Path, spec: CellSpec) -> None:
+    def __init__(
+        self, run_folder: Path, spec: CellSpec, result: Callable[[CellSpec, Iterable[bytes]], Record] = offline_result
+    ) -> None:
+        """``result``: from the lines of the log to what follows from them."""
         self.spec = spec
+        self._result = result
         self.folder = layout.cell_folder(run_folder, spec.cell_id)
         refuse_if_measured(run_folder, spec)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -52,7 +69,8 @@ class CellWriter:
         write_text(self.folder / layout.LOG_FILE, log)
         if verdict.outcome is Outcome.OK:
             try:
-                result = self._result()
+                with (self.folder / layout.EVENTS_FILE).open("rb") as stream:
+                    result = self._result(self.spec, stream)
             except BadInput as error:
                 verdict = Verdict(outcome=Outcome.CRASHED, cause=str(error), judged_by="worker")
             else:
@@ -61,10 +79,3 @@ class CellWriter:
         write_text(self.folder / layout.OUTCOME_FILE, verdict.to_json())
         sync_folder(self.folder.parent)
         return verdict
-
-    def _result(self) -> CellResult:
-        events = CellEvents()
-        with (self.folder / layout.EVENTS_FILE).open("rb") as stream:
-            for event in parse_events(stream, layout.EVENTS_FILE):
-                events.add(event)
-        return summarise(self.spec.cell_id, events)

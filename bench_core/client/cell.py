@@ -1,0 +1,184 @@
+"""One cell under load: generators are started, the course is followed, and what came of it is written down."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bench_core.client.generators import Generators
+from bench_core.client.sidecar import SidecarClient
+from bench_core.contract.errors import BadInput, MachineFailure
+from bench_core.contract.records.events import EndEvent, PhaseEvent, Progress
+from bench_core.contract.records.outcome import MARKED, Outcome, Verdict
+from bench_core.contract.records.spec import CellSpec
+from bench_core.contract.serving.cell import ServePlan
+from bench_core.contract.serving.log import CpuEvent, ServeEvents
+from bench_core.contract.serving.measures import ServeResult, serving_result
+from bench_core.contract.serving.requests import RequestEvent, WindowEvent
+from bench_core.contract.serving.sidecar import Greeting, ServerState
+from bench_core.contract.serving.window import Course
+from bench_core.system.cell_writer import CellWriter
+
+_LOOK_EVERY_S = 0.25
+_SAMPLE_EVERY_S = 0.5
+_POLL_S = 0.05
+_BEGIN_IN_S = 0.3  # from now: all generators are ready by then
+
+
+class ServerGone(Exception):  # no error of the client
+    """The server's container has ended: its driver judges the cell in hand."""
+
+
+@dataclass(frozen=True)
+class Doors:
+    """What a cell under load has to do with others.
+
+    Attributes:
+        say: tells the driver how far it is.
+        stops: how often a stop was asked for.
+        gone: whether the server's container has ended.
+    """
+
+    sidecar: SidecarClient
+    say: Callable[[Progress], None]
+    stops: Callable[[], int]
+    gone: Callable[[], bool]
+
+
+class CellRun:
+    """One cell, from its first event to its verdict."""
+
+    def __init__(
+        self, spec: CellSpec, greeting: Greeting, server: ServerState, generators: Generators, doors: Doors
+    ) -> None:
+        assert spec.serve is not None  # noqa: S101  # a cell under load has a plan of it
+        assert spec.load is not None  # noqa: S101
+        self._spec, self._plan = spec, spec.serve
+        self._greeting, self._server = greeting, server
+        self._generators, self._doors = generators, doors
+        self._course = Course(self._plan.protocol, spec.load)
+        self._requests: list[RequestEvent] = []
+        self._sampled_s = self._looked_s = 0.0
+        self._cpu_at_begin = False
+
+    def run(self, writer: CellWriter) -> Verdict:
+        """Measures the cell; returns the verdict on it, which is not written yet.
+
+        Raises:
+            ServerGone: the server's container has ended.
+        """
+        began, ready = self._server.began_s, self._server.ready_s
+        writer.event(self._greeting.start)
+        writer.event(PhaseEvent(phase="load", started_s=began, duration_s=max(0.0, ready - began)))
+        self._doors.sidecar.begin()
+        self._sample(writer)
+        dead = self._follow(writer)
+        for request in self._generators.poll(0.0):
+            self._took(writer, request)
+        for generator in self._generators.finish():
+            writer.event(generator)
+        for request in self._generators.poll(0.0):
+            self._took(writer, request)
+        if self._doors.gone():
+            raise ServerGone
+        window = self._course.window
+        if window is not None:
+            writer.event(window)
+        self._sample(writer)
+        verdict = dead or self._judged(window)
+        found = {"outcome": verdict.outcome, "phase": verdict.phase, "cause": verdict.cause}
+        writer.event(EndEvent.model_validate({"t_s": time.monotonic(), **found}))
+        return self._marked(verdict)
+
+    def _follow(self, writer: CellWriter) -> Verdict | None:
+        """Until the cell has been measured, a stop is asked for, or the server dies; the verdict then."""
+        self._generators.start(time.monotonic() + _BEGIN_IN_S)
+        while True:
+            for request in self._generators.poll(_POLL_S):
+                self._took(writer, request)
+            now = time.monotonic()
+            if self._doors.gone():
+                self._generators.abort()
+                return None
+            if now - self._sampled_s >= _SAMPLE_EVERY_S:
+                state = self._sample(writer)
+                if state is not None and state.state == "dead":
+                    self._generators.abort()
+                    return state.verdict
+            if self._doors.stops():
+                self._generators.abort()
+                return Verdict(outcome=Outcome.KILLED, cause="stopped on request", phase="measure", judged_by="worker")
+            if now - self._looked_s >= _LOOK_EVERY_S and self._is_over(now, writer):
+                return None
+
+    def _is_over(self, now: float, writer: CellWriter) -> bool:
+        """Whether all that is to be measured has been; looks at the course."""
+        self._looked_s = now
+        for scheduled_s in self._generators.take_started():
+            self._course.sent(scheduled_s)
+        look = self._course.look(now)
+        self._tell(now)
+        if look.measuring and not self._cpu_at_begin:
+            self._cpu_at_begin = True
+            self._sample(writer)
+        if look.over:
+            self._generators.abort()
+        return look.over
+
+    def _took(self, writer: CellWriter, request: RequestEvent) -> None:
+        writer.event(request)
+        self._requests.append(request)
+        self._course.finished(request)
+
+    def _sample(self, writer: CellWriter) -> ServerState | None:
+        """Asks for what was sampled beside the server; ``None`` where nobody answers, which the driver will see."""
+        self._sampled_s = time.monotonic()
+        try:
+            taken = self._doors.sidecar.take()
+            state = self._doors.sidecar.state()
+        except MachineFailure:
+            return None
+        if taken.telemetry is not None:
+            writer.event(taken.telemetry)
+        if taken.cpu is not None:
+            writer.event(CpuEvent(reading=taken.cpu))
+        return state
+
+    def _tell(self, now: float) -> None:
+        window, protocol = self._course.begun_s, self._plan.protocol
+        phase, since, limit = "warmup", self._generators.t0_s, protocol.max_ramp_seconds
+        if window is not None:
+            phase, since, limit = "measure", window, protocol.max_serve_seconds
+        done, of = int(max(0.0, now - since)), int(limit) or 1
+        line = {"cell": self._spec.cell_id, "phase": phase, "done": done, "of": max(of, done)}
+        self._doors.say(Progress.model_validate(line))
+
+    def _judged(self, window: WindowEvent | None) -> Verdict:
+        """Where nothing was answered as asked, that is what the cell tells; where some was, it is measured."""
+        if window is not None and any(request.ok for request in self._requests):
+            return Verdict(outcome=Outcome.OK, judged_by="worker")
+        failed = next((request for request in self._requests if request.end not in ("ok", "unfinished")), None)
+        if failed is None:
+            cause = f"no request was answered within {self._plan.protocol.max_serve_seconds:g} s"
+            return Verdict(outcome=Outcome.TIMEOUT, cause=cause, phase="measure", judged_by="worker")
+        ends = sum(request.end == failed.end for request in self._requests)
+        cause = f"no request was answered as asked: {ends} x {failed.end}: {failed.cause}"
+        return Verdict(outcome=Outcome.GENERATE_FAILED, cause=cause, phase="measure", judged_by="worker")
+
+    def _marked(self, verdict: Verdict) -> Verdict:
+        if not self._greeting.marked:
+            return verdict
+        return verdict.model_copy(update={"evidence": {**verdict.evidence, MARKED: self._greeting.marked}})
+
+
+def result_of(spec: CellSpec, lines: object) -> ServeResult:
+    """Of a serving cell, from the lines of its log; see ``CellWriter``.
+
+    Raises:
+        BadInput: no result follows from them.
+    """
+    if not isinstance(spec.serve, ServePlan):
+        raise BadInput(f"{spec.cell_id} is no cell under load")
+    events = ServeEvents.of_lines(lines, "events.jsonl")  # type: ignore[arg-type]
+    return serving_result(spec.cell_id, events, spec.serve.protocol)

@@ -1,0 +1,161 @@
+"""The client: has the server started, measures one cell after the other, and leaves a verdict on each."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench_core.client.cell import CellRun, Doors, ServerGone, result_of
+from bench_core.client.generators import Generators
+from bench_core.client.sidecar import SidecarClient
+from bench_core.contract.asked.server import ServerEntry
+from bench_core.contract.errors import BadInput, MachineFailure
+from bench_core.contract.records.events import CellEnded, EndEvent, Progress
+from bench_core.contract.records.outcome import Outcome, Verdict
+from bench_core.contract.records.record import Record
+from bench_core.contract.records.spec import Assignment, CellSpec
+from bench_core.contract.records.workload import Workload
+from bench_core.contract.serving.schedule import Schedule
+from bench_core.contract.serving.sidecar import Greeting, ServerState
+from bench_core.system.cell_writer import CellWriter, refuse_if_measured
+
+_ASK_EVERY_S = 0.2
+_TELL_EVERY_S = 10.0
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where things are: what is sent, and the run's folder."""
+
+    data: Path
+    run_folder: Path
+
+
+class Client:
+    """The cells of one assignment, against one server."""
+
+    def __init__(
+        self,
+        assignment: Assignment,
+        places: Places,
+        server: tuple[str, int],
+        network: str,
+        say: Callable[[Record], None],
+    ) -> None:
+        self._assignment, self._places = assignment, places
+        self._address, self._network = server, network
+        self._say = say
+        self._sidecar = SidecarClient(server[0], server[1] + 1)
+        self._stops = 0
+        self._gone = False
+
+    def stop(self) -> None:
+        """Ends the cell in hand and begins no other."""
+        self._stops += 1
+
+    def server_is_gone(self) -> None:
+        """The driver has seen that the server's container has ended."""
+        self._gone = True
+
+    def measure(self) -> Outcome | None:
+        """Measures all cells; the first outcome that is not ``ok``, else that. ``None``: the server's container has
+        ended, and the driver judges.
+
+        Raises:
+            BadInput, MachineFailure: nothing could be begun.
+        """
+        workload = Workload.read(self._places.data / self._assignment.workload)
+        greeting = self._sidecar.greeting()
+        self._require_same(greeting)
+        outcomes: list[Outcome] = []
+        try:
+            for spec in greeting.cells:
+                refuse_if_measured(self._places.run_folder, spec)
+                outcomes.append(self._cell(self._with_client(spec), greeting, workload))
+        except ServerGone:
+            return None
+        return next((outcome for outcome in outcomes if outcome is not Outcome.OK), Outcome.OK)
+
+    def _require_same(self, greeting: Greeting) -> None:
+        planned = [cell.cell_id for cell in self._assignment.cells]
+        found = [cell.cell_id for cell in greeting.cells]
+        if planned != found:
+            raise MachineFailure(f"the server was started for {', '.join(found)}, and not for {', '.join(planned)}")
+
+    def _with_client(self, spec: CellSpec) -> CellSpec:
+        assert spec.server is not None  # noqa: S101  # the server's supervisor has said it
+        here = {"client_cpus": tuple(sorted(os.sched_getaffinity(0))), "network": self._network}
+        return spec.model_copy(update={"server": spec.server.model_copy(update=here)})
+
+    def _cell(self, spec: CellSpec, greeting: Greeting, workload: Workload) -> Outcome:
+        state = self._ready(spec)
+        writer = CellWriter(self._places.run_folder, spec, result_of)
+        if state.state == "ready" and not self._stops:
+            generators = self._generators(spec, greeting.entry, workload)
+            doors = Doors(self._sidecar, self._say, lambda: self._stops, lambda: self._gone)
+            verdict = CellRun(spec, greeting, state, generators, doors).run(writer)
+        else:
+            verdict = state.verdict if state.verdict is not None and not self._stops else _stopped()
+            writer.event(greeting.start)
+            found = {"outcome": verdict.outcome, "phase": verdict.phase, "cause": verdict.cause}
+            writer.event(EndEvent.model_validate({"t_s": time.monotonic(), **found}))
+        final = writer.end(verdict, self._log())
+        self._say(CellEnded(cell=spec.cell_id, outcome=final.outcome, cause=final.cause))
+        return final.outcome
+
+    def _log(self) -> str:
+        try:
+            return self._sidecar.log()
+        except MachineFailure:
+            return ""
+
+    def _ready(self, spec: CellSpec) -> ServerState:
+        """A server that answers, or how it died while it was loading.
+
+        Raises:
+            ServerGone: its container has ended.
+        """
+        told_s = 0.0
+        state = self._sidecar.start()
+        while state.state == "loading" and not self._stops:
+            if self._gone:
+                raise ServerGone
+            now = time.monotonic()
+            if now - told_s >= _TELL_EVERY_S:
+                told_s = now
+                self._say(Progress(cell=spec.cell_id, phase="load", done=0, of=1))
+            time.sleep(_ASK_EVERY_S)
+            try:
+                state = self._sidecar.state()
+            except MachineFailure:
+                time.sleep(_ASK_EVERY_S)  # its container may be ending: the driver then says so
+                if self._gone:
+                    raise ServerGone from None
+                state = self._sidecar.state()
+        return state
+
+    def _generators(self, spec: CellSpec, entry: ServerEntry, workload: Workload) -> Generators:
+        plan, load = spec.serve, spec.load
+        assert plan is not None  # noqa: S101  # of a cell under load
+        assert load is not None  # noqa: S101
+        schedule = Schedule.read_packed(self._places.data / self._assignment.schedules[load.word])
+        if schedule.digest != plan.schedule:
+            raise BadInput(f"{spec.cell_id} was planned with another schedule than there is here")
+        return Generators(
+            server=self._address,
+            entry=entry,
+            load=load,
+            schedule=schedule,
+            prompts=workload.prompts,
+            prefix_cache=plan.prefix_cache,
+            processes=plan.protocol.client_processes,
+            timeout_s=plan.protocol.request_timeout_s,
+            cpus=tuple(sorted(os.sched_getaffinity(0))),
+        )
+
+
+def _stopped() -> Verdict:
+    return Verdict(outcome=Outcome.KILLED, cause="stopped on request", phase="load", judged_by="worker")

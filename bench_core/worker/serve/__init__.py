@@ -1,0 +1,1 @@
+"""The engine's own server: started, watched and told of, beside a client in another container."""
