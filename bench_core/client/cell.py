@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -59,7 +60,8 @@ class CellRun:
         self._generators, self._doors = generators, doors
         self._course = Course(self._plan.protocol, spec.load)
         self._requests: list[RequestEvent] = []
-        self._sampled_s = self._looked_s = 0.0
+        self._sampled_s = self._looked_s = self._t0_s = 0.0
+        self._told = 0
         self._cpu_at_begin = False
 
     def run(self, writer: CellWriter) -> Verdict:
@@ -74,12 +76,11 @@ class CellRun:
         self._doors.sidecar.begin()
         self._sample(writer)
         dead = self._follow(writer)
-        for request in self._generators.poll(0.0):
+        finished = self._generators.finish()
+        for request in finished.requests:
             self._took(writer, request)
-        for generator in self._generators.finish():
+        for generator in finished.generators:
             writer.event(generator)
-        for request in self._generators.poll(0.0):
-            self._took(writer, request)
         if self._doors.gone():
             raise ServerGone
         window = self._course.window
@@ -93,7 +94,7 @@ class CellRun:
 
     def _follow(self, writer: CellWriter) -> Verdict | None:
         """Until the cell has been measured, a stop is asked for, or the server dies; the verdict then."""
-        self._generators.start(time.monotonic() + _BEGIN_IN_S)
+        self._t0_s = self._generators.start(time.monotonic() + _BEGIN_IN_S)
         while True:
             for request in self._generators.poll(_POLL_S):
                 self._took(writer, request)
@@ -115,8 +116,9 @@ class CellRun:
     def _is_over(self, now: float, writer: CellWriter) -> bool:
         """Whether all that is to be measured has been; looks at the course."""
         self._looked_s = now
-        for scheduled_s in self._generators.take_started():
+        for scheduled_s in itertools.islice(self._generators.started.values(), self._told, None):
             self._course.sent(scheduled_s)
+            self._told += 1
         look = self._course.look(now)
         self._tell(now)
         if look.measuring and not self._cpu_at_begin:
@@ -147,7 +149,7 @@ class CellRun:
 
     def _tell(self, now: float) -> None:
         window, protocol = self._course.begun_s, self._plan.protocol
-        phase, since, limit = "warmup", self._generators.t0_s, protocol.max_ramp_seconds
+        phase, since, limit = "warmup", self._t0_s, protocol.max_ramp_seconds
         if window is not None:
             phase, since, limit = "measure", window, protocol.max_serve_seconds
         done, of = int(max(0.0, now - since)), int(limit) or 1

@@ -11,8 +11,8 @@ The frames on the results' pipe begin with a length and a kind (``FRAME``):
     ``response``: one request that has ended, see ``Response``
     ``end``: JSON (``Facts``); nothing follows
 
-The control words are lines: ``start <nanoseconds of CLOCK_MONOTONIC>``, ``stop`` (send nothing more), ``abort`` (end now;
-what is in flight comes back as unfinished). The control pipe's end is an ``abort``.
+The control words are lines: ``start <nanoseconds of CLOCK_MONOTONIC>``, ``stop`` (send nothing more), ``abort`` (end
+now; what is in flight comes back as unfinished). The control pipe's end is an ``abort``.
 """
 
 from __future__ import annotations
