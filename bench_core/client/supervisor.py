@@ -153,7 +153,7 @@ class Client:
         made: list[Ask] = []
         order: list[int] = []
         for number, prompt in enumerate(schedule.prompts):
-            key = (prompt, schedule.output_tokens_of(number))
+            key = (prompt, schedule.output_of(number))
             if key not in asks:
                 asks[key] = len(made)
                 made.append(asker.ask(prompt, workload.prompts[prompt], key[1]))

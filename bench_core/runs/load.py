@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from bench_core.contract.errors import BadInput, first_line
+from bench_core.contract.measures.cell import CellEvents, CellResult, summarise
 from bench_core.contract.measures.equal_work import breaches_between, cell_work
 from bench_core.contract.measures.harness_error import Gap, Script, gaps
 from bench_core.contract.measures.max_batch import MaxBatch
-from bench_core.contract.measures.metrics import CellEvents, CellResult, summarise
 from bench_core.contract.measures.min_memory import MinMemory
 from bench_core.contract.models.stored_bits import StoredBits, stored_bits
 from bench_core.contract.records import layout

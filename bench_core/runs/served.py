@@ -120,7 +120,7 @@ def _breaches(spec: CellSpec, schedule: Schedule, events: ServeEvents, workload:
         if request.prompt != schedule.prompts[place]:
             yield "a request was sent with another prompt than the schedule's"
             continue
-        if request.asked_tokens != schedule.output_tokens_of(place):
+        if request.asked_tokens != schedule.output_of(place):
             yield "a request was asked for another number of tokens than the schedule's"
         if request.ok and spec.length == "forced" and request.output_tokens != request.asked_tokens:
             yield "a request counts as answered with another number of tokens than was forced"

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
+from bench_core.contract.measures.cell import CellMetrics, CellResult
 from bench_core.contract.measures.cpu_use import taken_by_others
 from bench_core.contract.measures.equal_work import CellWork
 from bench_core.contract.measures.harness_error import Gap
 from bench_core.contract.measures.max_batch import MaxBatch
-from bench_core.contract.measures.metrics import CellMetrics, CellResult
 from bench_core.contract.measures.min_memory import MinMemory
 from bench_core.contract.models.stored_bits import StoredBits, bits_in_title, title_with_bits
 from bench_core.contract.records.calibration import Calibration

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import threading
 import time
 from collections import deque
@@ -11,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from types import FrameType
 
 from bench_core.contract.asked.scenario import Offline
 from bench_core.contract.errors import BadInput, MachineFailure, MayPass
@@ -366,6 +368,16 @@ class Execution:
         with handed_over(assignment, self._request.data) as path:
             arguments = ("--assignment", path, *launch.arguments)
             return self._launcher.run(replace(launch, arguments=arguments), on_stdout)
+
+
+def pass_on_signals(execution: Execution) -> None:
+    """From now on a signal to this process stops that execution."""
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        execution.stop()
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
 
 
 def _require_there(run_folder: Path) -> None:

@@ -31,9 +31,7 @@ def place_schedules(
     horizon_s = suite.max_ramp_seconds + suite.max_serve_seconds + _DRAIN_S
     placed: dict[str, PlacedSchedule] = {}
     for load in loads:
-        schedule = make_schedule(
-            load, suite.arrival_seed, len(workload.prompts), suite.max_new_tokens, horizon_s, suite.trace
-        )
+        schedule = make_schedule(load, suite.arrival_seed, len(workload.prompts), suite.max_new_tokens, horizon_s)
         packed = schedule.packed()
         path = data / layout.SCHEDULES_FOLDER / f"{load.word}-{schedule.digest[:16]}.json.gz"
         for place in (path, run_folder / layout.SCHEDULES_FOLDER / f"{load.word}.json.gz"):
