@@ -119,7 +119,8 @@ def read_job(content: memoryview, process: int) -> tuple[Job, list[memoryview]]:
     head = json.loads(bytes(content[_HEAD_LENGTH.size : begin]))
     told: dict[str, Any] = {**head["shared"], **head["jobs"][process]}
     told["blobs"] = [tuple(pair) for pair in told["blobs"]]
-    job = Job(**{key: tuple(value) if isinstance(value, list) else value for key, value in told.items()})
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in told.items()}
+    job = Job(**fields)
     return job, [content[begin + place : begin + place + size] for place, size in job.blobs]
 
 
