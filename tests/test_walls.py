@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-ROOMS = ("contract", "system", "worker", "prepare", "runs", "report", "verify", "drive")
+ROOMS = ("contract", "system", "client", "worker", "prepare", "runs", "report", "verify", "drive")
 FRONT = "__main__"  # llm-bench: leads into a room only when it is told which
 # What images import that is no engine; `conversion` is llama.cpp's, and too common a word to forbid.
 SHARED = {"bench_core", "conversion", "images", "numpy", "safetensors", "torch"}
@@ -40,6 +40,7 @@ HEAVY = {"docker", "torch", "datasets", "altair", "vl_convert", "pynvml", "typer
 FORBIDDEN = {
     "contract": ENGINES | HEAVY | {"huggingface_hub", "numpy"},
     "system": ENGINES | (HEAVY - {"pynvml"}) | {"huggingface_hub", "numpy"},
+    "client": ENGINES | HEAVY | {"huggingface_hub", "numpy"},
     "worker": ENGINES | {"torch", "docker", "altair", "vl_convert", "datasets", "typer", "click", "rich"},
     "prepare": ENGINES | {"docker", "torch"},
     "runs": ENGINES | HEAVY,
@@ -48,7 +49,7 @@ FORBIDDEN = {
     "drive": ENGINES | {"torch"},
 }
 MAY_IMPORT = {
-    "contract": set[str](), "system": {"contract"}, "worker": {"contract", "system"},
+    "contract": set[str](), "system": {"contract"}, "client": {"contract", "system"}, "worker": {"contract", "system"},
     "prepare": {"contract", "system"}, "runs": {"contract", "system"}, "report": {"contract", "system", "runs"},
     "verify": {"contract", "system", "runs", "report"}, "drive": {"contract", "system", "prepare", "runs", "report"},
 }  # fmt: skip

@@ -22,7 +22,7 @@ import struct
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 FRAME = struct.Struct("<IB")
 READY, SENT, RESPONSE, END = range(4)
@@ -117,13 +117,10 @@ def read_job(content: memoryview, process: int) -> tuple[Job, list[memoryview]]:
     (length,) = _HEAD_LENGTH.unpack_from(content)
     begin = _HEAD_LENGTH.size + length
     head = json.loads(bytes(content[_HEAD_LENGTH.size : begin]))
-    told = {
-        key: tuple(tuple(item) if isinstance(item, list) else item for item in value)
-        if isinstance(value, list)
-        else value
-        for key, value in {**head["shared"], **head["jobs"][process]}.items()
-    }
-    job = Job(**told)
+    told: dict[str, Any] = {**head["shared"], **head["jobs"][process]}
+    told["blobs"] = [tuple(pair) for pair in told["blobs"]]
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in told.items()}
+    job = Job(**fields)
     return job, [content[begin + place : begin + place + size] for place, size in job.blobs]
 
 
