@@ -33,7 +33,7 @@ from typing import NamedTuple
 
 from pydantic import Field
 
-from bench_core.contract.measures.metrics import percentile
+from bench_core.contract.measures.token_times import percentile
 from bench_core.contract.records.record import Record
 from bench_core.contract.statistics.interval import student_quantile
 

@@ -26,6 +26,7 @@ from bench_core.contract.records.run import GpuInfo
 from bench_core.contract.records.spec import Assignment, plan_cells
 from bench_core.contract.records.workload import Workload
 from bench_core.contract.serving.load import Serve
+from bench_core.contract.serving.schedule import Schedule
 from bench_core.drive.ask.request import Request
 from bench_core.drive.launch.launcher import Ended, Folders, Launch, Launcher, LineTaker
 from bench_core.drive.plan.plan import Job, Plan
@@ -45,12 +46,13 @@ _SILENCE_SLACK_S = 300.0
 
 @dataclass
 class Prepared:
-    """What measuring needs: a model, a workload, and where they are."""
+    """What measuring needs: a model, a workload, and where they are; of a recorded load when its requests are sent."""
 
     model: ModelInfo
     model_folder: Path
     workload: Workload
     workload_path: Path
+    trace: Schedule | None = None
 
 
 @dataclass
@@ -351,7 +353,7 @@ class Execution:
         data, placed = self._request.data, {}
         loads = tuple(scenario for scenario in job.scenarios if isinstance(scenario, Serve))
         if loads and run_folder is not None:
-            placed = place_schedules(loads, suite, prepared.workload, data, run_folder)
+            placed = place_schedules(loads, suite, len(prepared.workload.prompts), prepared.trace, data, run_folder)
         cells = plan_cells(
             options, manifest, variant, device, job.scenarios, prepared.model, prepared.workload.reference, job.repeat,
             {word: one.schedule.digest for word, one in placed.items()},

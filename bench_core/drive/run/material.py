@@ -10,6 +10,7 @@ from bench_core.contract.errors import BadInput
 from bench_core.contract.records import layout
 from bench_core.contract.records.spec import require_end_of_text
 from bench_core.contract.records.workload import Workload, require_fit
+from bench_core.contract.serving.schedule import Schedule
 from bench_core.drive.ask.request import Request
 from bench_core.drive.plan.catalogue import Catalogue
 from bench_core.drive.plan.outlook import Outlook, look_ahead
@@ -21,6 +22,7 @@ from bench_core.drive.run.provide import Provision
 from bench_core.drive.search.trials import Site
 from bench_core.prepare.models.given_artifact import prepare_given
 from bench_core.prepare.models.model import ModelRequest, plan_model, prepare_model
+from bench_core.prepare.prompts.loads import of_trace, with_shared_prefix
 from bench_core.prepare.prompts.tokenizer import load_tokenizer
 from bench_core.prepare.prompts.workload import WorkloadRequest, prepare_workload, put_workload, survey_workload
 
@@ -28,6 +30,7 @@ DEFAULT_MAX_PROMPT_TOKENS = 1024
 # Options that say what the prompts are; a suite file says all of them.
 _OF_THE_PROMPTS = {
     "suite", "dataset", "split", "text_column", "samples", "sample_order", "sample_seed", "max_prompt_tokens",
+    "trace", "shared_prefix_tokens",
 }  # fmt: skip
 
 
@@ -115,13 +118,23 @@ class Material:
             )
         workload = self._kept_prompts
         if workload is not None:
-            path = put_workload(workload, request.data)
+            path, trace = put_workload(workload, request.data), self._kept_trace
             display.note(f"workload {workload.name}: {len(workload.prompts)} prompts, kept by the run")
         else:
             tokenizer = load_tokenizer(model_folder / layout.HF_ARTIFACT)
             path, workload = prepare_workload(self._workload_request(limit), tokenizer, request.data, display.note)
+            trace, of_loads = None, workload
+            if suite.trace is not None:
+                of_loads, trace = of_trace(suite.trace, workload, tokenizer, suite.max_new_tokens)
+            if suite.shared_prefix_tokens:
+                of_loads = with_shared_prefix(of_loads, suite.shared_prefix_tokens, tokenizer.prefix_tokens)
+            if of_loads is not workload:
+                path, workload = put_workload(of_loads, request.data), of_loads
+                display.note(
+                    f"workload {workload.name}: {len(workload.prompts)} prompts, the longest of {workload.longest}"
+                )
         require_fit(workload, model, plan.batch_sizes, suite.max_new_tokens)
-        return Prepared(model, model_folder, workload, path)
+        return Prepared(model, model_folder, workload, path, trace)
 
     @property
     def _kept_prompts(self) -> Workload | None:
@@ -129,6 +142,11 @@ class Material:
         command line or a suite file says anew what they are."""
         asked_anew = self._given & _OF_THE_PROMPTS
         return None if self._earlier is None or asked_anew else self._earlier.view.workload
+
+    @property
+    def _kept_trace(self) -> Schedule | None:
+        kept = self._earlier.folder / layout.SCHEDULES_FOLDER / "trace.json.gz" if self._earlier is not None else None
+        return Schedule.read_packed(kept) if kept is not None and kept.is_file() else None
 
     def _model_request(self) -> ModelRequest:
         suite = self._request.suite
