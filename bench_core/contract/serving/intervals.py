@@ -221,24 +221,35 @@ def percentile_interval(values: Sequence[float], q: float) -> Estimate | None:
     if ordered[0] == ordered[-1]:
         return Estimate(value=value, low=value, high=value, n=n, n_effective=float(n))
     middle = ordered[round((n - 1) * q)]
-    above = [float(one > middle) for one in values]
-    found = spread(above)
+    found = spread([float(one > middle) for one in values])
     if found.error <= 0.0:
         return Estimate(value=value, n=n, absent="too many values are equal to the percentile")
-    share = found.mean
-    known = min(max(share * (1 - share) / found.error**2, 1.0), float(n))
-    if found.alike:
-        return Estimate(value=value, n=n, n_effective=known, absent=_ALIKE)
-    if min(known, effective(values, spread(values))) * min(q, 1 - q) < _EFFECTIVE_BEYOND:
-        return Estimate(value=value, n=n, n_effective=known, absent=_LITTLE_BEYOND)
+    known = _effective_share(found, n)
+    # What the whole series says of its correlation counts as well: few values beyond say little of their own.
+    beyond = min(known, effective(values, spread(values))) * (1 - q)
     error = 1 / math.sqrt(known * q * (1 - q))  # of the log-odds
-    odds = math.log((1 - q) / q)
-    # What a share above of more than expected says is that the true quantile lies higher, by as much on this scale.
-    low_q, high_q = _share(-odds - found.below / found.error * error), _share(-odds + found.above / found.error * error)
-    if low_q * n < 1 or (1 - high_q) * n < 1:
-        return Estimate(value=value, n=n, n_effective=known, absent="an end would lie beyond the sample")
-    low, high = ordered[math.floor(low_q * n) - 1], ordered[min(math.ceil(high_q * n), n) - 1]
+    odds = math.log(q / (1 - q))
+    # Where the true share above is larger than in the sample, the true quantile lies higher, by as much on this scale.
+    low_q = _share(odds - found.below / found.error * error)
+    high_q = _share(odds + found.above / found.error * error)
+    absent = ""
+    if found.alike:
+        absent = _ALIKE
+    elif beyond < _EFFECTIVE_BEYOND:
+        absent = _LITTLE_BEYOND
+    elif low_q * n < 1 or (1 - high_q) * n < 1:
+        absent = "an end would lie beyond the sample"
+    if absent:
+        return Estimate(value=value, n=n, n_effective=known, absent=absent)
+    low, high = ordered[math.floor(low_q * n) - 1], ordered[math.ceil(high_q * n) - 1]
     return Estimate(value=value, low=min(low, value), high=max(high, value), n=n, n_effective=known)
+
+
+def _effective_share(found: Spread, n: int) -> float:
+    """Independent values that would know a share as well: the binomial variance / that of the blocks."""
+    if found.error <= 0.0:
+        return float(n)
+    return min(max(found.mean * (1 - found.mean) / found.error**2, 1.0), float(n))
 
 
 def _share(log_odds: float) -> float:
@@ -262,7 +273,7 @@ def share_interval(successes: Sequence[bool], latencies: Sequence[float] = ()) -
     if n < FEWEST_VALUES:
         return Estimate(value=value, n=n, absent=_FEW)
     found = spread([float(one) for one in successes])
-    known = float(n) if found.error <= 0 else min(max(value * (1 - value) / found.error**2, 1.0), float(n))
+    known = _effective_share(found, n)
     if len(latencies) >= FEWEST_VALUES:
         known = min(known, effective(latencies, spread(latencies)))
     if found.alike:

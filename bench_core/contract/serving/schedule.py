@@ -83,7 +83,7 @@ class Schedule(Record):
         output_tokens: int | Sequence[int],
     ) -> Schedule:
         """A schedule with its digest."""
-        content = {
+        content: dict[str, object] = {
             "schema_version": 1,
             "load": load.load,
             "seed": seed,

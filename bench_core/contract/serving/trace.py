@@ -235,8 +235,8 @@ def _mooncake_prompt(given: dict[str, Any], pool: Sequence[int], left: int) -> t
 
 
 def _made(pool: Sequence[int], name: str, count: int) -> tuple[int, ...]:
-    """Token ids that follow from a name: places in the pool, by four bytes each of SHAKE-128 of it. A shorter one is the
-    beginning of a longer one."""
+    """Token ids that follow from a name: places in the pool, by four bytes each of SHAKE-128 of it. Fewer are the
+    beginning of more."""
     drawn = hashlib.shake_128(name.encode()).digest(4 * count)
     size = len(pool)
     return tuple(pool[int.from_bytes(drawn[at : at + 4], "little") % size] for at in range(0, 4 * count, 4))
