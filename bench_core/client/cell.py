@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -25,6 +26,7 @@ _LOOK_EVERY_S = 0.25
 _SAMPLE_EVERY_S = 0.5
 _POLL_S = 0.05
 _BEGIN_IN_S = 0.3  # from now: all generators are ready by then
+_DRAIN_S = 60.0  # for requests of the window to end
 
 
 class ServerGone(Exception):  # no error of the client
@@ -51,18 +53,29 @@ class CellRun:
     """One cell, from its first event to its verdict."""
 
     def __init__(
-        self, spec: CellSpec, greeting: Greeting, server: ServerState, generators: Generators, doors: Doors
+        self,
+        spec: CellSpec,
+        greeting: Greeting,
+        server: ServerState,
+        generators: Generators,
+        requests: int | None,
+        doors: Doors,
     ) -> None:
+        """``requests``: of the schedule; ``None``: without end."""
         assert spec.serve is not None  # noqa: S101  # a cell under load has a plan of it
         assert spec.load is not None  # noqa: S101
-        self._spec, self._plan = spec, spec.serve
+        self._spec, self._plan, self._load = spec, spec.serve, spec.load
         self._greeting, self._server = greeting, server
         self._generators, self._doors = generators, doors
-        self._course = Course(self._plan.protocol, spec.load)
+        self._scheduled = requests
+        self._course: Course | None = None
+        self._window: WindowEvent | None = None
+        self._begun_s: float | None = None
         self._requests: list[RequestEvent] = []
+        self._open: Counter[float] = Counter()  # when requests in flight were due
         self._sampled_s = self._looked_s = self._t0_s = 0.0
         self._told = 0
-        self._cpu_at_begin = False
+        self._known: set[int] = set()
 
     def run(self, writer: CellWriter) -> Verdict:
         """Measures the cell; returns the verdict on it, which is not written yet.
@@ -83,11 +96,10 @@ class CellRun:
             writer.event(generator)
         if self._doors.gone():
             raise ServerGone
-        window = self._course.window
-        if window is not None:
-            writer.event(window)
+        if self._window is not None:
+            writer.event(self._window)
         self._sample(writer)
-        verdict = dead or self._judged(window)
+        verdict = dead or self._judged(self._window)
         found = {"outcome": verdict.outcome, "phase": verdict.phase, "cause": verdict.cause}
         writer.event(EndEvent.model_validate({"t_s": time.monotonic(), **found}))
         return self._marked(verdict)
@@ -95,6 +107,8 @@ class CellRun:
     def _follow(self, writer: CellWriter) -> Verdict | None:
         """Until the cell has been measured, a stop is asked for, or the server dies; the verdict then."""
         self._t0_s = self._generators.start(time.monotonic() + _BEGIN_IN_S)
+        course = Course(self._load, self._plan.protocol, self._t0_s, requests=self._scheduled)
+        self._course = course
         while True:
             for request in self._generators.poll(_POLL_S):
                 self._took(writer, request)
@@ -110,27 +124,51 @@ class CellRun:
             if self._doors.stops():
                 self._generators.abort()
                 return Verdict(outcome=Outcome.KILLED, cause="stopped on request", phase="measure", judged_by="worker")
-            if now - self._looked_s >= _LOOK_EVERY_S and self._is_over(now, writer):
+            if now - self._looked_s >= _LOOK_EVERY_S and self._is_over(course, now, writer):
+                self._generators.abort()
                 return None
 
-    def _is_over(self, now: float, writer: CellWriter) -> bool:
-        """Whether all that is to be measured has been; looks at the course."""
+    def _is_over(self, course: Course, now: float, writer: CellWriter) -> bool:
+        """Whether all that is to be measured has been: the window has ended, and so have the requests that were due in
+        it, under the same load. A saturated server is not waited for, and a request that hangs not for ever."""
         self._looked_s = now
-        for scheduled_s in itertools.islice(self._generators.started.values(), self._told, None):
-            self._course.sent(scheduled_s)
-            self._told += 1
-        look = self._course.look(now)
+        self._sent(course)
+        if self._window is None:
+            look = course.look(now)
+            self._window = look.window
+            if look.phase == "measuring" and self._begun_s is None:
+                self._begun_s = now
+                self._sample(writer)
         self._tell(now)
-        if look.measuring and not self._cpu_at_begin:
-            self._cpu_at_begin = True
-            self._sample(writer)
-        if look.over:
-            self._generators.abort()
-        return look.over
+        window = self._window
+        if window is None or window.reason == "saturated":
+            return window is not None
+        return now - window.end_s > _DRAIN_S or not any(
+            count and due_s <= window.end_s for due_s, count in self._open.items()
+        )
+
+    def _sent(self, course: Course) -> None:
+        """Tells the course which requests are due since the last call."""
+        for index, scheduled_s in itertools.islice(self._generators.started.items(), self._told, None):
+            self._told += 1
+            self._due(course, index, scheduled_s)
+
+    def _due(self, course: Course, index: int, scheduled_s: float) -> None:
+        if index not in self._known:
+            self._known.add(index)
+            self._open[scheduled_s] += 1
+            course.sent(scheduled_s)
 
     def _took(self, writer: CellWriter, request: RequestEvent) -> None:
         writer.event(request)
         self._requests.append(request)
+        if self._course is None:
+            return
+        self._sent(self._course)
+        self._due(self._course, request.index, request.scheduled_s)  # one that was never sent is told nowhere else
+        self._open[request.scheduled_s] -= 1
+        if not self._open[request.scheduled_s]:
+            del self._open[request.scheduled_s]
         self._course.finished(request)
 
     def _sample(self, writer: CellWriter) -> ServerState | None:
@@ -148,10 +186,10 @@ class CellRun:
         return state
 
     def _tell(self, now: float) -> None:
-        window, protocol = self._course.begun_s, self._plan.protocol
+        protocol = self._plan.protocol
         phase, since, limit = "warmup", self._t0_s, protocol.max_ramp_seconds
-        if window is not None:
-            phase, since, limit = "measure", window, protocol.max_serve_seconds
+        if self._begun_s is not None:
+            phase, since, limit = "measure", self._begun_s, protocol.max_serve_seconds
         done, of = int(max(0.0, now - since)), int(limit) or 1
         line = {"cell": self._spec.cell_id, "phase": phase, "done": done, "of": max(of, done)}
         self._doors.say(Progress.model_validate(line))

@@ -96,9 +96,10 @@ class Client:
         state = self._ready(spec)
         writer = CellWriter(self._places.run_folder, spec, result_of)
         if state.state == "ready" and not self._stops:
-            generators = self._generators(spec, greeting.entry, workload)
+            schedule = self._schedule(spec)
             doors = Doors(self._sidecar, self._say, lambda: self._stops, lambda: self._gone)
-            verdict = CellRun(spec, greeting, state, generators, doors).run(writer)
+            with self._generators(spec, greeting.entry, workload, schedule) as generators:
+                verdict = CellRun(spec, greeting, state, generators, schedule.requests, doors).run(writer)
         else:
             verdict = state.verdict if state.verdict is not None and not self._stops else _stopped()
             writer.event(greeting.start)
@@ -139,13 +140,18 @@ class Client:
                 state = self._sidecar.state()
         return state
 
-    def _generators(self, spec: CellSpec, entry: ServerEntry, workload: Workload) -> Generators:
+    def _schedule(self, spec: CellSpec) -> Schedule:
+        assert spec.serve is not None  # noqa: S101  # of a cell under load
+        assert spec.load is not None  # noqa: S101
+        schedule = Schedule.read_packed(self._places.data / self._assignment.schedules[spec.load.word])
+        if schedule.digest != spec.serve.schedule:
+            raise BadInput(f"{spec.cell_id} was planned with another schedule than there is here")
+        return schedule
+
+    def _generators(self, spec: CellSpec, entry: ServerEntry, workload: Workload, schedule: Schedule) -> Generators:
         plan, load = spec.serve, spec.load
         assert plan is not None  # noqa: S101  # of a cell under load
         assert load is not None  # noqa: S101
-        schedule = Schedule.read_packed(self._places.data / self._assignment.schedules[load.word])
-        if schedule.digest != plan.schedule:
-            raise BadInput(f"{spec.cell_id} was planned with another schedule than there is here")
         address = Address(*self._address)
         cache = entry.prefix_cache_on if plan.prefix_cache else entry.prefix_cache_off
         asker = Asker(entry, address, forced=spec.length == "forced", extra=cache.body)

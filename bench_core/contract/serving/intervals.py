@@ -33,8 +33,8 @@ from typing import NamedTuple
 
 from pydantic import Field
 
-from bench_core.contract.measures.token_times import percentile
 from bench_core.contract.records.record import Record
+from bench_core.contract.statistics.distribution import percentile
 from bench_core.contract.statistics.interval import student_quantile
 
 # Numbers of blocks that are tried, the most first. Fewer than ten say too little of their own spread.
