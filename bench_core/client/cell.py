@@ -16,7 +16,7 @@ from bench_core.contract.records.outcome import MARKED, Outcome, Verdict
 from bench_core.contract.records.spec import CellSpec
 from bench_core.contract.serving.cell import ServePlan
 from bench_core.contract.serving.log import CpuEvent, ServeEvents
-from bench_core.contract.serving.measures import ServeResult, serving_result
+from bench_core.contract.serving.result import ServeResult, serving_result
 from bench_core.contract.serving.requests import RequestEvent, WindowEvent
 from bench_core.contract.serving.sidecar import Greeting, ServerState
 from bench_core.contract.serving.window import Course
@@ -221,4 +221,4 @@ def result_of(spec: CellSpec, lines: object) -> ServeResult:
     if not isinstance(spec.serve, ServePlan):
         raise BadInput(f"{spec.cell_id} is no cell under load")
     events = ServeEvents.of_lines(lines, "events.jsonl")  # type: ignore[arg-type]
-    return serving_result(spec.cell_id, events, spec.serve.protocol)
+    return serving_result(spec.cell_id, events, spec.serve.protocol.limits, spec.protocol.busy)

@@ -13,7 +13,7 @@ from bench_core.contract.records.run import PlannedCell, RunRecord
 from bench_core.contract.records.spec import CellSpec
 from bench_core.contract.records.workload import Workload
 from bench_core.contract.serving.log import ServeEvents, parse_serve_events
-from bench_core.contract.serving.measures import serving_result
+from bench_core.contract.serving.result import serving_result
 from bench_core.contract.serving.schedule import Schedule
 from bench_core.runs.files import INSANE, Damage, Unreadable, check_inside, log_path, open_log, read_record, sane
 from bench_core.runs.specs import check_spec
@@ -78,7 +78,7 @@ def _measured(
 ) -> ServedRow:
     assert spec.serve is not None  # noqa: S101  # the caller has looked
     try:
-        result = serving_result(planned.cell, events, spec.serve.protocol)
+        result = serving_result(planned.cell, events, spec.serve.protocol.limits, spec.protocol.busy)
     except (BadInput, ArithmeticError, ValueError) as error:
         cause = error.cause if isinstance(error, BadInput) else first_line(error)
         raise Unreadable(layout.EVENTS_FILE, cause) from error

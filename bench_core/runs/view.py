@@ -19,7 +19,7 @@ from bench_core.contract.records.run import PlannedCell, RunRecord
 from bench_core.contract.records.spec import CellSpec
 from bench_core.contract.records.workload import Workload
 from bench_core.contract.serving.load import Serve
-from bench_core.contract.serving.measures import ServeResult
+from bench_core.contract.serving.result import ServeResult
 from bench_core.contract.statistics.workload_rate import WorkloadRate
 from bench_core.runs.files import Damage
 from bench_core.runs.published import Published
@@ -174,7 +174,10 @@ class ServedRow(Ended):
         """Why it is compared with no other, in one line; empty where nothing is so."""
         if self.breaches or self.result is None:
             return self.breaches[0] if self.breaches else ""
-        return self.result.metrics.client_limited
+        if self.result.cpu is not None and self.result.cpu.busy:
+            return f"others took {taken_by_others(self.result.cpu)}"
+        limited = self.result.metrics.client_limited
+        return f"the client was the bottleneck: {limited}" if limited else ""
 
 
 @dataclass(frozen=True)
