@@ -16,8 +16,8 @@ from bench_core.contract.records.outcome import MARKED, Outcome, Verdict
 from bench_core.contract.records.spec import CellSpec
 from bench_core.contract.serving.cell import ServePlan
 from bench_core.contract.serving.log import CpuEvent, ServeEvents
-from bench_core.contract.serving.result import ServeResult, serving_result
 from bench_core.contract.serving.requests import RequestEvent, WindowEvent
+from bench_core.contract.serving.result import ServeResult, serving_result
 from bench_core.contract.serving.sidecar import Greeting, ServerState
 from bench_core.contract.serving.window import Course
 from bench_core.system.cell_writer import CellWriter

@@ -23,7 +23,6 @@ from collections.abc import Sequence
 from pydantic import Field
 
 from bench_core.contract.errors import BadInput
-from bench_core.contract.measures.metrics import percentile
 from bench_core.contract.measures.telemetry import TelemetrySummary, summarise_telemetry
 from bench_core.contract.records.events import TelemetryEvent
 from bench_core.contract.records.record import Record
@@ -37,6 +36,7 @@ from bench_core.contract.serving.intervals import (
 from bench_core.contract.serving.latencies import e2e_s, gaps, scheduled_in, tpot_s, ttft_s, within
 from bench_core.contract.serving.protocol import Limits
 from bench_core.contract.serving.requests import GeneratorEvent, RequestEvent, StopReason, WindowEvent
+from bench_core.contract.statistics.distribution import percentile
 
 # A client that is busy for more of its time than this may be what is measured.
 MOST_BUSY = 0.8
