@@ -47,8 +47,11 @@ _GUARD_ERRORS = 1.0
 _LIGHT_GUARD_ERRORS = 0.25
 _HIGHEST_CORRELATION = 0.9
 _LEAST_FREEDOM = 3.0
-# Independent values that have to lie beyond a percentile, in effect, for it to have an interval.
+# Independent values that have to lie beyond a percentile, in effect, for it to have an interval. Beyond the 90th it is
+# more: there the few samples of a queue that pass for large enough are those that missed its worst moments.
 _EFFECTIVE_BEYOND = 2.0
+_EFFECTIVE_FAR_BEYOND = 5.0
+_FAR = 0.9
 _FEW = f"fewer than {FEWEST_VALUES} values"
 _ALIKE = "neighbouring tenths of the series are alike: it is too short for an interval"
 _LITTLE_BEYOND = "so many of the values are alike that hardly any lies beyond the percentile independently"
@@ -235,7 +238,7 @@ def percentile_interval(values: Sequence[float], q: float) -> Estimate | None:
     absent = ""
     if found.alike:
         absent = _ALIKE
-    elif beyond < _EFFECTIVE_BEYOND:
+    elif beyond < (_EFFECTIVE_FAR_BEYOND if q > _FAR else _EFFECTIVE_BEYOND):
         absent = _LITTLE_BEYOND
     elif low_q * n < 1 or (1 - high_q) * n < 1:
         absent = "an end would lie beyond the sample"
