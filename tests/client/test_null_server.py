@@ -60,7 +60,7 @@ def test_its_readiness_is_scripted() -> None:
     begin = time.monotonic()
     with null_server("--load-s", "0.3", "--ready-after-s", "0.5") as server:
         assert time.monotonic() - begin > 0.3
-        states = []
+        states: list[int] = []
         while not states or (states[-1] != 200 and time.monotonic() - begin < 20):
             states.append(asked(server, "/health")[0])
             time.sleep(0.02)
