@@ -58,6 +58,8 @@ class Framing:
             BadFraming: this is no HTTP/1.1 response.
         """
         at, end = 0, len(data)
+        if self._state == _SIZE and not self._held and not self.keep_body:
+            at = self._whole_chunks(data, end)
         while at < end:
             state = self._state
             if state == _SIZE:
@@ -85,6 +87,21 @@ class Framing:
                 self.keeps_alive = False
                 return True
         return self._state == _DONE
+
+    def _whole_chunks(self, data: bytes, end: int) -> int:
+        """Passes over chunks that lie in one read as a whole, as nearly all do; where what is left begins."""
+        at = 0
+        while at < end:
+            stop = data.find(b"\r\n", at)
+            digits = data[at:stop]
+            if stop <= at or len(digits) > _MOST_HEX_DIGITS or digits.strip(_HEX):
+                break
+            size = int(digits, 16)
+            after = stop + 4 + size
+            if not size or after > end or data[after - 2 : after] != b"\r\n":
+                break
+            at = after
+        return at
 
     def closed(self) -> bool:
         """The connection has ended; whether the response was complete by then."""

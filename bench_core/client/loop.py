@@ -178,10 +178,10 @@ class Loop:
             except OSError as error:
                 self._lost(connection, error.strerror or str(error))
                 continue
-            now_ns = clock()
-            self._came(connection, data, now_ns)
+            self._came(connection, data, clock())
 
     def _came(self, connection: Connection, data: bytes, now_ns: int) -> None:
+        """What a read has brought; nothing, where the connection has ended."""
         flight = connection.flight
         if flight is None or not data:
             self._lost(connection, "")

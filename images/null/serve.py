@@ -29,6 +29,7 @@ SECOND = 1_000_000_000
 # A virtual machine wakes so much too late, at times; what is left until the deadline is spent looking.
 SPIN_NS = 120_000
 REFUSES_FOR_NS = SECOND // 2
+MOST_KNOWN = 4096
 FIRST_ID = 3
 ALWAYS_IN, OUT = select.EPOLLIN, select.EPOLLIN | select.EPOLLOUT
 LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]{1,12})\r\n", re.IGNORECASE)
@@ -100,9 +101,15 @@ class Words:
         """An event without a token."""
         return event(self._value("", [], None))
 
-    def usage(self, usage: dict[str, int]) -> bytes:
-        """An event with the usage record alone."""
-        return event({"id": "cmpl-0", "object": "text_completion", "choices": [], "usage": usage})
+    def end(self, usage: dict[str, int], own: bool) -> bytes:
+        """What comes after the last token; with the usage record, where that has an event of its own."""
+        key = (-usage["prompt_tokens"], usage["completion_tokens"])
+        made = self._made.get(key)
+        if made is None:
+            value = {"id": "cmpl-0", "object": "text_completion", "choices": [], "usage": usage}
+            made = (event(value) if own else b"") + chunk(b"data: [DONE]\n\n") + LAST_CHUNK
+            self._made[key] = made
+        return made
 
     def _value(self, text: str, ids: list[int], usage: dict[str, int] | None) -> dict[str, Any]:
         choice: dict[str, Any] = {"index": 0, "text": text, "finish_reason": None}
@@ -154,6 +161,8 @@ class Server:
         self.serving = 0
         self.waiting: collections.deque[Stream] = collections.deque()
         self.arrived = 0
+        self.known: dict[bytes, tuple[int, int, int]] = {}
+        self.looked_ns = 0
         self.ready_ns = time.monotonic_ns() + int(options.ready_after_s * SECOND)
         self.listens_again_ns = 0
         self.timer = ctypes.CDLL(None).timerfd_create(1, os.O_NONBLOCK | os.O_CLOEXEC)
@@ -182,7 +191,9 @@ class Server:
                 else:
                     times[2], times[3] = divmod(next_ns - SPIN_NS, SECOND)
                     wait(self.timer, 1, times, None)
-            for fd, events in self.epoll.poll(blocks, 256):
+            ready = self.epoll.poll(blocks, 256)
+            self.looked_ns = time.monotonic_ns()  # a request that was there by now is served from now on
+            for fd, events in ready:
                 if fd == self.timer:
                     continue
                 if fd == self.listener.fileno():
@@ -263,11 +274,7 @@ class Server:
     def complete(self, connection: Connection, body: bytes) -> None:
         """Puts a request into service, or into the queue."""
         try:
-            asked = json.loads(body)
-            prompt, tokens = asked["prompt"], int(asked["max_tokens"])
-            if tokens < 1 or not prompt:
-                raise ValueError("nothing to do")
-            first = int(prompt[-1]) if isinstance(prompt, list) else len(prompt)
+            first, tokens, prompt_tokens = self.asked(body)
         except (ValueError, KeyError, TypeError) as error:
             self.answer(connection, "400 Bad Request", {"error": {"message": f"no such request: {error}"}})
             return
@@ -281,11 +288,24 @@ class Server:
         elif fails == "refuse":
             self.refuse(connection)
         else:
-            connection.stream = stream = Stream(connection, first, tokens, len(prompt), fails)
+            connection.stream = stream = Stream(connection, first, tokens, prompt_tokens, fails)
             if options.slots and self.serving >= options.slots:
                 self.waiting.append(stream)
             else:
-                self.serve(stream, time.monotonic_ns())
+                self.serve(stream, self.looked_ns)
+
+    def asked(self, body: bytes) -> tuple[int, int, int]:
+        """The stream's first id, its tokens, and the prompt's; a body that has come before is not read again."""
+        if (known := self.known.get(body)) is not None:
+            return known
+        value = json.loads(body)
+        prompt, tokens = value["prompt"], int(value["max_tokens"])
+        if tokens < 1 or not prompt:
+            raise ValueError("nothing to do")
+        found = (int(prompt[-1]) if isinstance(prompt, list) else len(prompt), tokens, len(prompt))
+        if len(self.known) < MOST_KNOWN:
+            self.known[body] = found
+        return found
 
     def serve(self, stream: Stream, now_ns: int) -> None:
         """Service begins."""
@@ -329,10 +349,8 @@ class Server:
         how = self.options.usage
         if count:
             data += self.words.tokens(first, count, usage if how == "last" else None)
-        if how == "own":
-            data += self.words.usage(usage)
         stream.connection.stream = None
-        self.send(stream.connection, data + chunk(b"data: [DONE]\n\n") + LAST_CHUNK)
+        self.send(stream.connection, data + self.words.end(usage, how == "own"))
         self.free(stream, at_ns)
         if stream.connection.came and not stream.connection.gone:
             self.take_request(stream.connection)
