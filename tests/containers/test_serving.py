@@ -6,8 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +40,8 @@ def leaves_nothing(docker_client: docker.DockerClient) -> Any:
     yield
     left = docker_client.containers.list(all=True, filters={"label": "llm-bench.run=mine"})
     networks = docker_client.networks.list(filters={"label": "llm-bench.run=mine"})
-    assert [one.name for one in (*left, *networks)] == []
+    assert not left
+    assert not networks
 
 
 def row(tmp_path: Path, cell: str = CELL) -> ServedRow:
@@ -168,7 +167,13 @@ def test_a_server_that_never_becomes_ready_is_a_timeout_for_every_cell(run: Run,
 @pytest.mark.usefixtures("leaves_nothing")
 @pytest.mark.parametrize(
     ("how", "end"),
-    [("status500", "status"), ("close", "broken"), ("garbage", "garbage"), ("short", "wrong_length"), ("hang", "timeout")],
+    [
+        ("status500", "status"),
+        ("close", "broken"),
+        ("garbage", "garbage"),
+        ("short", "wrong_length"),
+        ("hang", "timeout"),
+    ],
 )
 def test_a_request_that_fails_is_counted_and_named(run: Run, tmp_path: Path, how: str, end: str) -> None:
     """One in ten; the others are measured."""
@@ -176,7 +181,7 @@ def test_a_request_that_fails_is_counted_and_named(run: Run, tmp_path: Path, how
     assert done.returncode == 0, done.stderr
     found = row(tmp_path)
     assert found.result is not None
-    ends = [request.end for request in events(tmp_path).requests]
+    ends: list[str] = [request.end for request in events(tmp_path).requests]
     assert set(ends) <= {"ok", end, "unfinished"}
     assert ends.count(end) >= 3
     assert found.result.metrics.requests.failed[end] >= 1
@@ -202,7 +207,9 @@ def test_what_is_killed_or_stopped_in_a_window_is_measured_by_a_resumed_run(
     places = [f"--{name}={tmp_path / name}" for name in ("results", "data", "models")]
     base = [sys.executable, "-m", "bench_core.drive", "--launcher", "docker", "--device", "cpu"]
     words = [*NULL, "--concurrency", "4", "--max-serve-seconds", "60", "--serve-precision", "0.0001"]
-    process = subprocess.Popen([*base, *words, *places], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        [*base, *words, *places], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     log = layout.cell_folder(tmp_path / "results" / "mine", CELL) / layout.EVENTS_FILE
     until(lambda: log.is_file() and log.read_text().count('"request"') > 20, "requests", 120)
     if who == "driver":
