@@ -31,6 +31,7 @@ SPIN_NS = 120_000
 REFUSES_FOR_NS = SECOND // 2
 MOST_KNOWN = 4096
 FIRST_ID = 3
+FAILURES = ("status500", "close", "garbage", "short", "hang", "refuse", "error")
 ALWAYS_IN, OUT = select.EPOLLIN, select.EPOLLIN | select.EPOLLOUT
 LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]{1,12})\r\n", re.IGNORECASE)
 STREAM_HEAD = (
@@ -59,7 +60,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--vocabulary", type=int, default=256, help=f"ids come from {FIRST_ID} up to this")
     parser.add_argument("--fail-every", type=int, default=0, metavar="N", help="each N-th request fails; 0: none")
     parser.add_argument("--fail-how", default="status500",
-                        choices=("status500", "close", "garbage", "short", "hang", "refuse", "error"))  # fmt: skip
+                        choices=(*FAILURES, "each"), help="each: one after the other")  # fmt: skip
     parser.add_argument("--die-after-requests", type=int, default=0, metavar="N", help="dies at the next; 0: never")
     parser.add_argument("--die-how", choices=("exit", "kill", "oom"), default="exit")
     parser.add_argument("--never-ready", action="store_true")
@@ -282,7 +283,7 @@ class Server:
         self.arrived += 1
         if options.die_after_requests and self.arrived > options.die_after_requests:
             self.die()
-        fails = options.fail_how if options.fail_every and self.arrived % options.fail_every == 0 else ""
+        fails = self.failure()
         if fails == "status500":
             self.answer(connection, "500 Internal Server Error", {"error": {"message": "scripted failure"}})
         elif fails == "refuse":
@@ -306,6 +307,14 @@ class Server:
         if len(self.known) < MOST_KNOWN:
             self.known[body] = found
         return found
+
+    def failure(self) -> str:
+        """How the request that has just arrived is to fail; empty where it is not."""
+        every = self.options.fail_every
+        if not every or self.arrived % every:
+            return ""
+        how = str(self.options.fail_how)
+        return FAILURES[self.arrived // every % len(FAILURES)] if how == "each" else how
 
     def serve(self, stream: Stream, now_ns: int) -> None:
         """Service begins."""

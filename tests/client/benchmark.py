@@ -1,8 +1,8 @@
 """How exact the client is and what it costs, against the scripted server: ``python tests/client/benchmark.py``.
 
 Server and load generator are bound to one CPU each; this process, which reads the responses, is not bound. Each scene
-is measured ``--rounds`` times and the round in which others used the least of the machine is shown, with what they used:
-on a shared machine that is what most of the errors are. ``--peers FOLDER`` measures other load generators beside it, in
+is measured ``--rounds`` times and the round in which others used the least of the machine is shown, with what they
+used: on a shared machine that is what most of the errors are. ``--peers FOLDER`` measures other load generators beside it, in
 the same scenes on the same server (``peers.py``). From the repository, the suite has to be on Python's path, as it is in
 the development environment.
 """

@@ -24,7 +24,7 @@ from bench_core.verify.run import verify_run
 
 pytestmark = pytest.mark.docker
 
-SHORT = ("--max-serve-seconds", "4", "--max-ramp-seconds", "2", "--samples", "16", "--max-new-tokens", "20")
+SHORT = ("--max-serve-seconds", "3", "--max-ramp-seconds", "1", "--samples", "16", "--max-new-tokens", "20")
 NULL = ("--images", "null", *SHORT, "--run-id", "mine", "--no-calibration", "--no-harness-check")
 CELL = "null.scripted.c4"
 
@@ -89,7 +89,8 @@ def test_a_load_is_measured_and_verified_and_nothing_outside_can_be_reached(
     ]  # fmt: skip
     assert all(found.breaches == () for found in view.served)
     spec = view.served[0].spec
-    assert spec is not None and spec.server is not None
+    assert spec is not None
+    assert spec.server is not None
     assert spec.server.network == "internal"
     assert not set(spec.server.cpus) & set(spec.server.client_cpus)
     done = verify_run(folder)
@@ -142,15 +143,13 @@ def test_a_server_that_dies_costs_the_cell_in_hand_and_the_next_gets_a_new_one(
 
 
 @pytest.mark.usefixtures("leaves_nothing")
-def test_a_server_that_runs_out_of_memory_says_so(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the kernel's own count, in a container with a limit."""
-    monkeypatch.setenv("BENCH_BOX_MEMORY_BYTES", str(256 << 20))
+def test_a_server_that_runs_out_of_memory_says_so(run: Run, tmp_path: Path) -> None:
     done = run(*NULL, "--concurrency", "4", *script(die_after_requests=8, die_how="oom"))
     assert done.returncode == 1, done.stderr
     verdict = row(tmp_path).verdict
     assert verdict is not None
     assert verdict.outcome is Outcome.OOM_KV, verdict.cause
-    assert "memory limit" in verdict.cause
+    assert "out of memory" in verdict.cause
 
 
 @pytest.mark.usefixtures("leaves_nothing")
@@ -165,26 +164,17 @@ def test_a_server_that_never_becomes_ready_is_a_timeout_for_every_cell(run: Run,
 
 
 @pytest.mark.usefixtures("leaves_nothing")
-@pytest.mark.parametrize(
-    ("how", "end"),
-    [
-        ("status500", "status"),
-        ("close", "broken"),
-        ("garbage", "garbage"),
-        ("short", "wrong_length"),
-        ("hang", "timeout"),
-    ],
-)
-def test_a_request_that_fails_is_counted_and_named(run: Run, tmp_path: Path, how: str, end: str) -> None:
-    """One in ten; the others are measured."""
-    done = run(*NULL, "--concurrency", "4", "--request-timeout-s", "1", *script(fail_every=10, request_fails=how))
+def test_requests_that_fail_are_counted_and_named_and_the_others_measured(run: Run, tmp_path: Path) -> None:
+    """One in ten, in each way that a server can fail one."""
+    done = run(*NULL, "--concurrency", "8", "--request-timeout-s", "1", *script(fail_every=10, request_fails="each"))
     assert done.returncode == 0, done.stderr
     found = row(tmp_path)
     assert found.result is not None
-    ends: list[str] = [request.end for request in events(tmp_path).requests]
-    assert set(ends) <= {"ok", end, "unfinished"}
-    assert ends.count(end) >= 3
-    assert found.result.metrics.requests.failed[end] >= 1
+    ends: set[str] = {request.end for request in events(tmp_path).requests}
+    assert ends >= {"ok", "status", "broken", "garbage", "wrong_length", "timeout"}
+    counts = found.result.metrics.requests
+    assert sum(counts.failed.values()) >= 5
+    assert counts.ok + sum(counts.failed.values()) + counts.unfinished == counts.scheduled
     assert "failed" in done.stdout
 
 

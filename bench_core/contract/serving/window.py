@@ -7,7 +7,7 @@ that has ended, and asks about every quarter of a second what follows.
 reaches up to the earliest request in flight and no further: all that was to be sent before it has ended, and all tokens
 up to then are counted. A look lags by one latency, and leaves nobody out.
 
-**Warm-up** ends when the second half of the time since the start shows no trend (Mann and Kendall; see
+A trace has no warm-up. **Warm-up** of other loads ends when the second half of the time since the start shows no trend (Mann and Kendall; see
 ``contract.statistics.trend``) in time to first token, end-to-end latency and output tokens/s, each in at most eight
 blocks. Not before every stream of a closed loop has ended a request, and five requests are in that half; in an open
 loop not before twenty requests, and three times their mean latency. The test is made each time the time seen has grown
@@ -106,8 +106,9 @@ class Course:
         self._answered: list[_Answered] = []
         self._first_streams: set[int] = set()
         self._tokens: dict[int, int] = {}  # by pieces of time from the start, so that a look costs the same at any rate
-        self._begin_s: float | None = None
-        self._steady = False
+        # A recorded load is short of requests and has no state to stand still in: all of it is measured.
+        self._begin_s: float | None = start_s if load.load == "trace" else None
+        self._steady = load.load == "trace"
         self._next_ramp_s = start_s + _SECONDS_AFTER_START
         self._next_growth_s = start_s + _SECONDS_AFTER_START
         self._next_precise_s = math.inf
