@@ -78,6 +78,7 @@ class Generators:
         self._asks = list(asks)
         self._order = tuple(order if order is not None else range(len(asks)))
         self._reader = Reader(entry)
+        self._timeout_s = timeout_s
         self.started: dict[int, float] = {}
         self._events: list[RequestEvent] = []
         self._select = selectors.DefaultSelector()
@@ -137,12 +138,13 @@ class Generators:
                 return events
 
     def finish(self) -> Finished:
-        """Waits until all generators have ended, which they do once they were told to or have nothing left to do.
+        """Waits until all generators have ended, which they do once they were told to or have nothing left to do: for
+        the time limit of one request, and a minute.
 
         Raises:
             MachineFailure: one has died, or does not end: it was not told to, and a request takes too long.
         """
-        self._until(lambda: self.done, _ENDED_WITHIN_S, "to end")
+        self._until(lambda: self.done, self._timeout_s + _ENDED_WITHIN_S, "to end")
         events, self._events = self._events, []
         generators = [
             GeneratorEvent(

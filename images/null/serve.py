@@ -57,6 +57,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--usage", choices=("own", "last", "none"), default="own",
                         help="the usage record: in its own event, in the last token's, or nowhere")  # fmt: skip
     parser.add_argument("--no-ids", action="store_true", help="events tell text alone")
+    parser.add_argument("--tell-times", action="store_true",
+                        help="usage.first_token_us: when the first token was sent, CLOCK_MONOTONIC")  # fmt: skip
     parser.add_argument("--vocabulary", type=int, default=256, help=f"ids come from {FIRST_ID} up to this")
     parser.add_argument("--fail-every", type=int, default=0, metavar="N", help="each N-th request fails; 0: none")
     parser.add_argument("--fail-how", default="status500",
@@ -109,7 +111,8 @@ class Words:
         if made is None:
             value = {"id": "cmpl-0", "object": "text_completion", "choices": [], "usage": usage}
             made = (event(value) if own else b"") + chunk(b"data: [DONE]\n\n") + LAST_CHUNK
-            self._made[key] = made
+            if len(usage) == len(key):  # times are of one request alone
+                self._made[key] = made
         return made
 
     def _value(self, text: str, ids: list[int], usage: dict[str, int] | None) -> dict[str, Any]:
@@ -146,6 +149,7 @@ class Stream:
     tpot_ns: int = 0
     sent: int = 0
     served: bool = False
+    first_ns: int = 0
 
 
 class Server:
@@ -345,6 +349,7 @@ class Server:
         count = min(self.options.tokens_per_event, stream.tokens - stream.sent)
         data = b"" if stream.sent or self.options.empty_first_event else STREAM_HEAD
         first = stream.first + stream.sent
+        stream.first_ns = stream.first_ns or time.monotonic_ns()
         stream.sent += count
         if stream.sent < stream.tokens:
             self.send(stream.connection, data + self.words.tokens(first, count))
@@ -355,6 +360,8 @@ class Server:
     def end(self, stream: Stream, at_ns: int, data: bytes, first: int, count: int) -> None:
         """The stream's last tokens, and what comes after them."""
         usage = {"prompt_tokens": stream.prompt_tokens, "completion_tokens": stream.sent}
+        if self.options.tell_times:
+            usage["first_token_us"] = (stream.first_ns or time.monotonic_ns()) // 1000
         how = self.options.usage
         if count:
             data += self.words.tokens(first, count, usage if how == "last" else None)

@@ -1,10 +1,9 @@
-"""How exact the client is and what it costs, against the scripted server: ``python tests/client/benchmark.py``.
+"""How exact the client is and what it costs: ``PYTHONPATH=. python tests/client/benchmark.py``, on the scripted server.
 
-Server and load generator are bound to one CPU each; this process, which reads the responses, is not bound. Each scene
-is measured ``--rounds`` times and the round in which others used the least of the machine is shown, with what they
-used: on a shared machine that is what most of the errors are. ``--peers FOLDER`` measures other load generators beside it, in
-the same scenes on the same server (``peers.py``). From the repository, the suite has to be on Python's path, as it is in
-the development environment.
+Server and load generator are bound to one CPU each; this process, which reads the responses, is not. Each scene is
+measured ``--rounds`` times; the round in which others used the least of the machine is shown, with what they used: on a
+shared machine that is what most of the errors are. ``--peers FOLDER`` measures other load generators beside it, in the
+same scenes on the same server (``peers.py``); all of a client's processes are on one CPU then.
 """
 
 from __future__ import annotations
@@ -31,6 +30,9 @@ from bench_core.contract.serving.load import Serve
 from bench_core.contract.serving.requests import RequestEvent
 from bench_core.system.processes import stat_fields
 
+# The moment at which the server hands the first token to the kernel, in a field that the reader passes on: what lies
+# between it and the client's stamp is the client's own error, whatever kept the server from its script.
+TELLING = ENTRY.model_copy(update={"usage_cached": "usage.first_token_us"})
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
@@ -54,7 +56,7 @@ class Scene:
 
 SCENES = (
     Scene("1 stream, 5 ms a token", 10, 200, 0.005, streams=1),
-    Scene("64 streams, 5 ms a token", 640, 200, 0.005, streams=64),
+    Scene("64 streams, 5 ms a token", 320, 200, 0.005, streams=64),
     Scene("512 streams, 20 ms a token", 1024, 200, 0.02, streams=512),
     Scene("Poisson, 200 requests/s", 2000, 10, 0.005, rate=200.0),
 )
@@ -70,6 +72,7 @@ class Timed:
     ended_s: float
     tokens: int
     late_s: float | None = None
+    lag_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,8 @@ class Measured:
     failed: int
     ttft_error_ms: float
     ttft_error_p99_ms: float
+    lag_p50_ms: float | None
+    lag_p99_ms: float | None
     tpot_error_percent: float
     share_of_ideal: float | None
     cpu_us_per_token: float
@@ -129,6 +134,7 @@ def judged(
     tokens = sum(one.tokens for one in requests)
     errors = [one.ttft_s - scene.ttft_s for one in requests]
     late = [one.late_s for one in requests if one.late_s is not None]
+    lag = [one.lag_s for one in requests if one.lag_s is not None]
     sent = sorted(one.sent_s for one in requests)
     gaps = [after - before for before, after in itertools.pairwise(sent)]
     ks = kstest(gaps, "expon", args=(0, 1 / scene.rate)) if scene.rate else None
@@ -139,6 +145,8 @@ def judged(
         failed=failed,
         ttft_error_ms=statistics.median(errors) * 1e3,
         ttft_error_p99_ms=quantile(errors, 0.99) * 1e3,
+        lag_p50_ms=statistics.median(lag) * 1e3 if lag else None,
+        lag_p99_ms=quantile(lag, 0.99) * 1e3 if lag else None,
         tpot_error_percent=(statistics.median(one.tpot_s for one in requests) / scene.tpot_s - 1) * 100,
         share_of_ideal=rate / scene.ideal_tokens_per_s if scene.streams else None,
         cpu_us_per_token=cpu_s / tokens * 1e6,
@@ -162,6 +170,7 @@ def of_event(event: RequestEvent) -> Timed:
         ended_s=event.ended_s,
         tokens=event.output_tokens,
         late_s=sent - event.scheduled_s,
+        lag_s=first - (event.cached_tokens or 0) / 1e6,  # the server's own stamp, see TELLING
     )
 
 
@@ -175,7 +184,7 @@ def own_round(scene: Scene, server: NullServer, cpu: int) -> Measured:
     )  # fmt: skip
     asks = asks_of(server, 16, scene.tokens, prompt_tokens=200)
     with Generators(
-        server.address, ENTRY, asks=asks, load=load, total=scene.requests, connections=64, cpus=[cpu],
+        server.address, TELLING, asks=asks, load=load, total=scene.requests, connections=64, cpus=[cpu],
         offsets_us=() if closed else offsets_us(scene),
     ) as generators:  # fmt: skip
         machine, own, begin, reading = machine_cpu_s(), own_cpu_s(server), time.monotonic(), time.process_time()
@@ -200,7 +209,7 @@ def best_of(rounds: int, scene: Scene, measure: Callable[[NullServer], Measured]
     """The round in which others used the least."""
     found = []
     for _ in range(rounds):
-        with null_server("--ttft-s", str(scene.ttft_s), "--tpot-s", str(scene.tpot_s)) as server:
+        with null_server("--ttft-s", str(scene.ttft_s), "--tpot-s", str(scene.tpot_s), "--tell-times") as server:
             os.sched_setaffinity(server.process.pid, [server_cpu])
             found.append(measure(server))
             sys.stderr.write(f"{json.dumps(asdict(found[-1]))}\n")
@@ -210,6 +219,7 @@ def best_of(rounds: int, scene: Scene, measure: Callable[[NullServer], Measured]
 COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("client", "client", ""), ("scene", "scene", ""), ("failed", "failed", "d"),
     ("TTFT error ms", "ttft_error_ms", ".3f"), ("its p99", "ttft_error_p99_ms", ".2f"),
+    ("client's lag p50 ms", "lag_p50_ms", ".3f"), ("p99", "lag_p99_ms", ".2f"),
     ("TPOT error %", "tpot_error_percent", "+.3f"), ("of ideal rate", "share_of_ideal", ".4f"),
     ("CPU us/token", "cpu_us_per_token", ".1f"), ("reading us/token", "reading_us_per_token", ".1f"),
     ("late p50 ms", "late_p50_ms", ".3f"), ("late p99 ms", "late_p99_ms", ".3f"), ("KS", "ks_statistic", ".4f"),
@@ -236,6 +246,8 @@ def main() -> None:
     parser.add_argument("--peers", type=Path, help="folder for the virtual environments of other load generators")
     given = parser.parse_args()
     rows = []
+    if given.peers:  # their processes share one CPU, and so do this client's
+        os.sched_setaffinity(0, [given.client_cpu])
     for scene in SCENES:
         if given.scenes not in scene.name:
             continue
