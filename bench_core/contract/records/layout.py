@@ -26,6 +26,7 @@ BESIDE_FILE = "beside.yaml"  # published figures that the report shows beside th
 CALIBRATIONS_FOLDER = "calibrations"  # what each device could do at each visit: v<visit>.<device>.json
 MIN_MEMORY_FOLDER = "min-memory"  # <cell>.json, and what its trials left in <cell>/trial-<n>/
 MAX_BATCH_FOLDER = "max-batch"  # <image>.<variant>.json, and what its trials left in <image>.<variant>/trial-<n>/
+CAPACITY_FOLDER = "capacity"  # <image>.<variant>.json, and what its trials left in <image>.<variant>/trial-<n>/
 REPORT_FILE = "report.md"
 PAGE_FILE = "report.html"
 TABLE_FILE = "table.csv"

@@ -25,6 +25,7 @@ from bench_core.contract.records.outcome import EXIT_BAD_INPUT, EXIT_FAILED, EXI
 from bench_core.contract.records.run import GpuInfo
 from bench_core.contract.records.spec import Assignment, plan_cells
 from bench_core.contract.records.workload import Workload
+from bench_core.contract.serving.cell import CapacityAsk
 from bench_core.contract.serving.load import Serve
 from bench_core.contract.serving.schedule import Schedule
 from bench_core.drive.ask.request import Request
@@ -263,21 +264,7 @@ class Execution:
             if self._stopping:
                 return
             mark = "; ".join(filter(None, (mark, lost)))
-            launch = Launch(
-                image=job.image,
-                target="measure",
-                arguments=("--marked", mark) if mark else (),
-                folders=Folders(prepared.model_folder, job.artifact, data=self._request.data, run=finished.run_folder),
-                gpu=gpu,
-                labels={
-                    "run": (self._run or finished.run_folder).name,
-                    "job": job.title,
-                    "cells": ",".join(left.cells),
-                },
-                silence_limit_s=_SILENCE_SLACK_S + self._request.suite.timeouts.longest_step_s,
-                client_processes=self._request.suite.client_processes if job.served else 0,
-                run_lock=self._locks.run_descriptor(self._run or finished.run_folder),
-            )
+            launch = self._launch_of(job, left.cells, gpu, prepared, finished.run_folder, mark)
             cells = list(left.cells)
             assignment = self.assignment(left, prepared, self._run or finished.run_folder)
             ended = self._launch(launch, assignment, partial(self._line, cells, finished))
@@ -336,6 +323,40 @@ class Execution:
     def _tell_end(self, cell: str, verdict: Verdict, finished: Finished) -> None:
         news = CellEnded(cell=cell, outcome=verdict.outcome, cause=verdict.cause)
         self._display.ended(news, len(finished.verdicts), self._cells)
+
+    def search(self, job: Job, prepared: Prepared, run_folder: Path, ask: CapacityAsk) -> Ended:
+        """One launch in which a client searches for a server's capacity.
+
+        Raises:
+            BadInput: as :meth:`assignment`, or the device is busy.
+        """
+        gpu = self._gpus[0] if self._gpus else None
+        mark = self._gate.enter(gpu.uuid, lambda: self._stopping) if gpu else ""
+        self.await_free_cpus()
+        assignment = self.assignment(job, prepared, run_folder).model_copy(update={"capacity": ask})
+        self._measuring = True
+        try:
+            launch = self._launch_of(job, job.cells, gpu, prepared, run_folder, mark)
+            return self._launch(launch, assignment, partial(self._line, list(job.cells), Finished(run_folder)))
+        finally:
+            self._measuring = False
+            if gpu:
+                self._gate.leave(gpu.uuid, job.title)
+
+    def _launch_of(
+        self, job: Job, cells: Sequence[str], gpu: GpuInfo | None, prepared: Prepared, run_folder: Path, mark: str
+    ) -> Launch:
+        return Launch(
+            image=job.image,
+            target="measure",
+            arguments=("--marked", mark) if mark else (),
+            folders=Folders(prepared.model_folder, job.artifact, data=self._request.data, run=run_folder),
+            gpu=gpu,
+            labels={"run": (self._run or run_folder).name, "job": job.title, "cells": ",".join(cells)},
+            silence_limit_s=_SILENCE_SLACK_S + self._request.suite.timeouts.longest_step_s,
+            client_processes=self._request.suite.client_processes if job.served else 0,
+            run_lock=self._locks.run_descriptor(self._run or run_folder),
+        )
 
     def assignment(self, job: Job, prepared: Prepared, run_folder: Path | None = None) -> Assignment:
         """The cells of a job as its box will read them.
