@@ -22,8 +22,8 @@ from bench_core.drive.launch.processes.launcher import ProcessLauncher
 from bench_core.drive.plan.catalogue import Catalogue
 from bench_core.drive.plan.plan import method_job
 from bench_core.drive.run import gpu_gate
-from bench_core.drive.run.execute import Prepared
 from bench_core.drive.run.gpu_gate import Occupancy, Occupant
+from bench_core.drive.run.prepared import Prepared
 from bench_core.drive.run.progress import Display
 from bench_core.drive.search.trials import Site, Trials
 from bench_core.system.locks import Locks

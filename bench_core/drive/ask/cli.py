@@ -88,14 +88,8 @@ def drive(context: click.Context, suite: Path | None, resume: str | None, **valu
             base = base.model_copy(update={"variants": ()})
     else:
         base = Suite()
-    if suite is None and resume is None and not asked.keys() & {*_SELECTION}:
-        asked |= _selection_of_searches(modes.get("min_memory"), asked, catalogue)
-    if suite is None and asked.keys() & {*SERVED_BY}:
-        asked.setdefault("batch_sizes", ())
-    elif suite is None and resume is None and asked.get("find_capacity") and "batch_sizes" not in asked:
-        first = asked.get("capacity_start", Suite().capacity_start)
-        varied = asked.get("capacity_of", Suite().capacity_of)
-        asked |= {"batch_sizes": (), varied: (int(first) if varied == "concurrency" else first,)}
+    if suite is None:
+        _complete(asked, modes.get("min_memory"), catalogue, resumed=resume is not None)
     named = words.options(asked.get("options", ()), catalogue)
     if named:
         asked["options"] = words.merged(base.options, named)
@@ -110,6 +104,19 @@ def drive(context: click.Context, suite: Path | None, resume: str | None, **valu
     except ValidationError as error:
         raise BadInput(_as_option(describe(error)), "see --help") from error
     context.exit(Session(request, wanted, earlier, locks).run())
+
+
+def _complete(asked: dict[str, Any], min_memory: str | None, catalogue: Catalogue, *, resumed: bool) -> None:
+    """What follows from what a command line asks for, where there is no suite file: a search says which cells it begins
+    with, and a load over HTTP that no closed batches are meant."""
+    if not resumed and not asked.keys() & {*_SELECTION}:
+        asked |= _selection_of_searches(min_memory, asked, catalogue)
+    if asked.keys() & {*SERVED_BY}:
+        asked.setdefault("batch_sizes", ())
+    elif not resumed and asked.get("find_capacity") and "batch_sizes" not in asked:
+        first = asked.get("capacity_start", Suite().capacity_start)
+        varied = asked.get("capacity_of", Suite().capacity_of)
+        asked |= {"batch_sizes": (), varied: (int(first) if varied == "concurrency" else first,)}
 
 
 def _selection_of_searches(cell: str | None, asked: dict[str, Any], catalogue: Catalogue) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from bench_core.contract.measures.max_batch import LARGEST_BATCH, BatchSearch, B
 from bench_core.contract.records import layout
 from bench_core.drive.plan.plan import Job
 from bench_core.drive.run.collect import write_record
-from bench_core.drive.run.execute import Prepared
+from bench_core.drive.run.prepared import Prepared
 from bench_core.drive.search.trials import Site, Trials, conditions_of, unused_number
 
 # Measuring ends after the batch in which so many seconds are over: the first. Not by a number of batches: an engine
