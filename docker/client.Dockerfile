@@ -2,14 +2,6 @@
 ARG BASE_IMAGE=llm-bench/base:cuda
 FROM ${BASE_IMAGE}
 
-ARG PIP_FIND_LINKS
-ARG PIP_INDEX_URL
-ARG PIP_EXTRA_INDEX_URL
-ARG PIP_NO_INDEX
-
-COPY docker/requirements.client.txt /opt/bench/docker/
-RUN pip install --no-cache-dir -r /opt/bench/docker/requirements.client.txt
-
 COPY bench_core/__init__.py /opt/bench/bench_core/
 COPY bench_core/contract /opt/bench/bench_core/contract
 COPY bench_core/system /opt/bench/bench_core/system

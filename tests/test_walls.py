@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-ROOMS = ("contract", "system", "worker", "prepare", "runs", "report", "verify", "drive")
+ROOMS = ("contract", "system", "client", "worker", "prepare", "runs", "report", "verify", "drive")
 FRONT = "__main__"  # llm-bench: leads into a room only when it is told which
 # What images import that is no engine; `conversion` is llama.cpp's, and too common a word to forbid.
 SHARED = {"bench_core", "conversion", "images", "numpy", "safetensors", "torch"}
@@ -40,6 +40,7 @@ HEAVY = {"docker", "torch", "datasets", "altair", "vl_convert", "pynvml", "typer
 FORBIDDEN = {
     "contract": ENGINES | HEAVY | {"huggingface_hub", "numpy"},
     "system": ENGINES | (HEAVY - {"pynvml"}) | {"huggingface_hub", "numpy"},
+    "client": ENGINES | HEAVY | {"huggingface_hub", "numpy"},
     "worker": ENGINES | {"torch", "docker", "altair", "vl_convert", "datasets", "typer", "click", "rich"},
     "prepare": ENGINES | {"docker", "torch"},
     "runs": ENGINES | HEAVY,
@@ -48,7 +49,7 @@ FORBIDDEN = {
     "drive": ENGINES | {"torch"},
 }
 MAY_IMPORT = {
-    "contract": set[str](), "system": {"contract"}, "worker": {"contract", "system"},
+    "contract": set[str](), "system": {"contract"}, "client": {"contract", "system"}, "worker": {"contract", "system"},
     "prepare": {"contract", "system"}, "runs": {"contract", "system"}, "report": {"contract", "system", "runs"},
     "verify": {"contract", "system", "runs", "report"}, "drive": {"contract", "system", "prepare", "runs", "report"},
 }  # fmt: skip
@@ -135,23 +136,40 @@ def test_a_late_import_is_found() -> None:
     assert rooms_named(source) == {"drive", "worker", "prepare"}
 
 
-SMALL = sorted(
-    path.parent.relative_to(REPOSITORY)
-    for room in ("runs", "report", "verify")
-    for path in (REPOSITORY / "bench_core" / room).rglob("__init__.py")
-)
+PACKAGES = sorted(path.parent.relative_to(REPOSITORY) for path in (REPOSITORY / "bench_core").rglob("__init__.py"))
+MOST_MODULES, MOST_LINES, MOST_LINES_OF_A_FUNCTION = 15, 400, 60
 
 
-@pytest.mark.parametrize("room", SMALL, ids=str)
-def test_a_room_of_reading_stays_small(room: Path) -> None:
-    """Rooms that one can look through, modules that one can read."""
-    modules = list((REPOSITORY / room).glob("*.py"))
-    assert len(modules) <= 15
+def too_large(package: Path) -> list[str]:
+    """What of a package nobody can look through or read at once."""
+    modules = sorted(package.glob("*.py"))
+    found = [f"{len(modules)} modules"] if len(modules) > MOST_MODULES else []
     for path in modules:
-        assert len(path.read_text(encoding="utf-8").splitlines()) <= 400, path
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.FunctionDef):
-                assert (node.end_lineno or 0) - node.lineno < 60, f"{path}: {node.name}"
+        text = path.read_text(encoding="utf-8")
+        lines = len(text.splitlines())
+        found += [f"{path.name}: {lines} lines"] if lines > MOST_LINES else []
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                length = (node.end_lineno or 0) - node.lineno + 1
+                found += [f"{path.name}: {node.name} has {length}"] if length > MOST_LINES_OF_A_FUNCTION else []
+    return found
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=str)
+def test_a_package_can_be_looked_through_and_a_module_read(package: Path) -> None:
+    assert too_large(REPOSITORY / package) == []
+
+
+def test_what_is_too_large_is_found(tmp_path: Path) -> None:
+    for number in range(MOST_MODULES):
+        (tmp_path / f"m{number}.py").write_text("")
+    function = "async def f():\n" + "    x = 1\n" * (MOST_LINES_OF_A_FUNCTION - 1)
+    (tmp_path / "m0.py").write_text(function)
+    assert too_large(tmp_path) == []
+    (tmp_path / "m0.py").write_text(function + "    x = 1\n")
+    (tmp_path / "m1.py").write_text("x = 1\n" * (MOST_LINES + 1))
+    (tmp_path / "more.py").write_text("")
+    assert too_large(tmp_path) == ["16 modules", "m0.py: f has 61", "m1.py: 401 lines"]
 
 
 def test_the_front_door_stands_open_to_no_room() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,8 +16,8 @@ from bench_core.contract.records.outcome import MARKED, Outcome, Verdict
 from bench_core.contract.records.spec import CellSpec
 from bench_core.contract.serving.cell import ServePlan
 from bench_core.contract.serving.log import CpuEvent, ServeEvents
-from bench_core.contract.serving.measures import ServeResult, serving_result
 from bench_core.contract.serving.requests import RequestEvent, WindowEvent
+from bench_core.contract.serving.result import ServeResult, serving_result
 from bench_core.contract.serving.sidecar import Greeting, ServerState
 from bench_core.contract.serving.window import Course
 from bench_core.system.cell_writer import CellWriter
@@ -24,6 +26,7 @@ _LOOK_EVERY_S = 0.25
 _SAMPLE_EVERY_S = 0.5
 _POLL_S = 0.05
 _BEGIN_IN_S = 0.3  # from now: all generators are ready by then
+_DRAIN_S = 60.0  # for requests of the window to end
 
 
 class ServerGone(Exception):  # no error of the client
@@ -50,17 +53,29 @@ class CellRun:
     """One cell, from its first event to its verdict."""
 
     def __init__(
-        self, spec: CellSpec, greeting: Greeting, server: ServerState, generators: Generators, doors: Doors
+        self,
+        spec: CellSpec,
+        greeting: Greeting,
+        server: ServerState,
+        generators: Generators,
+        requests: int | None,
+        doors: Doors,
     ) -> None:
+        """``requests``: of the schedule; ``None``: without end."""
         assert spec.serve is not None  # noqa: S101  # a cell under load has a plan of it
         assert spec.load is not None  # noqa: S101
-        self._spec, self._plan = spec, spec.serve
+        self._spec, self._plan, self._load = spec, spec.serve, spec.load
         self._greeting, self._server = greeting, server
         self._generators, self._doors = generators, doors
-        self._course = Course(self._plan.protocol, spec.load)
+        self._scheduled = requests
+        self._course: Course | None = None
+        self._window: WindowEvent | None = None
+        self._begun_s: float | None = None
         self._requests: list[RequestEvent] = []
-        self._sampled_s = self._looked_s = 0.0
-        self._cpu_at_begin = False
+        self._open: Counter[float] = Counter()  # when requests in flight were due
+        self._sampled_s = self._looked_s = self._t0_s = 0.0
+        self._told = 0
+        self._known: set[int] = set()
 
     def run(self, writer: CellWriter) -> Verdict:
         """Measures the cell; returns the verdict on it, which is not written yet.
@@ -74,26 +89,26 @@ class CellRun:
         self._doors.sidecar.begin()
         self._sample(writer)
         dead = self._follow(writer)
-        for request in self._generators.poll(0.0):
+        finished = self._generators.finish()
+        for request in finished.requests:
             self._took(writer, request)
-        for generator in self._generators.finish():
+        for generator in finished.generators:
             writer.event(generator)
-        for request in self._generators.poll(0.0):
-            self._took(writer, request)
         if self._doors.gone():
             raise ServerGone
-        window = self._course.window
-        if window is not None:
-            writer.event(window)
+        if self._window is not None:
+            writer.event(self._window)
         self._sample(writer)
-        verdict = dead or self._judged(window)
+        verdict = dead or self._judged(self._window)
         found = {"outcome": verdict.outcome, "phase": verdict.phase, "cause": verdict.cause}
         writer.event(EndEvent.model_validate({"t_s": time.monotonic(), **found}))
         return self._marked(verdict)
 
     def _follow(self, writer: CellWriter) -> Verdict | None:
         """Until the cell has been measured, a stop is asked for, or the server dies; the verdict then."""
-        self._generators.start(time.monotonic() + _BEGIN_IN_S)
+        self._t0_s = self._generators.start(time.monotonic() + _BEGIN_IN_S)
+        course = Course(self._load, self._plan.protocol, self._t0_s, requests=self._scheduled)
+        self._course = course
         while True:
             for request in self._generators.poll(_POLL_S):
                 self._took(writer, request)
@@ -109,26 +124,51 @@ class CellRun:
             if self._doors.stops():
                 self._generators.abort()
                 return Verdict(outcome=Outcome.KILLED, cause="stopped on request", phase="measure", judged_by="worker")
-            if now - self._looked_s >= _LOOK_EVERY_S and self._is_over(now, writer):
+            if now - self._looked_s >= _LOOK_EVERY_S and self._is_over(course, now, writer):
+                self._generators.abort()
                 return None
 
-    def _is_over(self, now: float, writer: CellWriter) -> bool:
-        """Whether all that is to be measured has been; looks at the course."""
+    def _is_over(self, course: Course, now: float, writer: CellWriter) -> bool:
+        """Whether all that is to be measured has been: the window has ended, and so have the requests that were due in
+        it, under the same load. A saturated server is not waited for, and a request that hangs not for ever."""
         self._looked_s = now
-        for scheduled_s in self._generators.take_started():
-            self._course.sent(scheduled_s)
-        look = self._course.look(now)
+        self._sent(course)
+        if self._window is None:
+            look = course.look(now)
+            self._window = look.window
+            if look.phase == "measuring" and self._begun_s is None:
+                self._begun_s = now
+                self._sample(writer)
         self._tell(now)
-        if look.measuring and not self._cpu_at_begin:
-            self._cpu_at_begin = True
-            self._sample(writer)
-        if look.over:
-            self._generators.abort()
-        return look.over
+        window = self._window
+        if window is None or window.reason == "saturated":
+            return window is not None
+        return now - window.end_s > _DRAIN_S or not any(
+            count and due_s <= window.end_s for due_s, count in self._open.items()
+        )
+
+    def _sent(self, course: Course) -> None:
+        """Tells the course which requests are due since the last call."""
+        for index, scheduled_s in itertools.islice(self._generators.started.items(), self._told, None):
+            self._told += 1
+            self._due(course, index, scheduled_s)
+
+    def _due(self, course: Course, index: int, scheduled_s: float) -> None:
+        if index not in self._known:
+            self._known.add(index)
+            self._open[scheduled_s] += 1
+            course.sent(scheduled_s)
 
     def _took(self, writer: CellWriter, request: RequestEvent) -> None:
         writer.event(request)
         self._requests.append(request)
+        if self._course is None:
+            return
+        self._sent(self._course)
+        self._due(self._course, request.index, request.scheduled_s)  # one that was never sent is told nowhere else
+        self._open[request.scheduled_s] -= 1
+        if not self._open[request.scheduled_s]:
+            del self._open[request.scheduled_s]
         self._course.finished(request)
 
     def _sample(self, writer: CellWriter) -> ServerState | None:
@@ -146,10 +186,10 @@ class CellRun:
         return state
 
     def _tell(self, now: float) -> None:
-        window, protocol = self._course.begun_s, self._plan.protocol
-        phase, since, limit = "warmup", self._generators.t0_s, protocol.max_ramp_seconds
-        if window is not None:
-            phase, since, limit = "measure", window, protocol.max_serve_seconds
+        protocol = self._plan.protocol
+        phase, since, limit = "warmup", self._t0_s, protocol.max_ramp_seconds
+        if self._begun_s is not None:
+            phase, since, limit = "measure", self._begun_s, protocol.max_serve_seconds
         done, of = int(max(0.0, now - since)), int(limit) or 1
         line = {"cell": self._spec.cell_id, "phase": phase, "done": done, "of": max(of, done)}
         self._doors.say(Progress.model_validate(line))
@@ -181,4 +221,4 @@ def result_of(spec: CellSpec, lines: object) -> ServeResult:
     if not isinstance(spec.serve, ServePlan):
         raise BadInput(f"{spec.cell_id} is no cell under load")
     events = ServeEvents.of_lines(lines, "events.jsonl")  # type: ignore[arg-type]
-    return serving_result(spec.cell_id, events, spec.serve.protocol)
+    return serving_result(spec.cell_id, events, spec.serve.protocol.limits, spec.protocol.busy)

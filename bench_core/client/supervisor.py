@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench_core.client.ask import Address, Ask, Asker
 from bench_core.client.cell import CellRun, Doors, ServerGone, result_of
 from bench_core.client.generators import Generators
 from bench_core.client.sidecar import SidecarClient
@@ -23,6 +24,7 @@ from bench_core.contract.serving.sidecar import Greeting, ServerState
 from bench_core.system.cell_writer import CellWriter, refuse_if_measured
 
 _ASK_EVERY_S = 0.2
+_WITHOUT_END = 1 << 40  # requests of a closed loop: it goes on until it is told to stop
 _TELL_EVERY_S = 10.0
 
 
@@ -94,9 +96,10 @@ class Client:
         state = self._ready(spec)
         writer = CellWriter(self._places.run_folder, spec, result_of)
         if state.state == "ready" and not self._stops:
-            generators = self._generators(spec, greeting.entry, workload)
+            schedule = self._schedule(spec)
             doors = Doors(self._sidecar, self._say, lambda: self._stops, lambda: self._gone)
-            verdict = CellRun(spec, greeting, state, generators, doors).run(writer)
+            with self._generators(spec, greeting.entry, workload, schedule) as generators:
+                verdict = CellRun(spec, greeting, state, generators, schedule.requests, doors).run(writer)
         else:
             verdict = state.verdict if state.verdict is not None and not self._stops else _stopped()
             writer.event(greeting.start)
@@ -137,24 +140,37 @@ class Client:
                 state = self._sidecar.state()
         return state
 
-    def _generators(self, spec: CellSpec, entry: ServerEntry, workload: Workload) -> Generators:
+    def _schedule(self, spec: CellSpec) -> Schedule:
+        assert spec.serve is not None  # noqa: S101  # of a cell under load
+        assert spec.load is not None  # noqa: S101
+        schedule = Schedule.read_packed(self._places.data / self._assignment.schedules[spec.load.word])
+        if schedule.digest != spec.serve.schedule:
+            raise BadInput(f"{spec.cell_id} was planned with another schedule than there is here")
+        return schedule
+
+    def _generators(self, spec: CellSpec, entry: ServerEntry, workload: Workload, schedule: Schedule) -> Generators:
         plan, load = spec.serve, spec.load
         assert plan is not None  # noqa: S101  # of a cell under load
         assert load is not None  # noqa: S101
-        schedule = Schedule.read_packed(self._places.data / self._assignment.schedules[load.word])
-        if schedule.digest != plan.schedule:
-            raise BadInput(f"{spec.cell_id} was planned with another schedule than there is here")
+        address = Address(*self._address)
+        cache = entry.prefix_cache_on if plan.prefix_cache else entry.prefix_cache_off
+        asker = Asker(entry, address, forced=spec.length == "forced", extra=cache.body)
+        asks: dict[tuple[int, int], int] = {}  # prompt and output tokens to the place among the distinct requests
+        made: list[Ask] = []
+        order: list[int] = []
+        for number, prompt in enumerate(schedule.prompts):
+            key = (prompt, schedule.output_of(number))
+            if key not in asks:
+                asks[key] = len(made)
+                made.append(asker.ask(prompt, workload.prompts[prompt], key[1]))
+            order.append(asks[key])
         return Generators(
-            server=self._address,
-            entry=entry,
-            load=load,
-            schedule=schedule,
-            prompts=workload.prompts,
-            prefix_cache=plan.prefix_cache,
-            processes=plan.protocol.client_processes,
-            timeout_s=plan.protocol.request_timeout_s,
-            cpus=tuple(sorted(os.sched_getaffinity(0))),
-        )
+            address, entry,
+            asks=made, load=load, order=order,
+            total=None if load.open_loop else _WITHOUT_END, offsets_us=schedule.offsets_us,
+            timeout_s=plan.protocol.request_timeout_s, processes=plan.protocol.client_processes,
+            cpus=tuple(sorted(os.sched_getaffinity(0)))[: plan.protocol.client_processes],
+        )  # fmt: skip
 
 
 def _stopped() -> Verdict:

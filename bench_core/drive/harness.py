@@ -16,9 +16,9 @@ from typing import Annotated
 import typer
 
 from bench_core.contract.errors import BadInput
+from bench_core.contract.measures.cell import CellMetrics, CellResult
 from bench_core.contract.measures.cpu_use import CpuUse, taken_by_others
 from bench_core.contract.measures.harness_error import Script
-from bench_core.contract.measures.metrics import CellMetrics, CellResult
 from bench_core.contract.records import layout
 from bench_core.contract.records.outcome import EXIT_FAILED
 from bench_core.contract.records.record import Scalar

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+from bench_core.contract.measures.cell import CellMetrics
 from bench_core.contract.measures.cpu_use import CpuUse
-from bench_core.contract.measures.metrics import CellMetrics, Parity
+from bench_core.contract.measures.parity import Parity
 from bench_core.contract.measures.roofline import Roofline, roofline
 from bench_core.contract.measures.telemetry import TelemetrySummary
 from bench_core.contract.statistics.workload_rate import WorkloadRate

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from bench_core.contract.measures.metrics import VALUES_BEYOND_A_PERCENTILE
+from bench_core.contract.statistics.distribution import VALUES_BEYOND_A_PERCENTILE
 from bench_core.report.cell import KEY, RAW, Cell
 from bench_core.report.column import Column, Sheet
 from bench_core.report.explain.facts import facts

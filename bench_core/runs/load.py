@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from bench_core.contract.errors import BadInput, first_line
+from bench_core.contract.measures.cell import CellEvents, CellResult, summarise
 from bench_core.contract.measures.equal_work import breaches_between, cell_work
 from bench_core.contract.measures.harness_error import Gap, Script, gaps
 from bench_core.contract.measures.max_batch import MaxBatch
-from bench_core.contract.measures.metrics import CellEvents, CellResult, summarise
 from bench_core.contract.measures.min_memory import MinMemory
 from bench_core.contract.models.stored_bits import StoredBits, stored_bits
 from bench_core.contract.records import layout
@@ -29,6 +29,8 @@ from bench_core.runs.files import INSANE, Damage, Unreadable, log_path, read_eve
 from bench_core.runs.plan import check_plan, harness_cells
 from bench_core.runs.published import read_published
 from bench_core.runs.quality import Outputs
+from bench_core.runs.served import served_row
+from bench_core.runs.specs import check_spec
 from bench_core.runs.view import Paced, Row, RunView
 
 R = TypeVar("R", bound=Record)
@@ -64,16 +66,21 @@ def load_run(folder: Path, watch: Watch | None = None) -> RunView:
         workload = read_workload(folder, record)
     except Unreadable as damaged:
         workload, damage = None, damaged.damage
-    rows = [_row(folder, record, planned, workload, watch) for planned in (*record.cells, *harness_cells(record))]
+    offline = [planned for planned in record.cells if planned.load is None]
+    served = tuple(
+        served_row(folder, record, planned, workload) for planned in record.cells if planned.load is not None
+    )
+    rows = [_row(folder, record, planned, workload, watch) for planned in (*offline, *harness_cells(record))]
     between = breaches_between(row.work for row in rows if row.work is not None)
     rows = _with_bits(_with_breach(row, between.get(row.planned.cell)) for row in rows)
-    count = len(record.cells)
+    count = len(offline)
     beside = folder / layout.BESIDE_FILE
     published = read_published(beside) if beside.is_file() else None
     return RunView(
         record,
         tuple(rows[:count]),
         tuple(rows[count:]),
+        served,
         workload,
         damage,
         published,
@@ -124,7 +131,7 @@ def _row(
     try:
         spec = read_record(run_folder, folder / layout.SPEC_FILE, CellSpec)
         if spec is not None:
-            _check_spec(spec, record, planned)
+            check_spec(spec, record, planned)
         verdict = read_record(run_folder, folder / layout.OUTCOME_FILE, Verdict)
         if verdict is None or verdict.outcome is not Outcome.OK:
             return Row(planned, spec, verdict)
@@ -135,21 +142,6 @@ def _row(
         return Row(planned, spec, verdict, damage=damaged.damage)
     except OSError as error:  # a folder that may not be searched, for example
         return Row(planned, spec, verdict, damage=Damage(planned.cell, error.strerror or first_line(error)))
-
-
-def _check_spec(spec: CellSpec, record: RunRecord, planned: PlannedCell) -> None:
-    """Rows of one table did equal work: a cell of another model, workload or length has no place in it."""
-    pairs = {
-        "cell": (spec.cell_id, planned.cell),
-        "device": (spec.device, record.device),
-        "model": (spec.model.digest, record.model.digest),
-        "workload": (spec.workload.digest, record.workload.digest),
-        "max_new_tokens": (spec.max_new_tokens, record.max_new_tokens),
-        "length": (spec.length, record.length),
-    }
-    for name, (has, expected) in pairs.items():
-        if has != expected:
-            raise Unreadable(layout.SPEC_FILE, f"{name} is {has}, and {expected} in {layout.RUN_FILE}")
 
 
 def _check_protocol(spec: CellSpec, result: CellResult) -> None:
@@ -194,7 +186,7 @@ def _measured_row(
     told = events.stop.whole_work if events.stop is not None else None
     whole = _whole_work(spec, workload) or told
     row = Row(
-        planned, spec, verdict, result,
+        planned, spec, verdict, result=result,
         work=work, gaps=found, outputs=Outputs.of(measured),
         pace=tuple(Paced((b.index, b.prompts_digest), sum(b.output_tokens), b.latency_s) for b in measured),
         rate=rate_of([sample(batch) for batch in measured], whole),

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
+from bench_core.contract.measures.cell import CellMetrics, CellResult
 from bench_core.contract.measures.cpu_use import taken_by_others
 from bench_core.contract.measures.equal_work import CellWork
 from bench_core.contract.measures.harness_error import Gap
 from bench_core.contract.measures.max_batch import MaxBatch
-from bench_core.contract.measures.metrics import CellMetrics, CellResult
 from bench_core.contract.measures.min_memory import MinMemory
 from bench_core.contract.models.stored_bits import StoredBits, bits_in_title, title_with_bits
 from bench_core.contract.records.calibration import Calibration
@@ -18,6 +18,8 @@ from bench_core.contract.records.outcome import Outcome, Verdict
 from bench_core.contract.records.run import PlannedCell, RunRecord
 from bench_core.contract.records.spec import CellSpec
 from bench_core.contract.records.workload import Workload
+from bench_core.contract.serving.load import Serve
+from bench_core.contract.serving.result import ServeResult
 from bench_core.contract.statistics.workload_rate import WorkloadRate
 from bench_core.runs.files import Damage
 from bench_core.runs.published import Published
@@ -38,14 +40,62 @@ class Paced:
 
 
 @dataclass(frozen=True)
-class Row:
-    """A planned cell and what became of it.
+class Ended:
+    """A planned cell of any kind, and how it ended.
 
     Attributes:
         spec: what it measured; ``None`` where it was not reached or its file is damaged.
         verdict: how it ended; ``None`` where nobody wrote that down.
-        result: recomputed from the raw events; present exactly if the cell is ``ok`` and its files are whole.
         damage: why a cell that has files shows no number, where its outcome does not say it.
+    """
+
+    planned: PlannedCell
+    spec: CellSpec | None = None
+    verdict: Verdict | None = None
+    damage: Damage | None = None
+
+    @property
+    def measured(self) -> bool:
+        """Whether it has numbers."""
+        return False
+
+    @property
+    def status(self) -> str:
+        """``ok``, the outcome, ``not run`` or ``damaged``: what stands in place of a number."""
+        if self.damage is not None:
+            return DAMAGED
+        return NOT_RUN if self.verdict is None else self.verdict.outcome.value
+
+    @property
+    def problem(self) -> str:
+        """One line: the cause of a cell without numbers; empty for one that has them."""
+        if self.damage is not None:
+            return foreign(f"{self.damage.where}: {self.damage.what}")
+        if self.measured:
+            return ""
+        if self.verdict is None:
+            return "no outcome was written: the run ended before this cell did"
+        return foreign(self.verdict.cause) or "no cause was given"
+
+    @property
+    def complete(self) -> bool:
+        """Whether this cell needs no further measurement: its numbers follow from its events, or its failure is one
+        of the cell itself. Not complete: missing, damaged, stopped from outside, or a box that ended before the cell
+        was begun, unless that was to refuse it.
+
+        The one rule by which a resumed run keeps cells.
+        """
+        if self.damage is not None or self.verdict is None or not self.verdict.outcome.is_of_the_cell:
+            return False
+        return self.spec is not None or self.verdict.outcome is Outcome.BAD_SPEC
+
+
+@dataclass(frozen=True)
+class Row(Ended):
+    """A planned cell of closed batches, and what became of it.
+
+    Attributes:
+        result: recomputed from the raw events; present exactly if the cell is ``ok`` and its files are whole.
         work: what its measured batches were given, and which rule of equal work they broke; with ``result``.
         gaps: of a scripted cell: its numbers beside its script.
         outputs: of the measured batches; present exactly if ``result`` is.
@@ -54,11 +104,7 @@ class Row:
         bits: what a weight of its method takes, by any of the method's rows that tells it.
     """
 
-    planned: PlannedCell
-    spec: CellSpec | None = None
-    verdict: Verdict | None = None
     result: CellResult | None = None
-    damage: Damage | None = None
     work: CellWork | None = None
     gaps: tuple[Gap, ...] = ()
     outputs: Outputs | None = None
@@ -79,34 +125,9 @@ class Row:
         return self.work.breaches if self.work is not None else ()
 
     @property
-    def status(self) -> str:
-        """``ok``, the outcome, ``not run`` or ``damaged``: what stands in place of a number."""
-        if self.damage is not None:
-            return DAMAGED
-        return NOT_RUN if self.verdict is None else self.verdict.outcome.value
-
-    @property
-    def problem(self) -> str:
-        """One line: the cause of a cell without numbers; empty for one that has them."""
-        if self.damage is not None:
-            return foreign(f"{self.damage.where}: {self.damage.what}")
-        if self.result is not None:
-            return ""
-        if self.verdict is None:
-            return "no outcome was written: the run ended before this cell did"
-        return foreign(self.verdict.cause) or "no cause was given"
-
-    @property
-    def complete(self) -> bool:
-        """Whether this cell needs no further measurement: its numbers follow from its events, or its failure is one
-        of the cell itself. Not complete: missing, damaged, stopped from outside, or a box that ended before the cell
-        was begun, unless that was to refuse it.
-
-        The one rule by which a resumed run keeps cells.
-        """
-        if self.damage is not None or self.verdict is None or not self.verdict.outcome.is_of_the_cell:
-            return False
-        return self.spec is not None or self.verdict.outcome is Outcome.BAD_SPEC
+    def measured(self) -> bool:
+        """Whether it has numbers."""
+        return self.result is not None
 
     @property
     def disturbed(self) -> str:
@@ -121,12 +142,52 @@ class Row:
 
 
 @dataclass(frozen=True)
+class ServedRow(Ended):
+    """A planned cell under load, and what became of it.
+
+    Attributes:
+        result: recomputed from the raw events; present exactly if the cell is ``ok`` and its files are whole.
+        breaches: how what was sent or written differs from what was to be; one line each.
+    """
+
+    result: ServeResult | None = None
+    breaches: tuple[str, ...] = ()
+
+    @property
+    def measured(self) -> bool:
+        """Whether it has numbers."""
+        return self.result is not None
+
+    @property
+    def load(self) -> Serve:
+        """Its load point."""
+        assert self.planned.load is not None  # noqa: S101  # rows of this kind are of such cells
+        return self.planned.load
+
+    @property
+    def label(self) -> str:
+        """The method's name in tables."""
+        return self.planned.label
+
+    @property
+    def unranked(self) -> str:
+        """Why it is compared with no other, in one line; empty where nothing is so."""
+        if self.breaches or self.result is None:
+            return self.breaches[0] if self.breaches else ""
+        if self.result.cpu is not None and self.result.cpu.busy:
+            return f"others took {taken_by_others(self.result.cpu)}"
+        limited = self.result.metrics.client_limited
+        return f"the client was the bottleneck: {limited}" if limited else ""
+
+
+@dataclass(frozen=True)
 class RunView:
     """A run as the report sees it: its record, and its rows in the order of the plan.
 
     Attributes:
         harness: the scripted engine's cells that visits measured beside their own, for the suite's error; in no table
             of the others.
+        served: cells under load, in the order of the plan; ``rows`` are closed batches.
         workload: the prompts, where the run keeps them.
         workload_damage: why it cannot be used, where the file is there.
     """
@@ -134,6 +195,7 @@ class RunView:
     record: RunRecord
     rows: tuple[Row, ...]
     harness: tuple[Row, ...] = ()
+    served: tuple[ServedRow, ...] = ()
     workload: Workload | None = None
     workload_damage: Damage | None = None
     beside: Published | None = None
@@ -171,7 +233,7 @@ class RunView:
         """Cells that were planned more than once."""
         return tuple(rows for rows in self.cells if len(rows) > 1)
 
-    def visit_of(self, row: Row) -> int | None:
+    def visit_of(self, row: Ended) -> int | None:
         """The visit that measured a row, counted from 1: the last that was to; ``None`` for a cell without files."""
         if row.spec is None and row.verdict is None:
             return None
@@ -179,6 +241,11 @@ class RunView:
         if row.planned.harness:
             return row.planned.repeat
         return next((n for n in range(len(visits), 0, -1) if row.planned.cell in visits[n - 1].cells), None)
+
+    @property
+    def every(self) -> tuple[Ended, ...]:
+        """All planned cells but those of the scripted engine beside them."""
+        return (*self.rows, *self.served)
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:

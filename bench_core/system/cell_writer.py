@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from bench_core.contract.errors import BadInput
-from bench_core.contract.measures.metrics import CellEvents, CellResult, summarise
+from bench_core.contract.measures.cell import CellEvents, CellResult, summarise
 from bench_core.contract.records import layout
 from bench_core.contract.records.digest import file_sha256
 from bench_core.contract.records.events import parse_events

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from bench_core.contract.errors import BadInput, first_line
-from bench_core.contract.measures.metrics import CellEvents, CellResult, summarise
+from bench_core.contract.measures.cell import CellEvents, CellResult, summarise
 from bench_core.contract.records import layout
 from bench_core.contract.records.outcome import Outcome, Verdict
 from bench_core.contract.records.run import RunRecord, VisitInfo

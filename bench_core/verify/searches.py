@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from bench_core.contract.asked.scenario import Offline
+from bench_core.contract.measures.cell import CellMetrics, CellResult
 from bench_core.contract.measures.max_batch import BatchTrial, MaxBatch, search_largest
 from bench_core.contract.measures.memory_model import cache_tokens
-from bench_core.contract.measures.metrics import CellMetrics, CellResult
 from bench_core.contract.measures.min_memory import SUSTAINED_SHARE, MinMemory, Trial, search_budget
 from bench_core.contract.records import layout
 from bench_core.contract.records.outcome import Outcome, Verdict

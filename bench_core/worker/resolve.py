@@ -245,7 +245,9 @@ class Resolver:
         workload_path = self.workload_path()
         workload = Workload.read(workload_path)
         planned = self._planned(model, workload.reference)
-        require_fit(workload, model, [cell.batch_size for cell in planned], planned[0].max_new_tokens)
+        require_fit(
+            workload, model, [cell.batch_size for cell in planned if cell.load is None], planned[0].max_new_tokens
+        )
         require_end_of_text(planned[0].length, model.eos_token_ids, model.name)
         artifact, digest, weights = self.artifact(model)
         found = {

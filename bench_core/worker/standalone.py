@@ -6,7 +6,7 @@ from typing import Literal
 
 from bench_core import __version__
 from bench_core.contract.errors import BadInput
-from bench_core.contract.measures.metrics import CellResult
+from bench_core.contract.measures.cell import CellResult
 from bench_core.contract.records import layout
 from bench_core.contract.records.outcome import Verdict
 from bench_core.contract.records.run import ImageInfo, PlannedCell, RunRecord

@@ -16,7 +16,7 @@ import docker
 import pytest
 from conftest import ROOT, Run
 
-from bench_core.contract.measures.metrics import CellResult
+from bench_core.contract.measures.cell import CellResult
 from bench_core.contract.records import layout
 from bench_core.contract.records.outcome import Verdict
 from bench_core.contract.records.run import RunRecord

@@ -13,7 +13,7 @@ from conftest import Run
 from made_model import story_model, write_stories
 from reference_llama import ReferenceLlama
 
-from bench_core.contract.measures.metrics import CellResult
+from bench_core.contract.measures.cell import CellResult
 from bench_core.contract.measures.quality import Likelihood, scored_texts
 from bench_core.contract.records import layout
 from bench_core.contract.records.events import BatchEvent, parse_events

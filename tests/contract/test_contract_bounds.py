@@ -15,7 +15,7 @@ import pytest
 
 import bench_core
 from bench_core.contract.errors import BadInput
-from bench_core.contract.measures.metrics import CellEvents, summarise
+from bench_core.contract.measures.cell import CellEvents, summarise
 from bench_core.contract.models.stored_weights import stored_weights
 from bench_core.contract.records import strict_yaml
 from bench_core.contract.records.artifact import ArtifactRecord

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from bench_core.contract.errors import BadInput
+from bench_core.contract.measures.cell import CellEvents, CellMetrics, summarise
 from bench_core.contract.measures.harness_error import Gap, Script, bounds, gaps
-from bench_core.contract.measures.metrics import CellEvents, CellMetrics, summarise
 from bench_core.contract.records.events import Arrivals, BatchEvent, EndEvent, PhaseEvent, StartEvent, TelemetryEvent
 from bench_core.contract.records.outcome import Outcome
 from bench_core.contract.records.record import Scalar

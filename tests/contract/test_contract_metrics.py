@@ -14,14 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench_core.contract.errors import BadInput
-from bench_core.contract.measures.metrics import (
-    CellEvents,
-    CellMetrics,
-    CellResult,
-    Distribution,
-    percentile,
-    summarise,
-)
+from bench_core.contract.measures.cell import CellEvents, CellMetrics, CellResult, summarise
 from bench_core.contract.records.events import (
     Arrivals,
     BatchEvent,
@@ -34,6 +27,7 @@ from bench_core.contract.records.events import (
     TelemetryEvent,
 )
 from bench_core.contract.records.outcome import Outcome
+from bench_core.contract.statistics.distribution import Distribution, percentile
 
 START = StartEvent(t_s=0.0, wall_time_utc="2026-01-01T00:00:00.000+00:00", versions={"python": "3.12"}, host={})
 LOAD = PhaseEvent(phase="load", started_s=1.0, duration_s=2.0)

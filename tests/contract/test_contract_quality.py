@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from bench_core.contract.errors import BadInput
-from bench_core.contract.measures.metrics import CellEvents
+from bench_core.contract.measures.cell import CellEvents
 from bench_core.contract.measures.quality import (
     ROWS_TO_JUDGE,
     SCORE_TOKENS,

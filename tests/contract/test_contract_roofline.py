@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from bench_core.contract.asked.protocol import MeasureProtocol
+from bench_core.contract.measures.cell import CellEvents, CellMetrics, summarise
+from bench_core.contract.measures.memory import MemoryUse
 from bench_core.contract.measures.memory_model import activations_bytes, cache_tokens, explain_memory
-from bench_core.contract.measures.metrics import CellEvents, CellMetrics, Distribution, MemoryUse, summarise
 from bench_core.contract.measures.min_memory import MinMemory, Trial
 from bench_core.contract.measures.roofline import compute_dtype, kv_item_bytes, roofline, verdict, weights_in_memory
 from bench_core.contract.measures.telemetry import TelemetrySummary
@@ -32,6 +33,7 @@ from bench_core.contract.records.events import Arrivals, BatchEvent, EndEvent, S
 from bench_core.contract.records.outcome import Outcome
 from bench_core.contract.records.spec import CellSpec
 from bench_core.contract.records.workload import WorkloadRef
+from bench_core.contract.statistics.distribution import Distribution
 
 FP16 = {"dtype": "float16"}
 

@@ -13,8 +13,8 @@ import pytest
 
 from bench_core.contract.asked.protocol import MeasureProtocol
 from bench_core.contract.errors import BadInput
-from bench_core.contract.measures.phase_rates import batch_phase_times, row_decode_tok_s, row_prefill_tok_s
 from bench_core.contract.measures.repeats import between_runs
+from bench_core.contract.measures.token_times import batch_phase_times, row_decode_tok_s, row_prefill_tok_s
 from bench_core.contract.records.events import BatchEvent, StopEvent, WarmupEndEvent
 from bench_core.contract.statistics.interval import Interval, student_quantile, throughput_interval
 from bench_core.contract.statistics.steadiness import latency_drift, steadiness

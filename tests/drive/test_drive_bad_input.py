@@ -165,7 +165,7 @@ def test_no_docker_daemon(drive: Drive, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_cuda_without_a_gpu(drive: Drive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench_core.drive.run.session.visible_gpus", list)
+    monkeypatch.setattr("bench_core.drive.run.gpus.visible_gpus", list)
     assert "no GPU" in _refused(drive, tmp_path, "--device", "cuda")
 
 

@@ -16,7 +16,7 @@ from conftest import Drive
 
 from bench_core.contract.asked.manifest import Manifest
 from bench_core.contract.errors import BadInput
-from bench_core.contract.measures.metrics import CellResult
+from bench_core.contract.measures.cell import CellResult
 from bench_core.contract.measures.min_memory import RELATIVE_INTERVAL, MinMemory
 from bench_core.contract.records import layout
 from bench_core.contract.records.calibration import Calibration

@@ -11,8 +11,8 @@ import pytest
 from conftest import Drive
 
 from bench_core.contract.errors import BadInput
+from bench_core.contract.measures.cell import CellResult
 from bench_core.contract.measures.max_batch import MaxBatch
-from bench_core.contract.measures.metrics import CellResult
 from bench_core.contract.records import layout
 from bench_core.contract.records.outcome import MemoryEvidence, Outcome, Verdict
 from bench_core.contract.records.run import GpuInfo

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import Drive
 
-from bench_core.contract.measures.metrics import CellResult
+from bench_core.contract.measures.cell import CellResult
 from bench_core.contract.records import layout
 from bench_core.contract.records.outcome import Verdict
 from bench_core.contract.records.run import RunRecord
@@ -161,7 +161,7 @@ def test_a_suite_file_of_before_the_rules_goes_on_as_it_was_begun(drive: Drive, 
 
 def test_environments_for_gpus_are_built_where_there_is_none(drive: Drive, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that builds need not be the one that measures; measuring there is refused."""
-    monkeypatch.setattr("bench_core.drive.run.session.visible_gpus", list)
+    monkeypatch.setattr("bench_core.drive.run.gpus.visible_gpus", list)
     asked = ("--images", "null", "--device", "cuda", "--launcher", "process")
     built = drive(*asked, "--build-only")
     assert built.code == 0, built.err

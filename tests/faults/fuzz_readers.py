@@ -24,8 +24,8 @@ from quantised_files import gguf_bytes, gptq_file, llama_tensors
 
 from bench_core.contract.asked.manifest import Manifest
 from bench_core.contract.errors import BadInput
+from bench_core.contract.measures.cell import CellEvents, CellResult, summarise
 from bench_core.contract.measures.max_batch import BatchTrial, MaxBatch, search_largest
-from bench_core.contract.measures.metrics import CellEvents, CellResult, summarise
 from bench_core.contract.measures.min_memory import MinMemory, Trial, search_smallest
 from bench_core.contract.models.artifact_tensors import given_form
 from bench_core.contract.records import layout, strict_yaml

@@ -14,6 +14,7 @@ from worker_material import MODEL, Place, make_workload, write_image
 from bench_core.contract.errors import BadInput
 from bench_core.contract.records.artifact import ArtifactRecord
 from bench_core.contract.records.workload import Workload
+from bench_core.system import files
 from bench_core.worker import cli
 from bench_core.worker.convert import convert
 from bench_core.worker.resolve import Resolver
@@ -97,7 +98,7 @@ def test_an_artifact_is_made_with_its_record_and_nothing_beside_it(place: Place,
 
 @pytest.mark.parametrize(("mask", "file", "folder"), [(0o022, 0o644, 0o755), (0o077, 0o600, 0o700)])
 def test_what_a_library_wrote_for_its_owner_alone_may_be_read_as_any_other_file(
-    place: Place, image: Path, mask: int, file: int, folder: int
+    place: Place, image: Path, monkeypatch: pytest.MonkeyPatch, mask: int, file: int, folder: int
 ) -> None:
     """safetensors renames a temporary file of mode 600; the box that measures is another user where root drives."""
     (image / "convert.py").write_text(
@@ -106,6 +107,7 @@ def test_what_a_library_wrote_for_its_owner_alone_may_be_read_as_any_other_file(
         "    (conversion.target / 'sub' / 'model.bin').touch(0o600)\n"
         "    return {'bits': 8}\n"
     )
+    monkeypatch.setattr(files, "_UMASK", mask)  # as in a process that began with it
     before = os.umask(mask)
     try:
         made(place, image)

@@ -19,6 +19,7 @@ from bench_core.contract.adapter import Completion, Decoding
 from bench_core.contract.errors import BadInput
 from bench_core.contract.records.events import Arrivals, EndEvent, StartEvent
 from bench_core.contract.records.outcome import Outcome, Verdict
+from bench_core.system.cell_writer import CellWriter
 from bench_core.system.files import write_text
 from bench_core.system.nvml import GpuReader
 from bench_core.worker.engine.failure import classify
@@ -26,7 +27,6 @@ from bench_core.worker.engine.guard import ContractBroken, PromptRefused, check_
 from bench_core.worker.engine.measure import StopRequested
 from bench_core.worker.sample.sampler import Sampler, descendants, rss_bytes
 from bench_core.worker.supervise import log as log_module
-from bench_core.system.cell_writer import CellWriter
 from bench_core.worker.supervise.log import EngineLog
 
 MIB = 1024 * 1024

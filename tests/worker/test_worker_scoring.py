@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from worker_material import FAST, Cell, Place, make_workload, random_prompts, write_image
 
-from bench_core.contract.measures.metrics import CellResult
+from bench_core.contract.measures.cell import CellResult
 from bench_core.contract.records.digest import prompts_sha256
 from bench_core.contract.records.events import BatchEvent, EndEvent, PhaseEvent, ScoreEvent
 from bench_core.contract.records.outcome import Outcome

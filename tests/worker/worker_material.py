@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from bench_core.contract.asked.protocol import MeasureProtocol
-from bench_core.contract.measures.metrics import CellEvents, CellResult, summarise
+from bench_core.contract.measures.cell import CellEvents, CellResult, summarise
 from bench_core.contract.models.model import ModelInfo
 from bench_core.contract.records import layout
 from bench_core.contract.records.digest import prompts_sha256

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from statistics import fmean, median
 
 from bench_core.contract.errors import BadInput
-from bench_core.contract.measures.metrics import CellMetrics, row_tpot_s, row_ttft_s
+from bench_core.contract.measures.cell import CellMetrics
+from bench_core.contract.measures.token_times import row_tpot_s, row_ttft_s
 from bench_core.contract.records.events import BatchEvent
 from bench_core.contract.records.record import Scalar
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from pydantic import Field
 
-from bench_core.contract.measures.metrics import CellMetrics
+from bench_core.contract.measures.cell import CellMetrics
 from bench_core.contract.measures.min_memory import MinMemory
 from bench_core.contract.measures.roofline import (
     ITEM_BYTES,

@@ -136,63 +136,83 @@ def search_smallest(
 
     A failure that is not one of memory ends the search: it would say nothing about the budget.
     """
-    trials: list[Trial] = []
+    trials = _Trials(low, high, attempt, whole=whole)
+    first = trials.make(high)
+    if not first.sustained:
+        problem = f"not even the largest budget sustains it: {first.outcome.value}: {first.cause}".rstrip(": ")
+        return Search(trials=tuple(trials.made), problem=problem)
+    told = guess(first)
+    begin = trials.rounded(told) if told is not None and low < trials.rounded(told) < high else None
+    smallest, failing, problem = None, None, ""
+    try:
+        smallest, failing = trials.border(begin)
+    except Unanswered as why:
+        problem = str(why)
+    return Search(trials=tuple(trials.made), guess=begin, smallest=smallest, largest_failing=failing, problem=problem)
 
-    def tried(value: float) -> Trial:
-        trials.append(attempt(value, trials[0].output_throughput_tok_s if trials else None))
-        return trials[-1]
 
-    def sustains(value: float) -> bool:
-        if len(trials) >= MOST_TRIALS:
+class _Trials:
+    """The trials of one search so far, and which value is next."""
+
+    def __init__(
+        self, low: float, high: float, attempt: Callable[[float, float | None], Trial], *, whole: bool
+    ) -> None:
+        self.made: list[Trial] = []
+        self._low, self._high, self._attempt, self._whole = low, high, attempt, whole
+
+    def make(self, value: float) -> Trial:
+        """One more trial."""
+        self.made.append(self._attempt(value, self.made[0].output_throughput_tok_s if self.made else None))
+        return self.made[-1]
+
+    def rounded(self, value: float) -> float:
+        """The value that is tried in its place."""
+        return float(round(value)) if self._whole else round(value, 6)
+
+    def border(self, begin: float | None) -> tuple[float, float | None]:
+        """The smallest value that sustains and the largest that does not, or ``None`` where the lowest does; what is
+        around ``begin`` is tried first.
+
+        Raises:
+            Unanswered: there is no answer to be had.
+        """
+        enough, too_little = self._around(begin) if begin is not None else self._at_the_ends()
+        if too_little is None:
+            return enough, None
+        return narrow(enough, too_little, self._middle, self._sustains)
+
+    def _sustains(self, value: float) -> bool:
+        if len(self.made) >= MOST_TRIALS:
             raise Unanswered(f"not found in {MOST_TRIALS} trials")
-        trial = tried(value)
+        trial = self.make(value)
         if trial.outcome is not Outcome.OK and trial.outcome not in _OUT_OF_MEMORY:
             cause = f"{trial.outcome.value}: {trial.cause}".rstrip(": ")
             raise Unanswered(f"a trial failed for another reason: {cause}")
         return trial.sustained
 
-    def rounded(value: float) -> float:
-        return float(round(value)) if whole else round(value, 6)
-
-    def middle(enough: float, too_little: float) -> float | None:
-        if enough - too_little <= RELATIVE_INTERVAL * enough or (whole and enough - too_little <= 1):
+    def _middle(self, enough: float, too_little: float) -> float | None:
+        if enough - too_little <= RELATIVE_INTERVAL * enough or (self._whole and enough - too_little <= 1):
             return None
-        value = rounded((too_little + enough) / 2)
+        value = self.rounded((too_little + enough) / 2)
         return value if too_little < value < enough else None
 
-    def ended(problem: str = "", smallest: float | None = None, failing: float | None = None) -> Search:
-        return Search(trials=tuple(trials), guess=begin, smallest=smallest, largest_failing=failing, problem=problem)
+    def _at_the_ends(self) -> tuple[float, float | None]:
+        return (self._low, None) if self._sustains(self._low) else (self._high, self._low)
 
-    def around(value: float) -> tuple[float, float | None]:
+    def _around(self, value: float) -> tuple[float, float | None]:
         """The nearest tried values on both sides of the border: one that sustained, and one that did not, if any."""
-        down, step = sustains(value), _FIRST_STEP
+        down, step = self._sustains(value), _FIRST_STEP
         while True:
             known = value
             while value == known:
-                value = rounded(known * (1 - step if down else 1 + step))
+                value = self.rounded(known * (1 - step if down else 1 + step))
                 step *= 2
-            if down and value <= low:
-                return (low, None) if sustains(low) else (known, low)
-            if not down and value >= high:
-                return high, known
-            if sustains(value) is not down:
+            if down and value <= self._low:
+                return (self._low, None) if self._sustains(self._low) else (known, self._low)
+            if not down and value >= self._high:
+                return self._high, known
+            if self._sustains(value) is not down:
                 return (known, value) if down else (value, known)
-
-    begin: float | None = None
-    first = tried(high)
-    if not first.sustained:
-        return ended(f"not even the largest budget sustains it: {first.outcome.value}: {first.cause}".rstrip(": "))
-    told = guess(first)
-    if told is not None and low < rounded(told) < high:
-        begin = rounded(told)
-    try:
-        enough, too_little = around(begin) if begin is not None else (low, None) if sustains(low) else (high, low)
-        if too_little is None:
-            return ended(smallest=enough)
-        smallest, failing = narrow(enough, too_little, middle, sustains)
-    except Unanswered as why:
-        return ended(str(why))
-    return ended(smallest=smallest, failing=failing)
 
 
 def search_budget(

@@ -8,8 +8,8 @@ from statistics import fmean
 
 from pydantic import Field
 
-from bench_core.contract.measures.metrics import Distribution
 from bench_core.contract.records.record import Record
+from bench_core.contract.statistics.distribution import Distribution
 from bench_core.contract.statistics.interval import student_quantile
 from bench_core.contract.statistics.workload_rate import WorkloadRate
 

@@ -16,7 +16,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from bench_core.contract.measures.metrics import CellMetrics
+from bench_core.contract.measures.cell import CellMetrics
 from bench_core.contract.models.model import ModelInfo
 from bench_core.contract.models.model_work import (
     decode_flop,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
-from bench_core.contract.records.events import TelemetryEvent
+from bench_core.contract.records.events import BatchEvent, TelemetryEvent
 from bench_core.contract.records.record import Record
 
 # Bits of NVML's clock-event reasons, named as in nvml.h (`nvmlClocksEventReason*`; two of them as
@@ -165,13 +165,36 @@ def summarise_telemetry(
     )
 
 
-def _column(telemetry: Sequence[TelemetryEvent], name: str) -> Column:
-    found: Column = []
+def samples_of(telemetry: Sequence[TelemetryEvent], column: str) -> list[tuple[float, int]]:
+    """(time, value) of one telemetry column where it has a value, in time order."""
+    found: list[tuple[float, int]] = []
     for event in telemetry:
-        values = getattr(event, name)
+        values = getattr(event, column)
         if values is not None:
-            found.extend((t, float(v)) for t, v in zip(event.t_s, values, strict=True) if v is not None)
+            found.extend((t, v) for t, v in zip(event.t_s, values, strict=True) if v is not None)
     return sorted(found)
+
+
+def device_energy_joules(telemetry: Sequence[TelemetryEvent], measured: Sequence[BatchEvent]) -> float | None:
+    """NVML's counter: its difference over the window from the first measured batch's start to the last one's end,
+    scaled from the samples within it; pauses between batches are part of the window.
+
+    Absent where the window is shorter than a second (the counter is read about every 50 ms), where the samples span
+    less than nine tenths of it, or where the counter fell.
+    """
+    start = measured[0].started_s
+    end = measured[-1].started_s + measured[-1].latency_s
+    inside = [(t, v) for t, v in samples_of(telemetry, "energy_mj") if start <= t <= end]
+    if end - start < 1.0 or len(inside) < 2:
+        return None
+    (first_t, first), (last_t, last) = inside[0], inside[-1]
+    if last < first or last_t - first_t < 0.9 * (end - start):
+        return None
+    return (last - first) / 1000.0 * (end - start) / (last_t - first_t)
+
+
+def _column(telemetry: Sequence[TelemetryEvent], name: str) -> Column:
+    return [(t, float(v)) for t, v in samples_of(telemetry, name)]
 
 
 def _weights(samples: Column, begin_s: float, end_s: float) -> list[float]:

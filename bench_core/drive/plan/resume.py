@@ -24,7 +24,7 @@ from bench_core.drive.launch.launcher import Launcher
 from bench_core.drive.plan.plan import Plan
 from bench_core.drive.run.execute import Prepared
 from bench_core.runs.load import load_run
-from bench_core.runs.view import Row, RunView
+from bench_core.runs.view import Ended, RunView
 from bench_core.system.processor import as_meant, this_host
 
 # NVML's total shrinks a little with drivers that reserve more; the next model of a card is further away than that.
@@ -76,9 +76,9 @@ class Earlier:
         return self.view.record
 
     @property
-    def complete(self) -> tuple[Row, ...]:
+    def complete(self) -> tuple[Ended, ...]:
         """Cells that are kept."""
-        return tuple(row for row in self.view.rows if row.complete)
+        return tuple(row for row in self.view.every if row.complete)
 
     @property
     def complete_cells(self) -> tuple[PlannedCell, ...]:
@@ -174,7 +174,7 @@ class Earlier:
     def _specs(self) -> Iterator[CellSpec]:
         return (row.spec for row in self.complete if row.spec is not None)
 
-    def _visit_of(self, row: Row) -> VisitInfo | None:
+    def _visit_of(self, row: Ended) -> VisitInfo | None:
         number = self.view.visit_of(row)
         return self.record.all_visits[number - 1] if number else None
 
@@ -205,6 +205,7 @@ class Earlier:
                     "threads": suite.threads or spec.threads,
                     "options": dict(given),
                     "protocol": suite.protocol.in_effect,
+                    "serve": spec.serve and spec.serve.model_copy(update={"protocol": suite.serve_protocol}),
                 }
             )
             named = differences(had, now)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import threading
 import time
 from collections import deque
@@ -11,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from types import FrameType
 
 from bench_core.contract.asked.scenario import Offline
 from bench_core.contract.errors import BadInput, MachineFailure, MayPass
@@ -24,6 +26,7 @@ from bench_core.contract.records.run import GpuInfo
 from bench_core.contract.records.spec import Assignment, plan_cells
 from bench_core.contract.records.workload import Workload
 from bench_core.contract.serving.load import Serve
+from bench_core.contract.serving.schedule import Schedule
 from bench_core.drive.ask.request import Request
 from bench_core.drive.launch.launcher import Ended, Folders, Launch, Launcher, LineTaker
 from bench_core.drive.plan.plan import Job, Plan
@@ -43,12 +46,13 @@ _SILENCE_SLACK_S = 300.0
 
 @dataclass
 class Prepared:
-    """What measuring needs: a model, a workload, and where they are."""
+    """What measuring needs: a model, a workload, and where they are; of a recorded load when its requests are sent."""
 
     model: ModelInfo
     model_folder: Path
     workload: Workload
     workload_path: Path
+    trace: Schedule | None = None
 
 
 @dataclass
@@ -349,7 +353,7 @@ class Execution:
         data, placed = self._request.data, {}
         loads = tuple(scenario for scenario in job.scenarios if isinstance(scenario, Serve))
         if loads and run_folder is not None:
-            placed = place_schedules(loads, suite, prepared.workload, data, run_folder)
+            placed = place_schedules(loads, suite, len(prepared.workload.prompts), prepared.trace, data, run_folder)
         cells = plan_cells(
             options, manifest, variant, device, job.scenarios, prepared.model, prepared.workload.reference, job.repeat,
             {word: one.schedule.digest for word, one in placed.items()},
@@ -366,6 +370,16 @@ class Execution:
         with handed_over(assignment, self._request.data) as path:
             arguments = ("--assignment", path, *launch.arguments)
             return self._launcher.run(replace(launch, arguments=arguments), on_stdout)
+
+
+def pass_on_signals(execution: Execution) -> None:
+    """From now on a signal to this process stops that execution."""
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        execution.stop()
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
 
 
 def _require_there(run_folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The GPUs of this host."""
+"""The device that is measured on, and the GPUs of this host."""
 
 from __future__ import annotations
 
@@ -7,12 +7,31 @@ import time
 
 import pynvml
 
+from bench_core.contract.asked.manifest import DeviceKind
 from bench_core.contract.errors import BadInput
 from bench_core.contract.records.run import GpuInfo
+from bench_core.drive.ask.request import Suite
+from bench_core.system.nvml import visible_gpus
 
 # Freed memory comes back within milliseconds of a process's end; a context that is torn down may take seconds.
 _MEMORY_RETURN_S = 30.0
 _MEMORY_SLACK_BYTES = 64 * 1024 * 1024
+
+
+def choose_device(suite: Suite, *, build_only: bool) -> tuple[DeviceKind, list[GpuInfo]]:
+    """What is measured on, and on which GPUs.
+
+    Raises:
+        BadInput: there is no such device.
+    """
+    present = [] if suite.device == "cpu" else visible_gpus()
+    if build_only and suite.device == "cuda":
+        return "cuda", present  # images are built where there is no GPU, too
+    if suite.device == "cuda" or (suite.device == "auto" and present):
+        return "cuda", choose_gpus(suite.gpus, present)
+    if suite.gpus:
+        raise BadInput("--gpus is given, but the run is on the CPU", "leave it out, or use --device cuda")
+    return "cpu", []
 
 
 def choose_gpus(wanted: tuple[str, ...], present: list[GpuInfo]) -> list[GpuInfo]:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench_core.contract.records import layout
-from bench_core.contract.records.workload import Workload
 from bench_core.contract.serving.load import Serve
 from bench_core.contract.serving.schedule import Schedule, make_schedule
 from bench_core.drive.ask.request import Suite
@@ -25,15 +24,19 @@ class PlacedSchedule:
 
 
 def place_schedules(
-    loads: tuple[Serve, ...], suite: Suite, workload: Workload, data: Path, run_folder: Path
+    loads: tuple[Serve, ...], suite: Suite, prompts: int, trace: Schedule | None, data: Path, run_folder: Path
 ) -> dict[str, PlacedSchedule]:
-    """Of each load point, by its word; its file below the data folder, for containers, and in the run, for ever."""
+    """Of each load point, by its word; its file below the data folder, for containers, and in the run, for ever.
+
+    Args:
+        prompts: of the workload.
+        trace: when the requests of a recorded load are sent.
+    """
     horizon_s = suite.max_ramp_seconds + suite.max_serve_seconds + _DRAIN_S
     placed: dict[str, PlacedSchedule] = {}
     for load in loads:
-        schedule = make_schedule(
-            load, suite.arrival_seed, len(workload.prompts), suite.max_new_tokens, horizon_s, suite.trace
-        )
+        schedule = trace if load.load == "trace" else None
+        schedule = schedule or make_schedule(load, suite.arrival_seed, prompts, suite.max_new_tokens, horizon_s)
         packed = schedule.packed()
         path = data / layout.SCHEDULES_FOLDER / f"{load.word}-{schedule.digest[:16]}.json.gz"
         for place in (path, run_folder / layout.SCHEDULES_FOLDER / f"{load.word}.json.gz"):

@@ -3,39 +3,30 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import sys
 from collections.abc import Iterable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from types import FrameType
-
-import click
-from rich.console import Console
 
 from bench_core.contract.asked.declaration import declared, fields_that_may_differ
 from bench_core.contract.asked.manifest import DeviceKind, VariantEntry
-from bench_core.contract.asked.scenario import Offline
 from bench_core.contract.errors import BadInput, nearest
 from bench_core.contract.records import layout
-from bench_core.contract.records.outcome import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, Outcome, Verdict
+from bench_core.contract.records.outcome import EXIT_INTERRUPTED, EXIT_OK, Outcome, Verdict
 from bench_core.contract.records.run import GpuInfo, VisitInfo
-from bench_core.contract.records.spec import require_end_of_text
-from bench_core.contract.records.workload import Workload, require_fit
 from bench_core.drive.ask.request import Modes, Request, Suite
 from bench_core.drive.launch.launcher import Launcher
 from bench_core.drive.launch.launcher_choice import Choice, choose_launcher
 from bench_core.drive.plan.catalogue import Catalogue
-from bench_core.drive.plan.outlook import Outlook, look_ahead, plan_words
-from bench_core.drive.plan.plan import Job, Plan, cell_job, harness_job, make_plan, method_job, plan_of_cells
+from bench_core.drive.plan.outlook import plan_words
+from bench_core.drive.plan.plan import Job, Plan, harness_job, make_plan, plan_of_cells
 from bench_core.drive.plan.resume import Earlier
 from bench_core.drive.run.assignment import clear_left_over
 from bench_core.drive.run.calibration import is_at_hand, measure_devices
-from bench_core.drive.run.execute import Execution, Finished, Prepared
-from bench_core.drive.run.gpus import choose_gpus
-from bench_core.drive.run.progress import Display, make_display, printable
+from bench_core.drive.run.execute import Execution, Finished, Prepared, pass_on_signals
+from bench_core.drive.run.gpus import choose_device
+from bench_core.drive.run.material import Material
+from bench_core.drive.run.news import News
+from bench_core.drive.run.progress import Display, make_display
 from bench_core.drive.run.provide import Provision
 from bench_core.drive.run.visit import (
     artifacts_read,
@@ -43,29 +34,15 @@ from bench_core.drive.run.visit import (
     clear_half_written,
     extended_record,
     new_record,
-    point_latest,
     put_beside,
+    require_writable,
     run_id_now,
     visit_info,
 )
-from bench_core.drive.search.max_batch import BatchSizeSearch
-from bench_core.drive.search.min_memory import MemorySearch, budget_of
+from bench_core.drive.search.asked import Searches
 from bench_core.drive.search.trials import Site
-from bench_core.prepare.disk import nearest_there
-from bench_core.prepare.models.given_artifact import prepare_given
-from bench_core.prepare.models.model import ModelRequest, plan_model, prepare_model
-from bench_core.prepare.prompts.tokenizer import load_tokenizer
-from bench_core.prepare.prompts.workload import WorkloadRequest, prepare_workload, put_workload, survey_workload
 from bench_core.runs.published import read_published
 from bench_core.system.locks import Locks
-from bench_core.system.nvml import visible_gpus
-
-DEFAULT_MAX_PROMPT_TOKENS = 1024
-# Options that say what the prompts are; a suite file says all of them.
-_OF_THE_PROMPTS = {
-    "suite", "dataset", "split", "text_column", "samples", "sample_order", "sample_seed", "max_prompt_tokens",
-}  # fmt: skip
-_PLAIN_WIDTH = 120  # of the table where standard output is no terminal
 
 
 class Session:
@@ -79,8 +56,7 @@ class Session:
         self._catalogue = Catalogue()
         self._earlier = earlier
         self._locks = locks or Locks()
-        width = None if sys.stdout.isatty() else _PLAIN_WIDTH
-        self._console = Console(stderr=modes.as_json, highlight=False, width=width)
+        self._news = News(modes)
 
     def run(self) -> int:
         """Plans, then does what the modes say; returns the exit code.
@@ -89,11 +65,11 @@ class Session:
             BadInput: before anything was written, if anything given cannot be used.
         """
         request, suite = self._request, self._request.suite
-        device, gpus = self._device()
+        device, gpus = choose_device(self._request.suite, build_only=self._modes.build_only)
         self._refuse_early(device)
         choice = self._choose()
         launcher = choice.launcher
-        if not self._modes.dry_run and launcher.clear_orphans(self._say) and self._earlier is not None:
+        if not self._modes.dry_run and launcher.clear_orphans(self._news.say) and self._earlier is not None:
             self._earlier = Earlier.load(self._earlier.folder)  # one of them may just have ended a cell
         plan = self._with_harness(self._plan(device))
         self._require_use_of_options(plan, device)
@@ -101,13 +77,14 @@ class Session:
             return self._build_only(plan, launcher, gpus)
         if self._earlier is not None:
             self._earlier.require_same_plan(plan, suite, launcher, gpus)
-        outlook = self._checked_input(plan)
+        outlook = self._material.checked(plan)
         run_folder = request.results / (request.run_id or run_id_now(suite.name))
         if self._earlier is not None:
             run_folder = self._earlier.folder
         if not self._modes.self_check:
-            _require_writable(run_folder, resumed=self._earlier is not None)
-        self._show(plan, outlook, choice, gpus)
+            require_writable(run_folder, resumed=self._earlier is not None)
+        resumed = self._earlier.record.run_id if self._earlier is not None else None
+        self._news.plan(plan, plan_words(suite, plan, outlook, choice, gpus, resumed))
         if self._modes.dry_run:
             return EXIT_OK
         if not plan.jobs:
@@ -116,17 +93,17 @@ class Session:
             put_beside(run_folder, suite)
             finished = Finished(run_folder, kept=self._kept(plan))
             return self._search_and_finish(finished, launcher, gpus, device)
-        self._ask(plan, outlook)
+        self._news.ask(plan, outlook)
         self._hold(run_folder, gpus)
         clear_left_over(request.data)
         with make_display(self._modes.as_json) as display:
             execution = Execution(request, plan, launcher, gpus, display, self._locks)
-            _pass_on_signals(execution)
-            prepared = self._material(execution, plan, display)
+            pass_on_signals(execution)
+            prepared = self._material.ready(execution, plan, display)
             provision = Provision(request, plan, launcher, gpus, display, self._locks, execution)
             if self._modes.self_check:
-                ready = self._provide(provision, plan, prepared)
-                return self._report_checks(self._self_check(execution, provision, plan, ready, prepared))
+                ready = self._material.provide(provision, plan, prepared)
+                return self._news.checks(self._self_check(execution, provision, plan, ready, prepared))
             finished = self._measure(execution, provision, plan, prepared, run_folder, launcher, gpus, display)
         return self._search_and_finish(finished, launcher, gpus, device, stopped=execution.stopped)
 
@@ -149,7 +126,7 @@ class Session:
         visit = visit_info(plan, launcher, gpus)
         if self._earlier is None:  # before minutes of building, so that there is a run to go on with
             self._begin(run_folder, plan, visit, prepared)
-        ready = self._provide(provision, plan, prepared)
+        ready = self._material.provide(provision, plan, prepared)
         machine = [failure.error for failure in provision.failures if failure.of_the_machine]
         if machine and not ready and self._earlier is not None and len(machine) == len(provision.failures):
             raise machine[0]
@@ -186,13 +163,11 @@ class Session:
         """
         if self._request.suite.beside is not None:
             read_published(self._request.suite.beside)
-        if self._modes.min_memory is not None:
-            self._search_job(device)
-        self._max_batch_jobs(device)
+        self._searches(device).require()
 
     def _require_use_of_options(self, plan: Plan, device: DeviceKind) -> None:
         """Nothing that ``--option`` says is left aside: each image that it names is measured or searched with here."""
-        jobs = [*plan.grid, *([plan.control] if plan.control else []), *self._max_batch_jobs(device)]
+        jobs = [*plan.grid, *([plan.control] if plan.control else []), *self._searches(device).max_batch_jobs()]
         unused = sorted(self._modes.options_of - {job.image.name for job in jobs})
         if unused:
             raise BadInput(
@@ -243,15 +218,15 @@ class Session:
     ) -> int:
         """The searches that are asked for, each with short cells of its own, then the report."""
         code = EXIT_INTERRUPTED if stopped else finished.exit_code
-        asked = self._modes.min_memory is not None or self._request.suite.find_max_batch
-        if asked and not stopped and finished.refusal is None:
+        searches = self._searches(device)
+        if searches.asked and not stopped and finished.refusal is None:
             self._lock(finished.run_folder, gpus)  # where nothing was to be measured, the GPU is not held yet
             try:
-                code = self._search(finished, launcher, gpus, device) or code
+                code = searches.run(finished, self._material, launcher, gpus, self._locks) or code
             except BadInput as error:  # what was measured and tried until then is reported
                 finished.refusal = error
         try:
-            self._finish(finished)
+            self._news.finish(finished, sizes_searched=bool(self._request.suite.find_max_batch))
         except BadInput:
             if finished.refusal is None:
                 raise
@@ -260,37 +235,12 @@ class Session:
             raise finished.refusal
         return code
 
-    def _search(self, finished: Finished, launcher: Launcher, gpus: list[GpuInfo], device: DeviceKind) -> int:
-        """Returns the exit code; 0 if every search has found what it was to find."""
-        jobs = self._max_batch_jobs(device)
-        least = self._search_job(device) if self._modes.min_memory is not None else None
-        plan = Plan(device, (*jobs, *([least] if least else [])))
-        codes: list[int] = []
-        with make_display(self._modes.as_json) as display:
-            execution = Execution(self._request, plan, launcher, gpus, display, self._locks)
-            site = Site(self._request, launcher, gpus, display, device, _pass_on_signals, self._locks)
-            _, prepared = self._all_ready(execution, plan, display, site)
-            if least is not None:
-                memory = MemorySearch(site, least)
-                smallest = memory.run(prepared, finished.run_folder).smallest
-                codes.append(_code_of(memory.stopped, found=smallest is not None))
-            for job in jobs:
-                if EXIT_INTERRUPTED in codes:
-                    break
-                sizes = BatchSizeSearch(site, job)
-                largest = sizes.run(prepared, finished.run_folder).largest
-                codes.append(_code_of(sizes.stopped, found=largest is not None))
-        return max(codes, default=EXIT_OK)
+    @property
+    def _material(self) -> Material:
+        return Material(self._request, self._modes.given, self._catalogue, self._earlier)
 
-    def _search_job(self, device: DeviceKind) -> Job:
-        job = cell_job(str(self._modes.min_memory), "--min-memory", self._request.suite, self._catalogue, device)
-        budget_of(job, device)
-        return job
-
-    def _max_batch_jobs(self, device: DeviceKind) -> list[Job]:
-        suite = self._request.suite
-        methods = dict.fromkeys(suite.find_max_batch)
-        return [method_job(method, "--find-max-batch", suite, self._catalogue, device) for method in methods]
+    def _searches(self, device: DeviceKind) -> Searches:
+        return Searches(self._request, self._modes, self._catalogue, device)
 
     def measure_quietly(self) -> Finished:
         """Measures without showing a plan or writing a report.
@@ -298,15 +248,15 @@ class Session:
         Raises:
             BadInput: as :meth:`run`, or a cell does not end well.
         """
-        device, gpus = self._device()
+        device, gpus = choose_device(self._request.suite, build_only=self._modes.build_only)
         plan = self._plan(device)
         launcher = self._choose().launcher
         run_folder = self._request.results / (self._request.run_id or run_id_now(""))
         self._hold(run_folder, gpus)
         with Display() as display:
             execution = Execution(self._request, plan, launcher, gpus, display, self._locks)
-            site = Site(self._request, launcher, gpus, display, device, _pass_on_signals, self._locks)
-            provision, prepared = self._all_ready(execution, plan, display, site)
+            site = Site(self._request, launcher, gpus, display, device, pass_on_signals, self._locks)
+            provision, prepared = self._material.all_ready(execution, plan, site)
             material = {"images": provision.images, "artifacts": artifacts_read(plan.jobs, prepared)}
             visit = visit_info(plan, launcher, gpus).model_copy(update=material)
             self._begin(run_folder, plan, visit, prepared)
@@ -318,13 +268,6 @@ class Session:
                 raise BadInput(f"{cell}: {verdict.outcome.value}: {verdict.cause}")
         return finished
 
-    def _say(self, text: str) -> None:
-        """A line of news before there is a display."""
-        if self._modes.as_json:
-            sys.stdout.write(json.dumps({"type": "note", "text": text}) + "\n")
-        else:
-            self._console.print(printable(text), markup=False, soft_wrap=True)
-
     def _hold(self, run_folder: Path, gpus: list[GpuInfo]) -> None:
         """Keeps other drivers off the run's folder and the GPUs; looks once more whether the name is still free.
 
@@ -333,7 +276,7 @@ class Session:
         """
         self._lock(run_folder, gpus)
         if not self._modes.self_check:
-            _require_writable(run_folder, resumed=self._earlier is not None)
+            require_writable(run_folder, resumed=self._earlier is not None)
 
     def _lock(self, run_folder: Path, gpus: list[GpuInfo]) -> None:
         """What is held already stays held."""
@@ -377,33 +320,6 @@ class Session:
     def _variants(self, image: str) -> Iterable[VariantEntry]:
         return self._catalogue.get(image).manifest.variants.values()
 
-    def _material(self, execution: Execution, plan: Plan, display: Display) -> Prepared:
-        """Model, workload, and artifacts that are taken from elsewhere."""
-        prepared = execution.retries.run("model and workload", partial(self._prepare, plan, display))
-        for artifact, source in self._request.suite.artifacts.items():
-            if artifact in plan.artifacts:
-                step = partial(prepare_given, artifact, source, prepared.model, self._request.models, display.note)
-                execution.retries.run(f"artifact {artifact}", step)
-        return prepared
-
-    def _provide(self, provision: Provision, plan: Plan, prepared: Prepared) -> list[Job]:
-        """Images and artifacts; the jobs that can be launched with what there is then."""
-        provision.install()
-        provision.convert(prepared, self._makers(plan))
-        return [job for job in plan.jobs if provision.unready(job) is None]
-
-    def _all_ready(self, execution: Execution, plan: Plan, display: Display, site: Site) -> tuple[Provision, Prepared]:
-        """Everything that a plan needs, or the first failure.
-
-        Raises:
-            BadInput: something cannot be had.
-        """
-        prepared = self._material(execution, plan, display)
-        provision = Provision(self._request, plan, site.launcher, list(site.gpus), display, self._locks, execution)
-        self._provide(provision, plan, prepared)
-        provision.require_all()
-        return provision, prepared
-
     def _self_check(
         self, execution: Execution, provision: Provision, plan: Plan, ready: list[Job], prepared: Prepared
     ) -> dict[str, list[str]]:
@@ -434,37 +350,17 @@ class Session:
         rows = self._earlier.complete if self._earlier is not None else ()
         return {row.planned.cell: row.verdict for row in rows if row.verdict and row.planned.cell in asked}
 
-    def _device(self) -> tuple[DeviceKind, list[GpuInfo]]:
-        present = [] if self._request.suite.device == "cpu" else visible_gpus()
-        if self._modes.build_only and self._request.suite.device == "cuda":
-            return "cuda", present  # images are built where there is no GPU, too
-        if self._request.suite.device == "cuda" or (self._request.suite.device == "auto" and present):
-            return "cuda", choose_gpus(self._request.suite.gpus, present)
-        if self._request.suite.gpus:
-            raise BadInput("--gpus is given, but the run is on the CPU", "leave it out, or use --device cuda")
-        return "cpu", []
-
     def _choose(self) -> Choice:
         """The launcher; says at the start where there are no containers though nobody asked for processes."""
         choice = choose_launcher(self._request.suite.launcher)
         if choice.instead_of_docker:
-            self._say(f"engines run as processes, not in containers: {choice.instead_of_docker}")
+            self._news.say(f"engines run as processes, not in containers: {choice.instead_of_docker}")
         return choice
-
-    def _makers(self, plan: Plan) -> dict[str, Job]:
-        """Artifact to be converted to the image that makes it, with a variant of that image for its device."""
-        makers = {}
-        for artifact in plan.artifacts:
-            if artifact in self._request.suite.artifacts:
-                continue
-            image = self._catalogue.maker_of(artifact)
-            makers[artifact] = Job(image, image.manifest.default_variant(plan.device), (Offline(batch_size=1),), {})
-        return makers
 
     def _build_only(self, plan: Plan, launcher: Launcher, gpus: list[GpuInfo]) -> int:
         with make_display(self._modes.as_json) as display:
             execution = Execution(self._request, plan, launcher, gpus, display)
-            _pass_on_signals(execution)
+            pass_on_signals(execution)
             provision = Provision(self._request, plan, launcher, gpus, display, self._locks, execution)
             provision.install()
             provision.require_all()
@@ -480,170 +376,3 @@ class Session:
             for reference in launcher.ensure_services(plan.device, display.detail):
                 display.note(f"image {reference} is ready")
         return EXIT_OK
-
-    def _model_request(self) -> ModelRequest:
-        suite = self._request.suite
-        return ModelRequest(name=suite.model, revision=suite.revision, tokenizer=suite.tokenizer, seed=suite.seed)
-
-    def _checked_input(self, plan: Plan) -> Outlook:
-        """Looks at model, dataset, artifacts and disk before anything is written."""
-        suite = self._request.suite
-        model_plan = plan_model(self._model_request(), self._request.models)
-        if model_plan.eos_token_ids is not None:
-            require_end_of_text(suite.length, model_plan.eos_token_ids, model_plan.name)
-        if self._earlier is not None and model_plan.model is not None:
-            self._earlier.require_same_model(model_plan.model.digest)
-        kept = self._kept_prompts
-        found = None
-        if kept is None:
-            found = survey_workload(self._workload_request(suite.max_prompt_tokens or DEFAULT_MAX_PROMPT_TOKENS))
-        prompts = len(kept.prompts) if kept is not None else found.prompts if found is not None else suite.samples
-        if prompts is not None:
-            _require_batches(plan, prompts)
-        prompts_are = kept.prompt_source if kept is not None else found.source if found is not None else None
-        outlook = look_ahead(suite, plan, model_plan, self._makers(plan), self._request.models, prompts_are)
-        outlook.require_disk(self._request.models)
-        return outlook
-
-    @property
-    def _kept_prompts(self) -> Workload | None:
-        """Those of the run that is resumed, which needs no dataset then; ``None`` where it keeps none, or where the
-        command line or a suite file says anew what they are."""
-        asked_anew = self._modes.given & _OF_THE_PROMPTS
-        return None if self._earlier is None or asked_anew else self._earlier.view.workload
-
-    def _workload_request(self, max_prompt_tokens: int) -> WorkloadRequest:
-        suite = self._request.suite
-        return WorkloadRequest(
-            dataset=suite.dataset,
-            split=suite.split,
-            text_column=suite.text_column,
-            samples=suite.samples,
-            max_prompt_tokens=max_prompt_tokens,
-            sample_seed=suite.shuffle_seed,
-        )
-
-    def _prepare(self, plan: Plan, display: Display) -> Prepared:
-        request, suite = self._request, self._request.suite
-        model = prepare_model(self._model_request(), request.models, display.note)
-        require_end_of_text(suite.length, model.eos_token_ids, model.name)
-        model_folder = request.models / model.folder
-        room = model.context_length - suite.max_new_tokens
-        limit = suite.max_prompt_tokens or min(DEFAULT_MAX_PROMPT_TOKENS, room)
-        if limit < 1:
-            raise BadInput(
-                f"--max-new-tokens {suite.max_new_tokens} leaves no room for a prompt in the context of {model.name}, "
-                f"{model.context_length} tokens"
-            )
-        workload = self._kept_prompts
-        if workload is not None:
-            path = put_workload(workload, request.data)
-            display.note(f"workload {workload.name}: {len(workload.prompts)} prompts, kept by the run")
-        else:
-            tokenizer = load_tokenizer(model_folder / layout.HF_ARTIFACT)
-            path, workload = prepare_workload(self._workload_request(limit), tokenizer, request.data, display.note)
-        require_fit(workload, model, plan.batch_sizes, suite.max_new_tokens)
-        return Prepared(model, model_folder, workload, path)
-
-    def _show(self, plan: Plan, outlook: Outlook, choice: Choice, gpus: list[GpuInfo]) -> None:
-        """The plan in words."""
-        resumed = self._earlier.record.run_id if self._earlier is not None else None
-        lines = plan_words(self._request.suite, plan, outlook, choice, gpus, resumed)
-        if self._modes.as_json:
-            news = {"type": "plan", "cells": list(plan.to_measure), "words": lines}
-            sys.stdout.write(json.dumps(news) + "\n")
-        else:
-            for line in lines:
-                self._console.print(printable(line), markup=False, soft_wrap=True)
-
-    def _ask(self, plan: Plan, outlook: Outlook) -> None:
-        """Asks a person at a terminal before a download; anything else goes ahead."""
-        if self._modes.yes or self._modes.as_json or not sys.stdin.isatty() or not outlook.downloads:
-            return
-        question = f"download {', '.join(outlook.downloads)} and measure {len(plan.to_measure)} cells?"
-        if not click.confirm(question, default=True):
-            raise click.exceptions.Exit(EXIT_INTERRUPTED)
-
-    def _finish(self, finished: Finished) -> None:
-        """Writes the report and shows the table."""
-        from bench_core.report.tables.glance import fastest_lines  # noqa: PLC0415
-        from bench_core.report.write.console import console_searches, console_table  # noqa: PLC0415
-        from bench_core.report.write.files import write_report  # noqa: PLC0415
-        from bench_core.runs.load import load_run  # noqa: PLC0415  # drawing is not needed before
-
-        paths = write_report(finished.run_folder)
-        if self._modes.as_json:
-            verdicts = {cell: verdict.model_dump(mode="json") for cell, verdict in finished.all_verdicts.items()}
-            news = {"type": "run_ended", "run": str(finished.run_folder), "verdicts": verdicts}
-            if self._request.suite.find_max_batch:
-                found = load_run(finished.run_folder).max_batches
-                news["max_batch"] = {one.method: {"largest": one.largest, "problem": one.problem} for one in found}
-            sys.stdout.write(json.dumps({**news, "report": str(paths.markdown)}) + "\n")
-            return
-        view = load_run(finished.run_folder)
-        self._console.print(console_table(view))
-        for shown in console_searches(view):
-            self._console.print(shown)
-        latest = point_latest(finished.run_folder)
-        lines = [
-            *fastest_lines(view),
-            f"Report, for a browser: {paths.page}",
-            f"The same as text: {paths.markdown}",
-            *([f"The last run is always at {latest}"] if latest is not None else []),
-        ]
-        for line in lines:
-            self._console.print(printable(line), markup=False, soft_wrap=True)
-
-    def _report_checks(self, checks: dict[str, list[str]]) -> int:
-        failed = 0
-        for title, lines in checks.items():
-            for line in lines:
-                check = json.loads(line)
-                failed += check["outcome"] == "failed"
-                text = f"{title}  {check['name']}: {check['outcome']}" + (
-                    f" ({check['detail']})" if check["detail"] else ""
-                )
-                if self._modes.as_json:
-                    sys.stdout.write(json.dumps({**check, "job": title}) + "\n")
-                else:
-                    self._console.print(printable(text), markup=False, soft_wrap=True)
-        return EXIT_FAILED if failed else EXIT_OK
-
-
-def _code_of(stopped: bool, *, found: bool) -> int:
-    return EXIT_INTERRUPTED if stopped else EXIT_OK if found else EXIT_FAILED
-
-
-def _pass_on_signals(execution: Execution) -> None:
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        execution.stop()
-
-    signal.signal(signal.SIGINT, stop)
-    signal.signal(signal.SIGTERM, stop)
-
-
-def _require_batches(plan: Plan, prompts: int) -> None:
-    largest = max(plan.batch_sizes, default=0)
-    if largest > prompts:
-        raise BadInput(
-            f"batch size {largest} needs at least {largest} prompts, there are {prompts}",
-            "raise --samples, or leave that batch size out",
-        )
-
-
-def _require_writable(run_folder: Path, *, resumed: bool) -> None:
-    """The run's folder can be made, and there is none of that name with cells in it unless it is resumed."""
-    if not resumed and (run_folder / layout.RUN_FILE).exists():
-        raise BadInput(f"{run_folder} already holds a run", "choose another --run-id, or --resume it")
-    place = nearest_there(run_folder)
-    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK) or _read_only(place):
-        raise BadInput(
-            f"results folder {run_folder.parent} cannot be written", "check its owner, or name another by --results"
-        )
-
-
-def _read_only(place: Path) -> bool:
-    """Root may write anywhere but on a file system that is read-only or takes no files."""
-    return (
-        bool(os.statvfs(place).f_flag & os.ST_RDONLY) or place.is_relative_to("/proc") or place.is_relative_to("/sys")
-    )

@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from bench_core import __version__
+from bench_core.contract.errors import BadInput
 from bench_core.contract.records import layout
 from bench_core.contract.records.artifact import ArtifactRecord
 from bench_core.contract.records.digest import harness_sha256
@@ -19,6 +20,7 @@ from bench_core.drive.plan.commit import git_commit
 from bench_core.drive.plan.plan import Job, Plan
 from bench_core.drive.run.collect import set_aside, write_record
 from bench_core.drive.run.execute import Prepared
+from bench_core.prepare.disk import nearest_there
 from bench_core.system.files import write_file
 from bench_core.system.processor import this_host
 
@@ -160,3 +162,25 @@ def begin(run_folder: Path, record: RunRecord, suite: Suite, workload: Workload)
     write_file(run_folder / layout.WORKLOAD_FILE, workload.packed())
     write_record(run_folder / layout.SUITE_FILE, suite)
     write_record(run_folder / layout.RUN_FILE, record)
+
+
+def require_writable(run_folder: Path, *, resumed: bool) -> None:
+    """The run's folder can be made, and there is none of that name with cells in it unless it is resumed.
+
+    Raises:
+        BadInput: neither is so.
+    """
+    if not resumed and (run_folder / layout.RUN_FILE).exists():
+        raise BadInput(f"{run_folder} already holds a run", "choose another --run-id, or --resume it")
+    place = nearest_there(run_folder)
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK) or _read_only(place):
+        raise BadInput(
+            f"results folder {run_folder.parent} cannot be written", "check its owner, or name another by --results"
+        )
+
+
+def _read_only(place: Path) -> bool:
+    """Root may write anywhere but on a file system that is read-only or takes no files."""
+    return (
+        bool(os.statvfs(place).f_flag & os.ST_RDONLY) or place.is_relative_to("/proc") or place.is_relative_to("/sys")
+    )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench_core.contract.asked.manifest import DeviceKind
-from bench_core.contract.measures.metrics import CellMetrics, CellResult
+from bench_core.contract.measures.cell import CellMetrics, CellResult
 from bench_core.contract.records import layout
 from bench_core.contract.records.outcome import Outcome, Verdict
 from bench_core.contract.records.run import GpuInfo

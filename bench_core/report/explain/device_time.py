@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from bench_core.contract.measures.metrics import CellMetrics
+from bench_core.contract.measures.cell import CellMetrics
 from bench_core.report.format import quantity, significant
 from bench_core.runs.view import RunView
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from bench_core.contract.measures.metrics import CellMetrics
+from bench_core.contract.measures.cell import CellMetrics
 from bench_core.contract.measures.telemetry import MARKED_FROM_SHARE
 from bench_core.contract.statistics.interval import FEWEST_BATCHES, Interval
 from bench_core.contract.statistics.representation import Misfit

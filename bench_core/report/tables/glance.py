@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from bench_core.contract.measures.metrics import CellMetrics
+from bench_core.contract.measures.cell import CellMetrics
 from bench_core.contract.measures.repeats import BetweenRuns
 from bench_core.report.column import Column, Sheet, sheet
 from bench_core.report.explain.marks import MISFIT, WIDEST_COMPARED, throughput_text, told_interval, untold

@@ -41,7 +41,7 @@ def write_report(run_folder: Path, out: Path | None = None) -> ReportPaths:
     target = run_folder if out is None else out
     view = load_run(run_folder)
     words = document(view)
-    drawn = {"throughput": figures.throughput(view), "memory": figures.memory(view)}
+    drawn = {"throughput": figures.throughput(view), "memory": figures.memory(view)} if view.rows else {}
     paths = ReportPaths(
         markdown=target / layout.REPORT_FILE,
         page=target / layout.PAGE_FILE,
@@ -50,7 +50,7 @@ def write_report(run_folder: Path, out: Path | None = None) -> ReportPaths:
     )
     contents = {
         paths.markdown: markdown(words).encode(),
-        paths.page: page.html(words, [(alt, drawn[name].svg) for name, alt in FIGURES]).encode(),
+        paths.page: page.html(words, [(alt, drawn[name].svg) for name, alt in FIGURES if name in drawn]).encode(),
         paths.csv: csv_table(view).encode(),
     }
     for name, figure in drawn.items():

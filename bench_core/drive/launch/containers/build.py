@@ -132,14 +132,13 @@ class ImageBuilder:
         return {"BUILD_IMAGE": named} if named else {}
 
     def ensure_service(self, name: str, flavour: DeviceKind, tell: Tell) -> str:
-        """Builds ``docker/<name>.Dockerfile`` on the base (the image of the preparing service); returns its tag."""
+        """Builds ``docker/<name>.Dockerfile`` on the base, with the room of that name; returns its tag."""
         self._ensure_base("base", flavour, tell)
         tag = tag_of(name, flavour)
         dockerfile = f"docker/{name}.Dockerfile"
-        files = [
-            f"docker/requirements.{name}.txt",
-            *(f"bench_core/{part}" for part in ("__init__.py", "contract", "system", name)),
-        ]
+        requirements = f"docker/requirements.{name}.txt"
+        files = [f"bench_core/{part}" for part in ("__init__.py", "contract", "system", name)]
+        files += [requirements] if (REPOSITORY / requirements).is_file() else []
         context = self._digest(dockerfile, files, [tag_of("base", flavour)], {"flavour": flavour})
         base = {"BASE_IMAGE": tag_of("base", flavour)}
         self._build_if_needed(tag, dockerfile, None, context, flavour, base, tell)

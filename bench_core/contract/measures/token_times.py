@@ -1,4 +1,4 @@
-"""Prefill and decode throughput, where an engine reveals when its tokens came.
+"""What an engine reveals by when its tokens came: time to first token, per token, gaps; prefill and decode throughput.
 
 Prefill ends for a row with its first token, decode with its last. A batch's prefill takes the mean of its rows' times
 to first token, its decode the mean of their times from first to last token: so both are rates of the whole batch, also
@@ -14,6 +14,68 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench_core.contract.records.events import BatchEvent
+from bench_core.contract.records.record import Record
+from bench_core.contract.statistics.distribution import Distribution
+
+
+def row_ttft_s(batch: BatchEvent) -> list[float]:
+    """Time to first token of each row that has one, seconds from the batch's start."""
+    return [offsets[0] / 1e6 for offsets in _row_offsets(batch) if offsets]
+
+
+def row_tpot_s(batch: BatchEvent) -> list[float]:
+    """Time per output token after the first, of each row of two tokens or more, seconds."""
+    return [
+        (offsets[-1] - offsets[0]) / 1e6 / (len(offsets) - 1) for offsets in _row_offsets(batch) if len(offsets) > 1
+    ]
+
+
+def row_itl_s(batch: BatchEvent) -> list[float]:
+    """Gaps between consecutive tokens of each row, seconds, all rows in one list."""
+    return [
+        (later - earlier) / 1e6 for offsets in _row_offsets(batch) for earlier, later in itertools.pairwise(offsets)
+    ]
+
+
+def _row_offsets(batch: BatchEvent) -> list[tuple[int, ...]]:
+    if batch.arrivals is None:
+        return []
+    return [batch.arrivals.of_row(row) for row in range(len(batch.prompts))]
+
+
+class PhaseRates(Record):
+    """Throughput of the two phases, tokens/s, where the engine reveals token times; ``None`` otherwise, never 0.
+
+    Attributes:
+        prefill_tok_s, decode_tok_s: over all batches with token times: prompt tokens / the mean of the rows' times to
+            first token; output tokens after the first / the mean of the rows' times from first to last token.
+        batch_prefill_tok_s, batch_decode_tok_s: one value per batch.
+        row_prefill_tok_s, row_decode_tok_s: one value per row, of that row's tokens alone.
+    """
+
+    prefill_tok_s: float | None
+    decode_tok_s: float | None
+    batch_prefill_tok_s: Distribution | None
+    batch_decode_tok_s: Distribution | None
+    row_prefill_tok_s: Distribution | None
+    row_decode_tok_s: Distribution | None
+
+
+def phase_rates(stamped: Sequence[BatchEvent]) -> PhaseRates | None:
+    """Of the batches that token times come from; ``None`` where none of them has phases."""
+    found = [(batch, times) for batch in stamped if (times := batch_phase_times(batch)) is not None]
+    total = summed([times for _, times in found])
+    if total is None:
+        return None
+    batches = [batch for batch, _ in found]
+    return PhaseRates(
+        prefill_tok_s=total.prefill_tok_s,
+        decode_tok_s=total.decode_tok_s,
+        batch_prefill_tok_s=Distribution.of([t.prefill_tok_s for _, t in found if t.prefill_tok_s is not None]),
+        batch_decode_tok_s=Distribution.of([t.decode_tok_s for _, t in found if t.decode_tok_s is not None]),
+        row_prefill_tok_s=Distribution.of([value for batch in batches for value in row_prefill_tok_s(batch)]),
+        row_decode_tok_s=Distribution.of([value for batch in batches for value in row_decode_tok_s(batch)]),
+    )
 
 
 @dataclass(frozen=True)

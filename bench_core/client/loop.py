@@ -1,0 +1,382 @@
+"""The loop of a load generator: sends requests at their times and stamps what comes back.
+
+In the loop nothing is parsed but the framing, and nothing is written while a socket has something to read. Reads come
+first in each turn, then requests that are due, then, where no socket is ready, what the supervisor is to be handed.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+import select
+import socket
+import time
+
+from bench_core.client.connection import CONNECTING, IDLE, READING, SENDING, Connection, Flight
+from bench_core.client.framing import BadFraming
+from bench_core.client.outbox import Outbox
+from bench_core.client.timer import Timer
+from bench_core.client.wire import End, Facts, Job
+
+_SECOND = 1_000_000_000
+_READ_BYTES = 16384
+# So few sockets in one turn that a request that is due waits for them a fraction of a millisecond.
+_SOCKETS_PER_TURN = 64
+# A timer wakes a process some time after it has expired, on a virtual machine up to 0.1 ms; the loop is woken this much
+# before a request is due and looks at its sockets until then.
+_AWAKE_BEFORE_NS = 100_000
+# A closed loop on a server that refuses connections.
+_PAUSE_NS = _SECOND // 4
+# Responses wait for a moment without work no longer than this.
+_HANDED_WITHIN_NS = _SECOND // 4
+_MOST_BYTES = 1 << 28
+_NEVER_NS = 1 << 62
+# A server may end a connection that has been idle at the very moment at which a request is sent on it.
+_IDLE_NS = _SECOND // 2
+_LEVEL, _EDGE = select.EPOLLIN, select.EPOLLIN | select.EPOLLET
+
+
+class Loop:
+    """Runs one job.
+
+    Args:
+        job: what to do.
+        blobs: bytes of the distinct requests.
+        control: pipe of control words, non-blocking.
+        outbox: of the results.
+    """
+
+    def __init__(self, job: Job, blobs: list[memoryview], control: int, outbox: Outbox) -> None:
+        self._job = job
+        self._blobs = blobs
+        self._outbox = outbox
+        self._family = socket.AF_INET6 if ":" in job.host else socket.AF_INET
+        self._connections: dict[int, Connection] = {}
+        self._free: list[Connection] = []
+        self._flights: dict[int, Flight] = {}  # by index, in the order of issue, which is that of their time limits
+        self._carried: dict[int, Connection] = {}
+        self._dropped: list[Connection] = []
+        self._again: list[tuple[int, int]] = []  # of a closed loop: (due, scheduled) of streams without a request
+        self._next = job.process
+        self._sends = True
+        self._t0_ns = 0
+        self._stop = False
+        self._abort = False
+        self._timeout_ns = _NEVER_NS
+        self._handed_ns = 0
+        self._busy_ns = 0
+        self._longest_ns = 0
+        self._timer = Timer()
+        self._control = control
+        self._words = b""
+        self._epoll = select.epoll()
+        self._epoll.register(self._timer.fd, _EDGE)
+        self._epoll.register(control, _LEVEL)
+        self._epoll.register(outbox.fd, 0)
+
+    def connect(self, within_s: float) -> int:
+        """Opens the connections that are to be there before the clock runs; how many there are after ``within_s``."""
+        for _ in range(self._job.connections):
+            try:
+                self._open()
+            except OSError:  # its request will tell
+                break
+        end = time.monotonic() + within_s
+        while time.monotonic() < end and any(one.state == CONNECTING for one in self._connections.values()):
+            for fd, events in self._epoll.poll(0.05):
+                if fd in self._connections:
+                    self._on_other(self._connections[fd], events)
+        return len(self._free)
+
+    def wait_for_start(self) -> bool:
+        """Waits for the word to start; whether it was that and no other."""
+        while not self._t0_ns and not self._abort and not self._stop:
+            for fd, events in self._epoll.poll():
+                if fd == self._control:
+                    self._take_words()
+                elif fd in self._connections:
+                    self._on_other(self._connections[fd], events)
+        return bool(self._t0_ns) and not self._abort
+
+    def run(self) -> Facts:
+        """Sends all requests, or as many as it may, and waits for their answers; hands over all but the last frame.
+
+        Raises:
+            OSError: the supervisor has gone.
+        """
+        if not self._job.offsets_us:
+            self._again = [(self._t0_ns, self._t0_ns)] * self._job.streams
+        self._sends = self._job.total > self._next
+        started_ns, cpu_ns = max(self._t0_ns, time.monotonic_ns()), time.process_time_ns()
+        while not self._over():
+            self._turn()
+        now = time.monotonic_ns()
+        facts = Facts(
+            started_ns, max(now, started_ns), time.process_time_ns() - cpu_ns, self._busy_ns, self._longest_ns,
+            self._job.cpus,
+        )  # fmt: skip
+        for flight in list(self._flights.values()):
+            self._end(flight, "unfinished", "in flight when the load ended", now)
+        self._outbox.flush()
+        return facts
+
+    def _over(self) -> bool:
+        return self._abort or not (self._flights or (self._sends and not self._stop))
+
+    def _turn(self) -> None:
+        """Waits for something to do, and does it."""
+        clock = time.monotonic_ns
+        outbox = self._outbox
+        due_ns = self._due_ns()
+        blocks = -1.0
+        writes = outbox.waits and not outbox.full
+        if writes or due_ns - _AWAKE_BEFORE_NS <= clock():
+            blocks = 0.0
+        else:
+            wake_ns = min(due_ns - _AWAKE_BEFORE_NS, self._timeout_ns)
+            self._timer.wake_at(0 if wake_ns >= _NEVER_NS // 2 else wake_ns)
+        ready = self._epoll.poll(blocks, _SOCKETS_PER_TURN)
+        looked_ns = clock()
+        if ready:
+            self._read(ready)
+        while self._dropped:
+            self._dropped.pop().sock.close()
+        now_ns = clock() if ready else looked_ns
+        if due_ns <= now_ns or self._again:
+            self._issue(now_ns)
+        if self._timeout_ns <= now_ns:
+            self._time_out(now_ns)
+        if writes and (not ready or now_ns - self._handed_ns > _HANDED_WITHIN_NS):
+            self._hand_over(now_ns)
+        turn_ns = clock() - looked_ns
+        self._busy_ns += turn_ns
+        self._longest_ns = max(self._longest_ns, turn_ns)
+
+    def _due_ns(self) -> int:
+        """When the next request is due."""
+        if self._stop or not self._sends:
+            return _NEVER_NS
+        if self._job.offsets_us:
+            return self._t0_ns + self._job.offsets_us[self._next] * 1000
+        return self._again[0][0] if self._again else _NEVER_NS
+
+    def _read(self, ready: list[tuple[int, int]]) -> None:
+        """Everything that is ready: the only part of the loop that runs for each token."""
+        connections, clock = self._connections, time.monotonic_ns
+        for fd, events in ready:
+            connection = connections.get(fd)
+            if connection is None:
+                self._on_own(fd, events)
+                continue
+            if connection.state != READING:
+                self._on_other(connection, events)
+                continue
+            try:
+                data = connection.recv(_READ_BYTES)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                self._lost(connection, error.strerror or str(error))
+                continue
+            self._came(connection, data, clock())
+
+    def _came(self, connection: Connection, data: bytes, now_ns: int) -> None:
+        """What a read has brought; nothing, where the connection has ended."""
+        flight = connection.flight
+        if flight is None or not data:
+            self._lost(connection, "")
+            return
+        flight.times.append(now_ns)
+        flight.pieces.append(data)
+        flight.size += len(data)
+        try:
+            complete = connection.framing.feed(data)
+        except BadFraming as error:
+            self._fail(connection, "garbage", str(error))
+            return
+        if complete:
+            self._complete(connection, flight, now_ns)
+        elif flight.size > _MOST_BYTES:
+            self._fail(connection, "garbage", f"a response of more than {_MOST_BYTES} bytes")
+
+    def _complete(self, connection: Connection, flight: Flight, now_ns: int) -> None:
+        keeps = connection.framing.keeps_alive and connection.state == READING
+        connection.flight = None
+        if keeps:
+            connection.framing.reset()
+            connection.state, connection.idle_since_ns = IDLE, now_ns
+            self._free.append(connection)
+        else:
+            self._drop(connection)
+        self._end(flight, "ok", "", now_ns)
+
+    def _lost(self, connection: Connection, cause: str) -> None:
+        """The server has ended the connection, or the network has."""
+        flight, now_ns = connection.flight, time.monotonic_ns()
+        if flight is None:
+            self._drop(connection)
+        elif not cause and connection.framing.closed():
+            self._complete(connection, flight, now_ns)
+        elif not flight.pieces and not flight.again and flight.issued_ns - connection.idle_since_ns > _IDLE_NS:
+            # The server closed an idle connection while the request was on its way and has answered nothing: once more,
+            # on a new one. RFC 9112, section 9.3.1; it is sent at the same scheduled time, so the delay is counted.
+            flight.again = True
+            self._drop(connection)
+            self._send_on_new(flight)
+        else:
+            how = cause or "the connection was closed"
+            self._fail(connection, "broken", f"{how} after {flight.size} bytes of the response")
+
+    def _fail(self, connection: Connection, end: End, cause: str) -> None:
+        flight = connection.flight
+        connection.flight = None
+        self._drop(connection)
+        if flight is not None:
+            self._end(flight, end, cause, time.monotonic_ns())
+
+    def _end(self, flight: Flight, end: End, cause: str, now_ns: int) -> None:
+        """Of a request, however it ended; in a closed loop its stream goes on."""
+        del self._flights[flight.index]
+        self._carried.pop(flight.index, None)
+        self._outbox.add(flight.response(end, cause, now_ns))
+        if not self._job.offsets_us:
+            due_ns = now_ns + (_PAUSE_NS if end == "refused" else 0)
+            heapq.heappush(self._again, (due_ns, due_ns))
+
+    def _drop(self, connection: Connection) -> None:
+        del self._connections[connection.fd]
+        if connection.state == IDLE:
+            self._free.remove(connection)
+        self._epoll.unregister(connection.fd)
+        self._dropped.append(connection)  # closed after the turn: until then no other may have its number
+
+    def _issue(self, now_ns: int) -> None:
+        """Sends what is due."""
+        job = self._job
+        while self._sends and not self._stop:
+            if job.offsets_us:
+                scheduled_ns = self._t0_ns + job.offsets_us[self._next] * 1000
+                if scheduled_ns > now_ns:
+                    return
+            elif self._again and self._again[0][0] <= now_ns:
+                scheduled_ns = heapq.heappop(self._again)[1]
+            else:
+                return
+            index = self._next
+            self._next += job.processes
+            self._sends = self._next < job.total
+            now_ns = time.monotonic_ns()
+            flight = Flight(index, self._blobs[job.order[index % len(job.order)]], scheduled_ns, now_ns)
+            self._flights[index] = flight
+            self._timeout_ns = min(self._timeout_ns, now_ns + job.timeout_ns)
+            if self._free:
+                connection = self._free.pop()
+                self._carry(connection, flight)
+                self._send(connection)
+            else:
+                self._send_on_new(flight)
+
+    def _open(self) -> Connection:
+        connection = Connection(self._family, (self._job.host, self._job.port))
+        self._connections[connection.fd] = connection
+        self._epoll.register(connection.fd, select.EPOLLOUT)
+        return connection
+
+    def _carry(self, connection: Connection, flight: Flight) -> None:
+        connection.flight, connection.unsent = flight, flight.data
+        self._carried[flight.index] = connection
+
+    def _send_on_new(self, flight: Flight) -> None:
+        try:
+            connection = self._open()
+        except OSError as error:
+            self._end(flight, "refused", f"no connection: {error.strerror or error}", time.monotonic_ns())
+            return
+        connection.idle_since_ns = time.monotonic_ns()
+        self._carry(connection, flight)
+
+    def _send(self, connection: Connection) -> None:
+        flight = connection.flight
+        if flight is None:
+            return
+        try:
+            whole = connection.send()
+        except OSError as error:
+            connection.state = SENDING
+            self._lost(connection, error.strerror or str(error))
+            return
+        if whole:
+            flight.sent_ns = time.monotonic_ns()
+            self._outbox.add_sent(flight.index, flight.scheduled_ns)
+            if connection.state == SENDING:
+                self._epoll.modify(connection.fd, _LEVEL)
+            connection.state = READING
+        elif connection.state != SENDING:
+            connection.state = SENDING
+            self._epoll.modify(connection.fd, _LEVEL | select.EPOLLOUT)
+
+    def _on_other(self, connection: Connection, events: int) -> None:
+        """A connection that has something to tell and is not being read from."""
+        if connection.state == CONNECTING:
+            if problem := connection.problem():
+                self._fail(connection, "refused", f"no connection: {problem}")
+                return
+            self._epoll.modify(connection.fd, _LEVEL)
+            connection.state, connection.idle_since_ns = IDLE, time.monotonic_ns()
+            if connection.flight is None:
+                self._free.append(connection)
+            else:
+                connection.state = READING
+                self._send(connection)
+        elif connection.state == IDLE:
+            self._drop(connection)  # closed by the server, or it says what nobody has asked
+        elif events & ~select.EPOLLOUT:  # an answer to half a request: it says why the rest is not wanted
+            try:
+                data = connection.recv(_READ_BYTES)
+            except OSError as error:
+                self._lost(connection, error.strerror or str(error))
+                return
+            self._came(connection, data, time.monotonic_ns())
+        else:
+            self._send(connection)
+
+    def _on_own(self, fd: int, events: int) -> None:
+        """A descriptor that is no connection; or one that was dropped earlier in this turn."""
+        if fd == self._timer.fd:
+            self._timer.woke()
+        elif fd == self._control:
+            self._take_words()
+        elif fd == self._outbox.fd:
+            self._outbox.full = False
+            self._abort |= bool(events & select.EPOLLERR)  # nobody reads any more
+            self._epoll.modify(fd, 0)
+
+    def _take_words(self) -> None:
+        data = os.read(self._control, 4096)
+        if not data:
+            self._abort = True
+            self._epoll.unregister(self._control)
+        *lines, self._words = (self._words + data).split(b"\n")
+        for line in lines:
+            word, _, rest = line.partition(b" ")
+            self._stop |= word == b"stop"
+            self._abort |= word == b"abort"
+            if word == b"start":
+                self._t0_ns = int(rest)
+
+    def _time_out(self, now_ns: int) -> None:
+        """Ends the requests whose time is up; when the next may be."""
+        limit_ns = self._job.timeout_ns
+        while self._flights:
+            flight = next(iter(self._flights.values()))
+            self._timeout_ns = flight.issued_ns + limit_ns
+            if self._timeout_ns > now_ns:
+                return
+            self._fail(self._carried[flight.index], "timeout", f"no complete response after {limit_ns / _SECOND:g} s")
+        self._timeout_ns = _NEVER_NS
+
+    def _hand_over(self, now_ns: int) -> None:
+        self._outbox.step()
+        self._handed_ns = now_ns
+        if self._outbox.full:
+            self._epoll.modify(self._outbox.fd, select.EPOLLOUT)

@@ -1,0 +1,87 @@
+"""The searches that a call asks for, made after its cells."""
+
+from __future__ import annotations
+
+from bench_core.contract.asked.manifest import DeviceKind
+from bench_core.contract.records.outcome import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
+from bench_core.contract.records.run import GpuInfo
+from bench_core.drive.ask.request import Modes, Request
+from bench_core.drive.launch.launcher import Launcher
+from bench_core.drive.plan.catalogue import Catalogue
+from bench_core.drive.plan.plan import Job, Plan, cell_job, method_job
+from bench_core.drive.run.execute import Execution, Finished, pass_on_signals
+from bench_core.drive.run.material import Material
+from bench_core.drive.run.progress import make_display
+from bench_core.drive.search.max_batch import BatchSizeSearch
+from bench_core.drive.search.min_memory import MemorySearch, budget_of
+from bench_core.drive.search.trials import Site
+from bench_core.system.locks import Locks
+
+
+class Searches:
+    """For the smallest memory of a cell, and for the largest batch sizes of methods."""
+
+    def __init__(self, request: Request, modes: Modes, catalogue: Catalogue, device: DeviceKind) -> None:
+        self._request = request
+        self._min_memory = modes.min_memory
+        self._as_json = modes.as_json
+        self._catalogue = catalogue
+        self._device: DeviceKind = device
+
+    @property
+    def asked(self) -> bool:
+        """Whether there is any."""
+        return self._min_memory is not None or bool(self._request.suite.find_max_batch)
+
+    def require(self) -> None:
+        """Before anything is built or written.
+
+        Raises:
+            BadInput: one of them cannot be made.
+        """
+        self._min_memory_job()
+        self.max_batch_jobs()
+
+    def run(self, finished: Finished, material: Material, launcher: Launcher, gpus: list[GpuInfo], locks: Locks) -> int:
+        """Makes them all, each with short cells of its own; returns the exit code: 0 if every search has found what it
+        was to find.
+
+        Raises:
+            BadInput: something that they need cannot be had.
+        """
+        jobs, least = self.max_batch_jobs(), self._min_memory_job()
+        plan = Plan(self._device, (*jobs, *([least] if least else [])))
+        codes: list[int] = []
+        with make_display(self._as_json) as display:
+            execution = Execution(self._request, plan, launcher, gpus, display, locks)
+            site = Site(self._request, launcher, gpus, display, self._device, pass_on_signals, locks)
+            _, prepared = material.all_ready(execution, plan, site)
+            if least is not None:
+                memory = MemorySearch(site, least)
+                smallest = memory.run(prepared, finished.run_folder).smallest
+                codes.append(_code_of(memory.stopped, found=smallest is not None))
+            for job in jobs:
+                if EXIT_INTERRUPTED in codes:
+                    break
+                sizes = BatchSizeSearch(site, job)
+                largest = sizes.run(prepared, finished.run_folder).largest
+                codes.append(_code_of(sizes.stopped, found=largest is not None))
+        return max(codes, default=EXIT_OK)
+
+    def _min_memory_job(self) -> Job | None:
+        """The cell whose smallest budget is asked for."""
+        if self._min_memory is None:
+            return None
+        job = cell_job(self._min_memory, "--min-memory", self._request.suite, self._catalogue, self._device)
+        budget_of(job, self._device)
+        return job
+
+    def max_batch_jobs(self) -> list[Job]:
+        """The methods whose largest batch size is asked for."""
+        suite = self._request.suite
+        methods = dict.fromkeys(suite.find_max_batch)
+        return [method_job(method, "--find-max-batch", suite, self._catalogue, self._device) for method in methods]
+
+
+def _code_of(stopped: bool, *, found: bool) -> int:
+    return EXIT_INTERRUPTED if stopped else EXIT_OK if found else EXIT_FAILED

@@ -1,0 +1,137 @@
+"""Reads a cell under load: its spec, its schedule, its requests, and what follows from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from bench_core.contract.errors import BadInput, first_line
+from bench_core.contract.records import layout
+from bench_core.contract.records.digest import prompts_sha256
+from bench_core.contract.records.outcome import Outcome, Verdict
+from bench_core.contract.records.run import PlannedCell, RunRecord
+from bench_core.contract.records.spec import CellSpec
+from bench_core.contract.records.workload import Workload
+from bench_core.contract.serving.log import ServeEvents, parse_serve_events
+from bench_core.contract.serving.result import serving_result
+from bench_core.contract.serving.schedule import Schedule
+from bench_core.runs.files import INSANE, Damage, Unreadable, check_inside, log_path, open_log, read_record, sane
+from bench_core.runs.specs import check_spec
+from bench_core.runs.view import ServedRow
+
+_DIGEST_DIGITS = 16
+# Two machines agree on a sum of seconds and microseconds to this.
+_SAME_MOMENT_S = 2e-6
+
+
+def served_row(run_folder: Path, record: RunRecord, planned: PlannedCell, workload: Workload | None) -> ServedRow:
+    """A planned cell under load; a damaged one is a row that says so."""
+    folder = layout.cell_folder(run_folder, planned.cell)
+    spec: CellSpec | None = None
+    verdict: Verdict | None = None
+    try:
+        spec = read_record(run_folder, folder / layout.SPEC_FILE, CellSpec)
+        if spec is not None:
+            check_spec(spec, record, planned)
+        verdict = read_record(run_folder, folder / layout.OUTCOME_FILE, Verdict)
+        if verdict is None or verdict.outcome is not Outcome.OK:
+            return ServedRow(planned, spec, verdict)
+        if spec is None or spec.serve is None:
+            raise Unreadable(layout.SPEC_FILE, "the file is missing, or does not say how requests were sent")
+        events = read_serve_events(run_folder, folder)
+        return _measured(run_folder, planned, spec, verdict, events, workload)
+    except Unreadable as damaged:
+        return ServedRow(planned, spec, verdict, damage=damaged.damage)
+    except OSError as error:
+        return ServedRow(planned, spec, verdict, damage=Damage(planned.cell, error.strerror or first_line(error)))
+
+
+def read_serve_events(run_folder: Path, folder: Path) -> ServeEvents:
+    """All events of a cell under load.
+
+    Raises:
+        Unreadable: there is no log, or it is damaged.
+    """
+    path = log_path(folder)
+    if path is None:
+        raise Unreadable(layout.EVENTS_FILE, "the file is missing")
+    check_inside(run_folder, path)
+    events = ServeEvents()
+    with open_log(path) as stream:
+        try:
+            for event in parse_serve_events(stream, path.name):
+                if not sane(event.model_dump()):
+                    raise Unreadable(path.name, INSANE)
+                events.add(event)
+        except BadInput as error:
+            raise Unreadable(path.name, error.cause) from error
+    return events
+
+
+def _measured(
+    run_folder: Path,
+    planned: PlannedCell,
+    spec: CellSpec,
+    verdict: Verdict,
+    events: ServeEvents,
+    workload: Workload | None,
+) -> ServedRow:
+    assert spec.serve is not None  # noqa: S101  # the caller has looked
+    try:
+        result = serving_result(planned.cell, events, spec.serve.protocol.limits, spec.protocol.busy)
+    except (BadInput, ArithmeticError, ValueError) as error:
+        cause = error.cause if isinstance(error, BadInput) else first_line(error)
+        raise Unreadable(layout.EVENTS_FILE, cause) from error
+    schedule = read_schedule(run_folder, spec)
+    breaches = tuple(dict.fromkeys(_breaches(spec, schedule, events, workload)))
+    return ServedRow(planned, spec, verdict, result=result, breaches=breaches)
+
+
+def read_schedule(run_folder: Path, spec: CellSpec) -> Schedule:
+    """The schedule that the run keeps for a cell.
+
+    Raises:
+        Unreadable: it is missing or damaged, or not the one that the cell names.
+    """
+    assert spec.load is not None  # noqa: S101  # of a cell under load
+    assert spec.serve is not None  # noqa: S101
+    path = run_folder / layout.SCHEDULES_FOLDER / f"{spec.load.word}.json.gz"
+    name = f"{layout.SCHEDULES_FOLDER}/{path.name}"
+    check_inside(run_folder, path)
+    try:
+        schedule = Schedule.read_packed(path)
+    except BadInput as error:
+        raise Unreadable(name, error.cause) from error
+    if schedule.digest != spec.serve.schedule:
+        raise Unreadable(name, f"has digest {schedule.digest[:12]}, {layout.SPEC_FILE} says {spec.serve.schedule[:12]}")
+    return schedule
+
+
+def _breaches(spec: CellSpec, schedule: Schedule, events: ServeEvents, workload: Workload | None) -> Iterator[str]:
+    """How requests differ from the schedule and the workload."""
+    digests: dict[int, str] = {}
+    seen: set[int] = set()
+    begins: list[float] = []
+    for request in events.requests:
+        place = request.index % len(schedule.prompts)
+        if request.index in seen:
+            yield f"request {request.index} is told twice"
+        seen.add(request.index)
+        if request.prompt != schedule.prompts[place]:
+            yield "a request was sent with another prompt than the schedule's"
+            continue
+        if request.asked_tokens != schedule.output_of(place):
+            yield "a request was asked for another number of tokens than the schedule's"
+        if request.ok and spec.length == "forced" and request.output_tokens != request.asked_tokens:
+            yield "a request counts as answered with another number of tokens than was forced"
+        if schedule.offsets_us:
+            begins.append(request.scheduled_s - schedule.offsets_us[place] / 1e6)
+        if workload is not None and request.prompt not in digests:
+            ids = workload.prompts[request.prompt]
+            digests[request.prompt] = prompts_sha256([ids])[:_DIGEST_DIGITS]
+        if workload is not None and request.prompt_digest != digests[request.prompt]:
+            yield "a request was sent with other ids than the workload's"
+    if begins and max(begins) - min(begins) > _SAME_MOMENT_S:
+        yield "requests were scheduled at other times than the schedule's"
+    if seen and len(seen) != max(seen) + 1:
+        yield f"{max(seen) + 1 - len(seen)} requests of those that were sent are not told"

@@ -1,0 +1,73 @@
+"""The engine's process as its supervisor holds it: a job goes in, events and what it prints come out."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from typing import BinaryIO
+
+from bench_core.worker.engine.job import Job
+from bench_core.worker.sample.cgroup import oom_kills
+from bench_core.worker.supervise.log import EngineLog
+from bench_core.worker.supervise.reaper import Reaper
+
+_TERMINATION_GRACE_S = 10.0
+
+
+class EngineHandle:
+    """A running engine process with its three pipes."""
+
+    def __init__(self, job: Job, echo: BinaryIO) -> None:
+        control_read, self._control = os.pipe()
+        events_read, events_write = os.pipe()
+        log_read, log_write = os.pipe()
+        self.process = subprocess.Popen(
+            # -u: what the engine has printed is in the log's pipe before the event that follows it.
+            [sys.executable, "-u", "-m", "bench_core.worker.engine.process", str(control_read), str(events_write)],
+            stdin=subprocess.DEVNULL,
+            stdout=log_write,
+            stderr=log_write,
+            pass_fds=(control_read, events_write),
+            start_new_session=True,  # Ctrl-C is the supervisor's to pass on
+        )
+        for descriptor in (control_read, events_write, log_write):
+            os.close(descriptor)
+        self._reaper = Reaper(self.process.pid)
+        self.events = os.fdopen(events_read, "rb")
+        self.log = EngineLog(log_read, echo)
+        self.oom_kills_before = oom_kills()
+        self._tell(job.model_dump_json().encode() + b"\n")
+
+    def acknowledge(self) -> None:
+        """Lets the engine go on."""
+        self._tell(b"\n")
+
+    def _tell(self, data: bytes) -> None:
+        try:
+            while data:
+                data = data[os.write(self._control, data) :]
+        except BrokenPipeError:
+            pass  # it has ended; the end of its events says so
+
+    def end(self) -> None:
+        """Kills it and whatever it has forked."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+    def finish(self) -> int:
+        """Waits for the exit and returns its code; a process that closed its events but stays is ended."""
+        try:
+            code = self.process.wait(timeout=_TERMINATION_GRACE_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            code = self.process.wait()
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)  # whatever the engine left running in its session
+        self._reaper.join()
+        self.log.join()
+        self.events.close()
+        os.close(self._control)
+        return code

@@ -1,0 +1,107 @@
+"""Servers that close connections when they like, or answer before they were asked in full."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Iterator
+
+from null_server import ENTRY, all_of
+
+from bench_core.client.ask import Address, Asker
+from bench_core.client.generators import Generators
+from bench_core.contract.serving.load import Serve
+
+EVENT = b'data: {"choices":[{"text":"a","token_ids":[5]}]}\n\ndata: [DONE]\n\n'
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: %d\r\n\r\n%b" % (len(EVENT), EVENT)
+OPEN = Serve(load="rate", request_rate=1)
+ONE = Serve(load="concurrency", concurrency=1)
+
+
+@contextlib.contextmanager
+def served_by(serve: Callable[[socket.socket, int], None]) -> Iterator[Address]:
+    """A server that has a function for each connection, which it numbers from 0."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def accept() -> None:
+        number = 0
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=serve_one, args=(connection, number), daemon=True).start()
+            number += 1
+
+    def serve_one(connection: socket.socket, number: int) -> None:
+        with contextlib.suppress(OSError), connection:
+            serve(connection, number)
+
+    threading.Thread(target=accept, daemon=True).start()
+    try:
+        yield Address("127.0.0.1", listener.getsockname()[1])
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+
+
+def test_a_connection_closed_while_idle_costs_no_request() -> None:
+    """The server closes it at the moment at which the next request arrives; that one is sent again, once."""
+    seen: list[int] = []
+
+    def serve(connection: socket.socket, number: int) -> None:
+        connection.recv(65536)
+        seen.append(number)
+        connection.sendall(ANSWER)
+        connection.recv(65536)  # and closes without a word
+
+    with served_by(serve) as address:
+        ask = Asker(ENTRY, address, forced=True).ask(0, [5], 1)
+        with Generators(
+            address, ENTRY, asks=[ask], load=OPEN, offsets_us=[0, 1_000_000], connections=1, timeout_s=20
+        ) as generators:
+            events, _ = all_of(generators)
+    assert [event.end for event in events] == ["ok", "ok"]
+    assert seen == [0, 1]
+
+
+def test_a_connection_closed_while_busy_costs_one() -> None:
+    def serve(connection: socket.socket, number: int) -> None:
+        connection.recv(65536)
+        connection.sendall(ANSWER)
+        connection.recv(65536)
+
+    with served_by(serve) as address:
+        ask = Asker(ENTRY, address, forced=True).ask(0, [5], 1)
+        with Generators(address, ENTRY, asks=[ask], load=ONE, total=4, timeout_s=20) as generators:
+            events, _ = all_of(generators)
+    assert [event.end for event in events] == ["ok", "broken", "ok", "broken"]
+
+
+def test_an_answer_to_half_a_request() -> None:
+    def serve(connection: socket.socket, number: int) -> None:
+        connection.recv(10)
+        connection.sendall(b"HTTP/1.1 413 Too Large\r\nContent-Length: 4\r\nConnection: close\r\n\r\nlong")
+        connection.recv(1)
+        threading.Event().wait(0.5)
+
+    with served_by(serve) as address:
+        ask = Asker(ENTRY, address, forced=True).ask(0, range(2_000_000), 1)
+        with Generators(address, ENTRY, asks=[ask], load=ONE, total=2, timeout_s=20) as generators:
+            events, _ = all_of(generators)
+    assert [(event.end, event.status, event.cause, event.sent_s) for event in events] == [
+        ("status", 413, "HTTP 413: long", None)
+    ] * 2
+
+
+def test_connections_closed_after_each_answer() -> None:
+    def serve(connection: socket.socket, number: int) -> None:
+        connection.recv(65536)
+        connection.sendall(ANSWER.replace(b"Content-Length: %d\r\n" % len(EVENT), b""))
+
+    with served_by(serve) as address:
+        ask = Asker(ENTRY, address, forced=True).ask(0, [5], 1)
+        with Generators(address, ENTRY, asks=[ask], load=ONE, total=5, timeout_s=20) as generators:
+            events, _ = all_of(generators)
+    assert [event.end for event in events] == ["ok"] * 5
