@@ -179,3 +179,37 @@ def test_every_image_that_compiles_is_compiled_where_its_sources_travel(tmp_path
     scripts = {Path(words.split()[0]).parent.name: path for path, words in calls if "build_wheel.py" in words}
     assert sorted(scripts) == engines
     assert all(path.split(":")[-1] == str(ROOT) for path in scripts.values())
+
+
+def test_llama_cpp_is_compiled_with_its_server_where_its_sources_travel(tmp_path: Path) -> None:
+    """By the script that its image calls, for the GPU that is asked for; the sources' tools give way to the server."""
+    wheels, out = tmp_path / "wheels", tmp_path / "out"
+    wheels.mkdir()
+    tools = tmp_path / "llama_cpp_python-1.0" / "vendor" / "llama.cpp" / "tools"
+    tools.mkdir(parents=True)
+    (tools / "CMakeLists.txt").write_text("add_subdirectory(quantize)\n", encoding="utf-8")
+    sources = wheels / "llama_cpp_python-1.0.tar.gz"
+    subprocess.run(["tar", "-czf", str(sources), "-C", str(tmp_path), "llama_cpp_python-1.0"], check=True)
+    python = tmp_path / "python"
+    python.write_text(
+        "#!/bin/sh\n"
+        f'echo "$CUDACXX|$CMAKE_ARGS|$SKBUILD_WHEEL_EXCLUDE|$@" >> {tmp_path}/calls\n'
+        f'for last; do :; done; cp "$last"/vendor/llama.cpp/tools/CMakeLists.txt {tmp_path}/built 2>/dev/null || true\n',
+        encoding="utf-8",
+    )
+    python.chmod(0o755)
+    command = [str(ROOT / "docker/airgap/compile.sh"), str(wheels), str(out), str(python)]
+    environment = {"CUDA_HOME": "/none", "TORCH_CUDA_ARCH_LIST": "8.0;9.0+PTX", "PATH": "/usr/bin:/bin"}
+    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=60)
+    install, build = (tmp_path / "calls").read_text(encoding="utf-8").splitlines()
+    assert "requirements.build.txt" in install
+    nvcc, options, left_out, words = build.split("|")
+    assert nvcc == "/none/bin/nvcc"
+    assert "-DGGML_CUDA=ON" in options
+    assert "-DCMAKE_CUDA_ARCHITECTURES=80;90 " in options
+    assert "-DLLAMA_BUILD_SERVER=ON" in options
+    assert left_out == "bin/**;include/**;lib/**"
+    assert f"pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir {out} " in words
+    assert (tmp_path / "built").read_text(encoding="utf-8") == (
+        ROOT / "images/llama-cpp-python/tools.cmake"
+    ).read_text(encoding="utf-8")

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Compiles what travels as sources, on a machine that needs no GPU: the kernels of all images that have a
-# build_wheel.py, and pypcre. pack.py --built OUT takes the wheels.
+# build_wheel.py, pypcre, and llama.cpp with its server. pack.py --built OUT takes the wheels.
 # usage: compile.sh WHEELS OUT PYTHON      WHEELS: airgap/wheels; PYTHON: of the host's version, with its torch
 # needs: CUDA_HOME (the toolkit of that torch), g++, PCRE2's headers; TORCH_CUDA_ARCH_LIST, 9.0 for example
 set -euo pipefail
@@ -22,6 +22,18 @@ for script in "$images"/*/build_wheel.py; do
 done
 if have "$wheels/pypcre-*.tar.gz"; then
     "$python" -m pip wheel --no-deps -w "$out" "$wheels"/pypcre-*.tar.gz
+fi
+if have "$wheels/llama_cpp_python-*.tar.gz"; then
+    # In a subshell, with the tools that its image compiles with in a folder of this call's.
+    (
+        tools=$(mktemp -d)
+        trap 'rm -rf "$tools"' EXIT
+        "$python" -m pip install --target "$tools" -r "$images/llama-cpp-python/requirements.build.txt"
+        # torch writes "8.0;9.0+PTX", CMake "80;90".
+        architectures=$(tr ' ' ';' <<< "${TORCH_CUDA_ARCH_LIST//[.]/}" | sed 's/+PTX//g')
+        export CUDACXX=$CUDA_HOME/bin/nvcc PATH=$tools/bin:$PATH PYTHONPATH=$tools PYTHON=$python
+        CUDA_ARCHITECTURES=$architectures "$images/llama-cpp-python/compile.sh" cuda "$wheels"/llama_cpp_python-*.tar.gz "$out"
+    )
 fi
 if have "$wheels/gptqmodel-*-none-any.whl"; then
     # Its own loader compiles the kernel, so the engine must be there, in a folder of this call's.

@@ -98,16 +98,23 @@ def _write_float(source: Path, target: Path, kind: str) -> None:
         raise BadInput(f"llama.cpp's converter does not know the architecture {architecture}") from error
     with torch.inference_mode():
         model = model_class(source, _FLOATS[kind], target, model_name="model")
-        model.set_vocab = lambda: _no_vocabulary(model)
+        model.set_vocab = lambda: _numbers_for_words(model)
         model.write()
 
 
-def _no_vocabulary(model: Any) -> None:
-    """Only token ids cross the suite, so any tokenizer will do: the file names the vocabulary's size and no words."""
-    model.gguf_writer.add_tokenizer_model("none")
-    size_key = gguf.Keys.LLM.VOCAB_SIZE.format(arch=model.gguf_writer.arch)
-    if size_key not in model.gguf_writer.kv_data[0]:
-        model.gguf_writer.add_vocab_size(model.find_hparam(["vocab_size"]))
+def _numbers_for_words(model: Any) -> None:
+    """Only token ids cross the suite, so any tokenizer will do; the word of token 7 is " 7".
+
+    llama.cpp's server ends its process where a token has no word, and forbids the end of a sequence where it is told to
+    go past it. RWKV's kind of vocabulary needs nothing but words and names no such end: nothing is forbidden.
+    """
+    writer, size = model.gguf_writer, model.find_hparam(["vocab_size"])
+    writer.add_tokenizer_model("rwkv")
+    writer.add_token_list([f" {number}" for number in range(size)])
+    writer.add_token_types([gguf.TokenType.NORMAL] * size)
+    size_key = gguf.Keys.LLM.VOCAB_SIZE.format(arch=writer.arch)
+    if size_key not in writer.kv_data[0]:
+        writer.add_vocab_size(size)
 
 
 def _stored_type(source: Path) -> str:
