@@ -3,8 +3,8 @@
     PYTHONPATH=. python tests/gpu/serving_parity.py OUT [options of the driver]
 
 When the suite's client has measured the cells of the first launch, and before its server is removed, ``vllm bench
-serve`` sends the same prompts to that server, from within its container: at each concurrency and rate of ``POINTS``. ``OUT``
-gets what it printed, and the results of each point.
+serve`` sends the same prompts to that server, from within its container: at each concurrency and rate of ``POINTS``.
+``OUT`` gets what it printed, and the results of each point.
 """
 
 from __future__ import annotations
@@ -65,16 +65,16 @@ def bench(container: Container, out: Path) -> None:
             "vllm", "bench", "serve", "--backend", "vllm", "--base-url", f"http://127.0.0.1:{SERVER_PORT}",
             "--endpoint", "/v1/completions", "--model", "model", "--served-model-name", "model",
             "--tokenizer", f"{model}/{layout.HF_ARTIFACT}", "--dataset-name", "custom",
-            "--dataset-path", f"{_TMP}/prompts.jsonl", "--custom-output-len", str(OUTPUT_TOKENS), "--skip-chat-template",
-            "--ignore-eos", "--num-prompts", str(prompts), *load, "--percentile-metrics", "ttft,tpot,itl,e2el",
+            "--dataset-path", f"{_TMP}/prompts.jsonl", "--custom-output-len", str(OUTPUT_TOKENS),
+            "--skip-chat-template", "--ignore-eos", "--num-prompts", str(prompts), *load, "--percentile-metrics", "ttft,tpot,itl,e2el",
             "--metric-percentiles", "50,90,99", "--temperature", "0", "--disable-tqdm", "--save-result",
             "--result-dir", _TMP, "--result-filename", f"{name}.json",
         ]  # fmt: skip
         done = container.exec_run(command, environment={"HF_HUB_OFFLINE": "1", "HOME": _TMP})
-        (out / f"{name}.log").write_bytes(done.output)
+        (out / f"{name}.log").write_bytes(bytes(done.output))
         kept = container.exec_run(["cat", f"{_TMP}/{name}.json"])
         if kept.exit_code == 0:
-            (out / f"{name}.json").write_bytes(kept.output)
+            (out / f"{name}.json").write_bytes(bytes(kept.output))
 
 
 def main() -> None:
@@ -88,7 +88,7 @@ def main() -> None:
         if len(launches) == 1:
             bench(server, out)
 
-    DockerLauncher._meanwhile = meanwhile  # type: ignore[method-assign]  # what it is there for
+    DockerLauncher._meanwhile = meanwhile  # type: ignore[method-assign,assignment]  # what it is there for
     cli.main()
 
 
