@@ -9,8 +9,8 @@ from bench_core import __version__
 from bench_core.contract.records.outcome import EXIT_BAD_INPUT
 
 COMMANDS = {
-    "run": ("drive.cli", "measure engines, each in its own container"),
-    "resume": ("drive.cli", "RUN: measure what a run lacks, or add to it"),
+    "run": ("drive.ask.cli", "measure engines, each in its own container"),
+    "resume": ("drive.ask.cli", "RUN: measure what a run lacks, or add to it"),
     "report": ("report.cli", "make a run's tables and figures again from its raw events, or check them"),
     "verify": ("verify.cli", "compare everything that a run publishes with its raw events and digests"),
     "prepare": ("prepare.cli", "prepare a model and a workload beforehand"),
