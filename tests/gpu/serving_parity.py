@@ -13,6 +13,7 @@ import base64
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from docker.models.containers import Container
 from tokenizers import Tokenizer
@@ -51,6 +52,10 @@ def put(container: Container, path: str, content: bytes) -> None:
             raise RuntimeError(done.output.decode("utf-8", "replace"))
 
 
+def _said(done: Any) -> str:
+    return str(done.output.decode("utf-8", "replace"))
+
+
 def bench(container: Container, out: Path) -> None:
     """The engine's own client, at each point."""
     container.reload()
@@ -65,16 +70,17 @@ def bench(container: Container, out: Path) -> None:
             "vllm", "bench", "serve", "--backend", "vllm", "--base-url", f"http://127.0.0.1:{SERVER_PORT}",
             "--endpoint", "/v1/completions", "--model", "model", "--served-model-name", "model",
             "--tokenizer", f"{model}/{layout.HF_ARTIFACT}", "--dataset-name", "custom",
-            "--dataset-path", f"{_TMP}/prompts.jsonl", "--custom-output-len", str(OUTPUT_TOKENS),
-            "--skip-chat-template", "--ignore-eos", "--num-prompts", str(prompts), *load, "--percentile-metrics", "ttft,tpot,itl,e2el",
+            "--dataset-path", f"{_TMP}/prompts.jsonl",
+            "--custom-output-len", str(OUTPUT_TOKENS), "--skip-chat-template", "--ignore-eos",
+            "--num-prompts", str(prompts), *load, "--percentile-metrics", "ttft,tpot,itl,e2el",
             "--metric-percentiles", "50,90,99", "--temperature", "0", "--disable-tqdm", "--save-result",
             "--result-dir", _TMP, "--result-filename", f"{name}.json",
         ]  # fmt: skip
         done = container.exec_run(command, environment={"HF_HUB_OFFLINE": "1", "HOME": _TMP})
-        (out / f"{name}.log").write_bytes(bytes(done.output))
+        (out / f"{name}.log").write_text(_said(done))
         kept = container.exec_run(["cat", f"{_TMP}/{name}.json"])
         if kept.exit_code == 0:
-            (out / f"{name}.json").write_bytes(bytes(kept.output))
+            (out / f"{name}.json").write_text(_said(kept))
 
 
 def main() -> None:
