@@ -194,7 +194,8 @@ def test_llama_cpp_is_compiled_with_its_server_where_its_sources_travel(tmp_path
     python.write_text(
         "#!/bin/sh\n"
         f'echo "$CUDACXX|$CMAKE_ARGS|$SKBUILD_WHEEL_EXCLUDE|$@" >> {tmp_path}/calls\n'
-        f'for last; do :; done; cp "$last"/vendor/llama.cpp/tools/CMakeLists.txt {tmp_path}/built 2>/dev/null || true\n',
+        "for last; do :; done\n"
+        f'cp "$last"/vendor/llama.cpp/tools/CMakeLists.txt {tmp_path}/built 2>/dev/null || true\n',
         encoding="utf-8",
     )
     python.chmod(0o755)
@@ -210,6 +211,6 @@ def test_llama_cpp_is_compiled_with_its_server_where_its_sources_travel(tmp_path
     assert "-DLLAMA_BUILD_SERVER=ON" in options
     assert left_out == "bin/**;include/**;lib/**"
     assert f"pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir {out} " in words
-    assert (tmp_path / "built").read_text(encoding="utf-8") == (
-        ROOT / "images/llama-cpp-python/tools.cmake"
-    ).read_text(encoding="utf-8")
+    assert (tmp_path / "built").read_text(encoding="utf-8") == (ROOT / "images/llama-cpp-python/tools.cmake").read_text(
+        encoding="utf-8"
+    )

@@ -1,8 +1,8 @@
 """The server of ``transformers serve --continuous-batching``, made of its own parts, with what its command line lacks.
 
 Its ``/v1/completions`` takes token ids beside text, its prefix cache can be off, its continuous batching is warmed up
-before it answers (as ``generate_batch`` does), and on a CPU its key-value cache has the size of what is asked for, since
-it would take nine tenths of the machine's memory. Handler, scheduler, attention and event stream are the engine's.
+before it answers (as ``generate_batch`` does), and on a CPU its key-value cache has the size of what is asked for: it
+would take nine tenths of the machine's memory. Handler, scheduler, attention and event stream are the engine's.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def main() -> None:
         config.max_batch_tokens = _CPU_BATCH_TOKENS
     models = ModelManager(device=device, dtype=asked.dtype, force_model=asked.artifact)
     model, _ = models.load_model_and_processor(models.process_model_name(asked.artifact))
-    # What the engine leaves on a model for its next manager: memory is taken and CUDA graphs are recorded before /health.
+    # What the engine leaves on a model for its next manager: memory and CUDA graphs are there before /health answers.
     greedy = GenerationConfig(do_sample=False, eos_token_id=-1, use_cache=False)
     batching = model.init_continuous_batching(generation_config=greedy, continuous_batching_config=config)
     batching.warmup()
