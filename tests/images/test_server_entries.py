@@ -155,9 +155,8 @@ def test_a_token_without_text_counts_and_comes_with_what_vllm_says() -> None:
     assert found.cached_tokens == 0
 
 
-def test_a_token_without_text_has_no_event_at_transformers() -> None:
-    """Three events with text for four tokens: the second of the first two is put where its share is due."""
-    assert _read("transformers", "transformers.txt", 4).arrival_tokens == (2, 1, 1)
+def test_each_token_has_an_event_at_transformers() -> None:
+    assert _read("transformers", "transformers.txt", 4).arrival_tokens == (1, 1, 1, 1)
 
 
 @pytest.mark.parametrize(
