@@ -155,6 +155,11 @@ def test_a_token_without_text_counts_and_comes_with_what_vllm_says() -> None:
     assert found.cached_tokens == 0
 
 
+def test_what_llama_cpp_took_from_its_cache_is_no_count_of_what_it_keeps() -> None:
+    """Its ``tokens_cached`` is the length of the slot, prompt and output."""
+    assert _read("llama-cpp-python", "llama-cpp-python.txt", 4).cached_tokens == 0
+
+
 def test_each_token_has_an_event_at_transformers() -> None:
     assert _read("transformers", "transformers.txt", 4).arrival_tokens == (1, 1, 1, 1)
 
