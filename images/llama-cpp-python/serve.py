@@ -21,4 +21,4 @@ def server() -> Path:
 
 if __name__ == "__main__":
     program = server()
-    os.execv(program, [str(program), *sys.argv[1:]])  # noqa: S606  # no shell is wanted
+    os.execv(program, [str(program), *sys.argv[1:]])  # noqa: S606 - no shell is wanted

@@ -1,8 +1,12 @@
 """The server of ``transformers serve --continuous-batching``, made of its own parts, with what its command line lacks.
 
-Its ``/v1/completions`` takes token ids beside text, its prefix cache can be off, its continuous batching is warmed
-up before it answers (as ``generate_batch`` does), and on a CPU its key-value cache has the size of what is asked for, since
-it would take nine tenths of the machine's memory. Handler, scheduler, attention and event stream are the engine's.
+Its ``/v1/completions`` takes token ids beside text, its prefix cache can be off, its continuous batching is warmed up
+before it answers (as ``generate_batch`` does), and on a CPU its key-value cache has the size of what is asked for: it
+would take nine tenths of the machine's memory. Handler, scheduler, attention and event stream are the engine's.
+
+Where ids come in, numbers go out: the word of token 7 is "7". The engine's stream ends with an error at tokens that
+make no text together, which weights without a meaning write all the time, and tells nothing of a token in the middle of
+a character.
 """
 
 from __future__ import annotations
@@ -13,6 +17,8 @@ from typing import Any
 
 import torch
 import uvicorn
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from transformers import ContinuousBatchingConfig, GenerationConfig
 from transformers.cli.serving.completion import CompletionHandler
 from transformers.cli.serving.model_manager import ModelManager
@@ -23,11 +29,12 @@ from transformers.utils import logging
 _CPU_BATCH_TOKENS = 1024  # in one step; a GPU's follows from its memory
 
 
-class _IdsForText:
-    """A tokenizer whose texts are lists of token ids already, written as JSON."""
+class _Numbers:
+    """A tokenizer whose texts are lists of token ids, written as JSON, and whose words are numbers."""
 
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer._tokenizer  # noqa: SLF001 - what the engine's streamer makes text with
+    def __init__(self, size: int) -> None:
+        words = {str(number): number for number in range(size)}
+        self._tokenizer = Tokenizer(WordLevel(words))  # where the engine's streamer looks for it
 
     def __call__(self, text: str, **_: Any) -> dict[str, Any]:
         return {"input_ids": json.loads(text)}
@@ -35,6 +42,8 @@ class _IdsForText:
 
 class IdsHandler(CompletionHandler):  # type: ignore[misc]
     """Takes ``prompt`` as the engine's own handler does, or as a list of token ids."""
+
+    _numbers: _Numbers | None = None
 
     async def handle_request(self, body: dict[str, Any], request_id: str) -> Any:
         """Answers ``POST /v1/completions``."""
@@ -44,7 +53,11 @@ class IdsHandler(CompletionHandler):  # type: ignore[misc]
 
     def _resolve_model(self, body: dict[str, Any]) -> tuple[str, Any, Any]:
         name, model, processor = super()._resolve_model(body)
-        return name, model, _IdsForText(processor) if body["prompt"].startswith("[") else processor
+        if not body["prompt"].startswith("["):
+            return name, model, processor
+        if self._numbers is None:
+            self._numbers = _Numbers(model.config.get_text_config().vocab_size)
+        return name, model, self._numbers
 
 
 def main() -> None:
@@ -66,7 +79,7 @@ def main() -> None:
         config.max_batch_tokens = _CPU_BATCH_TOKENS
     models = ModelManager(device=device, dtype=asked.dtype, force_model=asked.artifact)
     model, _ = models.load_model_and_processor(models.process_model_name(asked.artifact))
-    # The engine leaves it on the model for its next manager: memory is taken, CUDA graphs are recorded, before /health.
+    # What the engine leaves on a model for its next manager: memory and CUDA graphs are there before /health answers.
     greedy = GenerationConfig(do_sample=False, eos_token_id=-1, use_cache=False)
     batching = model.init_continuous_batching(generation_config=greedy, continuous_batching_config=config)
     batching.warmup()
@@ -78,6 +91,7 @@ def main() -> None:
         generation_state=state,
     )  # fmt: skip
     uvicorn.run(app, host=asked.host, port=asked.port, log_level="warning", access_log=False)
+    state.shutdown()  # the thread that generates would keep the process
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def put(container: Container, path: str, content: bytes) -> None:
 
 
 def _said(done: Any) -> str:
-    return str(done.output.decode("utf-8", "replace"))
+    return b"".join([done.output]).decode("utf-8", "replace")
 
 
 def bench(container: Container, out: Path) -> None:

@@ -1,0 +1,176 @@
+"""Servers as image.yaml describes them: the command is complete on every device, and what they said is understood.
+
+The streams under tests/data/streams were written by the servers in their images, and shortened.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from bench_core.client.ask import Address, Ask, Asker, ids_digest
+from bench_core.client.read import Reader
+from bench_core.client.wire import Response
+from bench_core.contract.asked.manifest import DeviceKind, Manifest
+from bench_core.contract.asked.server import ServerEntry
+from bench_core.worker.serve.command import command_of
+
+ROOT = Path(__file__).resolve().parents[2]
+STREAMS = ROOT / "tests" / "data" / "streams"
+DEVICES: tuple[DeviceKind, ...] = ("cuda", "cpu")
+PROMPT = [1, 403, 407, 261, 378]
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+
+
+def _manifests() -> dict[str, Manifest]:
+    found = (Manifest.load(path.parent) for path in sorted(ROOT.glob("images/*/image.yaml")))
+    return {manifest.name: manifest for manifest in found if manifest.serve is not None}
+
+
+SERVING = _manifests()
+
+
+def _entry(engine: str) -> ServerEntry:
+    entry = SERVING[engine].serve
+    assert entry is not None
+    return entry
+
+
+def _command(manifest: Manifest, variant: str, device: DeviceKind, prefix_cache: bool = False) -> list[str]:
+    """As the server's supervisor makes it, for two load points."""
+    options = manifest.variant(variant, {}, device).options
+    cells: Any = tuple(
+        SimpleNamespace(
+            variant=variant,
+            options=options,
+            threads=3,
+            load=SimpleNamespace(concurrency=concurrency, open_loop=False),
+            serve=SimpleNamespace(prefix_cache=prefix_cache),
+        )
+        for concurrency in (4, 16)
+    )
+    request: Any = SimpleNamespace(image_folder=Path("/image"), artifact=Path("/models/artifact"))
+    return command_of(manifest, request, cells, "0.0.0.0", 8000, 420)  # noqa: S104  # of a container
+
+
+def _after(words: list[str], name: str) -> str:
+    assert words.count(name) == 1, f"{name} in {words}"
+    return words[words.index(name) + 1]
+
+
+def test_these_engines_serve() -> None:
+    assert set(SERVING) >= {"vllm", "llama-cpp-python", "transformers"}
+
+
+@pytest.mark.parametrize(
+    ("engine", "device", "variant"),
+    [
+        pytest.param(name, device, variant, id=f"{name}-{device}-{variant}")
+        for name, manifest in SERVING.items()
+        for device in DEVICES
+        for variant in manifest.served_on(device)
+    ],
+)
+def test_every_place_of_a_command_is_filled(engine: str, device: DeviceKind, variant: str) -> None:
+    for prefix_cache in (False, True):
+        words = _command(SERVING[engine], variant, device, prefix_cache)
+        assert not [word for word in words if re.search(r"[{}]", word)]
+        assert _after(words, "--port") == "8000"
+        assert _after(words, "--host") == "0.0.0.0"  # noqa: S104  # of a container
+
+
+@pytest.mark.parametrize("engine", SERVING)
+def test_what_a_request_holds(engine: str) -> None:
+    entry = _entry(engine)
+    for cache in (entry.prefix_cache_off, entry.prefix_cache_on):
+        asker = Asker(entry, Address("server", 8000), forced=True, extra=cache.body)
+        _, _, content = asker.ask(0, PROMPT, 7).data.partition(b"\r\n\r\n")
+        body = json.loads(content)
+        assert body["prompt"] == PROMPT
+        assert [body[field] for field in entry.length_fields] == [7]
+        assert body["stream"] is True
+        assert entry.forced.items() <= body.items()
+
+
+def test_vllm_is_told_what_its_device_needs_and_keeps_its_own_limits() -> None:
+    gpu, cpu = _command(SERVING["vllm"], "fp16", "cuda"), _command(SERVING["vllm"], "fp32", "cpu", prefix_cache=True)
+    assert _after(gpu, "--gpu-memory-utilization") == "0.9"
+    assert _after(cpu, "--kv-cache-memory-bytes") == "4G"
+    assert "--no-enable-prefix-caching" in gpu
+    assert "--enable-prefix-caching" in cpu
+    assert "--no-enable-prefix-caching" not in cpu
+    assert _after(gpu, "--max-model-len") == "420"
+    assert not {"--max-num-seqs", "--max-num-batched-tokens"} & {*gpu, *cpu}
+
+
+def test_each_request_at_llama_cpp_has_a_slot_of_its_own_length() -> None:
+    words = _command(SERVING["llama-cpp-python"], "q4_k_m", "cuda")
+    assert _after(words, "--parallel") == "16"
+    assert int(_after(words, "--ctx-size")) == 16 * 420
+    assert "--no-cache-prompt" in words
+    assert _after(words, "--flash-attn") == "auto"
+
+
+def test_the_end_is_gone_past_where_transformers_is_forced() -> None:
+    """Its field is JSON in a text; no id is -1, and an end that is only forbidden would be ``min_new_tokens``."""
+    told = json.loads(_entry("transformers").forced["generation_config"])
+    assert told == {"do_sample": False, "eos_token_id": -1}
+
+
+def _read(engine: str, stream: str, tokens: int) -> Any:
+    """The stream, each event in a read of its own, 1 ms, 2 ms, ... after the request was sent."""
+    events = re.split(rb"(?<=\n\n)", (STREAMS / stream).read_bytes())
+    pieces = [HEAD, *(event for event in events if event.strip())]
+    times = [(number + 1) * 1_000_000 for number in range(len(pieces))]
+    response = Response(0, 0, 0, times[-1], "ok", "", times, pieces)
+    return Reader(_entry(engine)).read(response, Ask(0, ids_digest(PROMPT), len(PROMPT), tokens, True, b""))
+
+
+@pytest.mark.parametrize(
+    ("engine", "counted_by", "ids"),
+    [
+        ("vllm", "ids", [124, 178, 340, 446]),
+        ("llama-cpp-python", "ids", [124, 178, 171, 171]),
+        ("transformers", "usage", None),
+    ],
+)
+def test_a_stream_is_understood(engine: str, counted_by: str, ids: list[int] | None) -> None:
+    found = _read(engine, f"{engine}.txt", 4)
+    assert (found.end, found.cause, found.output_tokens) == ("ok", "", 4)
+    assert found.counted_by == counted_by
+    assert found.output_digest == (ids_digest(ids) if ids else None)
+    assert found.usage_prompt_tokens == len(PROMPT)
+    assert found.first_token_s == pytest.approx(0.002), "the first event has the first token"
+    assert sum(found.arrival_tokens) == 4
+
+
+def test_a_token_without_text_counts_and_comes_with_what_vllm_says() -> None:
+    found = _read("vllm", "vllm.txt", 4)
+    assert found.arrival_tokens == (1, 1, 1, 1)
+    assert found.cached_tokens == 0
+
+
+def test_what_llama_cpp_took_from_its_cache_is_no_count_of_what_it_keeps() -> None:
+    """Its ``tokens_cached`` is the length of the slot, prompt and output."""
+    assert _read("llama-cpp-python", "llama-cpp-python.txt", 4).cached_tokens == 0
+
+
+def test_each_token_has_an_event_at_transformers() -> None:
+    assert _read("transformers", "transformers.txt", 4).arrival_tokens == (1, 1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("engine", "words"),
+    [
+        ("vllm", "Token id 99999 is out of vocabulary"),
+        ("transformers", "index out of range in self"),
+    ],
+)
+def test_a_failure_in_the_middle_of_a_stream_is_seen(engine: str, words: str) -> None:
+    found = _read(engine, f"{engine}.error.txt", 4)
+    assert (found.end, found.cause) == ("garbage", f"the server says: {words}")
