@@ -49,7 +49,7 @@ def put(container: Container, path: str, content: bytes) -> None:
     for at in range(0, len(text), _PIECE):
         done = container.exec_run(["python", "-c", _WRITE, path, text[at : at + _PIECE]])
         if done.exit_code != 0:
-            raise RuntimeError(done.output.decode("utf-8", "replace"))
+            raise RuntimeError(_said(done))
 
 
 def _said(done: Any) -> str:
