@@ -25,7 +25,7 @@ from bench_core.system.cell_writer import CellWriter, refuse_if_measured
 
 _ASK_EVERY_S = 0.2
 _WITHOUT_END = 1 << 40  # requests of a closed loop: it goes on until it is told to stop
-_TELL_EVERY_S = 10.0
+_TELL_EVERY_S = 60.0
 
 
 @dataclass(frozen=True)

@@ -28,11 +28,23 @@ POINTS = (("concurrency", 16, 400), ("concurrency", 64, 1000), ("rate", 16, 600)
 OUTPUT_TOKENS = 200
 _PIECE = 60_000  # of an argument's length, which the kernel limits
 _TMP = "/tmp"  # noqa: S108  # in the container, where nothing else can be written
+# What ``vllm bench serve`` runs; that program itself asks for the distribution's version, which builds for CPUs name
+# otherwise.
+_BENCH = """
+from vllm.benchmarks.serve import add_cli_args, main
+try:
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+except ImportError:
+    from vllm.utils import FlexibleArgumentParser
+parser = FlexibleArgumentParser()
+add_cli_args(parser)
+main(parser.parse_args())
+"""
 _WRITE = "import sys, base64; open(sys.argv[1], 'ab').write(base64.b64decode(sys.argv[2]))"
 
 
 def prompts_of(mounts: list[dict[str, str]]) -> bytes:
-    """The workload of a server's container as texts that encode to its ids, one JSON object a line."""
+    """The workload of a server's container as texts that encode to its ids, in a form that needs no further package."""
     place = {mount["Destination"]: Path(mount["Source"]) for mount in mounts}
     model = next(path for name, path in place.items() if name.startswith(str(layout.MODELS_MOUNT)))
     files = sorted(
@@ -40,7 +52,8 @@ def prompts_of(mounts: list[dict[str, str]]) -> bytes:
     )
     workload = Workload.read(files[-1])
     tokenizer = Tokenizer.from_file(str(model / layout.HF_ARTIFACT / "tokenizer.json"))
-    return "".join(json.dumps({"prompt": tokenizer.decode(list(ids))}) + "\n" for ids in workload.prompts).encode()
+    told = ({"value": tokenizer.decode(list(ids))} for ids in workload.prompts)
+    return json.dumps([{"conversations": [prompt, {"value": "."}]} for prompt in told]).encode()
 
 
 def put(container: Container, path: str, content: bytes) -> None:
@@ -59,7 +72,7 @@ def _said(done: Any) -> str:
 def bench(container: Container, out: Path) -> None:
     """The engine's own client, at each point."""
     container.reload()
-    put(container, f"{_TMP}/prompts.jsonl", prompts_of(container.attrs["Mounts"]))
+    put(container, f"{_TMP}/prompts.json", prompts_of(container.attrs["Mounts"]))
     model = next(
         m["Destination"] for m in container.attrs["Mounts"] if m["Destination"].startswith(str(layout.MODELS_MOUNT))
     )
@@ -67,11 +80,10 @@ def bench(container: Container, out: Path) -> None:
         load = ["--max-concurrency", str(number)] if kind == "concurrency" else ["--request-rate", str(number)]
         name = f"{kind}-{number}"
         command = [
-            "vllm", "bench", "serve", "--backend", "vllm", "--base-url", f"http://127.0.0.1:{SERVER_PORT}",
+            "python", "-c", _BENCH, "--backend", "vllm", "--base-url", f"http://127.0.0.1:{SERVER_PORT}",
             "--endpoint", "/v1/completions", "--model", "model", "--served-model-name", "model",
-            "--tokenizer", f"{model}/{layout.HF_ARTIFACT}", "--dataset-name", "custom",
-            "--dataset-path", f"{_TMP}/prompts.jsonl",
-            "--custom-output-len", str(OUTPUT_TOKENS), "--skip-chat-template", "--ignore-eos",
+            "--tokenizer", f"{model}/{layout.HF_ARTIFACT}", "--dataset-name", "sharegpt",
+            "--dataset-path", f"{_TMP}/prompts.json", "--sharegpt-output-len", str(OUTPUT_TOKENS), "--ignore-eos",
             "--num-prompts", str(prompts), *load, "--percentile-metrics", "ttft,tpot,itl,e2el",
             "--metric-percentiles", "50,90,99", "--temperature", "0", "--disable-tqdm", "--save-result",
             "--result-dir", _TMP, "--result-filename", f"{name}.json",
