@@ -97,9 +97,11 @@ def read_schedule(run_folder: Path, spec: CellSpec) -> Schedule:
     assert spec.serve is not None  # noqa: S101
     path = run_folder / layout.SCHEDULES_FOLDER / f"{spec.load.word}.json.gz"
     name = f"{layout.SCHEDULES_FOLDER}/{path.name}"
-    check_inside(run_folder, path)
     try:
+        check_inside(run_folder, path)
         schedule = Schedule.read_packed(path)
+    except Unreadable as error:
+        raise Unreadable(name, error.damage.what) from error
     except BadInput as error:
         raise Unreadable(name, error.cause) from error
     if schedule.digest != spec.serve.schedule:

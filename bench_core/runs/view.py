@@ -251,6 +251,11 @@ class RunView:
         return (*self.rows, *self.served)
 
     @property
+    def planned(self) -> tuple[Ended, ...]:
+        """All planned cells."""
+        return (*self.rows, *self.harness, *self.served)
+
+    @property
     def batch_sizes(self) -> tuple[int, ...]:
         """All planned batch sizes, ascending."""
         return tuple(sorted({row.planned.batch_size for row in self.rows}))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +17,11 @@ from bench_core.runs.load import load_run
 from bench_core.runs.plan import check_plan
 from bench_core.runs.view import RunView
 from bench_core.verify.cells import CellChecks, plan_differences, raw_files, unplanned_digests, unreached
-from bench_core.verify.differences import Difference, of_run, present
-from bench_core.verify.logs import LogChecks
+from bench_core.verify.differences import Difference, in_cell, of_run, present
+from bench_core.verify.logs import LogChecks, overlaps
 from bench_core.verify.report import report_differences
 from bench_core.verify.searches import search_differences
+from bench_core.verify.serving import ServedChecks
 
 _DIGEST_LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
 
@@ -65,8 +66,13 @@ def verify_run(folder: Path, *, published: bool = True) -> Verification:
     found = [*_digests(folder), *plan_differences(folder, view), *_workload(view)]
     checks = CellChecks(folder, view, logs)
     checks.run()
-    found += [*checks.found, *search_differences(folder, view)]
-    notes = [f"{what} ({count} x)" for what, count in checks.not_checked.items()]
+    served = ServedChecks(folder, view)
+    served.run()
+    found += [*checks.found, *served.found, *search_differences(folder, view)]
+    together = overlaps([*checks.facts, *served.facts])
+    found += [in_cell(cell, layout.EVENTS_FILE, what) for cell, what in together]
+    left: Counter[str] = Counter(checks.not_checked) + Counter(served.not_checked)
+    notes = [f"{what} ({count} x)" for what, count in left.items()]
     if view.workload is None and view.workload_damage is None:
         notes.append("ids given to the engines: the run does not keep its prompts; cells were compared with each other")
     if present(folder / layout.DIGESTS_FILE) and (cells_left := unreached(folder, view)):

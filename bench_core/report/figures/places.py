@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 WIDTH_PX = 520
 _CHARACTER_PX, _LINE_PX = 6.4, 12.0
 _POINT_PX = 5.0
+_STEP_PX = 4.0  # along a line; less than a word is high
 
 
 class Spot(NamedTuple):
@@ -41,21 +42,40 @@ _SIDES = (
 _Box = tuple[float, float, float, float]
 
 
-def label_sides(spots: Sequence[Spot], width: float, height: float) -> list[Side | None]:
-    """For each word the first side on which it covers no point and no word before it; ``None`` where it has no room."""
+def label_sides(
+    spots: Sequence[Spot], segments: Sequence[tuple[Spot, Spot]], width: float, height: float
+) -> list[Side | None]:
+    """For each word the first side on which it covers no point, no word before it and, where that can be, no line;
+    ``None`` where it has no room.
+
+    Args:
+        segments: of the lines, by their ends.
+    """
+    lines = [point for one, other in segments for point in _along(one, other)]
     taken: list[_Box] = [(s.x - _POINT_PX, s.y - _POINT_PX, s.x + _POINT_PX, s.y + _POINT_PX) for s in spots]
     found: list[Side | None] = []
     for spot in spots:
-        chosen = None
+        free = []
         for side in _SIDES:
             box = _box(spot, side)
             inside = box[0] >= 0 and box[2] <= width and box[1] >= 0 and box[3] <= height
             if inside and not any(_overlap(box, other) for other in taken):
-                chosen = side
-                taken.append(box)
-                break
-        found.append(chosen)
+                free.append((side, box))
+        clear = next((one for one in free if not any(_covers(one[1], point) for point in lines)), None)
+        chosen = clear or next(iter(free), None)
+        if chosen is not None:
+            taken.append(chosen[1])
+        found.append(chosen[0] if chosen is not None else None)
     return found
+
+
+def _along(one: Spot, other: Spot) -> list[tuple[float, float]]:
+    steps = max(1, int(max(abs(other.x - one.x), abs(other.y - one.y)) / _STEP_PX))
+    return [(one.x + (other.x - one.x) * k / steps, one.y + (other.y - one.y) * k / steps) for k in range(steps + 1)]
+
+
+def _covers(box: _Box, point: tuple[float, float]) -> bool:
+    return box[0] <= point[0] <= box[2] and box[1] <= point[1] <= box[3]
 
 
 def _box(spot: Spot, side: Side) -> _Box:

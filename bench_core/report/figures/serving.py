@@ -5,6 +5,7 @@ Importing this module imports altair, which takes a second: import it only to dr
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from bench_core.contract.serving.load import Serve
 from bench_core.report.explain.under_load import SATURATED
 from bench_core.report.figures.draw import INK, PALE_INK, PLAIN_NUMBER, Figure, Styles, finished, line_styles, log_ticks
 from bench_core.report.figures.places import WIDTH_PX, Spot, label_sides
-from bench_core.report.figures.scaling import LONGEST_LABEL, LONGEST_SUBTITLE, subtitle
+from bench_core.report.figures.scaling import LONGEST_LABEL, subtitle
 from bench_core.report.served import load_points
 from bench_core.runs.view import RunView, ServedRow
 from bench_core.system.text import foreign
@@ -23,7 +24,8 @@ from bench_core.system.text import foreign
 HEIGHT_PX = 340
 _CROSS = "M-1,-1L1,1M-1,1L1,-1"
 _LOG_FROM = 4.0  # rates that differ by more stand on a logarithmic scale
-_MOST_NOT_DRAWN = 3  # of which the words below the title name the load point
+_LONGEST_NOTE = 100
+_MOST_NOT_DRAWN = 3  # kinds of them that the words below the title name
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,8 @@ def frontier(view: RunView) -> Figure:
 def ttft(view: RunView) -> Figure:
     """Median and 99th percentile of time to first token by request rate; a method's line ends where it is saturated."""
     points = []
-    rows, methods = [row for row in _drawn(view) if row.load.request_rate is not None], _methods(view)
+    methods = _methods(view)
+    rows, beyond = _until_saturated([row for row in _drawn(view) if row.load.request_rate is not None])
     told: set[str] = set()
     few = False
     for row in rows:
@@ -87,7 +90,7 @@ def ttft(view: RunView) -> Figure:
     ]
     names = list(dict.fromkeys([point.method for point in points] + [name for name, _ in ends]))
     engines = {_rated(methods[row.planned.image, row.planned.variant], row.load): row.planned.image for row in rows}
-    crosses = "\N{MULTIPLICATION SIGN}: saturated" + (
+    crosses = "circles: median; triangles: p99; \N{MULTIPLICATION SIGN}: saturated" + (
         "; at the upper edge: no first token in its window" if ends else ""
     )
     told |= {row.planned.cell for row in rows if row.result and row.result.metrics.saturated}
@@ -95,9 +98,29 @@ def ttft(view: RunView) -> Figure:
         _ttft(points, ends, {name: line_styles(engines)[name] for name in names}),
         view,
         "Time to first token by request rate",
-        [crosses, *(["p99: only of 500 requests or more"] if few else []), *_not_drawn(rows, told)],
+        [
+            crosses,
+            *(["rates above a saturated one are not drawn"] if beyond else []),
+            *(["p99: only of 500 requests or more"] if few else []),
+            *_not_drawn(rows, told),
+        ],
         names,
     )
+
+
+def _until_saturated(rows: Sequence[ServedRow]) -> tuple[list[ServedRow], int]:
+    """The rows of each method up to its lowest saturated rate; and how many lie above."""
+    lowest: dict[tuple[str, str, str], float] = {}
+    for row in rows:
+        if row.result is not None and row.result.metrics.saturated:
+            rate, key = row.load.request_rate or 0.0, _line(row)
+            lowest[key] = min(rate, lowest.get(key, rate))
+    kept = [row for row in rows if (row.load.request_rate or 0.0) <= lowest.get(_line(row), float("inf"))]
+    return kept, len(rows) - len(kept)
+
+
+def _line(row: ServedRow) -> tuple[str, str, str]:
+    return row.planned.image, row.planned.variant, row.load.arrivals
 
 
 # --- what is drawn ----------------------------------------------------------------------------------------------------
@@ -125,13 +148,16 @@ def _rated(method: str, load: Serve) -> str:
 
 
 def _not_drawn(rows: Sequence[ServedRow], told: set[str]) -> Iterator[str]:
-    """So that none is silently missing."""
-    missing = [f"{row.planned.cell}: {_why(row)}" for row in rows if row.planned.cell not in told]
-    if missing:
-        more = f" and {len(missing) - _MOST_NOT_DRAWN} more" if len(missing) > _MOST_NOT_DRAWN else ""
-        for text in missing[:_MOST_NOT_DRAWN]:
-            last = text == missing[:_MOST_NOT_DRAWN][-1]
-            yield foreign(f"not drawn: {text}{more if last else ''}", LONGEST_SUBTITLE)
+    """So that none is silently missing: one line for each method and reason."""
+    missing: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        if row.planned.cell not in told:
+            missing.setdefault((row.label, _why(row)), []).append(row.load.word)
+    lines = [f"not drawn: {label} at {', '.join(words)}: {why}" for (label, why), words in missing.items()]
+    for line in lines[:_MOST_NOT_DRAWN]:
+        yield foreign(line, _LONGEST_NOTE)
+    if len(lines) > _MOST_NOT_DRAWN:
+        yield f"not drawn: cells of {len(lines) - _MOST_NOT_DRAWN} more kinds, see the tables"
 
 
 def _why(row: ServedRow) -> str:
@@ -173,7 +199,7 @@ def _frontier(points: Sequence[_Point], styles: Styles, y_title: str) -> Any:
     y = _linear([p.y for p in points], "y", alt.Y, y_title)
     width, height = max(p.x for p in points) * 1.12, max(p.y for p in points) * 1.12
     spots = [Spot(p.x / width * WIDTH_PX, (1 - p.y / height) * HEIGHT_PX, p.load.word) for p in points]
-    sides = label_sides(spots, WIDTH_PX, HEIGHT_PX)
+    sides = label_sides(spots, _segments(points, spots), WIDTH_PX, HEIGHT_PX)
     data = [
         {
             "method": p.method,
@@ -209,6 +235,15 @@ def _frontier(points: Sequence[_Point], styles: Styles, y_title: str) -> Any:
         for side in dict.fromkeys(side for side in sides if side is not None)
     ]
     return alt.layer(lines, kept, lost, *words).properties(width=WIDTH_PX, height=HEIGHT_PX)
+
+
+def _segments(points: Sequence[_Point], spots: Sequence[Spot]) -> list[tuple[Spot, Spot]]:
+    """What the lines are made of."""
+    kept = [(p.line, p.place, spot) for p, spot in zip(points, spots, strict=True) if not p.saturated]
+    lines: dict[str, list[Spot]] = {}
+    for line, _, spot in sorted(kept, key=lambda one: one[:2]):
+        lines.setdefault(line, []).append(spot)
+    return [pair for spots_of in lines.values() for pair in itertools.pairwise(spots_of)]
 
 
 def _ttft(points: Sequence[_Point], ends: Sequence[tuple[str, float]], styles: Styles) -> Any:
@@ -249,16 +284,18 @@ def _ttft(points: Sequence[_Point], ends: Sequence[tuple[str, float]], styles: S
         for name, rate in ends
     ]
     legend = alt.Legend(title=None, orient="right", symbolStrokeColor=INK, symbolType="stroke", symbolSize=300)
-    dash = alt.StrokeDash("which:N", scale=alt.Scale(domain=["p50", "p99"], range=[[1, 0], [5, 4]]), legend=legend)
+    which = ["p50", "p99"]
+    dash = alt.StrokeDash("which:N", scale=alt.Scale(domain=which, range=[[1, 0], [5, 4]]), legend=legend)
+    shape = alt.Shape("which:N", scale=alt.Scale(domain=which, range=["circle", "triangle-up"]), legend=None)
     base = alt.Chart(alt.InlineData(values=data)).encode(x=x, y=y, color=_colour(styles, list(styles)))
     lines = base.transform_filter("!datum.cut").mark_line(strokeWidth=2).encode(strokeDash=dash, detail="which:N")
-    marks = base.transform_filter("!datum.saturated").mark_point(size=50, filled=True, opacity=1)
+    marks = base.transform_filter("!datum.saturated").mark_point(size=55, filled=True, opacity=1)
     crosses = base.transform_filter("datum.saturated").mark_point(
         shape=_CROSS, size=60, strokeWidth=2.2, filled=False, opacity=1
     )
-    return alt.layer(lines, marks.encode(description="says:N"), crosses.encode(description="says:N")).properties(
-        width=WIDTH_PX, height=HEIGHT_PX
-    )
+    return alt.layer(
+        lines, marks.encode(shape=shape, description="says:N"), crosses.encode(description="says:N")
+    ).properties(width=WIDTH_PX, height=HEIGHT_PX)
 
 
 def _rates(rates: Sequence[float]) -> alt.X:

@@ -1,0 +1,182 @@
+"""What holds of the records of every cell, whatever it measured: its spec, its log's digest, its result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from bench_core.contract.errors import first_line
+from bench_core.contract.measures.cell import CellResult
+from bench_core.contract.records import layout
+from bench_core.contract.records.events import StartEvent
+from bench_core.contract.records.outcome import Verdict
+from bench_core.contract.records.run import VisitInfo
+from bench_core.contract.serving.result import ServeResult
+from bench_core.runs.files import Damage, Unreadable, check_inside, open_log, read_record
+from bench_core.runs.view import DAMAGED, NOT_RUN, Ended, RunView
+from bench_core.verify.differences import Difference, absent, in_cell, of_run, present, unequal
+from bench_core.verify.logs import LogFacts
+
+_PIECE_BYTES = 1 << 20
+
+
+class RecordChecks:
+    """Checks of cells of one run.
+
+    Attributes:
+        found: what does not agree.
+        not_checked: what could not be compared, because the run does not keep it; each once.
+        facts: of each log that was read: the cell, the device with the visit that it was measured in, and its facts.
+    """
+
+    def __init__(self, folder: Path, view: RunView) -> None:
+        self._folder = folder
+        self._view = view
+        self.found: list[Difference] = []
+        self.not_checked: dict[str, int] = {}
+        self.facts: list[tuple[str, str, LogFacts]] = []
+
+    def _records(self, row: Ended, folder: Path) -> None:
+        """Spec and outcome, and what loading found."""
+        cell = row.planned.cell
+        if row.damage is not None:
+            self.found.append(damaged(cell, row.damage))
+        if row.spec is not None:
+            self.found += [in_cell(cell, layout.SPEC_FILE, what) for what in self._spec(row)]
+        elif row.status not in (DAMAGED, NOT_RUN) and row.verdict is not None:
+            self._note("cells that were never begun: they have no spec.json")
+        if row.status == NOT_RUN:
+            self.found.append(
+                in_cell(cell, layout.OUTCOME_FILE, "the file is missing: the cell was begun and not ended")
+            )
+        if all((folder / name).exists() for name in (layout.EVENTS_FILE, layout.COMPRESSED_EVENTS_FILE)):
+            self.found.append(in_cell(cell, layout.COMPRESSED_EVENTS_FILE, f"stands beside {layout.EVENTS_FILE}"))
+
+    def _note(self, what: str) -> None:
+        self.not_checked[what] = self.not_checked.get(what, 0) + 1
+
+    # --- spec.json: what was to be measured, against the run's record -------------------------------------------------
+
+    def _spec(self, row: Ended) -> Iterator[str]:
+        spec, record = row.spec, self._view.record
+        assert spec is not None  # noqa: S101  # the caller has looked
+        facts = json.loads(record.model.model_dump_json())
+        for where, has, expected in unequal(json.loads(spec.model.model_dump_json()), facts):
+            yield f"model.{where} is {has}, and {expected} in {layout.RUN_FILE}"
+        if not spec.workload.agrees(record.workload):
+            yield (
+                f"workload differs from that of {layout.RUN_FILE}: {spec.workload.digest[:12]}, "
+                f"{spec.workload.prompts} prompts"
+            )
+        for name in ("label", "ranked", "repeat"):
+            if getattr(spec, name) != getattr(row.planned, name):
+                yield f"{name} is {getattr(spec, name)}, and {getattr(row.planned, name)} in {layout.RUN_FILE}"
+        visit = self._visit(row)
+        if record.device == "cpu" and spec.gpu_uuid is not None:
+            yield f"gpu_uuid is {spec.gpu_uuid} in a run without a GPU"
+        if visit is not None and visit.gpus and spec.gpu_uuid not in {gpu.uuid for gpu in visit.gpus}:
+            yield f"gpu_uuid is {spec.gpu_uuid}, which is no card of its visit"
+        if visit is not None and self._view.record.visits and row.planned.image not in visit.images:
+            yield f"image {row.planned.image} is not recorded among those of its visit"
+        yield from self._artifact(row, visit)
+
+    def _artifact(self, row: Ended, visit: VisitInfo | None) -> Iterator[str]:
+        spec = row.spec
+        assert spec is not None  # noqa: S101
+        digest, name = spec.artifact_digest, spec.artifact
+        if name == layout.NO_ARTIFACT:
+            if digest is not None:
+                yield f"artifact_digest is {digest[:12]}, but no artifact is read"
+        elif name == layout.HF_ARTIFACT:
+            if digest != self._view.record.model.digest:
+                yield f"artifact_digest is {_short(digest)}, the model's is {self._view.record.model.digest[:12]}"
+        elif visit is not None and name in visit.artifacts:
+            recorded = visit.artifacts[name].digest
+            if digest != recorded:
+                yield f"artifact_digest of {name} is {_short(digest)}, its visit read {recorded[:12]}"
+        else:
+            self._note(f"digests of artifacts against {layout.RUN_FILE}, which does not record them")
+            others = {
+                r.spec.artifact_digest for r in self._view.planned if r.spec is not None and r.spec.artifact == name
+            }
+            if len(others) > 1:
+                yield f"artifact_digest of {name} is {_short(digest)}, cells do not agree on it"
+
+    def _visit(self, row: Ended) -> VisitInfo | None:
+        number = self._view.visit_of(row)
+        return self._view.record.all_visits[number - 1] if number else None
+
+    def _place(self, row: Ended) -> str:
+        """The device of a cell, with its visit."""
+        uuid = row.spec.gpu_uuid if row.spec is not None else None
+        return f"{self._view.visit_of(row)}:{uuid}"
+
+    # --- the event log ------------------------------------------------------------------------------------------------
+
+    def _harness(self, row: Ended, name: str, start: StartEvent | None) -> None:
+        """The suite's code that measured, as the log names it, against that of the visit."""
+        visit = self._visit(row)
+        told, recorded = start.harness if start is not None else None, visit.harness if visit else None
+        if told is None or recorded is None:
+            self._note("the suite's own code in the images: not recorded")
+        elif told != recorded:
+            what = f"measured by code of digest {told[:12]}, {layout.RUN_FILE} says {recorded[:12]}"
+            self.found.append(in_cell(row.planned.cell, name, what))
+
+    def _content(self, cell: str, path: Path, verdict: Verdict | None) -> None:
+        if verdict is None or verdict.events_sha256 is None:
+            self._note("digests of event logs: not recorded")
+            return
+        try:
+            check_inside(self._folder, path)
+            digest = hashlib.sha256()
+            with open_log(path) as stream:
+                while piece := stream.read(_PIECE_BYTES):
+                    digest.update(piece)
+        except Unreadable as error:
+            self.found.append(in_cell(cell, error.damage.where, error.damage.what))
+        except (OSError, EOFError, zlib.error) as error:
+            self.found.append(in_cell(cell, path.name, first_line(error)))
+        else:
+            if digest.hexdigest() != verdict.events_sha256:
+                what = f"is not the log that the worker wrote: sha256 {digest.hexdigest()[:12]}, "
+                self.found.append(
+                    in_cell(cell, path.name, f"{what}{layout.OUTCOME_FILE} has {verdict.events_sha256[:12]}")
+                )
+
+    # --- result.json --------------------------------------------------------------------------------------------------
+
+    def _result(self, row: Ended, folder: Path, result: CellResult | ServeResult | None) -> None:
+        """``result.json`` against what follows from the events; only a cell that is ok has one."""
+        cell, path = row.planned.cell, folder / layout.RESULT_FILE
+        if result is None:
+            if present(path) and row.damage is None:
+                what = f"stands beside the outcome {row.status}: only a cell that is ok has a result"
+                self.found.append(in_cell(cell, layout.RESULT_FILE, what))
+            return
+        try:
+            if read_record(self._folder, path, type(result)) is None:
+                self.found.append(in_cell(cell, layout.RESULT_FILE, "the file is missing"))
+                return
+        except Unreadable as error:
+            self.found.append(in_cell(cell, layout.RESULT_FILE, error.damage.what))
+            return
+        has, expected = json.loads(path.read_bytes()), json.loads(result.model_dump_json())
+        for where, told, follows in unequal(has, expected):
+            self.found.append(in_cell(cell, layout.RESULT_FILE, f"{where} is {told}, recomputed {follows}"))
+        for where in absent(has, expected):
+            self._note(f"{where}: not in {layout.RESULT_FILE}, which an earlier version wrote")
+
+
+def damaged(cell: str, damage: Damage) -> Difference:
+    """What is wrong with a file of a cell; its schedule is one of the run's, which other cells have as well."""
+    if damage.where.startswith(f"{layout.SCHEDULES_FOLDER}/"):
+        return of_run(damage.where, damage.what, cell)
+    return in_cell(cell, damage.where, damage.what)
+
+
+def _short(digest: str | None) -> str:
+    return "none" if digest is None else digest[:12]
