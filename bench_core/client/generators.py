@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from bench_core.client.ask import Address, Ask
+from bench_core.client.load.wire import END, READY, RESPONSE, SENT, Facts, Job, job_bytes, read_response
 from bench_core.client.process import Process, start_process
 from bench_core.client.read import Reader
-from bench_core.client.wire import END, READY, RESPONSE, SENT, Facts, Job, job_bytes, read_response
 from bench_core.contract.asked.server import ServerEntry
 from bench_core.contract.errors import BadInput, MachineFailure
 from bench_core.contract.serving.load import Serve

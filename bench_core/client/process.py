@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from bench_core.client.wire import Facts, Frames
+from bench_core.client.load.wire import Facts, Frames
 from bench_core.contract.errors import MachineFailure, shortened
 
-_MODULE = "bench_core.client.generator"
+_MODULE = "bench_core.client.load.generator"
 _ROOT = Path(__file__).resolve().parents[2]
 _LAST_BYTES = 4096
 _LONGEST_WORDS = 300

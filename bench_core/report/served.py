@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from bench_core.contract.serving.intervals import Estimate
 from bench_core.contract.serving.load import Serve
 from bench_core.contract.serving.measures import ServeMetrics
+from bench_core.contract.statistics.correlated import Estimate
 from bench_core.report.column import Column, Entry, at, raw
 from bench_core.report.explain.under_load import label
 from bench_core.report.format import ABSENT, within

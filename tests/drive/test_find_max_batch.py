@@ -21,11 +21,11 @@ from bench_core.contract.records.run import GpuInfo
 from bench_core.contract.records.spec import CellSpec
 from bench_core.drive.ask.request import Request, Suite
 from bench_core.drive.launch.processes.launcher import ProcessLauncher
+from bench_core.drive.material.prepared import Prepared
 from bench_core.drive.plan.catalogue import Catalogue
 from bench_core.drive.plan.plan import method_job
 from bench_core.drive.run import gpu_gate
 from bench_core.drive.run.gpu_gate import Occupancy, Occupant
-from bench_core.drive.run.prepared import Prepared
 from bench_core.drive.run.progress import Display
 from bench_core.drive.search.trials import Site, Trials
 from bench_core.system.locks import Locks

@@ -20,11 +20,11 @@ from bench_core.contract.records.run import ArtifactInfo, GpuInfo, RunRecord, Vi
 from bench_core.contract.records.spec import CellSpec
 from bench_core.drive.ask.request import Suite
 from bench_core.drive.launch.processes.launcher import ProcessLauncher
+from bench_core.drive.material.provide import Provision
 from bench_core.drive.plan.catalogue import Catalogue
 from bench_core.drive.plan.plan import make_plan
 from bench_core.drive.plan.resume import Earlier, find_run
 from bench_core.drive.run.collect import write_record
-from bench_core.drive.run.provide import Provision
 
 # Without the check of the suite itself: test_harness_check.py has it in runs that are resumed.
 BASE = ("--device", "cpu", "--launcher", "process", "--samples", "8", "--max-new-tokens", "4", "--no-harness-check")

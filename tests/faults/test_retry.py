@@ -21,8 +21,8 @@ from bench_core.drive.launch.containers.build import ImageBuilder
 from bench_core.drive.launch.containers.launcher import DockerLauncher
 from bench_core.drive.launch.launcher import Ended, Folders, Launch, LineTaker
 from bench_core.drive.launch.processes.launcher import ProcessLauncher
+from bench_core.drive.material.provide import Provision
 from bench_core.drive.plan.catalogue import Catalogue
-from bench_core.drive.run.provide import Provision
 from bench_core.drive.run.retry import Retries
 from bench_core.prepare.hub import hub_errors
 

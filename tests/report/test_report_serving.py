@@ -15,9 +15,9 @@ from serving_runs import FAST, SCRIPTED, SLOW, Engine, LoadScript, write_loaded
 
 from bench_core.contract.records import layout
 from bench_core.contract.serving.capacity import Capacity, LoadTrial
-from bench_core.contract.serving.intervals import Estimate
 from bench_core.contract.serving.measures import Counts
 from bench_core.contract.serving.protocol import Limits
+from bench_core.contract.statistics.correlated import Estimate
 from bench_core.report.column import Sheet
 from bench_core.report.document import document
 from bench_core.report.explain.under_load import failed_words, tied

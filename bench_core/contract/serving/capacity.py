@@ -10,9 +10,9 @@ from pydantic import Field
 from bench_core.contract.asked.manifest import Name
 from bench_core.contract.records import layout
 from bench_core.contract.records.record import Record
-from bench_core.contract.serving.intervals import Estimate
 from bench_core.contract.serving.protocol import Limits
 from bench_core.contract.statistics.bisection import Unanswered, narrow
+from bench_core.contract.statistics.correlated import Estimate
 
 DEFAULT_ATTAINMENT = 0.99
 PRECISION = 0.03

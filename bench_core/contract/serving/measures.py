@@ -26,16 +26,16 @@ from bench_core.contract.errors import BadInput
 from bench_core.contract.measures.telemetry import TelemetrySummary, summarise_telemetry
 from bench_core.contract.records.events import TelemetryEvent
 from bench_core.contract.records.record import Record
-from bench_core.contract.serving.intervals import (
+from bench_core.contract.serving.latencies import e2e_s, gaps, scheduled_in, tpot_s, ttft_s, within
+from bench_core.contract.serving.protocol import Limits
+from bench_core.contract.serving.requests import GeneratorEvent, RequestEvent, StopReason, WindowEvent
+from bench_core.contract.statistics.correlated import (
     Estimate,
     batch_means,
     percentile_interval,
     rate_interval,
     share_interval,
 )
-from bench_core.contract.serving.latencies import e2e_s, gaps, scheduled_in, tpot_s, ttft_s, within
-from bench_core.contract.serving.protocol import Limits
-from bench_core.contract.serving.requests import GeneratorEvent, RequestEvent, StopReason, WindowEvent
 from bench_core.contract.statistics.distribution import percentile
 
 # A client that is busy for more of its time than this may be what is measured.

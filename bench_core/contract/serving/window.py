@@ -32,11 +32,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from bench_core.contract.serving.intervals import Estimate, percentile_interval, rate_interval
 from bench_core.contract.serving.load import Serve
 from bench_core.contract.serving.protocol import ServeFields
 from bench_core.contract.serving.requests import RequestEvent, StopReason, WindowEvent
 from bench_core.contract.serving.saturation import FIRST_REQUESTS, LOOK_GROWTH, grows
+from bench_core.contract.statistics.correlated import Estimate, percentile_interval, rate_interval
 from bench_core.contract.statistics.trend import trend
 
 BLOCKS = 8

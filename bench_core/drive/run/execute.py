@@ -26,15 +26,15 @@ from bench_core.contract.serving.cell import CapacityAsk
 from bench_core.contract.serving.load import Serve
 from bench_core.drive.ask.request import Request
 from bench_core.drive.launch.launcher import Ended, Folders, Launch, Launcher, LineTaker
+from bench_core.drive.material.prepared import Prepared, lacks
+from bench_core.drive.material.schedules import place_schedules
 from bench_core.drive.plan.plan import Job, Plan
 from bench_core.drive.run.assignment import handed_over
 from bench_core.drive.run.collect import judge, set_aside, stated_cause
 from bench_core.drive.run.cpu_gate import CpuGate
 from bench_core.drive.run.gpu_gate import GpuGate
-from bench_core.drive.run.prepared import Prepared, lacks
 from bench_core.drive.run.progress import Display
 from bench_core.drive.run.retry import Retries, pauses_s
-from bench_core.drive.run.schedules import place_schedules
 from bench_core.system.locks import Locks
 
 # A worker speaks at the end of every phase and batch, and ends an engine that exceeds a limit; it is given that much

@@ -16,6 +16,9 @@ from bench_core.contract.records.run import GpuInfo, VisitInfo
 from bench_core.drive.ask.request import Modes, Request, Suite
 from bench_core.drive.launch.launcher import Launcher
 from bench_core.drive.launch.launcher_choice import Choice, choose_launcher
+from bench_core.drive.material.material import Material
+from bench_core.drive.material.prepared import Prepared
+from bench_core.drive.material.provide import Provision
 from bench_core.drive.plan.catalogue import Catalogue
 from bench_core.drive.plan.outlook import plan_words
 from bench_core.drive.plan.plan import Job, Plan, harness_job, make_plan, plan_of_cells
@@ -24,11 +27,8 @@ from bench_core.drive.run.assignment import clear_left_over
 from bench_core.drive.run.calibration import is_at_hand, measure_devices
 from bench_core.drive.run.execute import Execution, Finished, pass_on_signals
 from bench_core.drive.run.gpus import choose_device
-from bench_core.drive.run.material import Material
 from bench_core.drive.run.news import News
-from bench_core.drive.run.prepared import Prepared
 from bench_core.drive.run.progress import Display, make_display
-from bench_core.drive.run.provide import Provision
 from bench_core.drive.run.visit import (
     artifacts_read,
     begin,

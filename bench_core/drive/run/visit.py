@@ -16,10 +16,10 @@ from bench_core.contract.records.run import ArtifactInfo, GpuInfo, RunRecord, Vi
 from bench_core.contract.records.workload import Workload
 from bench_core.drive.ask.request import Suite
 from bench_core.drive.launch.launcher import Launcher
+from bench_core.drive.material.prepared import Prepared
 from bench_core.drive.plan.commit import git_commit
 from bench_core.drive.plan.plan import Job, Plan
 from bench_core.drive.run.collect import set_aside, write_record
-from bench_core.drive.run.prepared import Prepared
 from bench_core.prepare.disk import nearest_there
 from bench_core.system.files import write_file
 from bench_core.system.processor import this_host

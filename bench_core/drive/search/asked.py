@@ -11,10 +11,10 @@ from bench_core.contract.records.run import GpuInfo
 from bench_core.contract.serving.load import Serve
 from bench_core.drive.ask.request import Modes, Request, Suite
 from bench_core.drive.launch.launcher import Launcher
+from bench_core.drive.material.material import Material
 from bench_core.drive.plan.catalogue import Catalogue
 from bench_core.drive.plan.plan import Job, Plan, cell_job, method_job
 from bench_core.drive.run.execute import Execution, Finished, pass_on_signals
-from bench_core.drive.run.material import Material
 from bench_core.drive.run.progress import make_display
 from bench_core.drive.search.capacity import CapacitySearch
 from bench_core.drive.search.max_batch import BatchSizeSearch

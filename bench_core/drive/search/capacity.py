@@ -13,10 +13,10 @@ from bench_core.contract.records.outcome import EXIT_MACHINE
 from bench_core.contract.serving.capacity import Capacity
 from bench_core.contract.serving.cell import CapacityAsk
 from bench_core.contract.serving.protocol import ServeProtocol
+from bench_core.drive.material.prepared import Prepared
 from bench_core.drive.plan.plan import Job
 from bench_core.drive.run.collect import stated_cause
 from bench_core.drive.run.execute import Execution
-from bench_core.drive.run.prepared import Prepared
 from bench_core.drive.search.trials import Site, conditions_of, unused_number
 
 

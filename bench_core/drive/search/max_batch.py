@@ -9,9 +9,9 @@ from bench_core.contract.asked.scenario import Offline
 from bench_core.contract.errors import BadInput
 from bench_core.contract.measures.max_batch import LARGEST_BATCH, BatchSearch, BatchTrial, MaxBatch, search_largest
 from bench_core.contract.records import layout
+from bench_core.drive.material.prepared import Prepared
 from bench_core.drive.plan.plan import Job
 from bench_core.drive.run.collect import write_record
-from bench_core.drive.run.prepared import Prepared
 from bench_core.drive.search.trials import Site, Trials, conditions_of, unused_number
 
 # Measuring ends after the batch in which so many seconds are over: the first. Not by a number of batches: an engine

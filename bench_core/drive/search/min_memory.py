@@ -11,9 +11,9 @@ from bench_core.contract.measures.memory_model import cache_tokens
 from bench_core.contract.measures.min_memory import SUSTAINED_SHARE, MinMemory, Trial, search_budget
 from bench_core.contract.records import layout
 from bench_core.contract.records.outcome import Outcome
+from bench_core.drive.material.prepared import Prepared
 from bench_core.drive.plan.plan import Job
 from bench_core.drive.run.collect import write_record
-from bench_core.drive.run.prepared import Prepared
 from bench_core.drive.search.trials import Site, Trials, unused_number
 
 

@@ -18,10 +18,10 @@ from bench_core.contract.records.outcome import Outcome, Verdict
 from bench_core.contract.records.run import GpuInfo
 from bench_core.drive.ask.request import Request
 from bench_core.drive.launch.launcher import Launcher
+from bench_core.drive.material.prepared import Prepared
 from bench_core.drive.plan.plan import Job, Plan
 from bench_core.drive.run.execute import Execution
 from bench_core.drive.run.gpu_gate import GpuGate
-from bench_core.drive.run.prepared import Prepared
 from bench_core.drive.run.progress import Display
 from bench_core.system.locks import Locks
 from bench_core.system.processor import this_host

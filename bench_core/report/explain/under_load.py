@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from bench_core.contract.serving.capacity import DEFAULT_ATTAINMENT
-from bench_core.contract.serving.intervals import Estimate
 from bench_core.contract.serving.load import Serve
 from bench_core.contract.serving.measures import Counts, Kept
 from bench_core.contract.serving.protocol import Limits
+from bench_core.contract.statistics.correlated import Estimate
 from bench_core.report.format import quantity
 from bench_core.runs.view import RunView, ServedRow
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench_core.contract.serving.capacity import Capacity, LoadTrial, search_capacity
-from bench_core.contract.serving.intervals import Estimate
 from bench_core.contract.serving.protocol import Limits
+from bench_core.contract.statistics.correlated import Estimate
 
 
 def trial(load: float, number: int, share: float, *, saturated: bool = False, problem: str = "") -> LoadTrial:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import pytest
 from serving_queues import BASE_S, Truth, closed_loop, exponential, open_loop, seeded, uniform
 
-from bench_core.contract.serving.intervals import (
+from bench_core.contract.statistics.correlated import (
     Estimate,
     batch_means,
     percentile_interval,

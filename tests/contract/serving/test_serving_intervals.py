@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from serving_queues import exponential, seeded
 
-from bench_core.contract.serving.intervals import (
+from bench_core.contract.statistics.correlated import (
     BLOCKS,
     Estimate,
     batch_means,

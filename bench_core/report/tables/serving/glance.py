@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from bench_core.contract.serving.capacity import DEFAULT_ATTAINMENT
-from bench_core.contract.serving.intervals import Estimate
+from bench_core.contract.statistics.correlated import Estimate
 from bench_core.report.column import Column, Entry, Sheet, sheet
 from bench_core.report.explain.marks import NOT_RANKED_MARK
 from bench_core.report.explain.under_load import (

@@ -12,11 +12,11 @@ import select
 import socket
 import time
 
-from bench_core.client.connection import CONNECTING, IDLE, READING, SENDING, Connection, Flight
-from bench_core.client.framing import BadFraming
-from bench_core.client.outbox import Outbox
-from bench_core.client.timer import Timer
-from bench_core.client.wire import End, Facts, Job
+from bench_core.client.load.connection import CONNECTING, IDLE, READING, SENDING, Connection, Flight
+from bench_core.client.load.framing import BadFraming
+from bench_core.client.load.outbox import Outbox
+from bench_core.client.load.timer import Timer
+from bench_core.client.load.wire import End, Facts, Job
 
 _SECOND = 1_000_000_000
 _READ_BYTES = 16384

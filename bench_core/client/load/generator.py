@@ -1,8 +1,7 @@
 """A load generator: a process of its own, so that nothing but the load runs in it.
 
-A supervisor starts ``python -m bench_core.client.generator --job FD --control FD --results FD --process I --parent P``
-with three descriptors: the memory file of jobs, the reading end of the control pipe, the writing end of the results'
-pipe (``client.wire`` has what goes through them). The generator opens its connections, says ``ready``, waits for
+A supervisor starts it as a module, ``--job FD --control FD --results FD --process I --parent P``, with three descriptors: the memory file of jobs, the reading end of the control pipe, the writing end of the results'
+pipe (``client.load.wire`` has what goes through them). The generator opens its connections, says ``ready``, waits for
 ``start`` with the moment T0, and sends: in a closed loop, on each stream, the next request when the one before has
 ended, in an open loop request k at T0 + offset k. Process i of N has the requests k with k mod N = i, and all have the
 same T0, so N processes send one schedule. It ends when nothing is left to send or it was told to stop, and all that was
@@ -29,9 +28,9 @@ import os
 import resource
 from dataclasses import asdict
 
-from bench_core.client.loop import Loop
-from bench_core.client.outbox import Outbox
-from bench_core.client.wire import END, READY, Facts, frame, read_job
+from bench_core.client.load.loop import Loop
+from bench_core.client.load.outbox import Outbox
+from bench_core.client.load.wire import END, READY, Facts, frame, read_job
 from bench_core.system.processes import end_with_parent
 
 _CONNECTED_WITHIN_S = 10.0

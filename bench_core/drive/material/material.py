@@ -12,14 +12,14 @@ from bench_core.contract.records.spec import require_end_of_text
 from bench_core.contract.records.workload import Workload, require_fit
 from bench_core.contract.serving.schedule import Schedule
 from bench_core.drive.ask.request import Request
+from bench_core.drive.material.prepared import Prepared
+from bench_core.drive.material.provide import Provision
 from bench_core.drive.plan.catalogue import Catalogue
 from bench_core.drive.plan.outlook import Outlook, look_ahead
 from bench_core.drive.plan.plan import Job, Plan
 from bench_core.drive.plan.resume import Earlier
 from bench_core.drive.run.execute import Execution
-from bench_core.drive.run.prepared import Prepared
 from bench_core.drive.run.progress import Display
-from bench_core.drive.run.provide import Provision
 from bench_core.drive.search.trials import Site
 from bench_core.prepare.models.given_artifact import prepare_given
 from bench_core.prepare.models.model import ModelRequest, plan_model, prepare_model

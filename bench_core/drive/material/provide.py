@@ -18,12 +18,12 @@ from bench_core.contract.records.outcome import EXIT_BAD_INPUT, EXIT_MACHINE, Ou
 from bench_core.contract.records.run import GpuInfo, ImageInfo
 from bench_core.drive.ask.request import Request
 from bench_core.drive.launch.launcher import Ended, Folders, Launch, Launcher, NotInstalled, Target
+from bench_core.drive.material.prepared import Prepared
 from bench_core.drive.plan.catalogue import Image
 from bench_core.drive.plan.estimate import conversion_bytes
 from bench_core.drive.plan.plan import Job, Plan
 from bench_core.drive.run.collect import last_line, stated_cause, write_record
 from bench_core.drive.run.execute import Execution
-from bench_core.drive.run.prepared import Prepared
 from bench_core.drive.run.progress import Display
 from bench_core.prepare.disk import require_free
 from bench_core.system.files import write_text

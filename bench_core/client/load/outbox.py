@@ -8,7 +8,7 @@ import os
 from array import array
 from collections import deque
 
-from bench_core.client.wire import SENT, Response, frame, response_frame
+from bench_core.client.load.wire import SENT, Response, frame, response_frame
 
 # Linux pipes hold 64 KiB unless asked for more; an unprivileged process may ask for 1 MiB.
 _PIPE_BYTES = 1 << 20

@@ -7,8 +7,8 @@ import errno
 import os
 import socket
 
-from bench_core.client.framing import Framing
-from bench_core.client.wire import End, Response
+from bench_core.client.load.framing import Framing
+from bench_core.client.load.wire import End, Response
 
 CONNECTING, IDLE, SENDING, READING = range(4)
 

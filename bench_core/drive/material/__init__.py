@@ -1,0 +1,1 @@
+"""What a run needs before it can measure: model, prompts, schedules, images and artifacts."""
