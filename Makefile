@@ -12,8 +12,9 @@ RUNS ?= 500
 SEED ?= 1
 HOST_PYTHON ?= 3.12
 STAGES ?= all
-# Tests that need neither a Docker engine nor a quiet machine run beside each other; all others one after the other.
-TOGETHER := tests/contract tests/images tests/prepare tests/report
+# Tests of these kinds run one after the other, all others beside each other: one Docker engine is shared by all of a
+# machine, and what measures time or the CPUs is disturbed by neighbours, or disturbs them.
+ONE_BY_ONE := docker or alone
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-quick lint format build-all self-check harness quality published soak soak-kill fuzz gpu airgap new-image compose lock schema clean
@@ -34,8 +35,8 @@ demo: setup  ## run the demo suite: in containers where Docker answers, else in 
 
 test: lint  ## all checks and tests; those with containers run where a Docker engine answers or could be started
 	docker/local-os.sh
-	$(PY) -m pytest -n auto --dist loadfile $(TOGETHER); together=$$?; \
-		$(PY) -m pytest $(TOGETHER:%=--ignore=%) && exit $$together
+	$(PY) -m pytest -n auto --dist loadfile -m "not ($(ONE_BY_ONE))"; together=$$?; \
+		$(PY) -m pytest -m "$(ONE_BY_ONE)" && exit $$together
 
 test-quick: setup  ## walls, contract and report without simulations, figures and whole runs; under a minute
 	$(PY) -m pytest -n auto --dist loadfile tests/test_walls.py tests/contract tests/report -m "not slow"

@@ -29,6 +29,14 @@ PLACES = reading_guard.places_here(str(ROOT), [tempfile.gettempdir()])
 read_outside = reading_guard.begin(_GUARD, PLACES)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`make test` tells by the mark which tests use the machine's one Docker engine; a fixture that does demands it."""
+    for item in items:
+        uses = {"docker_client", "engine_home"} & set(getattr(item, "fixturenames", ()))
+        if uses and item.get_closest_marker("docker") is None:
+            raise pytest.UsageError(f"{item.nodeid} uses a Docker engine ({', '.join(sorted(uses))}) without the mark")
+
+
 @dataclass
 class Called:
     """What a call left."""
@@ -73,6 +81,23 @@ def drive(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tm
         captured = capfd.readouterr()
         code = ended.value.code
         return Called(code if isinstance(code, int) else 0, captured.out, captured.err)
+
+    return call
+
+
+Made = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def make_run() -> Made:
+    """Calls the driver once for many tests, which read or copy what it leaves in the folder given."""
+
+    def call(root: Path, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+        folders = [f"--{name}={root / name}" for name in ("results", "data", "models")]
+        command = [sys.executable, "-m", "bench_core.drive", *arguments, *folders]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == code, done.stdout + done.stderr
+        return done
 
     return call
 

@@ -16,6 +16,7 @@ from bench_core.contract.records.outcome import MARKED, Outcome, Verdict
 from bench_core.contract.records.spec import CellSpec
 from bench_core.contract.serving.cell import ServePlan
 from bench_core.contract.serving.log import CpuEvent, ServeEvents
+from bench_core.contract.serving.protocol import DRAIN_S
 from bench_core.contract.serving.requests import RequestEvent, WindowEvent
 from bench_core.contract.serving.result import ServeResult, serving_result
 from bench_core.contract.serving.sidecar import Greeting, ServerState
@@ -26,7 +27,6 @@ _LOOK_EVERY_S = 0.25
 _SAMPLE_EVERY_S = 0.5
 _POLL_S = 0.05
 _BEGIN_IN_S = 0.3  # from now: all generators are ready by then
-_DRAIN_S = 60.0  # for requests of the window to end
 
 
 class ServerGone(Exception):  # no error of the client
@@ -143,7 +143,7 @@ class CellRun:
         window = self._window
         if window is None or window.reason == "saturated":
             return window is not None
-        return now - window.end_s > _DRAIN_S or not any(
+        return now - window.end_s > DRAIN_S or not any(
             count and due_s <= window.end_s for due_s, count in self._open.items()
         )
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench_core.client.ask import Address, Ask, Asker
+from bench_core.client.capacity import search
 from bench_core.client.cell import CellRun, Doors, ServerGone, result_of
 from bench_core.client.generators import Generators
 from bench_core.client.sidecar import SidecarClient
-from bench_core.contract.asked.server import ServerEntry
 from bench_core.contract.errors import BadInput, MachineFailure
 from bench_core.contract.records.events import CellEnded, EndEvent, Progress
 from bench_core.contract.records.outcome import Outcome, Verdict
@@ -34,6 +34,14 @@ class Places:
 
     data: Path
     run_folder: Path
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """What all cells of an assignment are measured with."""
+
+    greeting: Greeting
+    workload: Workload
 
 
 class Client:
@@ -72,14 +80,26 @@ class Client:
         workload = Workload.read(self._places.data / self._assignment.workload)
         greeting = self._sidecar.greeting()
         self._require_same(greeting)
-        outcomes: list[Outcome] = []
+        here, folder = Measuring(greeting, workload), self._places.run_folder
         try:
+            if self._assignment.capacity is not None:
+                return search(self, here, self._with_client(greeting.cells[0]), self._assignment.capacity, folder)
+            outcomes = []
             for spec in greeting.cells:
-                refuse_if_measured(self._places.run_folder, spec)
-                outcomes.append(self._cell(self._with_client(spec), greeting, workload))
+                refuse_if_measured(folder, spec)
+                outcomes.append(self.cell(self._with_client(spec), here, self._schedule(spec), folder).outcome)
         except ServerGone:
             return None
         return next((outcome for outcome in outcomes if outcome is not Outcome.OK), Outcome.OK)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop was asked for."""
+        return self._stops > 0
+
+    def note(self, cell: str, done: int, of: int) -> None:
+        """Tells how far a search is."""
+        self._say(Progress(cell=cell, phase="measure", done=done, of=of))
 
     def _require_same(self, greeting: Greeting) -> None:
         planned = [cell.cell_id for cell in self._assignment.cells]
@@ -92,22 +112,26 @@ class Client:
         here = {"client_cpus": tuple(sorted(os.sched_getaffinity(0))), "network": self._network}
         return spec.model_copy(update={"server": spec.server.model_copy(update=here)})
 
-    def _cell(self, spec: CellSpec, greeting: Greeting, workload: Workload) -> Outcome:
+    def cell(self, spec: CellSpec, here: Measuring, schedule: Schedule, folder: Path) -> Verdict:
+        """Measures one cell into a run's folder, or a trial's.
+
+        Raises:
+            ServerGone: the server's container has ended.
+        """
         state = self._ready(spec)
-        writer = CellWriter(self._places.run_folder, spec, result_of)
+        writer = CellWriter(folder, spec, result_of)
         if state.state == "ready" and not self._stops:
-            schedule = self._schedule(spec)
             doors = Doors(self._sidecar, self._say, lambda: self._stops, lambda: self._gone)
-            with self._generators(spec, greeting.entry, workload, schedule) as generators:
-                verdict = CellRun(spec, greeting, state, generators, schedule.requests, doors).run(writer)
+            with self._generators(spec, here, schedule) as generators:
+                verdict = CellRun(spec, here.greeting, state, generators, schedule.requests, doors).run(writer)
         else:
             verdict = state.verdict if state.verdict is not None and not self._stops else _stopped()
-            writer.event(greeting.start)
+            writer.event(here.greeting.start)
             found = {"outcome": verdict.outcome, "phase": verdict.phase, "cause": verdict.cause}
             writer.event(EndEvent.model_validate({"t_s": time.monotonic(), **found}))
         final = writer.end(verdict, self._log())
         self._say(CellEnded(cell=spec.cell_id, outcome=final.outcome, cause=final.cause))
-        return final.outcome
+        return final
 
     def _log(self) -> str:
         try:
@@ -148,7 +172,8 @@ class Client:
             raise BadInput(f"{spec.cell_id} was planned with another schedule than there is here")
         return schedule
 
-    def _generators(self, spec: CellSpec, entry: ServerEntry, workload: Workload, schedule: Schedule) -> Generators:
+    def _generators(self, spec: CellSpec, here: Measuring, schedule: Schedule) -> Generators:
+        entry, workload = here.greeting.entry, here.workload
         plan, load = spec.serve, spec.load
         assert plan is not None  # noqa: S101  # of a cell under load
         assert load is not None  # noqa: S101

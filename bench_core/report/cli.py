@@ -27,7 +27,7 @@ def report(
         ),
     ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Write nothing; exit with 1 if report.md or table.csv differs.")
+        bool, typer.Option("--check", help="Write nothing; exit with 1 if report.md or a CSV differs.")
     ] = False,
     publish_to: Annotated[
         Path | None,
@@ -69,7 +69,7 @@ def report(
         if error.hint:
             typer.echo(f"hint: {error.hint}", err=True)
         raise typer.Exit(EXIT_BAD_INPUT) from None
-    for path in (paths.markdown, paths.page, paths.csv, *paths.figures):
+    for path in (paths.markdown, paths.page, *paths.tables, *paths.figures):
         typer.echo(path)
 
 

@@ -9,25 +9,56 @@ from bench_core.contract.statistics.distribution import VALUES_BEYOND_A_PERCENTI
 from bench_core.report.cell import KEY, RAW, Cell
 from bench_core.report.column import Column, Sheet
 from bench_core.report.explain.facts import facts
-from bench_core.report.tables import compare, device, host, memory, quality, results, roofline, times
+from bench_core.report.served import RAW as SERVED_RAW
+from bench_core.report.served import Served
+from bench_core.report.tables import (
+    compare,
+    device,
+    host,
+    memory,
+    quality,
+    results,
+    roofline,
+    times,
+)
 from bench_core.report.tables.device_time import device_time_sheet
 from bench_core.report.tables.engines import engines_sheet, images_sheet, marked_sheet
 from bench_core.report.tables.glance import glance_sheet
 from bench_core.report.tables.parity import parity_columns, parity_sheet
 from bench_core.report.tables.searches import largest_sheets, smallest_sheet
-from bench_core.runs.view import Row, RunView
+from bench_core.report.tables.serving import detail, load
+from bench_core.report.tables.serving.capacity import capacity_sheets
+from bench_core.report.tables.serving.glance import serving_glance_sheet
+from bench_core.runs.view import Ended, RunView
 from bench_core.system.text import foreign
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A cell without numbers."""
+    """A cell without numbers. ``scenario``: in words, as ``batch size 4``."""
 
     method: str
-    batch_size: int
+    scenario: str
     status: str
     cause: str
     evidence: str
+
+
+@dataclass(frozen=True)
+class FigureGroup:
+    """Figures that stand together: a heading, and (name of the file, description) of each."""
+
+    heading: str
+    figures: tuple[tuple[str, str], ...]
+
+
+SCALING = FigureGroup(
+    "Scaling",
+    (
+        ("throughput", "Throughput by batch size, one line for each method"),
+        ("memory", "Peak memory by batch size, one line for each method"),
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -39,7 +70,8 @@ class Document:
         images: what each engine ran in, and versions.
         meanings: one line for each column: (column, text).
         glance: the winners of each batch size, where methods are compared.
-        results: one table for each batch size.
+        results: one table for each batch size, then one for each load point.
+        figures: groups of them, where there are any.
         details: further tables over all batch sizes.
         failures: every cell without numbers, with its cause.
     """
@@ -50,6 +82,7 @@ class Document:
     meanings: tuple[tuple[str, str], ...]
     glance: tuple[Sheet, ...]
     results: tuple[Sheet, ...]
+    figures: tuple[FigureGroup, ...]
     details: tuple[Sheet, ...]
     failures: tuple[Failure, ...]
 
@@ -61,14 +94,48 @@ def document(view: RunView) -> Document:
         facts=tuple(facts(view)),
         images=images_sheet(view),
         meanings=tuple(_meanings(view)),
-        glance=tuple(glance_sheet(view)),
-        results=tuple(results.result_sheet(view, size) for size in view.batch_sizes),
+        glance=(*glance_sheet(view), *serving_glance_sheet(view)),
+        results=(
+            *(results.result_sheet(view, size) for size in view.batch_sizes),
+            *load.load_sheets(view),
+        ),
+        figures=tuple(_figures(view)),
         details=tuple(_details(view)),
-        failures=tuple(_failure(row) for row in view.rows if row.result is None),
+        failures=tuple(_failure(row) for row in view.every if not row.measured),
     )
 
 
+def _figures(view: RunView) -> Iterator[FigureGroup]:
+    if view.rows:
+        yield SCALING
+    drawn = tuple(serving_figures(view))
+    if drawn:
+        yield FigureGroup("Throughput and latency under load", drawn)
+
+
+def serving_figures(view: RunView) -> Iterator[tuple[str, str]]:
+    """Name and description of the figures of cells under load that a run has."""
+    if view.served:
+        yield (
+            "frontier",
+            "Throughput against tokens per second per user, one line for each method through its load points",
+        )
+    if any(row.load.request_rate is not None for row in view.served):
+        yield "ttft", "Time to first token by request rate, median and 99th percentile, one colour for each method"
+
+
 def _details(view: RunView) -> Iterator[Sheet]:
+    yield from detail.latency_sheet(view)
+    yield from detail.measured_sheet(view)
+    yield from capacity_sheets(view)
+    if view.rows:
+        yield from _batch_details(view)
+    yield from compare.visits_sheet(view)
+    yield from marked_sheet(view)
+    yield from host.own_error_sheet(view)
+
+
+def _batch_details(view: RunView) -> Iterator[Sheet]:
     yield from results.beside_sheet(view)
     yield times.times_sheet(view)
     yield times.measured_sheet(view)
@@ -87,9 +154,6 @@ def _details(view: RunView) -> Iterator[Sheet]:
     yield from largest_sheets(view)
     yield engines_sheet(view)
     yield from compare.control_sheet(view)
-    yield from compare.visits_sheet(view)
-    yield from marked_sheet(view)
-    yield from host.own_error_sheet(view)
 
 
 def cell_columns(view: RunView) -> Iterator[Column[Cell]]:
@@ -108,8 +172,17 @@ def cell_columns(view: RunView) -> Iterator[Column[Cell]]:
         yield from (*host.CPU, *host.CPU_RAW)
 
 
+def served_columns(view: RunView) -> Iterator[Column[Served]]:
+    """Every column of a cell under load that this run's tables have, and those of the CSV alone."""
+    yield from (*SERVED_RAW, *load.load_columns(view), *detail.MEASURED, *detail.RAW)
+
+
 def _meanings(view: RunView) -> Iterator[tuple[str, str]]:
     """Each column that says what it means, once."""
+    if view.served:
+        yield from {c.heading: c.meaning for c in served_columns(view) if c.meaning}.items()
+    if not view.rows:
+        return
     told = {column.heading: column.meaning for column in cell_columns(view) if column.meaning}
     yield from told.items()
     yield (
@@ -121,7 +194,7 @@ def _meanings(view: RunView) -> Iterator[tuple[str, str]]:
     )
 
 
-def _failure(row: Row) -> Failure:
+def _failure(row: Ended) -> Failure:
     evidence: list[str] = []
     if row.planned.repeat > 1:
         evidence.append(f"repeat {row.planned.repeat}")
@@ -132,4 +205,6 @@ def _failure(row: Row) -> Failure:
             evidence.append(f"exit code {row.verdict.exit_code}")
         evidence += [f"{name} {foreign(value)}" for name, value in sorted(row.verdict.evidence.items())]
         evidence.append(f"judged by the {row.verdict.judged_by}")
-    return Failure(row.label, row.planned.batch_size, row.status, row.problem, ", ".join(evidence))
+    load = row.planned.load
+    scenario = f"batch size {row.planned.batch_size}" if load is None else load.words
+    return Failure(row.label, scenario, row.status, row.problem, ", ".join(evidence))

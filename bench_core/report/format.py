@@ -17,6 +17,7 @@ NOT_READ = "not read"
 
 # Below this, a plain decimal is mostly zeros.
 _SMALLEST_PLAIN = 1e-4
+_UNEVEN_SIDES = 0.1
 
 
 def significant(value: float, digits: int = 4) -> str:
@@ -64,6 +65,17 @@ def rate_within(value_per_s: float, half_width_per_s: float | None) -> str:
     decimals = len(text.partition(".")[2]) if "e" not in text else None
     width = significant(half_width_per_s, 1) if decimals is None else f"{half_width_per_s:.{decimals}f}"
     return f"{text} ± {width if float(width) > 0 or half_width_per_s == 0 else significant(half_width_per_s, 1)}"
+
+
+def within(value: float, low: float | None, high: float | None, factor: float = 1.0) -> str:
+    """A number times ``factor`` with its interval: ``165.9 ± 0.6``, or its ends in brackets where one side is longer
+    than the other by more than a tenth; the number alone where there is none."""
+    if low is None or high is None:
+        return significant(value * factor)
+    below, above = value - low, high - value
+    if abs(above - below) <= _UNEVEN_SIDES * max(above, below):
+        return rate_within(value * factor, (high - low) / 2 * factor)
+    return f"{significant(value * factor)} ({significant(low * factor)}{ABSENT}{significant(high * factor)})"
 
 
 def whole(value: float) -> str:

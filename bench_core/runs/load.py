@@ -22,6 +22,7 @@ from bench_core.contract.records.record import Record
 from bench_core.contract.records.run import PlannedCell, RunRecord
 from bench_core.contract.records.spec import CellSpec
 from bench_core.contract.records.workload import Workload
+from bench_core.contract.serving.capacity import Capacity
 from bench_core.contract.statistics.steadiness import sample
 from bench_core.contract.statistics.stopping import rate_of
 from bench_core.contract.statistics.workload_rate import WholeWork
@@ -87,6 +88,7 @@ def load_run(folder: Path, watch: Watch | None = None) -> RunView:
         tuple(_records(folder, layout.CALIBRATIONS_FOLDER, Calibration)),
         tuple(_records(folder, layout.MIN_MEMORY_FOLDER, MinMemory)),
         tuple(_records(folder, layout.MAX_BATCH_FOLDER, MaxBatch)),
+        tuple(_records(folder, layout.CAPACITY_FOLDER, Capacity)),
     )
 
 

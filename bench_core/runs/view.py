@@ -18,6 +18,7 @@ from bench_core.contract.records.outcome import Outcome, Verdict
 from bench_core.contract.records.run import PlannedCell, RunRecord
 from bench_core.contract.records.spec import CellSpec
 from bench_core.contract.records.workload import Workload
+from bench_core.contract.serving.capacity import Capacity
 from bench_core.contract.serving.load import Serve
 from bench_core.contract.serving.result import ServeResult
 from bench_core.contract.statistics.workload_rate import WorkloadRate
@@ -58,6 +59,11 @@ class Ended:
     def measured(self) -> bool:
         """Whether it has numbers."""
         return False
+
+    @property
+    def label(self) -> str:
+        """The method's name in tables."""
+        return self.planned.label
 
     @property
     def status(self) -> str:
@@ -165,11 +171,6 @@ class ServedRow(Ended):
         return self.planned.load
 
     @property
-    def label(self) -> str:
-        """The method's name in tables."""
-        return self.planned.label
-
-    @property
     def unranked(self) -> str:
         """Why it is compared with no other, in one line; empty where nothing is so."""
         if self.breaches or self.result is None:
@@ -190,6 +191,7 @@ class RunView:
         served: cells under load, in the order of the plan; ``rows`` are closed batches.
         workload: the prompts, where the run keeps them.
         workload_damage: why it cannot be used, where the file is there.
+        capacities: searches for the highest load that keeps latency limits.
     """
 
     record: RunRecord
@@ -202,6 +204,7 @@ class RunView:
     calibrations: tuple[Calibration, ...] = ()
     searches: tuple[MinMemory, ...] = ()
     max_batches: tuple[MaxBatch, ...] = ()
+    capacities: tuple[Capacity, ...] = ()
 
     def calibration_of(self, row: Row) -> Calibration | None:
         """What was measured of a row's device at the visit that measured the row; of a GPU, else at the last visit

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from bench_core.contract.records import layout
 from bench_core.report.document import document
-from bench_core.report.write.cell_table import csv_table
-from bench_core.report.write.markdown import FIGURES, markdown
+from bench_core.report.write.files import csv_tables
+from bench_core.report.write.markdown import markdown
 from bench_core.runs.files import Unreadable, check_inside
 from bench_core.runs.view import RunView
 from bench_core.system.text import foreign, one_line
@@ -20,8 +20,8 @@ from bench_core.verify.differences import Difference, of_run
 _PART = 160  # characters of a line that differs
 _MOST_LINES = 20  # of one file; a table of another run differs everywhere
 _DRAWING = re.compile(r"<svg\b.*?</svg>", re.DOTALL)
-# A mark says its own data: batch size, value, method. Axes and layout depend on the drawing tool's version.
-_MARK = re.compile(r'aria-label="(batch_size: [^"]*)"')
+# A mark says its own data: batch size or load, value, method. Axes and layout depend on the drawing tool's version.
+_MARK = re.compile(r'aria-label="((?:batch_size|load): [^"]*)"')
 
 
 def report_differences(folder: Path, view: RunView) -> tuple[list[Difference], list[str]]:
@@ -31,22 +31,22 @@ def report_differences(folder: Path, view: RunView) -> tuple[list[Difference], l
     data of their marks (how they are laid out depends on the drawing tool's version). PNGs are not compared.
     """
     # Drawing imports altair, which takes a second.
-    from bench_core.report.figures import scaling as figures  # noqa: PLC0415
+    from bench_core.report.figures.every import draw_all  # noqa: PLC0415
     from bench_core.report.write import page  # noqa: PLC0415
 
     found: list[Difference] = []
     missing: list[str] = []
     words = document(view)
-    drawn = {"throughput": figures.throughput(view).svg, "memory": figures.memory(view).svg}
-    html = page.html(words, [(alt, drawn[name]) for name, alt in FIGURES])
-    for name, text in ((layout.TABLE_FILE, csv_table(view)), (layout.REPORT_FILE, markdown(words))):
+    drawn = {name: figure.svg for name, figure in draw_all(view).items()}
+    html = page.html(words, drawn)
+    for name, text in {**csv_tables(view), layout.REPORT_FILE: markdown(words)}.items():
         present = _text(folder, name)
         if present is None:
             missing.append(f"{name}: the run has none")
-        elif name == layout.TABLE_FILE:
-            found += _table(present, text)
-        else:
+        elif name == layout.REPORT_FILE:
             found += _lines(name, present, text)
+        else:
+            found += _table(name, present, text)
     present = _text(folder, layout.PAGE_FILE)
     if present is None:
         missing.append(f"{layout.PAGE_FILE}: the run has none")
@@ -72,28 +72,28 @@ def _text(folder: Path, name: str) -> str | None:
         return None
 
 
-def _table(present: str, expected: str) -> Iterator[Difference]:
+def _table(name: str, present: str, expected: str) -> Iterator[Difference]:
     """One line for each field that differs, with its cell and column."""
     has, wants = _records(present), _records(expected)
     if has[:1] != wants[:1]:
-        yield of_run(f"{layout.TABLE_FILE}:1", "the columns are not those of this version's table")
+        yield of_run(f"{name}:1", "the columns are not those of this version's table")
         return
     by_cell = {row[0]: (number, row) for number, row in enumerate(has[1:], start=2) if row}
     if len(by_cell) != len(has) - 1:
-        yield of_run(layout.TABLE_FILE, "a cell stands in it twice, or a line is empty")
+        yield of_run(name, "a cell stands in it twice, or a line is empty")
     for row in wants[1:]:
         number, told = by_cell.pop(row[0], (0, []))
         if len(told) != len(row):
-            yield of_run(layout.TABLE_FILE, "the cell's line is missing or has another number of fields", row[0])
+            yield of_run(name, "the cell's line is missing or has another number of fields", row[0])
             continue
         for column, left, right in zip(wants[0], told, row, strict=True):
             if left != right:
                 what = f"{column} is {foreign(left, 80) or 'empty'}, recomputed {foreign(right, 80) or 'empty'}"
-                yield of_run(f"{layout.TABLE_FILE}:{number}", what, row[0])
+                yield of_run(f"{name}:{number}", what, row[0])
     for cell, (number, _) in by_cell.items():
-        yield of_run(f"{layout.TABLE_FILE}:{number}", "is not in the plan", foreign(cell, 100))
+        yield of_run(f"{name}:{number}", "is not in the plan", foreign(cell, 100))
     if present != expected and has == wants:
-        yield of_run(layout.TABLE_FILE, "is written otherwise, with the same fields")
+        yield of_run(name, "is written otherwise, with the same fields")
 
 
 def _records(text: str) -> list[list[str]]:

@@ -161,6 +161,24 @@ def test_memory_that_ran_out_has_the_kernel_as_witness(night: Night) -> None:
     assert night.driver.verdict("hostile.eats-loading.b1").phase == "load"
 
 
+def test_writing_outside_is_refused_everywhere(night: Night, shared_material: Path) -> None:
+    """Root of the file system, image, models (also a file that is there), workload, other runs, kernel settings."""
+    line = next(line for line in night.log("writes-outside").splitlines() if line.startswith("writes: "))
+    told = json.loads(line.removeprefix("writes: "))
+    assert len(told) >= 16
+    allowed = {place: how for place, how in told.items() if how == "done"}
+    assert set(allowed) <= {"/dev"}, "a container's own /dev is a file system in memory, and is nobody's to fill"
+    refusals = (
+        "OSError Read-only file system",
+        "PermissionError Permission denied",
+        "FileNotFoundError",
+        "PermissionError",
+    )
+    assert all(how.startswith(refusals) for place, how in told.items() if place not in allowed), told
+    assert list(night.victims.iterdir()) == []
+    assert not list(shared_material.rglob("planted"))
+
+
 def test_links_that_a_box_plants_are_removed_and_never_followed(night: Night) -> None:
     """Followed, the first would put words of the box's choice into a file of the host's, as the driver's user."""
     assert list(night.victims.iterdir()) == []

@@ -31,6 +31,9 @@ LOOKED_AT = ("--busy-cpus", "0.2")
 CPUS = len(os.sched_getaffinity(0))
 
 
+pytestmark = pytest.mark.alone
+
+
 @contextmanager
 def busy_loops(count: int = 3 * CPUS) -> Iterator[list[int]]:
     """Processes that do nothing, as fast as they can; their numbers."""

@@ -6,13 +6,14 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from conftest import Drive
+from conftest import Drive, Made
 
 from bench_core.contract.asked.manifest import Manifest
 from bench_core.contract.errors import BadInput
@@ -33,7 +34,7 @@ from bench_core.drive.run.calibration import is_at_hand, measure_devices, name_o
 from bench_core.drive.run.progress import Display
 from bench_core.verify.run import verify_run
 
-RUN = ("--device", "cpu", "--launcher", "process", "--samples", "8", "--max-new-tokens", "8")
+RUN = ("--device", "cpu", "--launcher", "process", "--samples", "8", "--max-new-tokens", "8", "--no-harness-check")
 GPUS = [
     GpuInfo(uuid=f"GPU-{letter * 8}-0000-4000", name="N", memory_bytes=1 << 30, driver_version="1") for letter in "ab"
 ]
@@ -212,10 +213,16 @@ NEEDS = 100_000_000
 SCRIPT = ("--option", f"null.needs_bytes_per_row={NEEDS}", "--option", "null.ttft_s=0.1", "--option", "null.load_s=0")
 
 
-def test_the_smallest_budget_is_that_of_the_script(drive: Drive, tmp_path: Path) -> None:
-    called = drive(*RUN, *SCRIPT, "--min-memory", "null.scripted.b4", "--run-id", "mine", "--json")
-    assert called.code == 0, called.err
-    run = tmp_path / "results" / "mine"
+@pytest.fixture(scope="module")
+def searched(make_run: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a whole run with its search."""
+    root = tmp_path_factory.mktemp("searched")
+    make_run(root, *RUN, *SCRIPT, "--min-memory", "null.scripted.b4", "--run-id", "mine", "--json")
+    return root / "results" / "mine"
+
+
+def test_the_smallest_budget_is_that_of_the_script(searched: Path) -> None:
+    run = searched
     found = MinMemory.read(run / layout.MIN_MEMORY_FOLDER / "null.scripted.b4.json")
     assert found.problem == ""
     assert found.smallest is not None
@@ -230,7 +237,7 @@ def test_the_smallest_budget_is_that_of_the_script(drive: Drive, tmp_path: Path)
     assert {(result.metrics.warmup_batches, result.metrics.batches) for result in results} == {(1, 1)}
     specs = [CellSpec.read(path) for path in (run / layout.MIN_MEMORY_FOLDER).rglob(layout.SPEC_FILE)]
     assert {spec.protocol.score_texts for spec in specs} == {0}, "a trial is asked whether it fits, nothing else"
-    cells = [path.name for path in (run / "cells").iterdir() if not path.name.startswith("null.harness.")]
+    cells = [path.name for path in (run / "cells").iterdir()]
     assert cells == ["null.scripted.b4"], "a trial is no cell of the run"
     report = (run / layout.REPORT_FILE).read_text(encoding="utf-8")
     assert "### Smallest memory" in report
@@ -253,10 +260,10 @@ CHANGES: tuple[tuple[Callable[[dict[str, Any]], object], str], ...] = (
 )
 
 
-def test_a_search_that_was_changed_is_found(drive: Drive, tmp_path: Path) -> None:
+def test_a_search_that_was_changed_is_found(searched: Path, tmp_path: Path) -> None:
     """Budgets of 1000, 400 and 392 MB are tried, of which the last is not enough."""
-    assert drive(*RUN, *SCRIPT, "--min-memory", "null.scripted.b4", "--run-id", "mine").code == 0
-    run = tmp_path / "results" / "mine"
+    run = tmp_path / "mine"
+    shutil.copytree(searched, run, symlinks=True)
     path = run / layout.MIN_MEMORY_FOLDER / "null.scripted.b4.json"
     whole = path.read_text()
     for change, words in CHANGES:

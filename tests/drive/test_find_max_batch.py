@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
 import pytest
-from conftest import Drive
+from conftest import Drive, Made
 
 from bench_core.contract.errors import BadInput
 from bench_core.contract.measures.cell import CellResult
@@ -22,8 +24,8 @@ from bench_core.drive.launch.processes.launcher import ProcessLauncher
 from bench_core.drive.plan.catalogue import Catalogue
 from bench_core.drive.plan.plan import method_job
 from bench_core.drive.run import gpu_gate
-from bench_core.drive.run.execute import Prepared
 from bench_core.drive.run.gpu_gate import Occupancy, Occupant
+from bench_core.drive.run.prepared import Prepared
 from bench_core.drive.run.progress import Display
 from bench_core.drive.search.trials import Site, Trials
 from bench_core.system.locks import Locks
@@ -49,10 +51,31 @@ def found(root: Path, method: str = "null.scripted") -> MaxBatch:
     return MaxBatch.read(root / RESULTS / layout.MAX_BATCH_FOLDER / f"{method}.json")
 
 
-def test_the_largest_is_that_of_the_script_with_its_evidence(drive: Drive, tmp_path: Path) -> None:
-    called = drive(*RUN, *THREE, *SEARCH)
-    assert called.code == 0, called.err
-    record, run = found(tmp_path), tmp_path / RESULTS
+@dataclass(frozen=True)
+class Searched:
+    """Results, data and models of a whole run with its search, and what the driver said."""
+
+    root: Path
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="module")
+def searched(make_run: Made, tmp_path_factory: pytest.TempPathFactory) -> Searched:
+    root = tmp_path_factory.mktemp("searched")
+    done = make_run(root, *RUN, *THREE, *SEARCH)
+    return Searched(root, done.stdout, done.stderr)
+
+
+@pytest.fixture
+def copied(searched: Searched, tmp_path: Path) -> Searched:
+    """The same, where ``drive`` looks and a test may change it."""
+    shutil.copytree(searched.root, tmp_path, dirs_exist_ok=True, symlinks=True)
+    return Searched(tmp_path, searched.out, searched.err)
+
+
+def test_the_largest_is_that_of_the_script_with_its_evidence(searched: Searched) -> None:
+    record, run = found(searched.root), searched.root / RESULTS
     assert (record.largest, record.smallest_failing, record.problem) == (3, 4, "")
     assert [(t.batch_size, t.outcome.value) for t in record.trials] == [(1, "ok"), (2, "ok"), (4, "oom_kv"), (3, "ok")]
     home = run / layout.MAX_BATCH_FOLDER / record.home
@@ -72,16 +95,15 @@ def test_the_largest_is_that_of_the_script_with_its_evidence(drive: Drive, tmp_p
     assert cells == ["null.scripted.b1"], "a trial is no cell of the run"
 
 
-def test_it_stands_in_report_and_console_and_is_verified(drive: Drive, tmp_path: Path) -> None:
-    called = drive(*RUN, *THREE, *SEARCH)
+def test_it_stands_in_report_and_console_and_is_verified(copied: Searched, tmp_path: Path) -> None:
     run = tmp_path / RESULTS
     report = (run / layout.REPORT_FILE).read_text(encoding="utf-8")
     assert "### Largest batch size" in report
     assert "### Trials of the largest batch size" in report
     line = next(line for line in report.splitlines() if line.startswith("| null scripted | 3 |"))
     assert "oom_kv" in line
-    assert "Largest batch size" in called.out
-    assert "null.scripted at batch size 4: does not fit: oom_kv: ScriptedOutOfMemory" in called.err
+    assert "Largest batch size" in copied.out
+    assert "null.scripted at batch size 4: does not fit: oom_kv: ScriptedOutOfMemory" in copied.err
     assert verify_run(run).differences == ()
     copy = tmp_path / "published"
     publish(run, copy)
@@ -101,8 +123,10 @@ def test_it_stands_in_report_and_console_and_is_verified(drive: Drive, tmp_path:
     assert "trial 3 (batch size 4): is oom_kv, outcome.json says crashed" in verify_run(run).differences[0].line
 
 
-def test_a_resumed_run_tries_nothing_twice_and_finishes_what_was_cut_off(drive: Drive, tmp_path: Path) -> None:
-    assert drive(*RUN, *THREE, *SEARCH).code == 0
+def test_a_resumed_run_tries_nothing_twice_and_finishes_what_was_cut_off(
+    drive: Drive, copied: Searched, tmp_path: Path
+) -> None:
+    assert copied.root == tmp_path
     run = tmp_path / RESULTS
     record = found(tmp_path)
     files = {path: path.stat().st_mtime_ns for path in (run / layout.MAX_BATCH_FOLDER / record.home).rglob("*")}
@@ -121,8 +145,8 @@ def test_a_resumed_run_tries_nothing_twice_and_finishes_what_was_cut_off(drive: 
     assert [trial.number for trial in again.trials] == [1, 2, 5, 6], "what is there is not written over"
 
 
-def test_other_conditions_are_another_search(drive: Drive, tmp_path: Path) -> None:
-    assert drive(*RUN, *THREE, *SEARCH).code == 0
+def test_other_conditions_are_another_search(drive: Drive, copied: Searched, tmp_path: Path) -> None:
+    assert copied.root == tmp_path
     first = found(tmp_path)
     two = ("--option", "null.budget_bytes=2999")
     assert drive("--resume", "mine", *two).code == 0, "no cell is to be measured, so that none contradicts it"
@@ -134,23 +158,23 @@ def test_other_conditions_are_another_search(drive: Drive, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("asked", "limit", "by", "words"),
     [
-        ((), 8, "prompts", "8 or more: the workload has no more prompts"),
-        (("--max-batch-limit", "5"), 5, "request", "5 or more: no more were to be tried"),
-        (("--max-batch-limit", "99"), 8, "prompts", "8 or more: the workload has no more prompts"),
+        ((), 4, "prompts", "4 or more: the workload has no more prompts"),
+        (("--max-batch-limit", "3"), 3, "request", "3 or more: no more were to be tried"),
+        (("--max-batch-limit", "99"), 4, "prompts", "4 or more: the workload has no more prompts"),
     ],
 )
 def test_a_limit_is_told_as_one(
     drive: Drive, tmp_path: Path, asked: tuple[str, ...], limit: int, by: str, words: str
 ) -> None:
     """Prompts are unique within a batch, so that no batch is larger than the workload."""
-    called = drive(*RUN, *SEARCH, *asked, "--json")
+    called = drive(*RUN, "--samples", "4", *SEARCH, *asked, "--json")
     assert called.code == 0, called.err
     record = found(tmp_path)
     assert (record.largest, record.smallest_failing, record.limit, record.limited_by) == (limit, None, limit, by)
     assert words in (tmp_path / RESULTS / layout.REPORT_FILE).read_text(encoding="utf-8")
     news = [json.loads(line) for line in called.out.splitlines()]
     assert news[-1]["max_batch"] == {"null.scripted": {"largest": limit, "problem": ""}}
-    told = [line for line in news if "no batch size beyond 8 can be tried" in line.get("text", "")]
+    told = [line for line in news if "no batch size beyond 4 can be tried" in line.get("text", "")]
     assert len(told) == ("99" in asked)
 
 

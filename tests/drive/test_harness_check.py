@@ -70,25 +70,26 @@ def test_a_run_measures_it_and_prints_the_bound_beside_the_tables(drive: Drive, 
     assert "harness" not in (run / layout.FIGURES_FOLDER / "throughput.svg").read_text(encoding="utf-8")
 
 
-def test_a_run_keeps_its_prompts(drive: Drive, tmp_path: Path) -> None:
-    assert drive(*RUN, *FAST, "--batch-sizes", "1", "--run-id", "mine", "--no-harness-check").code == 0
-    view = load_run(tmp_path / "results" / "mine")
-    (prepared,) = (tmp_path / "data" / layout.WORKLOADS_FOLDER).glob("*.json")
-    assert view.workload == Workload.read(prepared)
-
-
-def test_it_can_be_switched_off_and_the_report_says_so(drive: Drive, tmp_path: Path) -> None:
+def test_it_can_be_switched_off_and_the_report_says_so_and_a_run_keeps_its_prompts(
+    drive: Drive, tmp_path: Path
+) -> None:
     called = drive(*RUN, *FAST, "--batch-sizes", "1", "--run-id", "mine", "--no-harness-check")
     assert called.code == 0, called.err
     run = tmp_path / "results" / "mine"
     assert RunRecord.read(run / layout.RUN_FILE).visits[0].harness_check == ()
     assert [path.name for path in (run / layout.CELLS_FOLDER).iterdir()] == ["null.scripted.b1"]
     assert "**The suite's own error**: not measured" in (run / layout.REPORT_FILE).read_text(encoding="utf-8")
+    (prepared,) = (tmp_path / "data" / layout.WORKLOADS_FOLDER).glob("*.json")
+    assert load_run(run).workload == Workload.read(prepared)
 
 
-def test_each_visit_has_its_own_and_keeps_the_earlier_one(drive: Drive, tmp_path: Path) -> None:
+def test_each_visit_has_its_own_and_keeps_the_earlier_one_unless_nothing_is_measured(
+    drive: Drive, tmp_path: Path
+) -> None:
     assert drive(*RUN, *FAST, "--batch-sizes", "1", "--run-id", "mine").code == 0
     run = tmp_path / "results" / "mine"
+    assert drive("--resume", "mine").code == 0
+    assert len(RunRecord.read(run / layout.RUN_FILE).visits) == 1
     before = (layout.cell_folder(run, "null.harness.b1") / layout.EVENTS_FILE).read_bytes()
     called = drive("--resume", "mine", "--batch-sizes", "4")
     assert called.code == 0, called.err
@@ -99,12 +100,6 @@ def test_each_visit_has_its_own_and_keeps_the_earlier_one(drive: Drive, tmp_path
     ]
     assert (layout.cell_folder(run, "null.harness.b1") / layout.EVENTS_FILE).read_bytes() == before
     assert verify_run(run).differences == ()
-
-
-def test_a_visit_with_nothing_to_measure_measures_no_error_either(drive: Drive, tmp_path: Path) -> None:
-    assert drive(*RUN, *FAST, "--batch-sizes", "1", "--run-id", "mine").code == 0
-    assert drive("--resume", "mine").code == 0
-    assert len(RunRecord.read(tmp_path / "results" / "mine" / layout.RUN_FILE).visits) == 1
 
 
 def test_a_run_does_not_fail_because_its_own_error_cannot_be_measured(

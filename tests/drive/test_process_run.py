@@ -15,11 +15,15 @@ from bench_core.contract.records.run import RunRecord
 from bench_core.contract.records.spec import CellSpec
 from bench_core.drive.run.visit import point_latest
 
-RUN = ("--images", "null", "--device", "cpu", "--launcher", "process", "--samples", "8", "--max-new-tokens", "8")
+# The first run of this file has the check of the suite itself, as a person's has.
+PLAIN = ("--images", "null", "--device", "cpu", "--launcher", "process", "--samples", "8", "--max-new-tokens", "8")
+RUN = (*PLAIN, "--no-harness-check")
 
 
-def test_a_run_leaves_every_file_of_the_layout(drive: Drive, tmp_path: Path) -> None:
-    called = drive(*RUN, "--batch-sizes", "1,4", "--run-id", "mine")
+def test_a_run_leaves_every_file_of_the_layout_and_compares_a_scripted_engine_with_nothing(
+    drive: Drive, tmp_path: Path
+) -> None:
+    called = drive(*PLAIN, "--batch-sizes", "1,4", "--run-id", "mine", "--option", "null.ttft_s=0.001")
     assert called.code == 0, called.err
     run = tmp_path / "results" / "mine"
     record = RunRecord.read(run / layout.RUN_FILE)
@@ -36,6 +40,11 @@ def test_a_run_leaves_every_file_of_the_layout(drive: Drive, tmp_path: Path) -> 
     assert f"The same as text: {run}/report.md" in called.out
     assert "null scripted" in called.out
     assert (tmp_path / "results" / "latest").resolve() == run
+    # `ranked: false` of image.yaml reaches the report: no row of it is bold.
+    assert [cell.ranked for cell in record.cells] == [False, False]
+    report = (run / layout.REPORT_FILE).read_text(encoding="utf-8")
+    assert "| null scripted |" in report
+    assert "**" not in report.split("## Batch size 1")[1].split("##")[0]
 
 
 def test_the_last_run_is_where_latest_leads_unless_something_else_is_there(tmp_path: Path) -> None:
@@ -65,7 +74,7 @@ def test_a_failing_batch_size_is_a_row_and_the_others_go_on(drive: Drive, tmp_pa
     assert [v.outcome.value for v in verdicts] == ["ok", "oom_kv", "oom_kv"]
 
 
-@pytest.mark.parametrize("how", ["abort", "kill", "exit"])
+@pytest.mark.parametrize("how", ["exit", "kill"])  # each way to die: tests/worker
 def test_an_engine_that_dies_while_loading_is_told_for_every_cell(drive: Drive, tmp_path: Path, how: str) -> None:
     script = ("--option", "null.fail_in=load", "--option", f"null.fail_how={how}")
     called = drive(*RUN, "--batch-sizes", "1,4", "--run-id", "mine", *script, "--json")
@@ -81,17 +90,6 @@ def test_the_contract_suite_runs_through_the_driver(drive: Drive, tmp_path: Path
     assert called.code == 0, called.out
     assert called.out.count("passed") >= 12
     assert not (tmp_path / "results").exists()
-
-
-def test_a_scripted_engine_stands_in_tables_but_is_compared_with_nothing(drive: Drive, tmp_path: Path) -> None:
-    """`ranked: false` of image.yaml reaches the report: no row of it is bold."""
-    called = drive(*RUN, "--batch-sizes", "1", "--run-id", "mine", "--option", "null.ttft_s=0.001")
-    assert called.code == 0
-    record = RunRecord.read(tmp_path / "results" / "mine" / layout.RUN_FILE)
-    assert [cell.ranked for cell in record.cells] == [False]
-    report = (tmp_path / "results" / "mine" / layout.REPORT_FILE).read_text(encoding="utf-8")
-    assert "| null scripted |" in report
-    assert "**" not in report.split("## Batch size 1")[1].split("##")[0]
 
 
 def test_a_grid_is_measured_to_its_precision_and_repeated_in_random_order(drive: Drive, tmp_path: Path) -> None:

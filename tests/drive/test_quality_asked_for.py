@@ -18,7 +18,7 @@ from bench_core.drive.plan.catalogue import Catalogue
 from bench_core.drive.plan.plan import make_plan
 
 FAST = ("--option", "null.ttft_s=0.001", "--option", "null.tpot_s=0.001")
-PROMPTS = ("--samples", "8", "--max-new-tokens", "4")
+PROMPTS = ("--samples", "8", "--max-new-tokens", "4", "--no-harness-check")
 WHERE = ("--images", "null", "--device", "cpu", "--launcher", "process", "--run-id", "mine")
 RUN = (*WHERE, *PROMPTS, *FAST, "--batch-sizes", "1,4")
 MANIFEST = """\

@@ -23,8 +23,9 @@ from bench_core.drive.plan.catalogue import Catalogue
 from bench_core.drive.plan.plan import make_plan
 from bench_core.drive.plan.resume import Earlier
 from bench_core.drive.run.collect import write_record
-from bench_core.drive.run.execute import Execution, Prepared
+from bench_core.drive.run.execute import Execution
 from bench_core.drive.run.gpu_gate import GpuGate
+from bench_core.drive.run.prepared import Prepared
 from bench_core.drive.run.progress import Display
 from bench_core.prepare.models.model import ModelRequest, prepare_model
 

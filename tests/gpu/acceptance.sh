@@ -4,7 +4,7 @@
 #
 #   tests/gpu/acceptance.sh [--results R] [--data D] [--models M] [--tokenizer T] [--dataset S] [--seconds N] STAGE...
 #
-# Stages: check-IMAGE  failures  parity-IMAGE[,IMAGE...]  memory  repeats  all
+# Stages: check-IMAGE  failures  parity-IMAGE[,IMAGE...]  memory  repeats  serving  all
 # --seconds: everything must have ended by then; the batch in hand is finished, the rest is left for another call.
 # Logs and results are left in R; the exit code is the number of stages that did not end well.
 set -uo pipefail
@@ -95,6 +95,19 @@ repeats() {
     drive repeats $(named repeats) "${begin[@]}" --no-calibration
 }
 
+serving() { # vLLM's server under load, its capacity, and its own client against the same server
+    local left=$((seconds - (SECONDS - begun))) at=$SECONDS code
+    # shellcheck disable=SC2046  # two words
+    PYTHONPATH=${PYTHONPATH:-.} timeout --foreground --signal INT --kill-after 60 "$left" "$python" \
+        tests/gpu/serving_parity.py "$results/serving-parity" --device cuda --launcher docker --results "$results" \
+        --data "$data" --models "$models" --yes $(named serving) --suite suites/serving.yaml "${story[@]}" \
+        --images vllm --variants vllm.fp16 --find-capacity vllm.fp16 --capacity-start 8 --max-serve-seconds 30 \
+        --max-ramp-seconds 15 --no-harness-check --no-calibration > "$results/serving.log" 2>&1
+    code=$?
+    echo "$((SECONDS - begun)) s  serving: exit code $code after $((SECONDS - at)) s"
+    return $code
+}
+
 engines=() # all that are compared on a GPU
 for manifest in images/*/image.yaml; do
     if grep -q '^devices: .*cuda' "$manifest" && ! grep -q '^ranked: false' "$manifest"; then
@@ -105,13 +118,14 @@ for stage in "$@"; do
     case $stage in
         check-*) check "${stage#check-}" ;;
         parity-*) parity "${stage#parity-}" ;;
-        failures | memory | repeats) "$stage" ;;
+        failures | memory | repeats | serving) "$stage" ;;
         all)
             for engine in "${engines[@]}"; do check "$engine" || failed=$((failed + 1)); done
             failures || failed=$((failed + 1))
             parity "$(IFS=,; echo "${engines[*]}")" || failed=$((failed + 1))
             memory || failed=$((failed + 1))
-            repeats ;;
+            repeats || failed=$((failed + 1))
+            serving ;;
         *) echo "unknown stage: $stage" >&2; exit 2 ;;
     esac || failed=$((failed + 1))
 done

@@ -28,6 +28,7 @@ images_of() { # STAGE; GPTQModel makes the weights that the GPTQ engines read
         check-* | parity-*) local named=${1#*-} && echo "gptqmodel ${named//,/ }" ;;
         failures) echo gptqmodel exllama exllamav2 transformers ;;
         memory) echo transformers vllm ;;
+        serving) echo vllm ;;
         repeats) echo gptqmodel exllama exllamav2 ;;
         *) echo "unknown stage: $1" >&2 && return 2 ;;
     esac

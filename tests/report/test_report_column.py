@@ -75,7 +75,7 @@ def test_one_declaration_makes_a_metric_of_every_table(tmp_path: Path, monkeypat
     value = view.rows[0].result.metrics.batch_latency_s.min
     assert fields(table)[0]["Shortest batch (s)"] == seconds(value)
     assert "- **Shortest batch (s)**: of those measured" in markdown(words)
-    assert "<dt>Shortest batch (s)</dt><dd>of those measured</dd>" in html(words, [])
+    assert "<dt>Shortest batch (s)</dt><dd>of those measured</dd>" in html(words, {})
     assert csv_table(view).splitlines()[0] == f"{before},shortest_s", "old columns keep their places"
     assert float(next(csv.DictReader(io.StringIO(csv_table(view))))["shortest_s"]) == value
 

@@ -88,7 +88,7 @@ def test_every_text_of_the_report_s_own_stands_in_it_whole(run: Path) -> None:
     shown = ["".join(child.content for child in token.children or ()) for token in tokens if token.type == "inline"]
     for text in texts:
         assert any(line.endswith(one_line(text)) for line in shown), text
-    page = html_page(words, [])
+    page = html_page(words, {})
     for text in texts:
         assert str(escape(one_line(text))) in page
 
@@ -188,7 +188,7 @@ def test_everything_is_written_into_the_run_and_nothing_else(tmp_path: Path) -> 
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     paths = write_report(run)
     after = {path for path in run.rglob("*") if path.is_file()}
-    written = {paths.markdown, paths.page, paths.csv, *paths.figures}
+    written = {paths.markdown, paths.page, *paths.tables, *paths.figures}
     assert after - set(before) == written
     assert {path.name for path in written} == {
         "report.md", "report.html", "table.csv", "throughput.svg", "throughput.png", "memory.svg", "memory.png",

@@ -219,6 +219,7 @@ HOGS = {
 }
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("how", HOGS)
 def test_an_engine_cannot_starve_the_sampler(how: str) -> None:
     """The sampler lives in another process; a machine without a free core delays it, but never by a second."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from worker_material import FAST, MODEL, NULL_IMAGE, Place, make_workload, random_prompts, write_image
+from worker_material import FAST, MODEL, NULL_IMAGE, Place, make_workload, random_prompts, require_evidence, write_image
 
 from bench_core.contract.asked.manifest import Manifest
 from bench_core.contract.asked.protocol import MeasureOptions, Timeouts
@@ -179,6 +179,9 @@ CAUSES = {
     "abort": "SIGABRT", "kill": "SIGKILL", "exit": "ended with code 0 before its work was done",
 }  # fmt: skip
 
+HELD = 32 << 20  # bytes that the engine holds from its load on
+EXIT_CODES = {"abort": -6, "kill": -9, "exit": 0}  # of an engine that ended itself
+
 
 @pytest.mark.parametrize("how", HOWS)
 def test_a_load_that_fails_is_the_verdict_on_every_cell(place: Place, how: str) -> None:
@@ -190,6 +193,7 @@ def test_a_load_that_fails_is_the_verdict_on_every_cell(place: Place, how: str) 
         cell = place.cell("r", f"null.scripted.b{batch_size}")
         assert cell.files == WITHOUT_RESULT
         assert (cell.verdict.outcome, cell.verdict.phase) == (LOAD_VERDICTS[how], "load")
+        require_evidence(cell.verdict, 1 << 20, EXIT_CODES.get(how))
         assert CAUSES[how] in cell.verdict.cause
         assert isinstance(cell.events()[0], StartEvent)
 
@@ -199,17 +203,19 @@ def test_a_load_that_fails_is_the_verdict_on_every_cell(place: Place, how: str) 
 def test_a_batch_size_that_fails_takes_no_other_with_it(place: Place, where: str, phase: str, how: str) -> None:
     ran = place.run(
         *FAST, "--option", f"fail_in={where}", "--option", f"fail_how={how}", "--option", "fail_from_batch_size=4",
-        "--batch-size", "1,4,2", "--max-batches", "1", "--run-id", "r",
+        "--option", f"load_bytes={HELD}", "--batch-size", "1,4,2", "--max-batches", "1", "--run-id", "r",
     )  # fmt: skip
     assert ran.code == VERDICTS[how].worker_exit_code
     failed = place.cell("r", "null.scripted.b4")
     assert failed.files == WITHOUT_RESULT
     assert (failed.verdict.outcome, failed.verdict.phase) == (VERDICTS[how], phase)
+    require_evidence(failed.verdict, HELD, EXIT_CODES.get(how))
     assert CAUSES[how] in failed.verdict.cause
     for batch_size in (1, 2):
         good = place.cell("r", f"null.scripted.b{batch_size}")
         assert good.files == COMPLETE
         assert good.verdict.outcome is Outcome.OK
+        assert good.verdict.evidence == {}, "a good cell has no memory at death"
         assert good.result == good.recomputed()
 
 
@@ -261,6 +267,7 @@ def read_until(process: subprocess.Popen[str], phase: str) -> int:
 SLOW = ("--option", "load_s=0", "--option", "ttft_s=0.6", "--option", "tpot_s=0", "--max-new-tokens", "1")
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_finishes_the_batch_in_hand_and_begins_no_other(place: Place, number: signal.Signals) -> None:
     process = place.start(*SLOW, "--batch-size", "1,2", "--run-id", "r")

@@ -81,6 +81,7 @@ def test_a_machine_that_does_not_tell_is_believed(tmp_path: Path, text: str) -> 
     assert CpuMeter(os.getpid(), proc=tmp_path).read() is None
 
 
+@pytest.mark.alone
 def test_a_process_tree_is_counted_with_what_has_ended() -> None:
     with process(FAMILY) as family:
         assert family.stdout is not None
@@ -93,6 +94,7 @@ def test_a_process_tree_is_counted_with_what_has_ended() -> None:
     assert tree_cpu_s(2**22 + 1) == 0.0
 
 
+@pytest.mark.alone
 def test_what_a_tree_runs_is_its_own_and_what_another_runs_is_not() -> None:
     """With as many loops as CPUs beside it, however busy the machine is already."""
     loops = len(os.sched_getaffinity(0)) + 1

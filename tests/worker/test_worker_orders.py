@@ -143,7 +143,7 @@ def test_shuffled_no_order_of_the_dataset_costs_an_interval_or_many_batches(name
 def test_where_time_bends_and_nothing_else_moves_it_nine_of_ten_intervals_hold_and_the_others_miss_by_little() -> None:
     """The limit of a straight line through eight batches, stated as it is: without any noise to hide behind, an
     interval of a quarter of a per cent."""
-    misses, seeds = [], range(40)
+    misses, seeds = [], range(20)
     for seed in seeds:
         lengths = tuple(LENGTHS[place] for place in shuffled_order(PROMPTS, seed))
         found, _, _ = _measured("bends", lengths, MeasureProtocol(precision=0.01))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import pytest
 from worker_material import FAST, Cell, Place, make_workload, random_prompts, write_image
 
+from bench_core.contract.adapter import Adapter
 from bench_core.contract.measures.cell import CellResult
 from bench_core.contract.records.digest import prompts_sha256
 from bench_core.contract.records.events import BatchEvent, EndEvent, PhaseEvent, ScoreEvent
@@ -77,22 +81,12 @@ def test_what_scoring_holds_is_in_no_window_of_memory(place: Place) -> None:
         assert memory.peak_bytes - memory.after_load_bytes < 100 * MIB
 
 
-@pytest.mark.parametrize(
-    ("body", "cause"),
-    [
-        ("raise MemoryError('no room for logits')", "MemoryError: no room for logits"),
-        ("return [-1.0] * len(token_ids)", "log-probabilities for"),
-        ("return [float('nan')] * (len(token_ids) - 1)", "log-probability nan"),
-        ("return [0.1] * (len(token_ids) - 1)", "log-probability 0.1"),
-    ],
-)
-def test_a_score_that_fails_costs_only_itself_and_the_next_cell_gets_a_fresh_engine(
-    place: Place, body: str, cause: str
-) -> None:
+def test_a_score_that_fails_costs_only_itself_and_the_next_cell_gets_a_fresh_engine(place: Place) -> None:
+    body = "raise MemoryError('no room for logits')"
     first, second = _measure(place, f"class Twisted(NullAdapter):\n    def score(self, token_ids):\n        {body}\n")
     score = _score(first)
     assert score is not None
-    assert cause in score.cause
+    assert "MemoryError: no room for logits" in score.cause
     assert score.scored_tokens == ()
     likelihood = first.result.metrics.likelihood
     assert likelihood is not None
@@ -101,9 +95,38 @@ def test_a_score_that_fails_costs_only_itself_and_the_next_cell_gets_a_fresh_eng
     assert _engine_started_s(second) > _engine_started_s(first)
 
 
+@dataclass
+class Scorer:
+    """An adapter of which only the score is used."""
+
+    one: float = -1.0
+    more: int = 0
+    asked: int = 0
+
+    def score(self, token_ids: list[int]) -> list[float]:
+        self.asked += 1
+        return [self.one] * (len(token_ids) - 1 + self.more)
+
+    def scored(self, stopping: Callable[[], bool] = lambda: False) -> tuple[ScoreEvent, bool]:
+        adapter = cast(Adapter, self)
+        return scoring.score(adapter, make_workload(random_prompts()), 4, lambda: 0, stopping)
+
+
 @pytest.mark.parametrize(
-    ("way", "word"), [("os.abort()", "SIGABRT"), ("os._exit(3)", "code 3"), ("sys.exit(3)", "code 3")]
+    ("scorer", "cause"),
+    [
+        (Scorer(more=1), "log-probabilities for"),
+        (Scorer(float("nan")), "log-probability nan"),
+        (Scorer(0.1), "log-probability 0.1"),
+    ],
 )
+def test_numbers_that_are_no_probabilities_are_a_score_that_failed(scorer: Scorer, cause: str) -> None:
+    event, raised = scorer.scored()
+    assert cause in event.cause
+    assert (event.scored_tokens, raised) == ((), True)
+
+
+@pytest.mark.parametrize(("way", "word"), [("os.abort()", "SIGABRT"), ("sys.exit(3)", "code 3")])
 def test_an_engine_that_dies_over_its_score_has_been_measured_all_the_same(place: Place, way: str, word: str) -> None:
     first, second = _measure(place, f"class Twisted(NullAdapter):\n    def score(self, token_ids):\n        {way}\n")
     assert first.verdict.outcome is Outcome.OK
@@ -134,20 +157,6 @@ def test_nothing_is_scored_where_nothing_is_asked_for(place: Place) -> None:
 
 def test_a_stop_between_two_texts_ends_the_scoring() -> None:
     """All texts or none: a part of them compares with nothing."""
-
-    class Adapter:
-        asked = 0
-
-        def score(self, token_ids: list[int]) -> list[float]:
-            self.asked += 1
-            return [-1.0] * (len(token_ids) - 1)
-
-    adapter = Adapter()
-    event, raised = scoring.score(
-        adapter,  # type: ignore[arg-type]  # only its score is used
-        make_workload(random_prompts()),
-        4,
-        lambda: 0,
-        lambda: adapter.asked == 2,
-    )
-    assert (event.cause, event.scored_tokens, raised, adapter.asked) == (scoring.STOPPED, (), False, 2)
+    scorer = Scorer()
+    event, raised = scorer.scored(lambda: scorer.asked == 2)
+    assert (event.cause, event.scored_tokens, raised, scorer.asked) == (scoring.STOPPED, (), False, 2)

@@ -20,7 +20,7 @@ from bench_core.contract.models.model import ModelInfo
 from bench_core.contract.records import layout
 from bench_core.contract.records.digest import prompts_sha256
 from bench_core.contract.records.events import Event, parse_events
-from bench_core.contract.records.outcome import Verdict
+from bench_core.contract.records.outcome import MemoryEvidence, Verdict
 from bench_core.contract.records.spec import CellSpec
 from bench_core.contract.records.workload import Prepared, Workload, WorkloadRef
 
@@ -212,3 +212,16 @@ class Cell:
         for event in self.events():
             events.add(event)
         return summarise(self.folder.name, events)
+
+
+def require_evidence(verdict: Verdict, held_bytes: int, exit_code: int | None) -> None:
+    """A verdict on a bad end: a cause, memory at death (whether the engine could speak or not), and how it exited where
+    it ended itself."""
+    assert verdict.judged_by == "worker"
+    assert verdict.cause
+    memory = MemoryEvidence.of(verdict.evidence)
+    assert memory.host_at_death is not None
+    assert memory.host_peak is not None
+    assert memory.host_peak >= memory.host_at_death > held_bytes
+    if exit_code is not None:
+        assert verdict.exit_code == exit_code

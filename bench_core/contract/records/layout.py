@@ -26,9 +26,11 @@ BESIDE_FILE = "beside.yaml"  # published figures that the report shows beside th
 CALIBRATIONS_FOLDER = "calibrations"  # what each device could do at each visit: v<visit>.<device>.json
 MIN_MEMORY_FOLDER = "min-memory"  # <cell>.json, and what its trials left in <cell>/trial-<n>/
 MAX_BATCH_FOLDER = "max-batch"  # <image>.<variant>.json, and what its trials left in <image>.<variant>/trial-<n>/
+CAPACITY_FOLDER = "capacity"  # <image>.<variant>.json, and what its trials left in <image>.<variant>/trial-<n>/
 REPORT_FILE = "report.md"
 PAGE_FILE = "report.html"
-TABLE_FILE = "table.csv"
+TABLE_FILE = "table.csv"  # of cells of closed batches
+SERVING_TABLE_FILE = "serving.csv"  # of cells under load
 FIGURES_FOLDER = "figures"
 
 # A cell: results/<run_id>/cells/<image>.<variant>.<word of its scenario, as b16>[.r<repeat>]/

@@ -20,7 +20,7 @@ from bench_core.contract.models.model import ModelInfo
 from bench_core.contract.models.stored_weights import StoredWeights
 from bench_core.contract.records.record import Record, Scalar
 from bench_core.contract.records.workload import WorkloadRef
-from bench_core.contract.serving.cell import ServePlan, ServerFacts
+from bench_core.contract.serving.cell import CapacityAsk, ServePlan, ServerFacts
 
 
 def require_end_of_text(length: Length, eos_token_ids: Sequence[int], model: str) -> None:
@@ -77,6 +77,7 @@ class Assignment(Record):
     Attributes:
         workload: the file, below the data folder.
         schedules: of serving cells, by the word of their load: the file, below the data folder.
+        capacity: a search that begins with the one cell instead of measuring it.
         threads: CPU threads of the engine; ``None``: all that the container may use, which only it can tell.
     """
 
@@ -84,6 +85,7 @@ class Assignment(Record):
     cells: tuple[CellPlan, ...] = Field(min_length=1)
     workload: str
     schedules: dict[str, str] = {}
+    capacity: CapacityAsk | None = None
     threads: int | None = Field(None, ge=1)
     timeouts: Timeouts
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from bench_core.contract.records.record import Record
-from bench_core.contract.serving.protocol import ServeProtocol
+from bench_core.contract.serving.load import Arrivals
+from bench_core.contract.serving.protocol import Limits, ServeProtocol
 
 
 class ServePlan(Record):
@@ -19,6 +22,26 @@ class ServePlan(Record):
     protocol: ServeProtocol
     schedule: str
     prefix_cache: bool = False
+
+
+class CapacityAsk(Record):
+    """A search for the highest load that keeps latency limits, on one server.
+
+    Attributes:
+        varied: what the loads are; ``first``, ``limit``: where the search begins and where it ends at the latest.
+        attainment: share of requests that must keep all limits.
+        conditions: what else decides the answer.
+        searches: of this method in this run, this one included.
+    """
+
+    varied: Literal["request_rate", "concurrency"]
+    first: float = Field(gt=0, le=1e6)
+    limit: float = Field(gt=0, le=1e6)
+    arrivals: Arrivals
+    limits: Limits
+    attainment: float = Field(gt=0, le=1)
+    conditions: dict[str, str]
+    searches: int = Field(1, ge=1)
 
 
 class ServerFacts(Record):

@@ -125,6 +125,18 @@ class Kept(Record):
     attainment: Estimate
     goodput_per_s: float = Field(ge=0)
 
+    @property
+    def goodput(self) -> Estimate:
+        """The same with its interval, requests/s: that of the attainment, of so many requests in the window."""
+        share, n = self.attainment, self.attainment.n
+        if share.value <= 0 or share.low is None or share.high is None:
+            absent = share.absent or "none was within them"
+            return Estimate(value=self.goodput_per_s, n=n, absent=absent)
+        each = self.goodput_per_s / share.value
+        return share.model_copy(
+            update={"value": self.goodput_per_s, "low": share.low * each, "high": share.high * each}
+        )
+
 
 class ServeMetrics(Record):
     """What one serving cell measured in its window; see the module's text for what counts.

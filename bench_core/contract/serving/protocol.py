@@ -11,6 +11,7 @@ from bench_core.contract.asked.declaration import MayDiffer, Said
 from bench_core.contract.records.record import Record
 
 LIMITED = ("ttft_s", "tpot_s", "itl_s", "e2e_s")
+DRAIN_S = 60.0  # that requests of a window are waited for, under the same load
 Percentile = Literal[50, 90, 95, 99]
 
 
@@ -75,6 +76,12 @@ class ServeFields(Record):
     def _limits(cls, words: tuple[str, ...]) -> tuple[str, ...]:
         Limits.of_words(words)
         return words
+
+    @property
+    def horizon_s(self) -> float:
+        """For how long requests are scheduled: the longest warm-up and window, and the time in which the requests of
+        the window are followed to their end."""
+        return self.max_ramp_seconds + self.max_serve_seconds + DRAIN_S
 
     @property
     def limits(self) -> Limits | None:

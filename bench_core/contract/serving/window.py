@@ -7,7 +7,8 @@ that has ended, and asks about every quarter of a second what follows.
 reaches up to the earliest request in flight and no further: all that was to be sent before it has ended, and all tokens
 up to then are counted. A look lags by one latency, and leaves nobody out.
 
-A trace has no warm-up. **Warm-up** of other loads ends when the second half of the time since the start shows no trend (Mann and Kendall; see
+A trace has no warm-up. **Warm-up** of other loads ends
+when the second half of the time since the start shows no trend (Mann and Kendall; see
 ``contract.statistics.trend``) in time to first token, end-to-end latency and output tokens/s, each in at most eight
 blocks. Not before every stream of a closed loop has ended a request, and five requests are in that half; in an open
 loop not before twenty requests, and three times their mean latency. The test is made each time the time seen has grown

@@ -88,10 +88,8 @@ def drive(context: click.Context, suite: Path | None, resume: str | None, **valu
             base = base.model_copy(update={"variants": ()})
     else:
         base = Suite()
-    if suite is None and resume is None and not asked.keys() & {*_SELECTION}:
-        asked |= _selection_of_searches(modes.get("min_memory"), asked.get("find_max_batch"), catalogue)
-    if suite is None and asked.keys() & {*SERVED_BY}:
-        asked.setdefault("batch_sizes", ())
+    if suite is None:
+        _complete(asked, modes.get("min_memory"), catalogue, resumed=resume is not None)
     named = words.options(asked.get("options", ()), catalogue)
     if named:
         asked["options"] = words.merged(base.options, named)
@@ -108,16 +106,33 @@ def drive(context: click.Context, suite: Path | None, resume: str | None, **valu
     context.exit(Session(request, wanted, earlier, locks).run())
 
 
-def _selection_of_searches(cell: str | None, methods: tuple[str, ...] | None, catalogue: Catalogue) -> dict[str, Any]:
+def _complete(asked: dict[str, Any], min_memory: str | None, catalogue: Catalogue, *, resumed: bool) -> None:
+    """What follows from what a command line asks for, where there is no suite file: a search says which cells it begins
+    with, and a load over HTTP that no closed batches are meant."""
+    if not resumed and not asked.keys() & {*_SELECTION}:
+        asked |= _selection_of_searches(min_memory, asked, catalogue)
+    if asked.keys() & {*SERVED_BY}:
+        asked.setdefault("batch_sizes", ())
+    elif not resumed and asked.get("find_capacity") and "batch_sizes" not in asked:
+        first = asked.get("capacity_start", Suite().capacity_start)
+        varied = asked.get("capacity_of", Suite().capacity_of)
+        asked |= {"batch_sizes": (), varied: (int(first) if varied == "concurrency" else first,)}
+
+
+def _selection_of_searches(cell: str | None, asked: dict[str, Any], catalogue: Catalogue) -> dict[str, Any]:
     """Where a search is asked for and no cells are, those that it begins with."""
-    found: dict[str, Any] = {}
     if cell is not None:
         image, variant, size = words.parts_of_cell(cell, "--min-memory", catalogue)
-        found = {"images": (image,), "variants": (variant,), "batch_sizes": (size,)}
-    if methods is not None and not found:
-        images = tuple(image_of(method, "--find-max-batch", catalogue).name for method in methods or ("",))
-        found = {"images": images, "variants": methods, "batch_sizes": (1,)}
-    return found
+        return {"images": (image,), "variants": (variant,), "batch_sizes": (size,)}
+    for name, flag in (("find_max_batch", "--find-max-batch"), ("find_capacity", "--find-capacity")):
+        if (methods := asked.get(name)) is not None:
+            images = tuple(image_of(method, flag, catalogue).name for method in methods or ("",))
+            return {
+                "images": images,
+                "variants": methods,
+                **({"batch_sizes": (1,)} if name == "find_max_batch" else {}),
+            }
+    return {}
 
 
 def _earlier(run: str | None, results: Path, locks: Locks | None, *, refused: bool) -> Earlier | None:

@@ -16,6 +16,7 @@ from bench_core.contract.measures.quality import QualityBounds
 from bench_core.contract.records import layout, strict_yaml
 from bench_core.contract.records.record import Record, Scalar
 from bench_core.contract.records.workload import DEFAULT_SAMPLE_SEED, SEEDS
+from bench_core.contract.serving.capacity import DEFAULT_ATTAINMENT
 from bench_core.contract.serving.load import Arrivals, Concurrency, RequestRate, Serve
 from bench_core.drive.ask.suite_paths import SuitePaths
 
@@ -115,6 +116,15 @@ class Suite(MeasureOptions, Subjects):
     max_batch_limit: Annotated[BatchSize | None, Said(default="the number of prompts")] = Field(
         None, description="largest batch size that this search tries"
     )
+    find_capacity: Annotated[tuple[str, ...], Said(metavar="IMAGE.VARIANT")] = Field(
+        (), description="find the highest load of each server that keeps the limits of --slo"
+    )
+    attainment: float = Field(
+        DEFAULT_ATTAINMENT, gt=0, le=1, description="share of requests that this search wants within the limits"
+    )
+    capacity_of: Literal["request_rate", "concurrency"] = Field("request_rate", description="what this search varies")
+    capacity_start: float = Field(1.0, gt=0, le=1e6, description="load that it begins with")
+    capacity_limit: float = Field(1024.0, gt=0, le=1e6, description="highest load that it tries")
     on_busy: Annotated[Literal["wait", "refuse", "ignore"], Said(variable="BENCH_ON_BUSY")] = Field(
         "wait", description="where others use the GPU or, in a run on the CPU, the CPUs; ignored: marked"
     )
@@ -142,7 +152,7 @@ class Suite(MeasureOptions, Subjects):
         """What a method must keep of the reference's quality to be ranked."""
         return QualityBounds(max_nll_increase=self.max_nll_increase, min_agreement=self.min_agreement)
 
-    @field_validator("images", "variants", "find_max_batch", mode="before")
+    @field_validator("images", "variants", "find_max_batch", "find_capacity", mode="before")
     @classmethod
     def _one_or_many(cls, value: object) -> object:
         """A single word is a list of one; the image named null may be written without quotes, which YAML reads as
@@ -165,7 +175,9 @@ class Suite(MeasureOptions, Subjects):
 
     @model_validator(mode="after")
     def _something(self) -> Suite:
-        if not self.scenarios and not self.loads:
+        if self.find_capacity and self.limits is None:
+            raise ValueError("find_capacity: latency limits are needed: give --slo, as ttft_s=0.5,tpot_s=0.05")
+        if not self.scenarios and not self.loads and not self.find_capacity:
             raise ValueError("batch_sizes: nothing to measure: give some, or a concurrency, a request rate or a trace")
         return self
 

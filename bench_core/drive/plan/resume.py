@@ -22,7 +22,7 @@ from bench_core.contract.records.workload import order_words
 from bench_core.drive.ask.request import SERVED_BY, Suite
 from bench_core.drive.launch.launcher import Launcher
 from bench_core.drive.plan.plan import Plan
-from bench_core.drive.run.execute import Prepared
+from bench_core.drive.run.prepared import Prepared
 from bench_core.runs.load import load_run
 from bench_core.runs.view import Ended, RunView
 from bench_core.system.processor import as_meant, this_host

@@ -17,16 +17,13 @@ from types import FrameType
 from bench_core.contract.asked.scenario import Offline
 from bench_core.contract.errors import BadInput, MachineFailure, MayPass
 from bench_core.contract.measures.cpu_use import BusyRule
-from bench_core.contract.models.model import ModelInfo
 from bench_core.contract.records import layout
-from bench_core.contract.records.artifact import usable_artifact
 from bench_core.contract.records.events import CellEnded, Progress, parse_stdout
 from bench_core.contract.records.outcome import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_MACHINE, EXIT_OK, Outcome, Verdict
 from bench_core.contract.records.run import GpuInfo
 from bench_core.contract.records.spec import Assignment, plan_cells
-from bench_core.contract.records.workload import Workload
+from bench_core.contract.serving.cell import CapacityAsk
 from bench_core.contract.serving.load import Serve
-from bench_core.contract.serving.schedule import Schedule
 from bench_core.drive.ask.request import Request
 from bench_core.drive.launch.launcher import Ended, Folders, Launch, Launcher, LineTaker
 from bench_core.drive.plan.plan import Job, Plan
@@ -34,6 +31,7 @@ from bench_core.drive.run.assignment import handed_over
 from bench_core.drive.run.collect import judge, set_aside, stated_cause
 from bench_core.drive.run.cpu_gate import CpuGate
 from bench_core.drive.run.gpu_gate import GpuGate
+from bench_core.drive.run.prepared import Prepared, lacks
 from bench_core.drive.run.progress import Display
 from bench_core.drive.run.retry import Retries, pauses_s
 from bench_core.drive.run.schedules import place_schedules
@@ -42,17 +40,6 @@ from bench_core.system.locks import Locks
 # A worker speaks at the end of every phase and batch, and ends an engine that exceeds a limit; it is given that much
 # more for its own work before the box counts as dead.
 _SILENCE_SLACK_S = 300.0
-
-
-@dataclass
-class Prepared:
-    """What measuring needs: a model, a workload, and where they are; of a recorded load when its requests are sent."""
-
-    model: ModelInfo
-    model_folder: Path
-    workload: Workload
-    workload_path: Path
-    trace: Schedule | None = None
 
 
 @dataclass
@@ -263,26 +250,12 @@ class Execution:
             if self._stopping:
                 return
             mark = "; ".join(filter(None, (mark, lost)))
-            launch = Launch(
-                image=job.image,
-                target="measure",
-                arguments=("--marked", mark) if mark else (),
-                folders=Folders(prepared.model_folder, job.artifact, data=self._request.data, run=finished.run_folder),
-                gpu=gpu,
-                labels={
-                    "run": (self._run or finished.run_folder).name,
-                    "job": job.title,
-                    "cells": ",".join(left.cells),
-                },
-                silence_limit_s=_SILENCE_SLACK_S + self._request.suite.timeouts.longest_step_s,
-                client_processes=self._request.suite.client_processes if job.served else 0,
-                run_lock=self._locks.run_descriptor(self._run or finished.run_folder),
-            )
+            launch = self._launch_of(job, left.cells, gpu, prepared, finished.run_folder, mark)
             cells = list(left.cells)
             assignment = self.assignment(left, prepared, self._run or finished.run_folder)
             ended = self._launch(launch, assignment, partial(self._line, cells, finished))
             _require_there(self._run or finished.run_folder)  # before anything is written into it again
-            if ended.exit_code == EXIT_BAD_INPUT and _lacks(prepared, job):
+            if ended.exit_code == EXIT_BAD_INPUT and lacks(prepared, job):
                 ended = replace(ended, exit_code=EXIT_MACHINE)  # what it reads has gone since it was made ready
             if ended.removed:
                 self._display.note(f"{job.title} left what is no file in the run's folder: {', '.join(ended.removed)}")
@@ -336,6 +309,40 @@ class Execution:
     def _tell_end(self, cell: str, verdict: Verdict, finished: Finished) -> None:
         news = CellEnded(cell=cell, outcome=verdict.outcome, cause=verdict.cause)
         self._display.ended(news, len(finished.verdicts), self._cells)
+
+    def search(self, job: Job, prepared: Prepared, run_folder: Path, ask: CapacityAsk) -> Ended:
+        """One launch in which a client searches for a server's capacity.
+
+        Raises:
+            BadInput: as :meth:`assignment`, or the device is busy.
+        """
+        gpu = self._gpus[0] if self._gpus else None
+        mark = self._gate.enter(gpu.uuid, lambda: self._stopping) if gpu else ""
+        self.await_free_cpus()
+        assignment = self.assignment(job, prepared, run_folder).model_copy(update={"capacity": ask})
+        self._measuring = True
+        try:
+            launch = self._launch_of(job, job.cells, gpu, prepared, run_folder, mark)
+            return self._launch(launch, assignment, partial(self._line, list(job.cells), Finished(run_folder)))
+        finally:
+            self._measuring = False
+            if gpu:
+                self._gate.leave(gpu.uuid, job.title)
+
+    def _launch_of(
+        self, job: Job, cells: Sequence[str], gpu: GpuInfo | None, prepared: Prepared, run_folder: Path, mark: str
+    ) -> Launch:
+        return Launch(
+            image=job.image,
+            target="measure",
+            arguments=("--marked", mark) if mark else (),
+            folders=Folders(prepared.model_folder, job.artifact, data=self._request.data, run=run_folder),
+            gpu=gpu,
+            labels={"run": (self._run or run_folder).name, "job": job.title, "cells": ",".join(cells)},
+            silence_limit_s=_SILENCE_SLACK_S + self._request.suite.timeouts.longest_step_s,
+            client_processes=self._request.suite.client_processes if job.served else 0,
+            run_lock=self._locks.run_descriptor(self._run or run_folder),
+        )
 
     def assignment(self, job: Job, prepared: Prepared, run_folder: Path | None = None) -> Assignment:
         """The cells of a job as its box will read them.
@@ -393,18 +400,3 @@ def _require_there(run_folder: Path) -> None:
 
 def _failed(ended: Ended) -> MachineFailure:
     return MachineFailure(stated_cause(ended.stderr_tail), "mend that, then --resume the run")
-
-
-def _lacks(prepared: Prepared, job: Job) -> bool:
-    """Whether model, workload or artifact are not there any more as they were made ready for a job's boxes."""
-    try:
-        digests = (
-            ModelInfo.read(prepared.model_folder / layout.MODEL_FILE).digest,
-            Workload.read(prepared.workload_path).digest,
-        )
-    except BadInput:
-        return True
-    if digests != (prepared.model.digest, prepared.workload.digest):
-        return True
-    artifact = prepared.model_folder / job.artifact
-    return job.artifact != layout.NO_ARTIFACT and usable_artifact(artifact, prepared.model.digest, None) is None

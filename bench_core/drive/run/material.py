@@ -16,7 +16,8 @@ from bench_core.drive.plan.catalogue import Catalogue
 from bench_core.drive.plan.outlook import Outlook, look_ahead
 from bench_core.drive.plan.plan import Job, Plan
 from bench_core.drive.plan.resume import Earlier
-from bench_core.drive.run.execute import Execution, Prepared
+from bench_core.drive.run.execute import Execution
+from bench_core.drive.run.prepared import Prepared
 from bench_core.drive.run.progress import Display
 from bench_core.drive.run.provide import Provision
 from bench_core.drive.search.trials import Site

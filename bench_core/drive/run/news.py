@@ -54,7 +54,8 @@ class News:
     def finish(self, finished: Finished, *, sizes_searched: bool) -> None:
         """Writes the report and shows the table."""
         from bench_core.report.tables.glance import fastest_lines  # noqa: PLC0415
-        from bench_core.report.write.console import console_searches, console_table  # noqa: PLC0415
+        from bench_core.report.tables.serving.glance import first_lines  # noqa: PLC0415
+        from bench_core.report.write.console import console_tables  # noqa: PLC0415
         from bench_core.report.write.files import write_report  # noqa: PLC0415
         from bench_core.runs.load import load_run  # noqa: PLC0415  # drawing is not needed before
 
@@ -68,12 +69,12 @@ class News:
             sys.stdout.write(json.dumps({**news, "report": str(paths.markdown)}) + "\n")
             return
         view = load_run(finished.run_folder)
-        self._console.print(console_table(view))
-        for shown in console_searches(view):
+        for shown in console_tables(view):
             self._console.print(shown)
         latest = point_latest(finished.run_folder)
         lines = [
             *fastest_lines(view),
+            *first_lines(view),
             f"Report, for a browser: {paths.page}",
             f"The same as text: {paths.markdown}",
             *([f"The last run is always at {latest}"] if latest is not None else []),

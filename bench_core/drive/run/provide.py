@@ -22,7 +22,8 @@ from bench_core.drive.plan.catalogue import Image
 from bench_core.drive.plan.estimate import conversion_bytes
 from bench_core.drive.plan.plan import Job, Plan
 from bench_core.drive.run.collect import last_line, stated_cause, write_record
-from bench_core.drive.run.execute import Execution, Prepared
+from bench_core.drive.run.execute import Execution
+from bench_core.drive.run.prepared import Prepared
 from bench_core.drive.run.progress import Display
 from bench_core.prepare.disk import require_free
 from bench_core.system.files import write_text

@@ -11,9 +11,6 @@ from bench_core.contract.serving.schedule import Schedule, make_schedule
 from bench_core.drive.ask.request import Suite
 from bench_core.system.files import write_file
 
-# A cell may go on for so long after its window: the requests of the window are followed to their end.
-_DRAIN_S = 60.0
-
 
 @dataclass(frozen=True)
 class PlacedSchedule:
@@ -32,11 +29,10 @@ def place_schedules(
         prompts: of the workload.
         trace: when the requests of a recorded load are sent.
     """
-    horizon_s = suite.max_ramp_seconds + suite.max_serve_seconds + _DRAIN_S
     placed: dict[str, PlacedSchedule] = {}
     for load in loads:
         schedule = trace if load.load == "trace" else None
-        schedule = schedule or make_schedule(load, suite.arrival_seed, prompts, suite.max_new_tokens, horizon_s)
+        schedule = schedule or make_schedule(load, suite.arrival_seed, prompts, suite.max_new_tokens, suite.horizon_s)
         packed = schedule.packed()
         path = data / layout.SCHEDULES_FOLDER / f"{load.word}-{schedule.digest[:16]}.json.gz"
         for place in (path, run_folder / layout.SCHEDULES_FOLDER / f"{load.word}.json.gz"):

@@ -22,10 +22,11 @@ from bench_core.drive.plan.plan import Job, Plan, harness_job, make_plan, plan_o
 from bench_core.drive.plan.resume import Earlier
 from bench_core.drive.run.assignment import clear_left_over
 from bench_core.drive.run.calibration import is_at_hand, measure_devices
-from bench_core.drive.run.execute import Execution, Finished, Prepared, pass_on_signals
+from bench_core.drive.run.execute import Execution, Finished, pass_on_signals
 from bench_core.drive.run.gpus import choose_device
 from bench_core.drive.run.material import Material
 from bench_core.drive.run.news import News
+from bench_core.drive.run.prepared import Prepared
 from bench_core.drive.run.progress import Display, make_display
 from bench_core.drive.run.provide import Provision
 from bench_core.drive.run.visit import (

@@ -19,7 +19,7 @@ from bench_core.drive.launch.launcher import Launcher
 from bench_core.drive.plan.commit import git_commit
 from bench_core.drive.plan.plan import Job, Plan
 from bench_core.drive.run.collect import set_aside, write_record
-from bench_core.drive.run.execute import Prepared
+from bench_core.drive.run.prepared import Prepared
 from bench_core.prepare.disk import nearest_there
 from bench_core.system.files import write_file
 from bench_core.system.processor import this_host

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +11,8 @@ from bench_core.contract.measures.max_batch import LARGEST_BATCH, BatchSearch, B
 from bench_core.contract.records import layout
 from bench_core.drive.plan.plan import Job
 from bench_core.drive.run.collect import write_record
-from bench_core.drive.run.execute import Prepared
-from bench_core.drive.search.trials import Site, Trials, unused_number
-from bench_core.system.processor import this_host
+from bench_core.drive.run.prepared import Prepared
+from bench_core.drive.search.trials import Site, Trials, conditions_of, unused_number
 
 # Measuring ends after the batch in which so many seconds are over: the first. Not by a number of batches: an engine
 # prepares for the longest prompt of all that may come, and a real cell may take the whole workload.
@@ -85,35 +83,13 @@ class BatchSizeSearch:
         record = MaxBatch(
             image=self._job.image.name,
             variant=self._job.variant,
-            conditions=self._conditions(prepared),
+            conditions=conditions_of(self._site, self._job, prepared),
             limit=min(asked or prompts, prompts, LARGEST_BATCH),
             limited_by="request" if by_request else "prompts",
         )
         if earlier is not None and earlier.conditions == record.conditions:
             return record.model_copy(update={"trials": earlier.trials, "searches": earlier.searches})
         return record.model_copy(update={"searches": unused_number(home, record.method)})
-
-    def _conditions(self, prepared: Prepared) -> dict[str, str]:
-        """What decides which batch size fits; another card of the same model is the same here."""
-        suite, manifest, gpu = self._suite, self._job.image.manifest, self._site.gpu
-        host = this_host()
-        memory = f"{host.memory_bytes / 2**30:.0f} GiB"
-        options = dict(manifest.variant(self._job.variant, self._job.options, self._site.device).options)
-        card = f"{gpu.name}, {gpu.memory_bytes / 2**30:.0f} GiB" if gpu else "none"
-        return {
-            "launcher": self._site.launcher.name,
-            "device": self._site.device,
-            "gpu": card,
-            "host": memory if gpu else f"{memory}, {host.cpu}, {host.cores} cores",
-            "threads": str(suite.threads or "all"),
-            "model": prepared.model.digest,
-            "workload": prepared.workload.digest,
-            "max_new_tokens": str(suite.max_new_tokens),
-            "length": suite.length,
-            "image": self._site.launcher.recipe(self._job.image, self._site.device),
-            "artifact": suite.artifacts.get(self._job.artifact, ""),
-            "options": json.dumps(options, sort_keys=True),
-        }
 
     def _trial(self, size: int, prepared: Prepared, run_folder: Path, search: str) -> BatchTrial:
         home = run_folder / layout.MAX_BATCH_FOLDER / search

@@ -13,7 +13,7 @@ from bench_core.contract.records import layout
 from bench_core.contract.records.outcome import Outcome
 from bench_core.drive.plan.plan import Job
 from bench_core.drive.run.collect import write_record
-from bench_core.drive.run.execute import Prepared
+from bench_core.drive.run.prepared import Prepared
 from bench_core.drive.search.trials import Site, Trials, unused_number
 
 

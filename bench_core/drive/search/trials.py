@@ -6,6 +6,7 @@ would decide the next.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +19,12 @@ from bench_core.contract.records.run import GpuInfo
 from bench_core.drive.ask.request import Request
 from bench_core.drive.launch.launcher import Launcher
 from bench_core.drive.plan.plan import Job, Plan
-from bench_core.drive.run.execute import Execution, Prepared
+from bench_core.drive.run.execute import Execution
 from bench_core.drive.run.gpu_gate import GpuGate
+from bench_core.drive.run.prepared import Prepared
 from bench_core.drive.run.progress import Display
 from bench_core.system.locks import Locks
+from bench_core.system.processor import this_host
 
 
 @dataclass(frozen=True)
@@ -109,3 +112,25 @@ def unused_number(home: Path, name: str) -> int:
     while (home / layout.numbered(name, number)).exists():
         number += 1
     return number
+
+
+def conditions_of(site: Site, job: Job, prepared: Prepared) -> dict[str, str]:
+    """What decides the answer of a search; another card of the same model is the same here."""
+    suite, manifest, gpu = site.request.suite, job.image.manifest, site.gpu
+    host = this_host()
+    memory = f"{host.memory_bytes / 2**30:.0f} GiB"
+    options = dict(manifest.variant(job.variant, job.options, site.device).options)
+    return {
+        "launcher": site.launcher.name,
+        "device": site.device,
+        "gpu": f"{gpu.name}, {gpu.memory_bytes / 2**30:.0f} GiB" if gpu else "none",
+        "host": memory if gpu else f"{memory}, {host.cpu}, {host.cores} cores",
+        "threads": str(suite.threads or "all"),
+        "model": prepared.model.digest,
+        "workload": prepared.workload.digest,
+        "max_new_tokens": str(suite.max_new_tokens),
+        "length": suite.length,
+        "image": site.launcher.recipe(job.image, site.device),
+        "artifact": suite.artifacts.get(job.artifact, ""),
+        "options": json.dumps(options, sort_keys=True),
+    }

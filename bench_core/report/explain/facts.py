@@ -9,6 +9,8 @@ from bench_core.contract.records.workload import WorkloadRef
 from bench_core.report.explain.busy_host import warning
 from bench_core.report.explain.device_time import device_time
 from bench_core.report.explain.own_error import own_error
+from bench_core.report.explain.serving_facts import serving_facts
+from bench_core.report.explain.under_load import busy_words
 from bench_core.report.format import gib, quantity, significant
 from bench_core.runs.view import RunView
 from bench_core.system.text import foreign
@@ -16,9 +18,9 @@ from bench_core.system.text import foreign
 
 def facts(view: RunView) -> Iterable[tuple[str, str]]:
     """Name and text of each."""
-    busy = warning(view)
-    if busy:
-        yield "Warning", busy
+    for busy in (warning(view), busy_words(view)):
+        if busy:
+            yield "Warning", busy
     yield from _asked(view)
     record, host = view.record, view.record.host
     yield "Device", _device(view)
@@ -26,7 +28,8 @@ def facts(view: RunView) -> Iterable[tuple[str, str]]:
         "Host",
         f"{foreign(host.cpu)}, {quantity(host.cores, 'core')}, {gib(host.memory_bytes)}, {foreign(host.system)}",
     )
-    yield "CPU threads", _spread([row.spec.threads for row in view.rows if row.spec], "not known: no cell was reached")
+    threads = [row.spec.threads for row in view.every if row.spec]
+    yield "CPU threads", _spread(threads, "not known: no cell was reached")
     visits = record.all_visits
     again = f", {len(visits)} visits until {visits[-1].started_utc}; see Visits" if len(visits) > 1 else ""
     yield "Date", record.created_utc + again
@@ -36,18 +39,20 @@ def facts(view: RunView) -> Iterable[tuple[str, str]]:
         yield "Tried again", "for failures of the network, the hub or the Docker engine: " + ", ".join(retried)
     commit = f"commit {record.git_commit}" if record.git_commit else "commit not known"
     yield "Made by", f"llm-bench {record.bench_version}, {commit}, Python {host.python}"
-    warmup = [row.result.metrics.warmup_batches for row in view.rows if row.result]
-    batches = "batch" if warmup and max(warmup) == 1 else "batches"
-    yield "Warm-up", f"{_spread(warmup, 'no')} {batches} run before each cell's measurement and discarded"
-    yield from _equal_work(view)
+    yield from serving_facts(view)
+    if view.rows:
+        warmup = [row.result.metrics.warmup_batches for row in view.rows if row.result]
+        batches = "batch" if warmup and max(warmup) == 1 else "batches"
+        yield "Warm-up", f"{_spread(warmup, 'no')} {batches} run before each cell's measurement and discarded"
+        yield from _equal_work(view)
     spent = device_time(view)
     if spent is not None:
         yield "Device time", spent
     error = own_error(view)
     if error is not None:
         yield "The suite's own error", error
-    good = sum(row.result is not None for row in view.rows)
-    yield "Cells", f"{good} of {len(view.rows)} measured" + ("" if good == len(view.rows) else "; the others are below")
+    good, planned = sum(row.measured for row in view.every), len(view.every)
+    yield "Cells", f"{good} of {planned} measured" + ("" if good == planned else "; the others are below")
 
 
 def _asked(view: RunView) -> Iterable[tuple[str, str]]:

@@ -55,7 +55,7 @@ class Point:
 
 def draw(points: Sequence[Point], *, title: str, subtitle: list[str], unit: str) -> Figure:
     """The whole drawing."""
-    styles = _styles({point.method: point.engine for point in points})
+    styles = line_styles({point.method: point.engine for point in points})
     methods = list(styles)
     sizes = sorted({point.batch_size for point in points})
     good = [point for point in points if point.value is not None]
@@ -64,7 +64,12 @@ def draw(points: Sequence[Point], *, title: str, subtitle: list[str], unit: str)
     parts: list[Any] = [_plot(points, _by_last_value(good), styles, sizes, unit, None if missing else x_title)]
     if missing:
         parts.append(_strip(missing, methods, styles, sizes, x_title))
-    spare = SPARE_PER_CHARACTER * max(map(len, methods))
+    return finished(parts, title=title, subtitle=subtitle, longest=max(map(len, methods)))
+
+
+def finished(parts: Sequence[Any], *, title: str, subtitle: list[str], longest: int) -> Figure:
+    """Parts one below the other, dressed and drawn. ``longest``: characters of the longest name beside them."""
+    spare = SPARE_PER_CHARACTER * longest
     chart = (
         alt.vconcat(*parts, spacing=38, bounds="flush")
         .resolve_scale(color="independent", shape="independent", strokeDash="independent")
@@ -116,10 +121,10 @@ def _by_last_value(points: Sequence[Point]) -> list[str]:
     return sorted(last, key=lambda method: -last[method][1])
 
 
-_Styles = dict[str, tuple[str, str, tuple[int, int]]]
+Styles = dict[str, tuple[str, str, tuple[int, int]]]
 
 
-def _styles(engines: dict[str, str]) -> _Styles:
+def line_styles(engines: dict[str, str]) -> Styles:
     """A line's look by method, from method to engine.
 
     Each method has a colour of its own while the colours suffice. Where they do not, but do for the engines, an engine
@@ -131,7 +136,7 @@ def _styles(engines: dict[str, str]) -> _Styles:
             method: (COLOURS[k % len(COLOURS)], SHAPES[k % len(SHAPES)], DASHES[k // len(COLOURS) % len(DASHES)])
             for k, method in enumerate(engines)
         }
-    styles: _Styles = {}
+    styles: Styles = {}
     for k, name in enumerate(names):
         for j, method in enumerate(method for method, engine in engines.items() if engine == name):
             styles[method] = (COLOURS[k], SHAPES[(k + j) % len(SHAPES)], DASHES[j % len(DASHES)])
@@ -139,7 +144,7 @@ def _styles(engines: dict[str, str]) -> _Styles:
 
 
 def _plot(
-    points: Sequence[Point], methods: list[str], styles: _Styles, sizes: list[int], unit: str, x_title: str | None
+    points: Sequence[Point], methods: list[str], styles: Styles, sizes: list[int], unit: str, x_title: str | None
 ) -> Any:
     values = [number for point in points for number in (point.value, point.low, point.high) if number is not None]
     if not values:
@@ -204,14 +209,14 @@ def _x(sizes: list[int], title: str | None) -> alt.X:
 def _y(values: Sequence[float], title: str, field: str = "value") -> alt.Y:
     low, high = min(values), max(values)
     if high / low > LOG_ABOVE_SPREAD:
-        ticks = _log_ticks(low, high)
+        ticks = log_ticks(low, high)
         scale = alt.Scale(type="log", domain=[min(ticks[0], low), max(ticks[-1], high)], nice=False)
-        axis = alt.Axis(values=ticks, labelExpr=_PLAIN_NUMBER, title=f"{title}, log scale", titlePadding=10)
+        axis = alt.Axis(values=ticks, labelExpr=PLAIN_NUMBER, title=f"{title}, log scale", titlePadding=10)
     else:
         scale = alt.Scale(type="linear", domain=[0, high * 1.05], nice=True)
         axis = alt.Axis(
             tickCount=6,
-            labelExpr=_PLAIN_NUMBER,
+            labelExpr=PLAIN_NUMBER,
             title=title,
             titlePadding=10,
             domain=False,
@@ -222,10 +227,10 @@ def _y(values: Sequence[float], title: str, field: str = "value") -> alt.Y:
 
 
 # Vega's own short form would print 0.05 as 50m.
-_PLAIN_NUMBER = "datum.value >= 1 || datum.value == 0 ? format(datum.value, ',.6~r') : format(datum.value, '.3~r')"
+PLAIN_NUMBER = "datum.value >= 1 || datum.value == 0 ? format(datum.value, ',.6~r') : format(datum.value, '.3~r')"
 
 
-def _log_ticks(low: float, high: float) -> list[float]:
+def log_ticks(low: float, high: float) -> list[float]:
     """1, 2 and 5 times the powers of ten around the values; of many powers, only these themselves."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     steps = (1, 2, 5) if last - first <= 4 else (1,)
@@ -235,7 +240,7 @@ def _log_ticks(low: float, high: float) -> list[float]:
     return [tick for tick in ticks if below <= tick <= above]
 
 
-def _strip(points: Sequence[Point], order: list[str], styles: _Styles, sizes: list[int], x_title: str) -> Any:
+def _strip(points: Sequence[Point], order: list[str], styles: Styles, sizes: list[int], x_title: str) -> Any:
     """The cells without a number: a cross at the batch size, the outcome beside it, the method's name at the right."""
     methods = [method for method in order if any(point.method == method for point in points)]
     data = alt.InlineData(values=[{"method": p.method, "batch_size": p.batch_size, "status": p.status} for p in points])

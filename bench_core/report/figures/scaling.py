@@ -36,7 +36,7 @@ def throughput(view: RunView) -> Figure:
     return draw(
         _points(view, tokens_per_s, spans),
         title="Throughput by batch size",
-        subtitle=_subtitle(view, bars if spans else ""),
+        subtitle=subtitle(view, bars if spans else ""),
         unit="Output tokens per second",
     )
 
@@ -51,7 +51,7 @@ def memory(view: RunView) -> Figure:
     return draw(
         _points(view, peak_gib, {}),
         title=f"Peak {'GPU' if view.on_cuda else 'host'} memory by batch size",
-        subtitle=_subtitle(view),
+        subtitle=subtitle(view),
         unit=f"{'GPU memory in use' if view.on_cuda else 'Resident memory of the engine'} (GiB)",
     )
 
@@ -64,7 +64,8 @@ def _intervals(view: RunView) -> _Spans:
     return {cell: (interval.low_tok_s, interval.high_tok_s) for cell, interval in told if interval}
 
 
-def _subtitle(view: RunView, note: str = "") -> list[str]:
+def subtitle(view: RunView, note: str = "") -> list[str]:
+    """Model, new tokens, device; and a note where one is given."""
     record = view.record
     where = (record.gpus[0].name if record.gpus else "GPU") if view.on_cuda else record.host.cpu
     weights = ", random weights" if record.model.synthetic else ""

@@ -250,7 +250,7 @@ def visits_sheet(view: RunView) -> Iterator[Sheet]:
     visits = view.record.all_visits
     if len(visits) == 1:
         return
-    numbers = [view.visit_of(row) for row in view.rows]
+    numbers = [view.visit_of(row) for row in view.every]
     lines = [_Visit(number, visit, numbers.count(number)) for number, visit in enumerate(visits, start=1)]
     notes = ["Cells: those whose files are of that visit; a cell that was measured again counts for the later one."]
     if len({visit.harness for visit in visits}) > 1:

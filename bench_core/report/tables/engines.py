@@ -10,7 +10,7 @@ from bench_core.contract.records.run import ImageInfo
 from bench_core.report.cell import Cell, measured
 from bench_core.report.column import Column, Sheet, sheet
 from bench_core.report.format import ABSENT, NOT_TOLD
-from bench_core.runs.view import Row, RunView
+from bench_core.runs.view import Ended, RunView
 from bench_core.system.text import foreign
 
 
@@ -50,13 +50,15 @@ _IMAGES: Sequence[Column[_Image]] = [
 
 def images_sheet(view: RunView) -> Sheet:
     """What each engine ran in, and versions; below it what an image tells of itself, as its last visit had it."""
+    told = [(row.planned.image, row.result.versions) for row in view.rows if row.result]
+    told += [(row.planned.image, row.result.versions) for row in view.served if row.result]
     images = [
         _Image(
             name,
             [visit.images[name] for visit in view.record.all_visits if name in visit.images],
-            [row.result.versions for row in view.rows if row.planned.image == name and row.result],
+            [versions for image, versions in told if image == name],
         )
-        for name in dict.fromkeys(row.planned.image for row in view.rows)
+        for name in dict.fromkeys(row.planned.image for row in view.every)
     ]
     notes = [f"{image.name}: {image.infos[-1].notes}" for image in images if image.infos and image.infos[-1].notes]
     return sheet("Engines", _IMAGES, images, notes)
@@ -102,7 +104,7 @@ def _artifact(cell: Cell) -> str:
     return f"{row.spec.artifact}, given: {foreign(info.given)}" + (f" ({info.tensors})" if info.tensors else "")
 
 
-_MARKED: Sequence[Column[Row]] = [
+_MARKED: Sequence[Column[Ended]] = [
     Column("Cell", "planned.cell", words=True),
     Column("What disturbed it", lambda row: row.verdict.evidence[MARKED] if row.verdict else None, words=True),
 ]
@@ -110,6 +112,6 @@ _MARKED: Sequence[Column[Row]] = [
 
 def marked_sheet(view: RunView) -> Iterator[Sheet]:
     """Cells whose circumstances were not as they should be, whatever came of them."""
-    rows = [row for row in view.rows if row.verdict and MARKED in row.verdict.evidence]
+    rows = [row for row in view.every if row.verdict and MARKED in row.verdict.evidence]
     if rows:
         yield sheet("Marked", _MARKED, rows)

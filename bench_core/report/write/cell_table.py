@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, TypeVar
 
 from bench_core.report.cell import Cell
 from bench_core.report.column import Column
 from bench_core.report.document import cell_columns
 from bench_core.report.format import csv_text
 from bench_core.runs.view import RunView
+
+L = TypeVar("L")
 
 # Where readers of table.csv know their columns; a column that is not named here comes after these.
 _PLACES = """
@@ -38,24 +41,29 @@ def csv_table(view: RunView) -> str:
 
     A field is empty where there is no such number; ``outcome`` says why a whole line has none.
     """
+    declared = _by_name(cell_columns(view))
+    known = {name: declared[name] for name in _PLACES.split() if name in declared}
+    return written((known | declared).values(), [Cell(view, row) for row in view.rows])
+
+
+def written(columns: Iterable[Column[L]], lines: Iterable[L]) -> str:
+    """A CSV of the columns that have a name there, each name once."""
     target = io.StringIO()
     writer = csv.writer(target, lineterminator="\n")
-    columns = _columns(view)
-    writer.writerow(columns)
-    for row in view.rows:
-        cell = Cell(view, row)
-        writer.writerow(_field(column.of(cell)) for column in columns.values())
+    named = _by_name(columns)
+    writer.writerow(named)
+    for line in lines:
+        writer.writerow(_field(column.of(line)) for column in named.values())
     return target.getvalue()
 
 
-def _columns(view: RunView) -> dict[str, Column[Cell]]:
-    """By name, in their order."""
-    declared: dict[str, Column[Cell]] = {}
-    for column in cell_columns(view):
+def _by_name(columns: Iterable[Column[L]]) -> dict[str, Column[L]]:
+    """Those that have a name, in their order; the first of each name."""
+    declared: dict[str, Column[L]] = {}
+    for column in columns:
         if column.csv:
             declared.setdefault(column.csv, column)
-    known = {name: declared[name] for name in _PLACES.split() if name in declared}
-    return known | declared
+    return declared
 
 
 def _field(value: Any) -> Any:

@@ -9,19 +9,21 @@ from bench_core.contract.errors import BadInput, MachineFailure
 from bench_core.contract.records import layout
 from bench_core.report.document import document
 from bench_core.report.write.cell_table import csv_table
-from bench_core.report.write.markdown import FIGURES, markdown
+from bench_core.report.write.markdown import markdown
+from bench_core.report.write.serving_table import serving_table
 from bench_core.runs.load import load_run
+from bench_core.runs.view import RunView
 from bench_core.system.files import write_file
 from bench_core.system.text import foreign
 
 
 @dataclass(frozen=True)
 class ReportPaths:
-    """What was written."""
+    """What was written. ``tables``: a CSV of cells of closed batches, one of cells under load, as there are any."""
 
     markdown: Path
     page: Path
-    csv: Path
+    tables: tuple[Path, ...]
     figures: tuple[Path, ...]
 
 
@@ -35,23 +37,24 @@ def write_report(run_folder: Path, out: Path | None = None) -> ReportPaths:
         MachineFailure: the target cannot be written.
     """
     # Drawing imports altair: a second that --help and --check need not wait for.
-    from bench_core.report.figures import scaling as figures  # noqa: PLC0415
+    from bench_core.report.figures.every import draw_all  # noqa: PLC0415
     from bench_core.report.write import page  # noqa: PLC0415
 
     target = run_folder if out is None else out
     view = load_run(run_folder)
     words = document(view)
-    drawn = {"throughput": figures.throughput(view), "memory": figures.memory(view)} if view.rows else {}
+    drawn = draw_all(view)
+    tables = csv_tables(view)
     paths = ReportPaths(
         markdown=target / layout.REPORT_FILE,
         page=target / layout.PAGE_FILE,
-        csv=target / layout.TABLE_FILE,
+        tables=tuple(target / name for name in tables),
         figures=tuple(target / layout.FIGURES_FOLDER / f"{name}.{kind}" for name in drawn for kind in ("svg", "png")),
     )
     contents = {
         paths.markdown: markdown(words).encode(),
-        paths.page: page.html(words, [(alt, drawn[name].svg) for name, alt in FIGURES if name in drawn]).encode(),
-        paths.csv: csv_table(view).encode(),
+        paths.page: page.html(words, {name: figure.svg for name, figure in drawn.items()}).encode(),
+        **{target / name: text.encode() for name, text in tables.items()},
     }
     for name, figure in drawn.items():
         contents[target / layout.FIGURES_FOLDER / f"{name}.svg"] = figure.svg.encode()
@@ -65,17 +68,23 @@ def write_report(run_folder: Path, out: Path | None = None) -> ReportPaths:
     return paths
 
 
+def csv_tables(view: RunView) -> dict[str, str]:
+    """The CSVs of a run, by the names of their files: of each kind of cell that it has."""
+    found = {layout.TABLE_FILE: csv_table(view)} if view.rows else {}
+    return found | ({layout.SERVING_TABLE_FILE: serving_table(view)} if view.served else {})
+
+
 def differences(run_folder: Path, out: Path | None = None) -> list[str]:
     """How the report at hand differs from the one that the raw events make; one line for each file, empty if it holds.
 
-    Compares the Markdown and the CSV, to the byte.
+    Compares the Markdown and the CSVs, to the byte.
 
     Raises:
         BadInput: not a run, or there is no report to compare.
     """
     target = run_folder if out is None else out
     view = load_run(run_folder)
-    expected = {layout.REPORT_FILE: markdown(document(view)), layout.TABLE_FILE: csv_table(view)}
+    expected = {layout.REPORT_FILE: markdown(document(view)), **csv_tables(view)}
     found = []
     for name, text in expected.items():
         try:

@@ -9,11 +9,6 @@ from bench_core.report.column import Entry, Sheet
 from bench_core.report.document import Document, Failure
 from bench_core.report.format import markdown_text
 
-FIGURES = (
-    ("throughput", "Throughput by batch size, one line for each method"),
-    ("memory", "Peak memory by batch size, one line for each method"),
-)
-
 
 def markdown(document: Document) -> str:
     """The whole report. Text from names, causes and facts is inert in it."""
@@ -21,8 +16,9 @@ def markdown(document: Document) -> str:
     parts += [_sheet(sheet, level=2) for sheet in document.glance]
     parts += ["What the columns mean:", _facts(document.meanings)]
     parts += [_sheet(sheet, level=2) for sheet in document.results]
-    parts += ["## Scaling"]
-    parts += [f"![{alt}]({layout.FIGURES_FOLDER}/{name}.svg)" for name, alt in FIGURES]
+    for group in document.figures:
+        parts += [f"## {group.heading}"]
+        parts += [f"![{alt}]({layout.FIGURES_FOLDER}/{name}.svg)" for name, alt in group.figures]
     if document.failures:
         parts += ["## Cells without numbers", "\n".join(_failure(failure) for failure in document.failures)]
     parts += ["## Details"]
@@ -64,6 +60,6 @@ def _entry(entry: Entry) -> str:
 def _failure(failure: Failure) -> str:
     evidence = f" ({markdown_text(failure.evidence)})" if failure.evidence else ""
     return (
-        f"- **{markdown_text(failure.method)}**, batch size {failure.batch_size}: "
+        f"- **{markdown_text(failure.method)}**, {failure.scenario}: "
         f"{markdown_text(failure.status)}: {markdown_text(failure.cause)}{evidence}"
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import jinja2
 from markupsafe import Markup
@@ -30,12 +30,13 @@ def unbroken(text: str) -> str:
 _ENVIRONMENT.filters["unbroken"] = unbroken
 
 
-def html(document: Document, drawings: Sequence[tuple[str, str]]) -> str:
-    """The whole page. ``drawings`` are pairs of a description and the text of an SVG made by this suite.
+def html(document: Document, drawings: Mapping[str, str]) -> str:
+    """The whole page. ``drawings``: by the names of the document's figures, the texts of SVGs made by this suite.
 
     Everything else is escaped, whatever it holds.
     """
-    inline = [_inline(alt, svg) for alt, svg in drawings]
+    alts = dict(figure for group in document.figures for figure in group.figures)
+    inline = {name: _inline(alts[name], svg) for name, svg in drawings.items()}
     return _ENVIRONMENT.get_template("page.html.jinja").render(document=document, drawings=inline)
 
 

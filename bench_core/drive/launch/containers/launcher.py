@@ -95,8 +95,8 @@ class DockerLauncher:
         return self._builder.ensure(image, target, device, tell)
 
     def ensure_services(self, device: DeviceKind, tell: Callable[[str], None]) -> list[str]:
-        """Builds the preparing service of compose.yaml."""
-        return [self._builder.ensure_service("prepare", device, tell)]
+        """Builds the preparing service of compose.yaml, and the client of cells under load."""
+        return [self._builder.ensure_service(name, device, tell) for name in ("prepare", "client")]
 
     def ensure_client(self, device: DeviceKind, tell: Callable[[str], None]) -> None:
         """Builds docker/client.Dockerfile."""
@@ -140,6 +140,7 @@ class DockerLauncher:
                 replace(launch, gpu=None), on_stdout, beside,
                 lambda client: watch.append(Watch(server, lambda: _kill(client, SERVER_GONE))),
             )  # fmt: skip
+            self._meanwhile(server)
             for one in watch:
                 one.close()
                 if one.end is not None:
@@ -156,6 +157,9 @@ class DockerLauncher:
                 with contextlib.suppress(docker.errors.APIError, OSError):
                     server.remove(force=True, v=True)
             meeting.close()
+
+    def _meanwhile(self, server: Container) -> None:
+        """The client has ended, and the server still runs: for whoever measures it with something else as well."""
 
     def _run(
         self,

@@ -1,0 +1,278 @@
+"""The two figures of cells under load: throughput against a user's speed, and time to first token by request rate.
+
+Importing this module imports altair, which takes a second: import it only to draw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import altair as alt
+
+from bench_core.contract.serving.load import Serve
+from bench_core.report.explain.under_load import SATURATED
+from bench_core.report.figures.draw import INK, PALE_INK, PLAIN_NUMBER, Figure, Styles, finished, line_styles, log_ticks
+from bench_core.report.figures.places import WIDTH_PX, Spot, label_sides
+from bench_core.report.figures.scaling import LONGEST_LABEL, LONGEST_SUBTITLE, subtitle
+from bench_core.report.served import load_points
+from bench_core.runs.view import RunView, ServedRow
+from bench_core.system.text import foreign
+
+HEIGHT_PX = 340
+_CROSS = "M-1,-1L1,1M-1,1L1,-1"
+_LOG_FROM = 4.0  # rates that differ by more stand on a logarithmic scale
+_MOST_NOT_DRAWN = 3  # of which the words below the title name the load point
+
+
+@dataclass(frozen=True)
+class _Point:
+    """A cell of a drawing. ``line``: what it is joined with; ``place``: in the order of its line."""
+
+    method: str
+    line: str
+    place: int
+    load: Serve
+    x: float
+    y: float
+    saturated: bool
+
+
+def frontier(view: RunView) -> Figure:
+    """Output tokens/s of the device or the host against tokens/s per user, a line for each method and kind of load."""
+    points = []
+    order = {load.word: place for place, load in enumerate(load_points(view))}
+    rows, methods = _drawn(view), _methods(view)
+    for row in rows:
+        metrics = row.result.metrics if row.result else None
+        if metrics is None or metrics.per_user_tok_s is None:
+            continue
+        name = methods[row.planned.image, row.planned.variant]
+        values = (metrics.per_user_tok_s.value, metrics.output_throughput_tok_s.value)
+        kind = f"{name} {row.load.load} {row.load.arrivals}"
+        points.append(_Point(name, kind, order[row.load.word], row.load, *values, metrics.saturated))
+    where = "GPU" if view.on_cuda else "host"
+    told = {row.planned.cell for row in rows if row.result and row.result.metrics.per_user_tok_s is not None}
+    return _draw(
+        _frontier(points, _styles(view, methods), f"Output tokens per second per {where}"),
+        view,
+        f"Throughput per {where} against speed for each user",
+        ["c: concurrency; r: requests/s; hollow: saturated", *_not_drawn(rows, told)],
+        methods.values(),
+    )
+
+
+def ttft(view: RunView) -> Figure:
+    """Median and 99th percentile of time to first token by request rate; a method's line ends where it is saturated."""
+    points = []
+    rows, methods = [row for row in _drawn(view) if row.load.request_rate is not None], _methods(view)
+    told: set[str] = set()
+    few = False
+    for row in rows:
+        latency = row.result.metrics.ttft_s if row.result else None
+        if latency is None or row.result is None:
+            continue
+        name = _rated(methods[row.planned.image, row.planned.variant], row.load)
+        few = few or latency.p99 is None
+        for which, found in (("p50", latency.p50), ("p99", latency.p99)):
+            if found is not None and found.value > 0:
+                told.add(row.planned.cell)
+                values = (row.load.request_rate or 0.0, found.value * 1e3)
+                points.append(_Point(name, which, 0, row.load, *values, row.result.metrics.saturated))
+    ends = [
+        (_rated(methods[row.planned.image, row.planned.variant], row.load), row.load.request_rate or 0.0)
+        for row in rows
+        if row.result and row.result.metrics.saturated and row.planned.cell not in told
+    ]
+    names = list(dict.fromkeys([point.method for point in points] + [name for name, _ in ends]))
+    engines = {_rated(methods[row.planned.image, row.planned.variant], row.load): row.planned.image for row in rows}
+    crosses = "\N{MULTIPLICATION SIGN}: saturated" + (
+        "; at the upper edge: no first token in its window" if ends else ""
+    )
+    told |= {row.planned.cell for row in rows if row.result and row.result.metrics.saturated}
+    return _draw(
+        _ttft(points, ends, {name: line_styles(engines)[name] for name in names}),
+        view,
+        "Time to first token by request rate",
+        [crosses, *(["p99: only of 500 requests or more"] if few else []), *_not_drawn(rows, told)],
+        names,
+    )
+
+
+# --- what is drawn ----------------------------------------------------------------------------------------------------
+
+
+def _drawn(view: RunView) -> list[ServedRow]:
+    """First repeats of what is compared; of all, where nothing is. Work that was not equal is not drawn."""
+    first = [row for row in view.served if row.planned.repeat == 1]
+    return [row for row in first if row.planned.ranked] or first
+
+
+def _methods(view: RunView) -> dict[tuple[str, str], str]:
+    """One name for each method; where two have the same, their image and variant stand behind it."""
+    wanted = {(row.planned.image, row.planned.variant): foreign(row.label, LONGEST_LABEL) for row in view.served}
+    names = list(wanted.values())
+    return {key: name if names.count(name) == 1 else f"{name} ({key[0]}.{key[1]})" for key, name in wanted.items()}
+
+
+def _styles(view: RunView, methods: dict[tuple[str, str], str]) -> Styles:
+    return line_styles({methods[row.planned.image, row.planned.variant]: row.planned.image for row in _drawn(view)})
+
+
+def _rated(method: str, load: Serve) -> str:
+    return f"{method}, constant arrivals" if load.arrivals == "constant" else method
+
+
+def _not_drawn(rows: Sequence[ServedRow], told: set[str]) -> Iterator[str]:
+    """So that none is silently missing."""
+    missing = [f"{row.planned.cell}: {_why(row)}" for row in rows if row.planned.cell not in told]
+    if missing:
+        more = f" and {len(missing) - _MOST_NOT_DRAWN} more" if len(missing) > _MOST_NOT_DRAWN else ""
+        for text in missing[:_MOST_NOT_DRAWN]:
+            last = text == missing[:_MOST_NOT_DRAWN][-1]
+            yield foreign(f"not drawn: {text}{more if last else ''}", LONGEST_SUBTITLE)
+
+
+def _why(row: ServedRow) -> str:
+    if row.result is None:
+        return row.status
+    return f"{SATURATED}, no request answered" if row.result.metrics.saturated else "too few requests answered"
+
+
+def _draw(plot: Any, view: RunView, title: str, notes: Sequence[str], names: Any) -> Figure:
+    lines = [*subtitle(view), *notes]
+    return finished([plot], title=title, subtitle=lines, longest=max(map(len, names), default=0))
+
+
+# --- how it is drawn --------------------------------------------------------------------------------------------------
+
+
+def _empty() -> Any:
+    chart = alt.Chart(alt.InlineData(values=[{"text": "No cell has a number"}]))
+    return chart.mark_text(fontSize=14, color=PALE_INK).encode(text="text:N").properties(width=WIDTH_PX, height=80)
+
+
+def _colour(styles: Styles, methods: Sequence[str]) -> alt.Color:
+    legend = alt.Legend(title=None, orient="right", symbolStrokeWidth=0, symbolOpacity=1, symbolType="circle")
+    scale = alt.Scale(domain=list(methods), range=[styles[method][0] for method in methods])
+    return alt.Color("method:N", sort=None, scale=scale, legend=legend)
+
+
+def _linear(values: Sequence[float], field: str, channel: Any, title: str) -> Any:
+    """An axis from 0, with room for labels at its end."""
+    axis = alt.Axis(tickCount=6, labelExpr=PLAIN_NUMBER, title=title, titlePadding=10, domain=field == "x", ticks=False)
+    return channel(f"{field}:Q", scale=alt.Scale(domain=[0, max(values) * 1.12], nice=False), axis=axis)
+
+
+def _frontier(points: Sequence[_Point], styles: Styles, y_title: str) -> Any:
+    if not points:
+        return _empty()
+    methods = list(dict.fromkeys(point.method for point in sorted(points, key=lambda p: -p.y)))
+    x = _linear([p.x for p in points], "x", alt.X, "Output tokens per second per user (1 / median TPOT)")
+    y = _linear([p.y for p in points], "y", alt.Y, y_title)
+    width, height = max(p.x for p in points) * 1.12, max(p.y for p in points) * 1.12
+    spots = [Spot(p.x / width * WIDTH_PX, (1 - p.y / height) * HEIGHT_PX, p.load.word) for p in points]
+    sides = label_sides(spots, WIDTH_PX, HEIGHT_PX)
+    data = [
+        {
+            "method": p.method,
+            "line": p.line,
+            "place": p.place,
+            "x": p.x,
+            "y": p.y,
+            "saturated": p.saturated,
+            "word": p.load.word,
+            "side": side.name if side else "",
+            "says": f"load: {p.load.word}; method: {p.method}; per_user_tok_s: {p.x:.6g}; output_tok_s: {p.y:.6g}",
+        }
+        for p, side in zip(points, sides, strict=True)
+    ]
+    colour = _colour(styles, methods)
+    base = alt.Chart(alt.InlineData(values=data)).encode(x=x, y=y, color=colour)
+    lines = (
+        base.transform_filter("!datum.saturated")
+        .mark_line(strokeWidth=2)
+        .encode(detail="line:N", order=alt.Order("place:Q"))
+    )
+    marks = base.mark_point(size=65, filled=True, opacity=1).encode(description="says:N")
+    kept = marks.transform_filter("!datum.saturated")
+    lost = (
+        base.transform_filter("datum.saturated")
+        .mark_point(size=65, filled=False, strokeWidth=2, opacity=1)
+        .encode(description="says:N")
+    )
+    words = [
+        base.transform_filter(f"datum.side == '{side.name}'")
+        .mark_text(align=side.align, dx=side.dx, dy=side.dy, baseline="middle", fontSize=11)
+        .encode(text="word:N", color=alt.value(INK))
+        for side in dict.fromkeys(side for side in sides if side is not None)
+    ]
+    return alt.layer(lines, kept, lost, *words).properties(width=WIDTH_PX, height=HEIGHT_PX)
+
+
+def _ttft(points: Sequence[_Point], ends: Sequence[tuple[str, float]], styles: Styles) -> Any:
+    if not points and not ends:
+        return _empty()
+    values = [p.y for p in points] or [1.0]
+    ticks = log_ticks(min(values), max(values) * 1.01)
+    low, top = min(ticks[0], *values) / 1.08, max(ticks[-1], *values) * 1.08
+    y = alt.Y(
+        "y:Q",
+        scale=alt.Scale(type="log", domain=[low, top], nice=False),
+        axis=alt.Axis(
+            values=ticks, labelExpr=PLAIN_NUMBER, title="Time to first token (ms), log scale", titlePadding=10
+        ),
+    )
+    x = _rates(sorted({p.x for p in points} | {rate for _, rate in ends}))
+    data = [
+        {
+            "method": p.method,
+            "which": p.line,
+            "x": p.x,
+            "y": p.y,
+            "saturated": p.saturated,
+            "says": f"load: {p.load.word}; method: {p.method}; ttft_{p.line}_ms: {p.y:.6g}",
+        }
+        for p in points
+    ]
+    data += [
+        {
+            "method": name,
+            "which": "p50",
+            "x": rate,
+            "y": top / 1.04,
+            "saturated": True,
+            "cut": True,
+            "says": f"load: {rate:g}; method: {name}; saturated",
+        }
+        for name, rate in ends
+    ]
+    legend = alt.Legend(title=None, orient="right", symbolStrokeColor=INK, symbolType="stroke", symbolSize=300)
+    dash = alt.StrokeDash("which:N", scale=alt.Scale(domain=["p50", "p99"], range=[[1, 0], [5, 4]]), legend=legend)
+    base = alt.Chart(alt.InlineData(values=data)).encode(x=x, y=y, color=_colour(styles, list(styles)))
+    lines = base.transform_filter("!datum.cut").mark_line(strokeWidth=2).encode(strokeDash=dash, detail="which:N")
+    marks = base.transform_filter("!datum.saturated").mark_point(size=50, filled=True, opacity=1)
+    crosses = base.transform_filter("datum.saturated").mark_point(
+        shape=_CROSS, size=60, strokeWidth=2.2, filled=False, opacity=1
+    )
+    return alt.layer(lines, marks.encode(description="says:N"), crosses.encode(description="says:N")).properties(
+        width=WIDTH_PX, height=HEIGHT_PX
+    )
+
+
+def _rates(rates: Sequence[float]) -> alt.X:
+    log = rates[0] * _LOG_FROM < rates[-1]
+    scale = (
+        alt.Scale(type="log", base=2, domain=[rates[0] / 1.15, rates[-1] * 1.15], nice=False)
+        if log
+        else alt.Scale(domain=[0, rates[-1] * 1.08], nice=False)
+    )
+    axis = alt.Axis(
+        values=list(rates),
+        labelExpr=PLAIN_NUMBER,
+        title=f"Requests per second offered{', log scale' if log else ''}",
+        titlePadding=8,
+        labelOverlap="greedy",
+    )
+    return alt.X("x:Q", scale=scale, axis=axis)

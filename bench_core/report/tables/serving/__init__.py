@@ -1,0 +1,1 @@
+"""Tables of cells under load: beside each other, in detail, at a glance, and searches for the highest load."""
