@@ -17,7 +17,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 ROOMS = ("contract", "system", "client", "worker", "prepare", "runs", "report", "verify", "drive")
 FRONT = "__main__"  # llm-bench: leads into a room only when it is told which
 # What images import that is no engine; `conversion` is llama.cpp's, and too common a word to forbid.
-SHARED = {"bench_core", "conversion", "images", "numpy", "safetensors", "torch"}
+SHARED = {"bench_core", "conversion", "images", "numpy", "safetensors", "tokenizers", "torch"}
 
 
 def imported_by_images(images: Path) -> set[str]:

@@ -4,9 +4,12 @@
 # CUDA_ARCHITECTURES and nvcc for cuda. PYTHON: its pip is called. CMAKE_BUILD_PARALLEL_LEVEL: compilers at a time.
 set -euo pipefail
 here=$(realpath "$(dirname "$0")")
-# NCCL is for several GPUs; a cell has one.
+# NCCL is for several GPUs; a cell has one. The driver's library is not there where the server is linked.
 case "$1" in
-    cuda) device=(-DGGML_CUDA=ON -DGGML_CUDA_NCCL=OFF "-DCMAKE_CUDA_ARCHITECTURES=${CUDA_ARCHITECTURES:?90, for example}") ;;
+    cuda) device=(
+        -DGGML_CUDA=ON -DGGML_CUDA_NCCL=OFF "-DCMAKE_CUDA_ARCHITECTURES=${CUDA_ARCHITECTURES:?90, for example}"
+        -DCMAKE_EXE_LINKER_FLAGS=-Wl,--allow-shlib-undefined
+    ) ;;
     cpu) device=(-DGGML_CUDA=OFF) ;;
     *) echo "cuda or cpu, not $1" >&2; exit 2 ;;
 esac
