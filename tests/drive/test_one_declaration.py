@@ -142,7 +142,7 @@ def test_a_new_option_needs_its_declaration_alone(tmp_path: Path) -> None:
 def test_what_may_differ_is_declared_with_the_fields() -> None:
     assert fields_that_may_differ(MeasureProtocol) == {"direct_batches", "direct_rounds", "score_texts", "busy"}
     of_new_cells = {"direct_batches", "direct_rounds", "direct_batch_sizes", "score_texts", "control", "artifacts"}
-    assert fields_that_may_differ(Suite) == of_new_cells
+    assert fields_that_may_differ(Suite) == of_new_cells | {"slo"}
     one = MeasureProtocol(score_texts=3, direct_batches=2, precision=0.01)
     other = MeasureProtocol(score_texts=0, precision=0.02, max_seconds=1.0)
     assert list(differences(one, other)) == [("precision", 0.01, 0.02), ("max_seconds", None, 1.0)]
@@ -170,7 +170,7 @@ def test_a_scenario_is_what_its_word_says(word: str) -> None:
     assert scenario.word == word
 
 
-@pytest.mark.parametrize("word", ["b0", "b", "16", "b65537", "b1 ", "b01", "c4", ""])
+@pytest.mark.parametrize("word", ["b0", "b", "16", "b65537", "b1 ", "b01", "c0", "r", "r0", "x4", ""])
 def test_what_is_no_scenarios_word_is_none(word: str) -> None:
     assert scenario_of_word(word) is None
 

@@ -1,6 +1,7 @@
 """A load generator: a process of its own, so that nothing but the load runs in it.
 
-A supervisor starts it as a module, ``--job FD --control FD --results FD --process I --parent P``, with three descriptors: the memory file of jobs, the reading end of the control pipe, the writing end of the results'
+A supervisor starts it as a module, ``--job FD --control FD --results FD --process I --parent P``, with three
+descriptors: the memory file of jobs, the reading end of the control pipe, the writing end of the results'
 pipe (``client.load.wire`` has what goes through them). The generator opens its connections, says ``ready``, waits for
 ``start`` with the moment T0, and sends: in a closed loop, on each stream, the next request when the one before has
 ended, in an open loop request k at T0 + offset k. Process i of N has the requests k with k mod N = i, and all have the

@@ -10,7 +10,7 @@ from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from bench_core.contract.adapter import Variant
 from bench_core.contract.asked.options import EngineOption, OptionName, Options
-from bench_core.contract.asked.server import ServerEntry
+from bench_core.contract.asked.server import PLACE, ServerEntry
 from bench_core.contract.errors import BadInput
 from bench_core.contract.records import layout, strict_yaml
 from bench_core.contract.records.record import Misplaced, Record, Scalar
@@ -196,6 +196,16 @@ class Manifest(Record):
     def variants_on(self, device: str) -> tuple[str, ...]:
         """Names of the variants that run on a device, in the order of the file."""
         return tuple(self._on(device)) if device in self.devices else ()
+
+    @property
+    def server_options(self) -> frozenset[str]:
+        """Options that the server's command takes by their places, whether or not the adapter reads them as well."""
+        if self.serve is None:
+            return frozenset()
+        caches = (*self.serve.prefix_cache_off.arguments, *self.serve.prefix_cache_on.arguments)
+        variants = (word for variant in self.variants.values() for word in variant.serve or ())
+        words = (*self.serve.command, *caches, *variants)
+        return frozenset(place for word in words for place in PLACE.findall(word)) & self.options.keys()
 
     def served_on(self, device: str) -> tuple[str, ...]:
         """Names of the variants that the engine's own server serves on a device."""

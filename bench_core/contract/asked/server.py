@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
@@ -11,6 +12,9 @@ from bench_core.contract.records.record import Record
 # A dotted path into JSON: names, and numbers for places in a list.
 FieldPath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_0-9]+(\.[A-Za-z_0-9]+)*$")]
 UrlPath = Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9_/.-]*$")]
+
+
+PLACE = re.compile(r"\{([a-z][a-z0-9_]*)\}")  # of a command's word: filled in when the server is started
 
 
 class PrefixCache(Record):

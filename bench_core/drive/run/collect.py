@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from bench_core.contract.errors import BadInput, shortened
+from bench_core.contract.errors import BadInput, MachineFailure, shortened
 from bench_core.contract.records import layout
 from bench_core.contract.records.events import TelemetryEvent, parse_events
 from bench_core.contract.records.outcome import EXIT_BAD_INPUT, EXIT_MACHINE, MemoryEvidence, Outcome, Verdict
@@ -140,3 +140,13 @@ def last_line(text: str) -> str:
     """The last line that says anything, shortened, printable."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return shortened("".join(char if char.isprintable() else "?" for char in lines[-1]), 300) if lines else ""
+
+
+def require_there(run_folder: Path) -> None:
+    """The run's folder is still there.
+
+    Raises:
+        MachineFailure: somebody has removed the run's folder.
+    """
+    if not (run_folder / layout.RUN_FILE).is_file():
+        raise MachineFailure(f"{run_folder} was removed while the run was measured", "start a new run")

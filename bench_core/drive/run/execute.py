@@ -17,7 +17,6 @@ from types import FrameType
 from bench_core.contract.asked.scenario import Offline
 from bench_core.contract.errors import BadInput, MachineFailure, MayPass
 from bench_core.contract.measures.cpu_use import BusyRule
-from bench_core.contract.records import layout
 from bench_core.contract.records.events import CellEnded, Progress, parse_stdout
 from bench_core.contract.records.outcome import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_MACHINE, EXIT_OK, Outcome, Verdict
 from bench_core.contract.records.run import GpuInfo
@@ -30,7 +29,7 @@ from bench_core.drive.material.prepared import Prepared, lacks
 from bench_core.drive.material.schedules import place_schedules
 from bench_core.drive.plan.plan import Job, Plan
 from bench_core.drive.run.assignment import handed_over
-from bench_core.drive.run.collect import judge, set_aside, stated_cause
+from bench_core.drive.run.collect import judge, require_there, set_aside, stated_cause
 from bench_core.drive.run.cpu_gate import CpuGate
 from bench_core.drive.run.gpu_gate import GpuGate
 from bench_core.drive.run.progress import Display
@@ -254,7 +253,7 @@ class Execution:
             cells = list(left.cells)
             assignment = self.assignment(left, prepared, self._run or finished.run_folder)
             ended = self._launch(launch, assignment, partial(self._line, cells, finished))
-            _require_there(self._run or finished.run_folder)  # before anything is written into it again
+            require_there(self._run or finished.run_folder)  # before anything is written into it again
             if ended.exit_code == EXIT_BAD_INPUT and lacks(prepared, job):
                 ended = replace(ended, exit_code=EXIT_MACHINE)  # what it reads has gone since it was made ready
             if ended.removed:
@@ -387,15 +386,6 @@ def pass_on_signals(execution: Execution) -> None:
 
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
-
-
-def _require_there(run_folder: Path) -> None:
-    """
-    Raises:
-        MachineFailure: somebody has removed the run's folder.
-    """
-    if not (run_folder / layout.RUN_FILE).is_file():
-        raise MachineFailure(f"{run_folder} was removed while the run was measured", "start a new run")
 
 
 def _failed(ended: Ended) -> MachineFailure:

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from bench_core.contract.asked.manifest import Manifest
+from bench_core.contract.asked.server import PLACE
 from bench_core.contract.errors import BadInput
 from bench_core.contract.records.spec import CellSpec
 from bench_core.worker.resolve import MeasureRequest
 
-_PLACE = re.compile(r"\{([a-z][a-z0-9_]*)\}")
 DEFAULT_SLOTS = 256  # requests at once where load points do not say it: an open loop
 
 
@@ -28,7 +28,7 @@ def filled(words: tuple[str, ...], places: Mapping[str, str]) -> list[str]:
             raise BadInput(f"serve: {{{match[1]}}} is no place", f"places: {', '.join(sorted(places))}")
         return places[match[1]]
 
-    return [_PLACE.sub(value, word) for word in words]
+    return [PLACE.sub(value, word) for word in words]
 
 
 def words_of(manifest: Manifest, spec: CellSpec) -> tuple[str, ...]:

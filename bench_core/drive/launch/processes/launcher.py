@@ -126,19 +126,7 @@ class ProcessLauncher:
         device: DeviceKind = "cuda" if launch.gpu else "cpu"
         environment = self._environments.path(launch.image, launch.target, device)
         with tempfile.TemporaryDirectory(prefix="llm-bench-") as home:
-            variables = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-            variables |= {
-                "PATH": f"{environment / 'bin'}:{os.defpath}",
-                "PYTHONPATH": str(REPOSITORY),
-                "PYTHONDONTWRITEBYTECODE": "1",
-                "PYTHONUNBUFFERED": "1",
-                "HOME": home,
-                "TMPDIR": home,
-                "LOGNAME": "bench",
-                "HF_HUB_OFFLINE": "1",
-            }
-            if launch.gpu:
-                variables["CUDA_VISIBLE_DEVICES"] = launch.gpu.uuid
+            variables = _variables(environment, home, launch)
             started = time.monotonic()
             worker = [str(environment / "bin" / "python"), "-m", "bench_core.worker", *launch.arguments]
             with _affinity(cpus):
@@ -220,6 +208,22 @@ def places(launch: Launch, home: Path) -> list[str]:
     if folders.run is not None:
         found += ["--results", str(folders.run.resolve().parent), "--run-id", folders.run.name]
     return found
+
+
+def _variables(environment: Path, home: str, launch: Launch) -> dict[str, str]:
+    """What a worker sees of an environment: nothing of the user's."""
+    variables = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    variables |= {
+        "PATH": f"{environment / 'bin'}:{os.defpath}",
+        "PYTHONPATH": str(REPOSITORY),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONUNBUFFERED": "1",
+        "HOME": home,
+        "TMPDIR": home,
+        "LOGNAME": "bench",
+        "HF_HUB_OFFLINE": "1",
+    }
+    return variables | ({"CUDA_VISIBLE_DEVICES": launch.gpu.uuid} if launch.gpu else {})
 
 
 def _client_places(launch: Launch) -> list[str]:
