@@ -14,6 +14,7 @@ from bench_core.contract.measures.min_memory import SUSTAINED_SHARE, MinMemory, 
 from bench_core.contract.records import layout
 from bench_core.contract.records.outcome import Outcome, Verdict
 from bench_core.contract.records.record import Record
+from bench_core.contract.serving.capacity import LoadTrial, search_capacity
 from bench_core.runs.files import Unreadable, read_record
 from bench_core.runs.view import RunView
 from bench_core.verify.cells import recomputed
@@ -27,6 +28,7 @@ class _Untried(Exception):
 def search_differences(folder: Path, view: RunView) -> Iterator[Difference]:
     """One for each trial that is not what its cell says, and for an answer that does not follow from the trials."""
     yield from _largest_batches(folder, view)
+    yield from _highest_loads(view)
     for search in view.searches:
         yield from _smallest_budget(folder, search)
 
@@ -45,6 +47,27 @@ def _largest_batches(folder: Path, view: RunView) -> Iterator[Difference]:
             yield of_run(name, "its answer does not follow from its trials: one is missing")
             continue
         yield from _other_answer(name, found, follows, ("largest", "smallest_failing"))
+
+
+def _highest_loads(view: RunView) -> Iterator[Difference]:
+    """Answers against their trials. The first trial is of the load that the search began with."""
+    for found in view.capacities:
+        if found.problem or not found.trials:
+            continue
+        name = f"{layout.CAPACITY_FOLDER}/{found.method}.json"
+        first = found.trials[0].load
+        try:
+            follows = search_capacity(
+                found.varied, first, found.limit, _not_loaded, attainment=found.attainment, known=found.trials
+            )
+        except _Untried:
+            yield of_run(name, "its answer does not follow from its trials: one is missing")
+            continue
+        yield from _other_answer(name, found, follows, ("highest", "lowest_failing", "problem"))
+
+
+def _not_loaded(load: float) -> LoadTrial:
+    raise _Untried(load)
 
 
 def _other_answer(name: str, found: Record, follows: Record, fields: Iterable[str]) -> Iterator[Difference]:

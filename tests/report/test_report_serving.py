@@ -30,6 +30,7 @@ from bench_core.report.write.markdown import markdown
 from bench_core.report.write.serving_table import serving_table
 from bench_core.runs.load import load_run
 from bench_core.runs.view import RunView
+from bench_core.verify.searches import search_differences
 
 FLAKY = Engine("flaky", "fp16", "Flaky fp16", fails=25)
 DEAD = Engine("dead", "fp16", "Dead fp16", dies=True)
@@ -204,6 +205,15 @@ def test_found_capacities_stand_in_tables_of_their_own(run: Path) -> None:
         assert answer["Lowest that does not"] == "32 requests/s"
         says = [row["Says"] for row in fields(sheet_of(view, "Trials of the highest load"))]
         assert says == ["keeps them, close", "saturated"]
+        (missing,) = search_differences(run, view)
+        assert "one is missing" in missing.what, "between 16 and 32 nothing was tried"
+        trials = (
+            LoadTrial(load=16, number=1, attainment=share),
+            LoadTrial(load=17, number=2, attainment=None, saturated=True),
+        )
+        told = found.model_copy(update={"varied": "concurrency", "limit": 17, "trials": trials})
+        (other,) = search_differences(run, replace(view, capacities=(told,)))
+        assert "lowest_failing is 32.0, from its trials follows 17.0" in other.what
     finally:
         (home / "vllm.fp16.json").unlink()
         home.rmdir()
