@@ -196,7 +196,7 @@ def test_what_is_killed_or_stopped_in_a_window_is_measured_by_a_resumed_run(
     """The client's container, the server's, or Ctrl-C at the driver: a typed outcome, no orphan, and ``--resume``."""
     places = [f"--{name}={tmp_path / name}" for name in ("results", "data", "models")]
     base = [sys.executable, "-m", "bench_core.drive", "--launcher", "docker", "--device", "cpu"]
-    words = [*NULL, "--concurrency", "4", "--max-serve-seconds", "60", "--serve-precision", "0.0001"]
+    words = [*NULL, "--concurrency", "4", "--max-serve-seconds", "8", "--serve-precision", "0.0001"]
     process = subprocess.Popen(
         [*base, *words, *places], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

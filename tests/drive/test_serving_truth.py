@@ -1,0 +1,79 @@
+"""Cells under load against a server whose truth is its script: loops, rates below and above what it takes, capacity."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import Drive
+
+from bench_core.contract.serving.capacity import Capacity
+from bench_core.contract.serving.measures import ServeMetrics
+from bench_core.runs.load import load_run
+from bench_core.runs.view import ServedRow
+from bench_core.verify.run import verify_run
+
+pytestmark = pytest.mark.alone  # others' use of the CPUs is in every latency
+
+TTFT_S, TPOT_S, TOKENS, SLOTS = 0.05, 0.01, 21, 8
+SERVICE_S = TTFT_S + TPOT_S * (TOKENS - 1)
+CAPACITY = SLOTS / SERVICE_S  # requests/s
+SCRIPT = {"ttft_s": TTFT_S, "tpot_s": TPOT_S, "served_at_once": SLOTS, "load_s": 0}
+COMMON = (
+    *("--images", "null", "--device", "cpu", "--launcher", "process", "--no-harness-check", "--no-calibration"),
+    *("--samples", "16", "--max-new-tokens", str(TOKENS), "--max-ramp-seconds", "4", "--run-id", "mine", "--yes"),
+    *(word for name, value in SCRIPT.items() for word in ("--option", f"null.{name}={value}")),
+)
+
+
+def test_every_number_is_near_the_scripts(drive: Drive, tmp_path: Path) -> None:
+    """A busy machine makes a server and its client late, by milliseconds; a wrong formula is further off than that."""
+    low, high = round(0.3 * CAPACITY), round(1.5 * CAPACITY)
+    limits = ("--slo", f"ttft_s={TTFT_S * 3},tpot_s={TPOT_S * 3}")
+    done = drive(
+        *COMMON, "--concurrency", "1,4", "--request-rate", f"{low},{high}", "--max-serve-seconds", "6", *limits
+    )
+    assert done.code == 0, done.err
+    folder = tmp_path / "results" / "mine"
+    rows = {row.load.words: row for row in load_run(folder).served}
+    for streams in (1, 4):
+        metrics = _metrics(rows[f"concurrency {streams}"])
+        expected = streams * TOKENS / SERVICE_S
+        assert metrics.output_throughput_tok_s.value == pytest.approx(expected, rel=0.15)
+        assert metrics.request_throughput_per_s.value == pytest.approx(streams / SERVICE_S, rel=0.15)
+        assert metrics.in_flight.mean == pytest.approx(streams, rel=0.05)
+        assert metrics.tpot_s is not None
+        assert metrics.tpot_s.mean.value == pytest.approx(TPOT_S, rel=0.1)
+        assert metrics.ttft_s is not None
+        assert TTFT_S <= metrics.ttft_s.mean.value < 2 * TTFT_S
+    below = _metrics(rows[f"{low} requests/s"])
+    assert not below.saturated
+    assert below.kept is not None
+    assert below.kept.attainment.value > 0.9
+    above = _metrics(rows[f"{high} requests/s"])
+    assert above.saturated
+    assert above.stop_reason == "saturated"
+    assert above.kept is not None
+    assert above.kept.attainment.value < 0.5
+    assert verify_run(folder).differences == ()
+
+
+def _metrics(row: ServedRow) -> ServeMetrics:
+    assert row.result is not None, row.problem
+    return row.result.metrics
+
+
+def test_capacity_is_the_scripts(drive: Drive, tmp_path: Path) -> None:
+    """In a closed loop what is waited for is known to a request: the server has so many slots."""
+    limits = ("--slo", f"ttft_s={TTFT_S * 2.5}", "--attainment", "0.9", "--capacity-of", "concurrency")
+    search = ("--find-capacity", "null.scripted", "--capacity-start", "4", "--capacity-limit", "32")
+    done = drive(*COMMON, *search, *limits, "--max-serve-seconds", "3")
+    assert done.code == 0, done.err
+    found = Capacity.read(tmp_path / "results" / "mine" / "capacity" / "null.scripted.json")
+    assert found.highest == SLOTS
+    assert found.lowest_failing == SLOTS + 1
+    assert [trial.load for trial in found.trials][:3] == [4, 8, 16]
+    assert str(SLOTS) in done.err
+    again = drive("--resume", "mine", "--no-calibration", "--yes", own_folders=True)
+    assert again.code == 0, again.err
+    assert "known already" in again.err
