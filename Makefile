@@ -35,7 +35,11 @@ demo: setup  ## run the demo suite: in containers where Docker answers, else in 
 
 test: lint  ## all checks and tests; those with containers run where a Docker engine answers or could be started
 	docker/local-os.sh
-	$(PY) -m pytest -n auto --dist loadfile -m "not ($(ONE_BY_ONE))"; together=$$?; \
+	@mkdir -p build; echo "the images of the tests that follow are built meanwhile: build/images.log"; \
+		$(PY) -m bench_core.drive --images all --device cpu --launcher docker --build-only > build/images.log 2>&1 & \
+		building=$$!; \
+		$(PY) -m pytest -n auto --dist loadfile -m "not ($(ONE_BY_ONE))"; together=$$?; \
+		wait $$building || tail -3 build/images.log; \
 		$(PY) -m pytest -m "$(ONE_BY_ONE)" && exit $$together
 
 test-quick: setup  ## walls, contract and report without simulations, figures and whole runs; under a minute

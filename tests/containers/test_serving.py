@@ -168,9 +168,9 @@ def test_requests_that_fail_are_counted_and_named_and_the_others_measured(run: R
     """One in ten, in each way that a server can fail one."""
     done = run(*NULL, "--concurrency", "8", "--request-timeout-s", "1", *script(fail_every=10, request_fails="each"))
     assert done.returncode == 0, done.stderr
-    found = row(tmp_path)
+    found = row(tmp_path, "null.scripted.c8")
     assert found.result is not None
-    ends: set[str] = {request.end for request in events(tmp_path).requests}
+    ends: set[str] = {request.end for request in events(tmp_path, "null.scripted.c8").requests}
     assert ends >= {"ok", "status", "broken", "garbage", "wrong_length", "timeout"}
     counts = found.result.metrics.requests
     assert sum(counts.failed.values()) >= 5
