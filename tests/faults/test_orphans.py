@@ -52,11 +52,34 @@ class FakeContainer:
         pass
 
 
+class FakeNetwork:
+    """A network that a driver has made."""
+
+    def __init__(self, name: str, labels: dict[str, str]) -> None:
+        self.name = name
+        self.attrs = {"Labels": labels}
+        self.removed = False
+
+    def remove(self) -> None:
+        self.removed = True
+
+
+class FakeNetworks:
+    """Networks by label."""
+
+    def __init__(self) -> None:
+        self.there: list[FakeNetwork] = []
+
+    def list(self, *, filters: dict[str, str]) -> list[FakeNetwork]:
+        return [network for network in self.there if filters["label"] in network.attrs["Labels"]]
+
+
 class FakeClient:
     """Containers by label, and one to be made."""
 
     def __init__(self, *containers: FakeContainer) -> None:
         self.there = list(containers)
+        self.networks = FakeNetworks()
         self.containers = self
         self.made: dict[str, Any] = {}
         self.next = FakeContainer("new", {})
@@ -110,6 +133,19 @@ def test_only_what_an_ended_driver_of_this_machine_left_is_removed() -> None:
     assert (orphan.removed, reused.removed, exited.removed) == (True, True, True)
     assert [container.name for container in theirs if container.removed] == []
     assert told[0] == f"removed container orphan, left by driver {gone.pid} (night)"
+
+
+def test_a_network_of_an_ended_driver_is_removed_and_no_other() -> None:
+    gone, me = dead(), this_driver()
+    left, mine, persons = (
+        FakeNetwork("left", gone.labels), FakeNetwork("mine", me.labels), FakeNetwork("a person's", {}),
+    )  # fmt: skip
+    client = FakeClient()
+    client.networks.there = [left, mine, persons]
+    told: list[str] = []
+    assert launcher(client).clear_orphans(told.append) == 0, "containers are counted"
+    assert [network.removed for network in (left, mine, persons)] == [True, False, False]
+    assert told == [f"removed network left, left by driver {gone.pid}"]
 
 
 def test_an_orphan_that_another_driver_removes_first_is_no_failure() -> None:

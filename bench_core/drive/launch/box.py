@@ -130,8 +130,8 @@ class Doors:
 
 
 def _hand_over(folder: Path, user: int, group: int) -> None:
-    """The folder itself, and those in it that a box adds to or replaces: of a run the folders of cells,
-    calibrations and load searches, of a model its artifacts, but not the model that they are made of. Files stay whose they are."""
+    """The folder itself, and those in it that a box adds to or replaces: of a run the folders of cells, calibrations
+    and load searches, of a model its artifacts, but not the model that they are made of. Files stay whose they are."""
     try:
         os.chown(folder, user, group, follow_symlinks=False)
         is_model = _is_model(folder)
