@@ -16,6 +16,7 @@ from private_engine import until
 
 from bench_core.contract.records import layout
 from bench_core.contract.records.outcome import Outcome
+from bench_core.contract.serving.capacity import Capacity
 from bench_core.contract.serving.log import ServeEvents
 from bench_core.runs.load import load_run
 from bench_core.runs.served import read_serve_events
@@ -217,3 +218,19 @@ def test_what_is_killed_or_stopped_in_a_window_is_measured_by_a_resumed_run(
     resume = run("--resume", "mine", "--no-calibration")
     assert resume.returncode == 0, resume.stdout + resume.stderr
     assert row(tmp_path).result is not None
+
+
+@pytest.mark.usefixtures("leaves_nothing")
+def test_a_capacity_is_searched_on_one_server(run: Run, tmp_path: Path) -> None:
+    """The client writes the trials into the run's folder; two slots keep a limit that a third request breaks."""
+    limits = ("--slo", "ttft_s=0.12", "--attainment", "0.8", "--capacity-of", "concurrency", "--capacity-limit", "4")
+    slots = script(served_at_once=2, ttft_s=0.05, tpot_s=0.01)
+    done = run(*NULL, "--find-capacity", "null.scripted", *limits, *slots)
+    assert done.returncode == 0, done.stderr
+    found = Capacity.read(tmp_path / "results" / "mine" / layout.CAPACITY_FOLDER / "null.scripted.json")
+    assert found.highest == 2
+    folders = [
+        path.name for path in sorted((tmp_path / "results" / "mine" / layout.CAPACITY_FOLDER / found.home).iterdir())
+    ]
+    assert folders == [trial.folder for trial in found.trials]
+    assert verify_run(tmp_path / "results" / "mine").differences == ()
