@@ -41,7 +41,7 @@ def add_options(parser: argparse.ArgumentParser, options: Iterable[Declared]) ->
             group.add_argument(*option.flags, action=argparse.BooleanOptionalAction, **common)
             continue
         if option.kind == "choice":
-            common["choices"] = option.choices
+            common |= {"choices": option.choices, "type": type(option.choices[0])}
         else:
             common["metavar"] = option.metavar
         if option.several == "list":

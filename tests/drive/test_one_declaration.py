@@ -22,10 +22,12 @@ from bench_core.contract.asked.scenario import KINDS, Offline, scenario_of_word
 from bench_core.contract.records import layout
 from bench_core.contract.records.spec import Assignment, CellPlan, CellSpec
 from bench_core.drive import schema
+from bench_core.drive.ask.options import click_option
 from bench_core.drive.ask.request import Suite
 from bench_core.drive.launch.launcher import Ended, Launch, LineTaker
 from bench_core.drive.launch.processes.launcher import ProcessLauncher
 from bench_core.drive.run import assignment as handing
+from bench_core.worker.cli import build_parser
 from bench_core.worker.resolve import Options
 
 QUICK = ("--images", "null", "--device", "cpu", "--launcher", "process", "--samples", "8", "--max-new-tokens", "2")
@@ -283,3 +285,11 @@ def test_files_of_drivers_that_have_ended_are_cleared_and_others_are_not(tmp_pat
 def test_every_heading_of_the_help_is_a_record_that_declares_options() -> None:
     origins = {option.origin for option in declared(Options)}
     assert {WorkFields, ProtocolFields, MeasureOptions, Timeouts} < origins
+
+
+def test_a_choice_among_numbers_is_a_number_on_both_command_lines() -> None:
+    """A command line has words; the record wants one of its numbers."""
+    parsed = build_parser().parse_args(["--ttft-percentile", "95"])
+    assert parsed.ttft_percentile == 95
+    [option] = [option for option in declared(Suite) if option.name == "ttft_percentile"]
+    assert click_option(option).type.convert("95", None, None) == 95

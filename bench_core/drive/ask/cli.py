@@ -11,13 +11,13 @@ import click
 from pydantic import ValidationError
 
 from bench_core import __version__
-from bench_core.contract.asked.declaration import declared, flag_of
+from bench_core.contract.asked.declaration import Declared, declared, flag_of
 from bench_core.contract.errors import BadInput
 from bench_core.contract.records.outcome import EXIT_INTERRUPTED, EXIT_MACHINE, EXIT_OK
-from bench_core.contract.records.record import describe
+from bench_core.contract.records.record import Record, describe
 from bench_core.drive.ask import words
 from bench_core.drive.ask.command import refuse
-from bench_core.drive.ask.options import AsPath, click_option, given
+from bench_core.drive.ask.options import AsPath, Panels, click_option, given
 from bench_core.drive.ask.request import SERVED_BY, Modes, Request, Suite
 from bench_core.drive.plan.catalogue import Catalogue
 from bench_core.drive.plan.plan import image_of
@@ -31,6 +31,20 @@ _SUITE, _REQUEST, _MODES = declared(Suite), declared(Request), declared(Modes)
 _SELECTION = ("images", "variants", "batch_sizes", *SERVED_BY)
 
 
+# Of the help's first panel.
+_FIRST = (
+    "suite", "resume", "images", "model", "dataset", "samples", "batch_sizes", "concurrency", "request_rate",
+    "max_new_tokens", "device", "dry_run",
+)  # fmt: skip
+_PANELS: dict[type[Record], str] = {Suite: "The run: order, engines' options, searches", Request: "Folders"}
+_WIDEST_HELP = 110
+
+
+def _panel(option: Declared) -> str:
+    """What an option is about, in the words of the record that declares it."""
+    return _PANELS.get(option.origin) or (option.origin.__doc__ or "").split("\n")[0].rstrip(".")
+
+
 def _command() -> click.Command:
     suite = click.Option(["--suite"], type=AsPath(), metavar="PATH", help="suite file; options given here count more")
     resume = click.Option(
@@ -42,8 +56,11 @@ def _command() -> click.Command:
         ["--list-options"], is_flag=True, help="show what each engine (or those of --images) may be told, and stop"
     )
     version = click.Option(["--version"], is_flag=True, help="show the version and stop")
-    return click.Command(
+    return Panels(
         "drive",
+        first=_FIRST,
+        panels={option.name: _panel(option) for option in (*_SUITE, *_REQUEST, *_MODES)},
+        context_settings={"max_content_width": _WIDEST_HELP},
         params=[
             suite,
             *(click_option(option) for option in _SUITE),

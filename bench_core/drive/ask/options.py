@@ -12,6 +12,7 @@ from bench_core.contract.asked.declaration import Declared
 from bench_core.drive.ask import words
 
 _LONGEST_LIMIT = 1e9
+_FIRST, _OTHERS = "Options that matter first", "Others"
 
 
 class Listed(click.ParamType[Any]):
@@ -103,3 +104,27 @@ def _number(option: Declared) -> click.ParamType[Any]:
         number = click.IntRange(None if least is None else int(least), None if most is None else int(most), **limits)
     number.name = "whole number" if option.kind == "int" else "number"  # of "'x' is not a valid ..."
     return number
+
+
+class Panels(click.Command):
+    """A command whose help shows its options in panels: first those that most calls need, then the others by what they
+    are about."""
+
+    def __init__(self, *parts: Any, first: Sequence[str], panels: Mapping[str, str], **more: Any) -> None:
+        """``first``: names of the options of the first panel; ``panels``: of each other option its panel."""
+        super().__init__(*parts, **more)
+        self._first, self._panels = first, panels
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the panels."""
+        found: dict[str, list[tuple[str, str]]] = {_FIRST: []}
+        params = {param.name or "": param for param in self.get_params(ctx)}
+        ordered = [*self._first, *(name for name in params if name not in self._first)]
+        for name in ordered:
+            shown = params[name].get_help_record(ctx)
+            if shown is not None:
+                panel = _FIRST if name in self._first else self._panels.get(name, _OTHERS)
+                found.setdefault(panel, []).append(shown)
+        for title, rows in found.items():
+            with formatter.section(title):
+                formatter.write_dl(rows)
