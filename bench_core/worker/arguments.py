@@ -41,7 +41,7 @@ def add_options(parser: argparse.ArgumentParser, options: Iterable[Declared]) ->
             group.add_argument(*option.flags, action=argparse.BooleanOptionalAction, **common)
             continue
         if option.kind == "choice":
-            common |= {"choices": option.choices, "type": type(option.choices[0])}
+            common["choices"] = option.choices
         else:
             common["metavar"] = option.metavar
         if option.several == "list":
@@ -66,6 +66,8 @@ def reader(option: Declared) -> Callable[[str], Any]:
         return _whole_number(int(option.at_least or 0), option.at_most)
     if option.kind == "float":
         return _number(option)
+    if option.kind == "choice":
+        return type(option.choices[0])
     return Path if option.kind == "path" else str
 
 
