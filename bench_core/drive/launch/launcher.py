@@ -117,6 +117,9 @@ class Launcher(Protocol):
     def ensure_services(self, device: DeviceKind, tell: Callable[[str], None]) -> list[str]:
         """Builds what is no engine but runs in a box of its own when there is no driver; their references."""
 
+    def is_client_ready(self, device: DeviceKind) -> bool:
+        """Whether nothing has to be built for :meth:`ensure_client`."""
+
     def ensure_client(self, device: DeviceKind, tell: Callable[[str], None]) -> None:
         """Builds what cells under load are measured with, where it is not there.
 

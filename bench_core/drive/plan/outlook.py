@@ -113,6 +113,7 @@ def plan_words(
     """The plan in lines: cells, what will be built, fetched and converted, time and disk."""
     launcher = choice.launcher
     to_build = [image.name for image in plan.images if not launcher.is_ready(image, "measure", plan.device)]
+    to_build += ["client"] if plan.loads and not launcher.is_client_ready(plan.device) else []
     to_build += [
         f"{outlook.makers[name].image.name} (converter)"
         for name in outlook.to_convert

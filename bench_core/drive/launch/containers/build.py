@@ -136,13 +136,23 @@ class ImageBuilder:
         self._ensure_base("base", flavour, tell)
         tag = tag_of(name, flavour)
         dockerfile = f"docker/{name}.Dockerfile"
-        requirements = f"docker/requirements.{name}.txt"
-        files = [f"bench_core/{part}" for part in ("__init__.py", "contract", "system", name)]
-        files += [requirements] if (REPOSITORY / requirements).is_file() else []
-        context = self._digest(dockerfile, files, [tag_of("base", flavour)], {"flavour": flavour})
+        context = self._service_context(name, flavour)
         base = {"BASE_IMAGE": tag_of("base", flavour)}
         self._build_if_needed(tag, dockerfile, None, context, flavour, base, tell)
         return tag
+
+    def service_is_current(self, name: str, flavour: DeviceKind) -> bool:
+        """Whether such an image is there and made of what the repository holds now."""
+        found = self._find(tag_of(name, flavour))
+        if found is None or not self._base_is_current("base", flavour):
+            return False
+        return bool(found.labels.get(CONTEXT_LABEL) == self._service_context(name, flavour))
+
+    def _service_context(self, name: str, flavour: DeviceKind) -> str:
+        dockerfile, requirements = f"docker/{name}.Dockerfile", f"docker/requirements.{name}.txt"
+        files = [f"bench_core/{part}" for part in ("__init__.py", "contract", "system", name)]
+        files += [requirements] if (REPOSITORY / requirements).is_file() else []
+        return self._digest(dockerfile, files, [tag_of("base", flavour)], {"flavour": flavour})
 
     def _ensure_base(self, name: str, flavour: DeviceKind, tell: Tell) -> None:
         if name not in SYSTEMS:

@@ -98,6 +98,10 @@ class DockerLauncher:
         """Builds the preparing service of compose.yaml, and the client of cells under load."""
         return [self._builder.ensure_service(name, device, tell) for name in ("prepare", "client")]
 
+    def is_client_ready(self, device: DeviceKind) -> bool:
+        """Whether its image is built from what the repository holds now."""
+        return self._builder.service_is_current("client", device)
+
     def ensure_client(self, device: DeviceKind, tell: Callable[[str], None]) -> None:
         """Builds docker/client.Dockerfile."""
         self._builder.ensure_service("client", device, tell)

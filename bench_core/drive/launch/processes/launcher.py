@@ -69,6 +69,10 @@ class ProcessLauncher:
         """None: the host's own Python prepares."""
         return []
 
+    def is_client_ready(self, device: DeviceKind) -> bool:  # noqa: ARG002
+        """Yes: this Python has what it needs."""
+        return True
+
     def ensure_client(self, device: DeviceKind, tell: Callable[[str], None]) -> None:
         """Nothing: this Python has what the client needs."""
 
