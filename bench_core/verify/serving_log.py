@@ -161,8 +161,9 @@ def _window(
     if lasted_s > protocol.max_serve_seconds + _LOOK_SLACK_S:
         yield f"the window lasted {lasted_s:.1f} s, its limit is {protocol.max_serve_seconds:g} s"
     yield from _reason(requests, window, protocol, load, schedule)
-    after = [one for one in events.generators if one.ended_s < window.end_s - _SLACK_S]
-    if after:
+    # With nothing left to send a generator ends by itself, before the next look at the course.
+    slack_s = _LOOK_SLACK_S if window.reason == "schedule_used_up" else _SLACK_S
+    if any(one.ended_s < window.end_s - slack_s for one in events.generators):
         yield "a load generator ended within the window"
     if window.reason != "saturated" and not any(r.scheduled_s >= window.end_s - _idle_s(requests) for r in requests):
         yield "the window goes on after the last request"
