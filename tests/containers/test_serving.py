@@ -140,7 +140,8 @@ def test_a_server_that_dies_costs_the_cell_in_hand_and_the_next_gets_a_new_one(
         assert (found.verdict.outcome, found.verdict.phase) == (outcome, "measure")
         assert cause in found.verdict.cause
         assert found.complete is (outcome is not Outcome.KILLED)
-        assert sum(request.ok for request in events(tmp_path, cell).requests) == 8 - (cell == CELL) * 0
+        answered = sum(request.ok for request in events(tmp_path, cell).requests)
+        assert answered == 8 if cell != CELL else 5 <= answered <= 8, "up to three are in flight beside the last"
 
 
 @pytest.mark.usefixtures("leaves_nothing")
