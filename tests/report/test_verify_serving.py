@@ -318,3 +318,18 @@ def test_the_digest_in_outcome_json_is_of_the_log(real: Path) -> None:
     folder = layout.cell_folder(real, OVER)
     told = json.loads((folder / OUTCOME).read_text(encoding="utf-8"))["events_sha256"]
     assert told == hashlib.sha256((folder / EVENTS).read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(("reason", "found"), [("max_seconds", True), ("schedule_used_up", False)])
+def test_a_generator_ends_before_its_window_only_with_nothing_left_to_send(
+    mine: Path, reason: str, found: bool
+) -> None:
+    """It then ends by itself, before the next look at the course."""
+
+    def ended_before(lines: list[Line]) -> None:
+        the(lines, "window")["reason"] = reason
+        the(lines, "generator")["ended_s"] = the(lines, "window")["end_s"] - 0.2
+
+    change_log(mine, OPEN, ended_before, sealed=True)
+    recompute(mine, OPEN)
+    assert named(differences(mine), OPEN, EVENTS, "a load generator ended within the window") is found
