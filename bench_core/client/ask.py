@@ -9,9 +9,7 @@ from typing import Any
 
 from bench_core.contract.asked.server import ServerEntry
 from bench_core.contract.errors import BadInput
-from bench_core.contract.records.digest import prompts_sha256
-
-DIGEST_DIGITS = 16
+from bench_core.contract.records.digest import ids_digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +44,6 @@ class Ask:
     asked_tokens: int
     forced: bool
     data: bytes
-
-
-def ids_digest(ids: Sequence[int]) -> str:
-    """Digest of one prompt's, or one output's, token ids: 16 hex digits."""
-    return prompts_sha256([ids])[:DIGEST_DIGITS]
 
 
 class Asker:

@@ -34,11 +34,10 @@ def search(client: Client, here: Measuring, spec: CellSpec, ask: CapacityAsk, ru
         attainment=ask.attainment, conditions=ask.conditions, limit=ask.limit,
     )  # fmt: skip
     path = home / f"{method}.json"
-    number = 0
 
     def attempt(load: float) -> LoadTrial:
-        nonlocal number, record
-        number += 1
+        nonlocal record
+        number = len(record.trials) + 1
         client.note(spec.cell_id, number, number + 1)
         trial = _trial(client, here, spec, ask, load, number, home / record.home)
         record = record.model_copy(update={"trials": (*record.trials, trial)})

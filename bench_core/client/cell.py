@@ -5,16 +5,16 @@ from __future__ import annotations
 import itertools
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from bench_core.client.generators import Generators
 from bench_core.client.sidecar import SidecarClient
 from bench_core.contract.errors import BadInput, MachineFailure
+from bench_core.contract.records import layout
 from bench_core.contract.records.events import EndEvent, PhaseEvent, Progress
-from bench_core.contract.records.outcome import MARKED, Outcome, Verdict
+from bench_core.contract.records.outcome import MARKED, Outcome, Verdict, stopped_on_request
 from bench_core.contract.records.spec import CellSpec
-from bench_core.contract.serving.cell import ServePlan
 from bench_core.contract.serving.log import CpuEvent, ServeEvents
 from bench_core.contract.serving.protocol import DRAIN_S
 from bench_core.contract.serving.requests import RequestEvent, WindowEvent
@@ -100,8 +100,7 @@ class CellRun:
             writer.event(self._window)
         self._sample(writer)
         verdict = dead or self._judged(self._window)
-        found = {"outcome": verdict.outcome, "phase": verdict.phase, "cause": verdict.cause}
-        writer.event(EndEvent.model_validate({"t_s": time.monotonic(), **found}))
+        writer.event(end_of(verdict))
         return self._marked(verdict)
 
     def _follow(self, writer: CellWriter) -> Verdict | None:
@@ -123,7 +122,7 @@ class CellRun:
                     return state.verdict
             if self._doors.stops():
                 self._generators.abort()
-                return Verdict(outcome=Outcome.KILLED, cause="stopped on request", phase="measure", judged_by="worker")
+                return stopped_on_request("measure")
             if now - self._looked_s >= _LOOK_EVERY_S and self._is_over(course, now, writer):
                 self._generators.abort()
                 return None
@@ -212,13 +211,19 @@ class CellRun:
         return verdict.model_copy(update={"evidence": {**verdict.evidence, MARKED: self._greeting.marked}})
 
 
-def result_of(spec: CellSpec, lines: object) -> ServeResult:
+def end_of(verdict: Verdict) -> EndEvent:
+    """The last line of a cell's log, written now."""
+    found = {"outcome": verdict.outcome, "phase": verdict.phase, "cause": verdict.cause}
+    return EndEvent.model_validate({"t_s": time.monotonic(), **found})
+
+
+def result_of(spec: CellSpec, lines: Iterable[bytes]) -> ServeResult:
     """Of a serving cell, from the lines of its log; see ``CellWriter``.
 
     Raises:
         BadInput: no result follows from them.
     """
-    if not isinstance(spec.serve, ServePlan):
+    if spec.serve is None:
         raise BadInput(f"{spec.cell_id} is no cell under load")
-    events = ServeEvents.of_lines(lines, "events.jsonl")  # type: ignore[arg-type]
+    events = ServeEvents.of_lines(lines, layout.EVENTS_FILE)
     return serving_result(spec.cell_id, events, spec.serve.protocol.limits, spec.protocol.busy)

@@ -19,12 +19,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from bench_core.client.ask import Ask, ids_digest
+from bench_core.client.ask import Ask
 from bench_core.client.load.framing import BadFraming, Framing
 from bench_core.client.load.stream import DONE, EventStream
 from bench_core.client.load.wire import Response
 from bench_core.contract.asked.server import ServerEntry
 from bench_core.contract.errors import shortened
+from bench_core.contract.records.digest import ids_digest
 from bench_core.contract.serving.requests import RequestEnd, RequestEvent
 
 _LONGEST_WORDS = 200

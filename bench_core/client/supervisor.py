@@ -10,12 +10,12 @@ from pathlib import Path
 
 from bench_core.client.ask import Address, Ask, Asker
 from bench_core.client.capacity import search
-from bench_core.client.cell import CellRun, Doors, ServerGone, result_of
+from bench_core.client.cell import CellRun, Doors, ServerGone, end_of, result_of
 from bench_core.client.generators import Generators
 from bench_core.client.sidecar import SidecarClient
 from bench_core.contract.errors import BadInput, MachineFailure
-from bench_core.contract.records.events import CellEnded, EndEvent, Progress
-from bench_core.contract.records.outcome import Outcome, Verdict
+from bench_core.contract.records.events import CellEnded, Progress
+from bench_core.contract.records.outcome import Outcome, Verdict, stopped_on_request
 from bench_core.contract.records.record import Record
 from bench_core.contract.records.spec import Assignment, CellSpec
 from bench_core.contract.records.workload import Workload
@@ -125,10 +125,9 @@ class Client:
             with self._generators(spec, here, schedule) as generators:
                 verdict = CellRun(spec, here.greeting, state, generators, schedule.requests, doors).run(writer)
         else:
-            verdict = state.verdict if state.verdict is not None and not self._stops else _stopped()
+            verdict = state.verdict if state.verdict is not None and not self._stops else stopped_on_request("load")
             writer.event(here.greeting.start)
-            found = {"outcome": verdict.outcome, "phase": verdict.phase, "cause": verdict.cause}
-            writer.event(EndEvent.model_validate({"t_s": time.monotonic(), **found}))
+            writer.event(end_of(verdict))
         final = writer.end(verdict, self._log())
         self._say(CellEnded(cell=spec.cell_id, outcome=final.outcome, cause=final.cause))
         return final
@@ -196,7 +195,3 @@ class Client:
             timeout_s=plan.protocol.request_timeout_s, processes=plan.protocol.client_processes,
             cpus=tuple(sorted(os.sched_getaffinity(0)))[: plan.protocol.client_processes],
         )  # fmt: skip
-
-
-def _stopped() -> Verdict:
-    return Verdict(outcome=Outcome.KILLED, cause="stopped on request", phase="load", judged_by="worker")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench_core.contract.errors import BadInput, first_line
 from bench_core.contract.records import layout
-from bench_core.contract.records.digest import prompts_sha256
+from bench_core.contract.records.digest import ids_digest
 from bench_core.contract.records.outcome import Outcome, Verdict
 from bench_core.contract.records.run import PlannedCell, RunRecord
 from bench_core.contract.records.spec import CellSpec
@@ -19,7 +19,6 @@ from bench_core.runs.files import INSANE, Damage, Unreadable, check_inside, log_
 from bench_core.runs.specs import check_spec
 from bench_core.runs.view import ServedRow
 
-_DIGEST_DIGITS = 16
 # Two machines agree on a sum of seconds and microseconds to this.
 _SAME_MOMENT_S = 2e-6
 
@@ -129,8 +128,7 @@ def _breaches(spec: CellSpec, schedule: Schedule, events: ServeEvents, workload:
         if schedule.offsets_us:
             begins.append(request.scheduled_s - schedule.offsets_us[place] / 1e6)
         if workload is not None and request.prompt not in digests:
-            ids = workload.prompts[request.prompt]
-            digests[request.prompt] = prompts_sha256([ids])[:_DIGEST_DIGITS]
+            digests[request.prompt] = ids_digest(workload.prompts[request.prompt])
         if workload is not None and request.prompt_digest != digests[request.prompt]:
             yield "a request was sent with other ids than the workload's"
     if begins and max(begins) - min(begins) > _SAME_MOMENT_S:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from null_server import ENTRY
 
-from bench_core.client.ask import Address, Asker, ids_digest, put_at
+from bench_core.client.ask import Address, Asker, put_at
 from bench_core.contract.errors import BadInput
-from bench_core.contract.records.digest import prompts_sha256
+from bench_core.contract.records.digest import ids_digest, prompts_sha256
 
 
 def made(data: bytes) -> tuple[list[str], Any]:

@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from null_server import ENTRY
 
-from bench_core.client.ask import Ask, ids_digest
+from bench_core.client.ask import Ask
 from bench_core.client.load.stream import EventStream
 from bench_core.client.load.wire import End, Response, read_response, response_frame
 from bench_core.client.read import Reader, at, path_of, shared_out
 from bench_core.contract.asked.server import ServerEntry
+from bench_core.contract.records.digest import ids_digest
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 SENT = 5_000_000_000

@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 
-from bench_core.client.ask import Address, Ask, Asker, ids_digest
+from bench_core.client.ask import Address, Ask, Asker
 from bench_core.client.load.wire import Response
 from bench_core.client.read import Reader
 from bench_core.contract.asked.manifest import DeviceKind, Manifest
 from bench_core.contract.asked.server import ServerEntry
+from bench_core.contract.records.digest import ids_digest
 from bench_core.worker.serve.command import command_of
 
 ROOT = Path(__file__).resolve().parents[2]

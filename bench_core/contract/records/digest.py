@@ -64,6 +64,11 @@ def prompts_sha256(prompts: Iterable[Sequence[int]]) -> str:
     return digest.hexdigest()
 
 
+def ids_digest(ids: Sequence[int]) -> str:
+    """Digest of one prompt's, or one output's, token ids: 16 hex digits of :func:`prompts_sha256` of it alone."""
+    return prompts_sha256([ids])[:16]
+
+
 def _little_endian(ids: Sequence[int]) -> bytes:
     values = array("q", ids)
     if values.itemsize != 8:  # pragma: no cover - every supported platform has 64-bit "q"

@@ -131,3 +131,10 @@ class Verdict(Record):
     exit_code: int | None = None
     evidence: dict[str, str] = {}
     events_sha256: str | None = None
+
+
+def stopped_on_request(phase: str | None = None, exit_code: int | None = None) -> Verdict:
+    """The verdict of those inside a container where a stop was asked for."""
+    return Verdict(
+        outcome=Outcome.KILLED, cause="stopped on request", phase=phase, judged_by="worker", exit_code=exit_code
+    )

@@ -20,6 +20,7 @@ from bench_core.worker.sample.cgroup import oom_kills
 from bench_core.worker.sample.sampler import Sampler
 from bench_core.worker.supervise.log import EngineLog, last_line
 from bench_core.worker.supervise.reaper import Reaper
+from bench_core.worker.supervise.verdict import exit_words
 
 _ASK_EVERY_S = 0.1
 _ANSWER_WITHIN_S = 5.0
@@ -122,7 +123,7 @@ class ServerProcess:
         printed = self.log.tail()
         sign = next((sign for sign in self._signs if sign in printed.lower()), None)
         evidence = {**self.sampler.memory().words, "last_line": last_line(printed)}
-        words = signal.Signals(-exit_code).name if exit_code < 0 else f"code {exit_code}"
+        words = exit_words(exit_code)
         memory = Outcome.OOM_LOAD if loading else Outcome.OOM_KV
         if self._too_late:
             outcome, cause = Outcome.TIMEOUT, f"the server did not answer within {self._load_timeout_s:g} s"

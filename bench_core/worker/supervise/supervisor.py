@@ -13,7 +13,7 @@ from types import FrameType
 
 from bench_core.contract.asked.protocol import Timeouts
 from bench_core.contract.records.events import EndEvent
-from bench_core.contract.records.outcome import Outcome, Verdict
+from bench_core.contract.records.outcome import Outcome, Verdict, stopped_on_request
 from bench_core.contract.records.record import Record
 from bench_core.contract.records.spec import CellSpec
 from bench_core.contract.records.workload import Workload
@@ -25,7 +25,6 @@ from bench_core.worker.supervise.cells import Cells
 from bench_core.worker.supervise.child import EngineHandle
 from bench_core.worker.supervise.limits import Watchdog
 from bench_core.worker.supervise.session import Session
-from bench_core.worker.supervise.verdict import on_request
 
 
 class Supervisor:
@@ -69,7 +68,7 @@ class Supervisor:
 
     def _run_engine(self, cells: list[CellSpec]) -> list[Verdict]:
         if self._stops:
-            return [self._cells.close(self._cells.open(spec), on_request(), "") for spec in cells]
+            return [self._cells.close(self._cells.open(spec), stopped_on_request(), "") for spec in cells]
         request = self._request
         job = Job(
             task="measure",

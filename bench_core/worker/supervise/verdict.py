@@ -6,7 +6,7 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench_core.contract.records.outcome import Outcome, Verdict
+from bench_core.contract.records.outcome import Outcome, Verdict, stopped_on_request
 from bench_core.worker.supervise.limits import Watchdog
 from bench_core.worker.supervise.log import last_line
 
@@ -44,15 +44,15 @@ class Death:
         elif self.garbled:
             outcome, cause = Outcome.CRASHED, "the engine's process wrote something else than events to their pipe"
         elif self.stopped:
-            return on_request(self.phase, exit_code)
+            return stopped_on_request(self.phase, exit_code)
         elif exit_code in (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT):
             outcome, cause = Outcome.KILLED, f"the engine was ended from outside by {signal.Signals(-exit_code).name}"
         elif sign is not None:
-            outcome, cause = memory, f"the engine ended itself ({_words(exit_code)}), having said {sign!r}"
+            outcome, cause = memory, f"the engine ended itself ({exit_words(exit_code)}), having said {sign!r}"
         elif exit_code < 0:
-            outcome, cause = Outcome.CRASHED, f"the engine died of {_words(exit_code)}"
+            outcome, cause = Outcome.CRASHED, f"the engine died of {exit_words(exit_code)}"
         else:
-            outcome, cause = Outcome.CRASHED, f"the engine ended with {_words(exit_code)} before its work was done"
+            outcome, cause = Outcome.CRASHED, f"the engine ended with {exit_words(exit_code)} before its work was done"
         return Verdict(
             outcome=outcome, cause=cause, phase=self.phase, judged_by="worker", exit_code=exit_code, evidence=evidence
         )
@@ -76,17 +76,11 @@ def on_timeout(watchdog: Watchdog, batches: int, printed: str, exit_code: int | 
     )
 
 
-def on_request(phase: str | None = None, exit_code: int | None = None) -> Verdict:
-    """The verdict where a stop was asked for."""
-    return Verdict(
-        outcome=Outcome.KILLED, cause="stopped on request", phase=phase, judged_by="worker", exit_code=exit_code
-    )
-
-
 def _last_line(printed: str) -> dict[str, str]:
     said = last_line(printed)
     return {"last_line": said} if said else {}
 
 
-def _words(exit_code: int) -> str:
+def exit_words(exit_code: int) -> str:
+    """``SIGKILL``, or ``code 1``."""
     return signal.Signals(-exit_code).name if exit_code < 0 else f"code {exit_code}"
