@@ -1,0 +1,166 @@
+"""A cell of any kind in the numbers that a decision needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from bench_core.contract.statistics.correlated import Estimate
+from bench_core.report.explain.marks import is_throttled, remarks, told_interval
+from bench_core.report.served import load_points
+from bench_core.runs.view import DAMAGED, Row, RunView, ServedRow
+
+THROTTLED, SEQUENTIAL, SATURATED = "throttled", "sequential", "saturated"
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A number and its 95 % interval, in the unit of its name; ``None`` where there is no interval to compare by."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def half_width(self) -> float | None:
+        """Half of the interval."""
+        return None if self.low is None or self.high is None else (self.high - self.low) / 2
+
+    @classmethod
+    def of(cls, found: Estimate | None) -> Quantity | None:
+        """Of an estimate of a cell under load."""
+        return None if found is None else cls(found.value, found.low, found.high)
+
+
+@dataclass(frozen=True)
+class Option:
+    """One planned cell; a number is ``None`` where it has none, or where it is not known.
+
+    Attributes:
+        cell: its name; ``image`` and ``variant``: of its plan; ``method``: its name in tables.
+        point: word of what the cells beside it have in common: ``b16``, ``c16``, ``r8``; ``point_words``: the same for
+            people, as ``batch size 16``.
+        outcome: ``ok``, or how it failed; ``cause``: why, in one line.
+        unranked: why a cell with numbers is compared with no other; empty where it is compared.
+        scripted: of the scripted engine, which is never ranked.
+        remarks: what else is to be known of its numbers, in a word or two each.
+        throughput_tok_s: output tokens/s; its interval only where one is told.
+        ttft_s, tpot_s: mean over prompts of closed batches, median over requests under load.
+        ttft_p99_s, tpot_p99_s: under load, where enough requests tell.
+        memory_bytes: peak: on the GPU where the run had one, else of the engine's processes.
+        joules_per_token: energy of the device for each output token.
+        bits: for each weight.
+        nll_increase: nats for each token above the reference's; 0 for the reference itself.
+        perplexity: of the fixed text.
+        repeat: which of several measurements of the same cell.
+    """
+
+    cell: str
+    image: str
+    variant: str
+    method: str
+    point: str
+    point_words: str
+    batch_size: int | None
+    concurrency: int | None
+    request_rate: float | None
+    outcome: str
+    cause: str
+    unranked: str
+    scripted: bool
+    remarks: tuple[str, ...]
+    throughput_tok_s: Quantity | None = None
+    ttft_s: Quantity | None = None
+    tpot_s: Quantity | None = None
+    ttft_p99_s: Quantity | None = None
+    tpot_p99_s: Quantity | None = None
+    memory_bytes: int | None = None
+    joules_per_token: float | None = None
+    bits: float | None = None
+    nll_increase: float | None = None
+    perplexity: float | None = None
+    repeat: int = 1
+
+    @property
+    def ranked(self) -> bool:
+        """Whether it has numbers that may be compared with others'."""
+        return self.throughput_tok_s is not None and not self.unranked and not self.scripted
+
+
+def options_of(view: RunView) -> tuple[Option, ...]:
+    """All planned cells but further repeats: closed batches by size, then load points; each in the plan's order."""
+    return (*_batches(view), *_under_load(view))
+
+
+def points_of(options: tuple[Option, ...]) -> dict[str, str]:
+    """Word and words of every batch size and load point, in the order in which they first occur."""
+    return {option.point: option.point_words for option in options}
+
+
+def _batches(view: RunView) -> Iterator[Option]:
+    for size in view.batch_sizes:
+        for row in view.of_batch_size(size):
+            yield _batch(view, row)
+
+
+def _batch(view: RunView, row: Row) -> Option:
+    planned, metrics = row.planned, row.result.metrics if row.result else None
+    quality = view.quality.cells.get(planned.cell) if view.quality else None
+    score = quality.likelihood if quality else None
+    increase = quality.difference.nat_per_token if quality and quality.difference else None
+    if increase is None and score is not None and view.quality and row.label == view.quality.likelihood_reference:
+        increase = 0.0
+    throughput = None
+    if row.rate is not None and metrics is not None:
+        interval = told_interval(row)
+        ends = (interval.low_tok_s, interval.high_tok_s) if interval else (None, None)
+        throughput = Quantity(row.rate.throughput_tok_s, *ends)
+    said = remarks(row)
+    said += [SEQUENTIAL] if row.sequential and planned.batch_size > 1 else []
+    said += [THROTTLED] if metrics is not None and is_throttled(metrics) else []
+    return Option(
+        cell=planned.cell, image=planned.image, variant=planned.variant, method=row.label,
+        point=f"b{planned.batch_size}", point_words=f"batch size {planned.batch_size}",
+        batch_size=planned.batch_size, concurrency=None, request_rate=None,
+        outcome=DAMAGED if row.damage else row.status, cause=row.problem,
+        unranked=view.unranked(row), scripted=not planned.ranked, remarks=tuple(said),
+        throughput_tok_s=throughput,
+        ttft_s=Quantity(metrics.ttft_s.mean) if metrics and metrics.ttft_s else None,
+        tpot_s=Quantity(metrics.tpot_s.mean) if metrics and metrics.tpot_s else None,
+        memory_bytes=view.peak_memory_bytes(metrics) if metrics else None,
+        joules_per_token=metrics.telemetry.joules_per_output_token if metrics and metrics.telemetry else None,
+        bits=row.bits.per_weight if row.bits else None,
+        nll_increase=increase,
+        perplexity=score.perplexity if score else None,
+        repeat=planned.repeat,
+    )  # fmt: skip
+
+
+def _under_load(view: RunView) -> Iterator[Option]:
+    for load in load_points(view):
+        for row in view.served:
+            if row.load.word == load.word and row.planned.repeat == 1:
+                yield _served(row)
+
+
+def _served(row: ServedRow) -> Option:
+    planned, load = row.planned, row.load
+    metrics = row.result.metrics if row.result else None
+    ttft, tpot = (metrics.ttft_s, metrics.tpot_s) if metrics else (None, None)
+    telemetry = metrics.telemetry if metrics else None
+    return Option(
+        cell=planned.cell, image=planned.image, variant=planned.variant, method=row.label,
+        point=load.word, point_words=load.words,
+        batch_size=None, concurrency=load.concurrency, request_rate=load.request_rate,
+        outcome=DAMAGED if row.damage else row.status, cause=row.problem,
+        unranked=row.unranked, scripted=not planned.ranked,
+        remarks=(SATURATED,) if metrics is not None and metrics.saturated else (),
+        throughput_tok_s=Quantity.of(metrics.output_throughput_tok_s) if metrics else None,
+        ttft_s=Quantity.of(ttft.p50) if ttft else None,
+        tpot_s=Quantity.of(tpot.p50) if tpot else None,
+        ttft_p99_s=Quantity.of(ttft.p99) if ttft else None,
+        tpot_p99_s=Quantity.of(tpot.p99) if tpot else None,
+        memory_bytes=metrics.device_peak_bytes if metrics else None,
+        joules_per_token=telemetry.joules_per_output_token if telemetry else None,
+        repeat=planned.repeat,
+    )  # fmt: skip
