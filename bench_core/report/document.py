@@ -23,7 +23,7 @@ from bench_core.report.tables import (
 )
 from bench_core.report.tables.device_time import device_time_sheet
 from bench_core.report.tables.engines import engines_sheet, images_sheet, marked_sheet
-from bench_core.report.tables.glance import glance_sheet
+from bench_core.report.tables.glance import fastest_lines, glance_sheet
 from bench_core.report.tables.parity import parity_columns, parity_sheet
 from bench_core.report.tables.searches import largest_sheets, smallest_sheet
 from bench_core.report.tables.serving import detail, load
@@ -66,6 +66,7 @@ class Document:
     """A whole report.
 
     Attributes:
+        verdict: the answer in a few sentences.
         facts: what was measured, on what, when: (name, text).
         images: what each engine ran in, and versions.
         meanings: one line for each column: (column, text).
@@ -77,6 +78,7 @@ class Document:
     """
 
     title: str
+    verdict: tuple[str, ...]
     facts: tuple[tuple[str, str], ...]
     images: Sheet
     meanings: tuple[tuple[str, str], ...]
@@ -91,6 +93,7 @@ def document(view: RunView) -> Document:
     """Words a run."""
     return Document(
         title=f"Run {view.record.run_id}",
+        verdict=tuple(fastest_lines(view)),
         facts=tuple(facts(view)),
         images=images_sheet(view),
         meanings=tuple(_meanings(view)),

@@ -19,7 +19,8 @@ from bench_core.verify.differences import Difference, of_run
 
 _PART = 160  # characters of a line that differs
 _MOST_LINES = 20  # of one file; a table of another run differs everywhere
-_DRAWING = re.compile(r"<svg\b.*?</svg>", re.DOTALL)
+# Of the page's figures, which are the same for every run: it depends on the drawing tool's version.
+_RUNTIME = re.compile(r'(?<=<script id="runtime">).*?(?=</script>)', re.DOTALL)
 # A mark says its own data: batch size or load, value, method. Axes and layout depend on the drawing tool's version.
 _MARK = re.compile(r'aria-label="((?:batch_size|load): [^"]*)"')
 
@@ -27,18 +28,18 @@ _MARK = re.compile(r'aria-label="((?:batch_size|load): [^"]*)"')
 def report_differences(folder: Path, view: RunView) -> tuple[list[Difference], list[str]]:
     """Compares every published file that is there; also says which are not.
 
-    The table is compared field by field, the report line by line, the page without its drawings, the drawings by the
-    data of their marks (how they are laid out depends on the drawing tool's version). PNGs are not compared.
+    The table is compared field by field, the report line by line, the page (with the data of its figures) without
+    the runtime that draws them, the drawings by the data of their marks (how they are laid out depends on the drawing
+    tool's version). PNGs are not compared.
     """
     # Drawing imports altair, which takes a second.
     from bench_core.report.figures.every import draw_all  # noqa: PLC0415
-    from bench_core.report.write import page  # noqa: PLC0415
+    from bench_core.report.page.write import html  # noqa: PLC0415
 
     found: list[Difference] = []
     missing: list[str] = []
     words = document(view)
     drawn = {name: figure.svg for name, figure in draw_all(view).items()}
-    html = page.html(words, drawn)
     for name, text in {**csv_tables(view), layout.REPORT_FILE: markdown(words)}.items():
         present = _text(folder, name)
         if present is None:
@@ -51,8 +52,7 @@ def report_differences(folder: Path, view: RunView) -> tuple[list[Difference], l
     if present is None:
         missing.append(f"{layout.PAGE_FILE}: the run has none")
     else:
-        found += _lines(layout.PAGE_FILE, _DRAWING.sub("", present), _DRAWING.sub("", html))
-        found += _marks(layout.PAGE_FILE, present, html)
+        found += _lines(layout.PAGE_FILE, _RUNTIME.sub("", present), html(view, words, runtime=""))
     for name, svg in drawn.items():
         file = f"{layout.FIGURES_FOLDER}/{name}.svg"
         present = _text(folder, file)

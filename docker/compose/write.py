@@ -23,6 +23,7 @@ from bench_core.drive.plan.catalogue import REPOSITORY, Catalogue, Image
 FOLDER = Path(__file__).resolve().parent
 COMPOSE_FILES = ("compose.yaml", "compose.cpu.yaml", "docker/compose.builder-0.yaml", "docker/compose.builder-1.yaml")
 README = "README.md"
+COLOURS = "bench_core/report/figures/colours.json"
 FLAVOURS: tuple[DeviceKind, ...] = ("cuda", "cpu")
 _ARGUMENT = re.compile(r"^ARG\s+(\w+)(?:=(\S+))?", re.MULTILINE)
 
@@ -163,6 +164,21 @@ def _after_text(service: Service) -> str:
     return f"{{{', '.join(f'{name}: *done' for name in service.after)}}}"
 
 
+def colours_text(catalogue: Catalogue) -> str:
+    """Each engine's colour in figures, for the report, which reads no image: the same in every run.
+
+    Raises:
+        BadInput: two engines have one colour.
+    """
+    found = {name: catalogue.get(name).manifest.colour for name in catalogue.names}
+    told = {name: colour for name, colour in found.items() if colour}
+    for colour in told.values():
+        same = [name for name, other in told.items() if other == colour]
+        if len(same) > 1:
+            raise BadInput(f"{' and '.join(same)} have the same colour, {colour}", "choose another in one image.yaml")
+    return json.dumps(told, indent=2) + "\n"
+
+
 def written(repository: Path = REPOSITORY) -> dict[str, str]:
     """Every file that follows from the images of a repository: path below it to text.
 
@@ -182,6 +198,7 @@ def written(repository: Path = REPOSITORY) -> dict[str, str]:
     )
     words = {"services": found, "bases": bases, "arguments": _arguments_text, "after": _after_text}
     texts = {name: environment.get_template(f"{Path(name).name}.jinja").render(words) for name in COMPOSE_FILES}
+    texts[COLOURS] = colours_text(catalogue)
     texts[README] = embedded((repository / README).read_text(encoding="utf-8"), catalogue)
     return texts
 

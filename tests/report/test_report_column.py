@@ -16,10 +16,10 @@ from bench_core.report.cell import Cell
 from bench_core.report.column import Column, Entry, at, sheet
 from bench_core.report.document import cell_columns, document
 from bench_core.report.format import ABSENT, seconds
+from bench_core.report.page.write import html
 from bench_core.report.tables import times
 from bench_core.report.write.cell_table import csv_table
 from bench_core.report.write.markdown import markdown
-from bench_core.report.write.page import html
 from bench_core.runs.files import read_events
 from bench_core.runs.load import load_run
 from bench_core.verify.run import verify_run
@@ -75,7 +75,7 @@ def test_one_declaration_makes_a_metric_of_every_table(tmp_path: Path, monkeypat
     value = view.rows[0].result.metrics.batch_latency_s.min
     assert fields(table)[0]["Shortest batch (s)"] == seconds(value)
     assert "- **Shortest batch (s)**: of those measured" in markdown(words)
-    assert "<dt>Shortest batch (s)</dt><dd>of those measured</dd>" in html(words, {})
+    assert "<dt>Shortest batch (s)</dt><dd>of those measured</dd>" in html(view, words, runtime="")
     assert csv_table(view).splitlines()[0] == f"{before},shortest_s", "old columns keep their places"
     assert float(next(csv.DictReader(io.StringIO(csv_table(view))))["shortest_s"]) == value
 

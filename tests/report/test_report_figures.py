@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from report_runs import VLLM, Script, measured_repeatedly, visit_again, write_run
 
-from bench_core.report.figures.draw import COLOURS, line_styles
+from bench_core.report.figures.colours import SPARE, _known, engine_colours, looks
 from bench_core.report.figures.scaling import _intervals, throughput
 from bench_core.runs.load import load_run
 from bench_core.runs.view import RunView
@@ -23,27 +23,40 @@ def engines(*methods_of: int) -> dict[str, str]:
 
 @pytest.mark.parametrize("methods_of", [(1,), (3, 3, 3), (9,), (4, 2, 5, 1, 1, 2, 2, 2, 1), (20, 20), (1,) * 60])
 def test_no_two_methods_look_alike(methods_of: tuple[int, ...]) -> None:
-    found = line_styles(engines(*methods_of))
+    found = looks(engines(*methods_of))
     assert len(found) == sum(methods_of)
     assert len(set(found.values())) == len(found)
 
 
-def test_a_few_methods_have_a_colour_each() -> None:
-    found = line_styles(engines(4, 4, 1))
-    assert len({colour for colour, _, _ in found.values()}) == 9
-
-
-def test_of_many_methods_an_engine_has_a_colour() -> None:
-    names = engines(4, 2, 5, 1, 1, 2, 2, 2, 1)
-    found = line_styles(names)
+def test_an_engine_has_one_colour_and_engines_differ() -> None:
+    names = engines(4, 2, 5, 1, 1)
+    found = looks(names)
     for engine in set(names.values()):
         assert len({found[method][0] for method in names if names[method] == engine}) == 1
-    assert len({colour for colour, _, _ in found.values()}) == len(COLOURS)
+    assert len({colour for colour, _, _ in found.values()}) == 5
+
+
+def test_a_colour_is_the_same_whoever_stands_beside() -> None:
+    alone = engine_colours(["vllm"])["vllm"]
+    assert engine_colours(["null", "exllama", "vllm", "mine"])["vllm"] == alone
 
 
 def test_more_engines_than_colours_share_them() -> None:
-    found = line_styles(engines(*(1,) * 12))
-    assert {colour for colour, _, _ in found.values()} == set(COLOURS)
+    assert set(engine_colours(f"engine {k}" for k in range(40)).values()) == set(SPARE)
+
+
+@pytest.mark.parametrize("colour", sorted({*SPARE, *_known().values()}))
+@pytest.mark.parametrize("background", ["#ffffff", "#1b1f24"])
+def test_every_colour_is_seen_on_white_and_on_black(colour: str, background: str) -> None:
+    """Contrast of WCAG 2.2, 1.4.11: 3 to 1 for what a figure consists of."""
+    light, dark = sorted((luminance(colour), luminance(background)), reverse=True)
+    assert (light + 0.05) / (dark + 0.05) >= 3
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 def bars_and_words(view: RunView) -> tuple[int, str]:

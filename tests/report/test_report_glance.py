@@ -21,9 +21,9 @@ from report_runs import (
 
 from bench_core.contract.measures.repeats import between_runs
 from bench_core.report.document import document
+from bench_core.report.page.write import unbroken
 from bench_core.report.tables.glance import fastest_lines
 from bench_core.report.write.markdown import markdown
-from bench_core.report.write.page import unbroken
 from bench_core.runs.load import load_run
 
 OTHER = Method("other", "fp16", "Other fp16")

@@ -84,6 +84,11 @@ class Manifest(Record):
 
     name: Name = Field(description="the folder's name")
     title: str = Field(description="the engine's name as its authors write it")
+    colour: str = Field(
+        "",
+        pattern=r"^(#[0-9a-f]{6})?$",
+        description="of the engine in all figures, as #0072b2; `make compose` checks it",
+    )
     adapter: EntryPoint | None = Field(
         None, description="module:Class in the image's folder; left out by an image that is no engine"
     )

@@ -13,11 +13,7 @@ from typing import Any, Literal
 
 import altair as alt
 
-# Okabe and Ito's colours that differ for all common kinds of colour vision (without yellow, which a white page hides),
-# and shapes in a cycle of another length: neighbours differ in both, and 63 methods in one of them.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C564B", "#8A8F98")
-SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-right")
-DASHES = ((1, 0), (6, 3), (2, 2))
+from bench_core.report.figures.colours import Looks, looks
 
 # Liberation Sans travels with vl-convert and has Arial's measures, so nothing moves where a viewer has only the latter.
 FONT = "Liberation Sans, Arial, Helvetica, sans-serif"
@@ -55,7 +51,7 @@ class Point:
 
 def draw(points: Sequence[Point], *, title: str, subtitle: list[str], unit: str) -> Figure:
     """The whole drawing."""
-    styles = line_styles({point.method: point.engine for point in points})
+    styles = looks({point.method: point.engine for point in points})
     methods = list(styles)
     sizes = sorted({point.batch_size for point in points})
     good = [point for point in points if point.value is not None]
@@ -121,30 +117,8 @@ def _by_last_value(points: Sequence[Point]) -> list[str]:
     return sorted(last, key=lambda method: -last[method][1])
 
 
-Styles = dict[str, tuple[str, str, tuple[int, int]]]
-
-
-def line_styles(engines: dict[str, str]) -> Styles:
-    """A line's look by method, from method to engine.
-
-    Each method has a colour of its own while the colours suffice. Where they do not, but do for the engines, an engine
-    has one, and its methods differ in shape and dash: of twenty lines one first wants to know whose they are.
-    """
-    names = list(dict.fromkeys(engines.values()))
-    if len(engines) <= len(COLOURS) or len(names) > len(COLOURS):
-        return {
-            method: (COLOURS[k % len(COLOURS)], SHAPES[k % len(SHAPES)], DASHES[k // len(COLOURS) % len(DASHES)])
-            for k, method in enumerate(engines)
-        }
-    styles: Styles = {}
-    for k, name in enumerate(names):
-        for j, method in enumerate(method for method, engine in engines.items() if engine == name):
-            styles[method] = (COLOURS[k], SHAPES[(k + j) % len(SHAPES)], DASHES[j % len(DASHES)])
-    return styles
-
-
 def _plot(
-    points: Sequence[Point], methods: list[str], styles: Styles, sizes: list[int], unit: str, x_title: str | None
+    points: Sequence[Point], methods: list[str], styles: Looks, sizes: list[int], unit: str, x_title: str | None
 ) -> Any:
     values = [number for point in points for number in (point.value, point.low, point.high) if number is not None]
     if not values:
@@ -240,7 +214,7 @@ def log_ticks(low: float, high: float) -> list[float]:
     return [tick for tick in ticks if below <= tick <= above]
 
 
-def _strip(points: Sequence[Point], order: list[str], styles: Styles, sizes: list[int], x_title: str) -> Any:
+def _strip(points: Sequence[Point], order: list[str], styles: Looks, sizes: list[int], x_title: str) -> Any:
     """The cells without a number: a cross at the batch size, the outcome beside it, the method's name at the right."""
     methods = [method for method in order if any(point.method == method for point in points)]
     data = alt.InlineData(values=[{"method": p.method, "batch_size": p.batch_size, "status": p.status} for p in points])

@@ -14,7 +14,8 @@ import altair as alt
 
 from bench_core.contract.serving.load import Serve
 from bench_core.report.explain.under_load import SATURATED
-from bench_core.report.figures.draw import INK, PALE_INK, PLAIN_NUMBER, Figure, Styles, finished, line_styles, log_ticks
+from bench_core.report.figures.colours import Looks, looks
+from bench_core.report.figures.draw import INK, PALE_INK, PLAIN_NUMBER, Figure, finished, log_ticks
 from bench_core.report.figures.places import WIDTH_PX, Spot, label_sides
 from bench_core.report.figures.scaling import LONGEST_LABEL, subtitle
 from bench_core.report.served import load_points
@@ -95,7 +96,7 @@ def ttft(view: RunView) -> Figure:
     )
     told |= {row.planned.cell for row in rows if row.result and row.result.metrics.saturated}
     return _draw(
-        _ttft(points, ends, {name: line_styles(engines)[name] for name in names}),
+        _ttft(points, ends, {name: looks(engines)[name] for name in names}),
         view,
         "Time to first token by request rate",
         [
@@ -139,8 +140,8 @@ def _methods(view: RunView) -> dict[tuple[str, str], str]:
     return {key: name if names.count(name) == 1 else f"{name} ({key[0]}.{key[1]})" for key, name in wanted.items()}
 
 
-def _styles(view: RunView, methods: dict[tuple[str, str], str]) -> Styles:
-    return line_styles({methods[row.planned.image, row.planned.variant]: row.planned.image for row in _drawn(view)})
+def _styles(view: RunView, methods: dict[tuple[str, str], str]) -> Looks:
+    return looks({methods[row.planned.image, row.planned.variant]: row.planned.image for row in _drawn(view)})
 
 
 def _rated(method: str, load: Serve) -> str:
@@ -179,7 +180,7 @@ def _empty() -> Any:
     return chart.mark_text(fontSize=14, color=PALE_INK).encode(text="text:N").properties(width=WIDTH_PX, height=80)
 
 
-def _colour(styles: Styles, methods: Sequence[str]) -> alt.Color:
+def _colour(styles: Looks, methods: Sequence[str]) -> alt.Color:
     legend = alt.Legend(title=None, orient="right", symbolStrokeWidth=0, symbolOpacity=1, symbolType="circle")
     scale = alt.Scale(domain=list(methods), range=[styles[method][0] for method in methods])
     return alt.Color("method:N", sort=None, scale=scale, legend=legend)
@@ -191,7 +192,7 @@ def _linear(values: Sequence[float], field: str, channel: Any, title: str) -> An
     return channel(f"{field}:Q", scale=alt.Scale(domain=[0, max(values) * 1.12], nice=False), axis=axis)
 
 
-def _frontier(points: Sequence[_Point], styles: Styles, y_title: str) -> Any:
+def _frontier(points: Sequence[_Point], styles: Looks, y_title: str) -> Any:
     if not points:
         return _empty()
     methods = list(dict.fromkeys(point.method for point in sorted(points, key=lambda p: -p.y)))
@@ -246,7 +247,7 @@ def _segments(points: Sequence[_Point], spots: Sequence[Spot]) -> list[tuple[Spo
     return [pair for spots_of in lines.values() for pair in itertools.pairwise(spots_of)]
 
 
-def _ttft(points: Sequence[_Point], ends: Sequence[tuple[str, float]], styles: Styles) -> Any:
+def _ttft(points: Sequence[_Point], ends: Sequence[tuple[str, float]], styles: Looks) -> Any:
     if not points and not ends:
         return _empty()
     values = [p.y for p in points] or [1.0]

@@ -38,7 +38,7 @@ def write_report(run_folder: Path, out: Path | None = None) -> ReportPaths:
     """
     # Drawing imports altair: a second that --help and --check need not wait for.
     from bench_core.report.figures.every import draw_all  # noqa: PLC0415
-    from bench_core.report.write import page  # noqa: PLC0415
+    from bench_core.report.page import write as page  # noqa: PLC0415
 
     target = run_folder if out is None else out
     view = load_run(run_folder)
@@ -53,7 +53,7 @@ def write_report(run_folder: Path, out: Path | None = None) -> ReportPaths:
     )
     contents = {
         paths.markdown: markdown(words).encode(),
-        paths.page: page.html(words, {name: figure.svg for name, figure in drawn.items()}).encode(),
+        paths.page: page.html(view, words).encode(),
         **{target / name: text.encode() for name, text in tables.items()},
     }
     for name, figure in drawn.items():

@@ -1,0 +1,127 @@
+"""What the page's own program works with: one JSON of a run, in the units of its names."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+from bench_core.contract.measures.memory_model import explain_memory
+from bench_core.report.cell import Cell
+from bench_core.report.decide.option import Option, Quantity, options_of, points_of
+from bench_core.report.figures.colours import engine_colours, looks
+from bench_core.report.page.repeat import repeat_command
+from bench_core.runs.view import Row, RunView
+
+SCHEMA_VERSION = 1
+
+
+def page_data(view: RunView) -> dict[str, Any]:
+    """Engines, methods, points (batch sizes and load points), cells, and the device's measured peaks."""
+    options = options_of(view)
+    images = list(dict.fromkeys(option.image for option in options))
+    rows = {row.planned.cell: row for row in view.grid}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "run": view.record.run_id,
+        "on_gpu": view.on_cuda,
+        "engines": [{"image": name, "colour": colour} for name, colour in engine_colours(images).items()],
+        "methods": _methods(options),
+        "points": [{"word": word, "words": words} for word, words in points_of(options).items()],
+        "cells": [_cell(view, option, rows.get(option.cell)) for option in options],
+        "peaks": _peaks(view),
+        "quality": not view.record.model.synthetic and any(option.perplexity for option in options),
+    }
+
+
+def as_script(data: dict[str, Any]) -> str:
+    """JSON that may stand inside a ``<script>`` element: nothing in it can end the element or begin a comment."""
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _methods(options: Iterable[Option]) -> list[dict[str, Any]]:
+    """Each method once, in the order of the plan, with the shape of its points."""
+    of_methods: dict[str, Option] = {}
+    for option in options:
+        of_methods.setdefault(method_key(option), option)
+    styles = looks({key: option.image for key, option in of_methods.items()})
+    return [
+        {
+            "key": key, "label": option.method, "image": option.image, "shape": styles[key][1], "dash": styles[key][2],
+            "bits": _short(option.bits), "scripted": option.scripted,
+        }
+        for key, option in of_methods.items()
+    ]  # fmt: skip
+
+
+def method_key(option: Option) -> str:
+    """What a method is known by: labels of two may be equal."""
+    return f"{option.image}.{option.variant}"
+
+
+def _cell(view: RunView, option: Option, row: Row | None) -> dict[str, Any]:
+    found: dict[str, Any] = {"method": method_key(option), "ranked": option.ranked}
+    for name, value in asdict(option).items():
+        if name in ("image", "variant", "method", "point_words"):
+            continue
+        found[name] = _plain(getattr(option, name) if isinstance(value, dict) else value)
+    found["command"] = repeat_command(view, option)
+    if row is not None and row.result is not None:
+        found |= _placed(view, row)
+    return {name: value for name, value in found.items() if value not in (None, "", [])}
+
+
+def _placed(view: RunView, row: Row) -> dict[str, Any]:
+    """A cell of closed batches under its device's peaks, and what its memory went into."""
+    cell = Cell(view, row)
+    found: dict[str, Any] = {}
+    roof = cell.roofline
+    if roof is not None and roof.step_bytes and roof.step_flop:
+        found["roof"] = {
+            "intensity_flop_byte": _short(roof.step_flop / roof.step_bytes),
+            "flop_s": _short(roof.step_flop / roof.step_s),
+            "mbu": _short(roof.mbu), "mfu": _short(roof.mfu), "bound": roof.bound or "",
+            "dtype": roof.compute_dtype or "",
+        }  # fmt: skip
+    if row.spec is None or row.result is None:
+        return found
+    searches = {search.cell: search for search in view.searches}
+    explained = explain_memory(
+        row.spec, row.result.engine_facts, row.result.metrics, view.calibration_of(row), searches.get(row.planned.cell)
+    )
+    if explained is not None:
+        parts = {
+            "weights": explained.weights_bytes, "KV cache": explained.kv_cache_bytes,
+            "activations": explained.activations_bytes, "CUDA graphs": explained.graphs_bytes,
+            "context": explained.context_bytes, "unexplained": explained.unexplained_bytes,
+        }  # fmt: skip
+        found["memory_parts"] = {name: round(value) for name, value in parts.items() if value}
+    return found
+
+
+def _peaks(view: RunView) -> list[dict[str, Any]]:
+    """Each device's measured peaks; of several measurements of one device the last."""
+    found: dict[str, dict[str, Any]] = {}
+    for peaks in view.calibrations:
+        rates = {dtype: peaks.matrix_flop_s(dtype) for dtype in ("float16", "bfloat16", "tf32", "float32")}
+        device = peaks.gpu_uuid or f"{peaks.cpu}, {peaks.threads} threads"
+        found[device] = {
+            "device": device,
+            "bandwidth_bytes_s": _short(peaks.bandwidth_bytes_s),
+            "matrix_flop_s": {dtype: _short(rate) for dtype, rate in rates.items() if rate},
+        }
+    return list(found.values())
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Quantity):
+        return [_short(value.value), _short(value.low), _short(value.high)]
+    return _short(value) if isinstance(value, float) else list(value) if isinstance(value, tuple) else value
+
+
+def _short(value: float | None) -> float | None:
+    """Six digits: more than any table shows, and a page of 5,000 cells stays small."""
+    return None if value is None or not math.isfinite(value) else float(f"{value:.6g}")

@@ -1,0 +1,485 @@
+// The page's program: one state (what is shown, what is highlighted, which limits are set); figures, table and answer
+// follow from it. Text from a run enters the page as text nodes only.
+
+const data = JSON.parse(document.getElementById("data").textContent);
+const byKey = new Map(data.methods.map((method) => [method.key, method]));
+const colours = new Map(data.engines.map((engine) => [engine.image, engine.colour]));
+const words = new Map(data.points.map((point) => [point.word, point.words]));
+const OUTCOMES = {oom_load: "out of memory", oom_kv: "out of memory", oom_runtime: "out of memory"};
+const MOST_STRONG = 8, FIRST_ROWS = 200;
+
+function element(name, properties = {}, ...children) {
+  const made = document.createElement(name);
+  for (const [key, value] of Object.entries(properties)) {
+    if (key in made && key !== "list") made[key] = value; else made.setAttribute(key, value);
+  }
+  made.append(...children.filter((child) => child !== null && child !== undefined));
+  return made;
+}
+
+const state = {
+  data,
+  point: data.points.find((point) => data.cells.some((cell) => cell.point === point.word && cell.ranked))?.word ?? data.points[0]?.word,
+  picked: new Set(),
+  hasQuality: data.quality,
+  cells: () => data.cells,
+  methods: () => data.methods,
+  at: (point) => data.cells.filter((cell) => cell.point === point),
+  of: (key) => data.cells.filter((cell) => cell.method === key),
+  place: (point) => data.points.findIndex((other) => other.word === point),
+  pointWords: () => words.get(state.point) ?? "",
+  number: (value) => SAYS(value),
+  outcome: (word) => OUTCOMES[word] ?? word.replaceAll("_", " "),
+  look: (cell) => {
+    const method = byKey.get(cell.method);
+    return {method: cell.method, label: method.label, name: names.get(cell.method), colour: colours.get(method.image), shape: method.shape,
+      dash: method.dash, point: words.get(cell.point), pointWord: cell.point, line: cell.method + cell.point.replace(/[\d.]+$/, ""),
+      remarks: (cell.remarks ?? []).join(", ")};
+  },
+};
+
+// Labels of two methods may be equal: then their keys stand behind.
+const names = new Map(data.methods.map((method) => [method.key,
+  data.methods.filter((other) => other.label === method.label).length > 1 ? `${method.label} (${method.key})` : method.label]));
+
+function strong() {
+  if (state.picked.size) return [...state.picked];
+  const ranked = state.at(state.point).filter((cell) => cell.ranked).sort((a, b) => b.throughput_tok_s[0] - a.throughput_tok_s[0]);
+  if (data.methods.length <= MOST_STRONG || ranked.length < 2) return data.methods.map((method) => method.key);
+  return ranked.slice(0, MOST_STRONG).map((cell) => cell.method);
+}
+
+// --- figures ---
+
+const charts = [{...FASTEST, place: document.getElementById("chart-fastest")}];
+const views = new Map();
+
+function placeFigures() {
+  const grid = document.getElementById("grid");
+  for (const chart of figures(data)) {
+    if (!chart.rows(state).length && !data.points.some((point) => chart.rows({...state, point: point.word}).length)) continue;
+    const place = element("figure", {className: "chart", id: `chart-${chart.id}`});
+    grid.append(place);
+    charts.push({...chart, place});
+  }
+  document.getElementById("figures").hidden = charts.length === 1;
+  for (const chart of charts) {
+    chart.place.append(element("h3", {textContent: chart.title}), element("div", {className: "plot"}), element("figcaption"));
+    chart.dirty = true;
+  }
+  const seen = new IntersectionObserver((entries) => {
+    for (const entry of entries) {
+      const chart = charts.find((one) => one.place === entry.target);
+      chart.visible = entry.isIntersecting;
+      if (chart.visible && chart.dirty) draw(chart);
+    }
+  }, {rootMargin: "300px"});
+  charts.forEach((chart) => seen.observe(chart.place));
+  window.addEventListener("beforeprint", () => charts.filter((chart) => chart.dirty).forEach(draw));
+}
+
+async function draw(chart) {
+  chart.dirty = false;
+  const rows = chart.rows(state);
+  const plot = chart.place.querySelector(".plot");
+  chart.place.querySelector("figcaption").textContent = rows.length ? chart.caption(state, rows) : "";
+  views.get(chart.id)?.finalize();
+  views.delete(chart.id);
+  if (!rows.length) {
+    plot.replaceChildren(element("p", {className: "note", textContent: `No cell has this number at ${state.pointWords()}.`}));
+    return;
+  }
+  const spec = {
+    $schema: "https://vega.github.io/schema/vega-lite/v6.json", config: CONFIG, width: "container", autosize: {type: "fit-x", contains: "padding"},
+    description: `${chart.title}. ${chart.caption(state, rows)}`, data: {name: "cells"}, datasets: {cells: rows},
+    params: [{name: "strong", value: strong()}, {name: "picked", value: [...state.picked]}], ...chart.spec(rows, state),
+  };
+  try {
+    const {view} = await window.vegaEmbed(plot, spec, {actions: false, renderer: "svg", mode: "vega-lite", logLevel: 1});
+    views.set(chart.id, view);
+    view.addEventListener("click", (_, item) => item?.datum?.method && pick(item.datum.method));
+  } catch (error) {
+    plot.replaceChildren(element("p", {className: "note", textContent: `This figure could not be drawn: ${error.message}`}));
+    console.error(error);
+  }
+}
+
+function redraw() {
+  for (const chart of charts) {
+    chart.dirty = true;
+    if (chart.visible) draw(chart);
+  }
+}
+
+function highlight() {
+  const shown = strong();
+  for (const view of views.values()) view.signal("strong", shown).signal("picked", [...state.picked]).runAsync();
+  for (const button of document.querySelectorAll("#legend button[data-method]")) {
+    button.setAttribute("aria-pressed", String(state.picked.has(button.dataset.method)));
+    button.classList.toggle("faded", !shown.includes(button.dataset.method));
+  }
+}
+
+function pick(key) {
+  if (state.picked.has(key)) state.picked.delete(key); else state.picked.add(key);
+  highlight();
+  fillTable();
+}
+
+// --- legend and points ---
+
+const PATHS = {circle: "M6,1a5,5 0 1,0 .01,0z", square: "M2,2h8v8h-8z", "triangle-up": "M6,1l5,9.5h-10z", diamond: "M6,0l5,6l-5,6l-5,-6z",
+  "triangle-down": "M6,11l5,-9.5h-10z", cross: "M4,1h4v3h3v4h-3v3h-4v-3h-3v-4h3z", "triangle-right": "M1.5,1l9.5,5l-9.5,5z"};
+
+function sign(key) {
+  const method = byKey.get(key), made = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  made.setAttribute("viewBox", "0 0 12 12");
+  made.setAttribute("aria-hidden", "true");
+  const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
+  path.setAttribute("d", PATHS[method.shape]);
+  path.setAttribute("fill", colours.get(method.image));
+  made.append(path);
+  return made;
+}
+
+function fillLegend() {
+  const order = new Map(state.at(state.point).map((cell) => [cell.method, cell.throughput_tok_s?.[0] ?? 0]));
+  const methods = [...data.methods].sort((a, b) => a.scripted - b.scripted || (order.get(b.key) ?? -1) - (order.get(a.key) ?? -1));
+  const buttons = methods.map((method) => {
+    const button = element("button", {type: "button", title: names.get(method.key)}, sign(method.key), element("span", {textContent: names.get(method.key)}));
+    button.dataset.method = method.key;
+    button.addEventListener("click", () => pick(method.key));
+    return button;
+  });
+  const all = element("button", {type: "button", textContent: "Highlight none"});
+  all.addEventListener("click", () => { state.picked.clear(); highlight(); fillTable(); });
+  document.getElementById("legend").replaceChildren(...buttons, all);
+}
+
+function fillPoints() {
+  const home = document.getElementById("points");
+  const buttons = data.points.map((point) => {
+    const button = element("button", {type: "button", textContent: point.words, tabIndex: point.word === state.point ? 0 : -1});
+    button.setAttribute("role", "radio");
+    button.setAttribute("aria-checked", String(point.word === state.point));
+    button.addEventListener("click", () => choosePoint(point.word));
+    button.addEventListener("keydown", (event) => {
+      const step = {ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1}[event.key];
+      if (!step) return;
+      event.preventDefault();
+      const next = data.points[(state.place(point.word) + step + data.points.length) % data.points.length];
+      choosePoint(next.word);
+      home.querySelector("[aria-checked=true]").focus();
+    });
+    return button;
+  });
+  home.replaceChildren(...buttons);
+  home.hidden = data.points.length < 2;
+}
+
+function choosePoint(word) {
+  state.point = word;
+  fillPoints();
+  fillLegend();
+  answer();
+  redraw();
+  highlight();
+}
+
+// --- the choice: the steps of bench_core/report/decide/choose.py ---
+
+function limitsOf(form) {
+  const limits = {};
+  for (const input of form.querySelectorAll("input")) {
+    const text = input.value.trim().replace(",", ".");
+    const number = text === "" ? undefined : Number(text);
+    const wrong = number !== undefined && !(number >= 0 && Number.isFinite(number));
+    input.setAttribute("aria-invalid", String(wrong));
+    if (number !== undefined && !wrong) limits[input.name] = number;
+  }
+  return limits;
+}
+
+function answer() {
+  const limits = limitsOf(document.getElementById("chooser"));
+  const {fits, out} = choose(state.at(state.point), wantedOf(limits));
+  const home = document.getElementById("answer");
+  const lines = fits.map(({cell, tied}, place) => {
+    const facts = [throughputText(cell), cell.memory_bytes === undefined ? null : `${SAYS(cell.memory_bytes / GIB)} GiB`,
+      cell.ttft_s ? `TTFT ${SAYS(cell.ttft_s[0])} s` : null, costText(cell, limits)].filter(Boolean).join(", ");
+    return element("li", {}, sign(cell.method), ` ${names.get(cell.method)}: ${facts} `,
+      tied && place ? badge("tied", "Statistically tied with the fastest: the difference is within the two intervals.") : null);
+  });
+  const ruled = out.map(({cell, reasons}) => element("li", {}, sign(cell.method), ` ${names.get(cell.method)}: `,
+    element("span", {className: "why", textContent: reasons.map((reason) => reasonText(reason, cell)).join("; ")})));
+  home.replaceChildren(...[
+    element("strong", {textContent: fits.length ? `${fits.length} of ${fits.length + out.length} fit at ${state.pointWords()}, fastest first` : `Nothing fits at ${state.pointWords()}`}),
+    fits.length ? element("ol", {}, ...lines) : null,
+    out.length ? element("details", {open: !fits.length}, element("summary", {textContent: `Ruled out: ${out.length}`}), element("ul", {}, ...ruled)) : null,
+  ].filter(Boolean));
+}
+
+function wantedOf(limits) {
+  const found = {};
+  if (limits.memory_gib !== undefined) found.memory_bytes = limits.memory_gib * GIB;
+  for (const [name, from, factor] of [["throughput_tok_s", "throughput_tok_s", 1], ["ttft_s", "ttft_s", 1], ["tpot_s", "tpot_ms", 1e-3],
+    ["ttft_p99_s", "ttft_p99_s", 1], ["tpot_p99_s", "tpot_p99_ms", 1e-3], ["quality", "quality_percent", 1e-2]]) {
+    if (limits[from] !== undefined) found[name] = limits[from] * factor;
+  }
+  return found;
+}
+
+const WORDS = {memory_bytes: ["needs", (v) => `${SAYS(v / GIB)} GiB`], throughput_tok_s: ["gives", (v) => `${SAYS(v)} token/s`],
+  ttft_s: ["TTFT is", (v) => `${SAYS(v)} s`], tpot_s: ["TPOT is", (v) => `${SAYS(v * 1e3)} ms`], ttft_p99_s: ["TTFT p99 is", (v) => `${SAYS(v)} s`],
+  tpot_p99_s: ["TPOT p99 is", (v) => `${SAYS(v * 1e3)} ms`], quality: ["perplexity is higher by", (v) => `${SAYS(v * 100)} %`]};
+
+function reasonText({key, value, limit}, cell) {
+  if (key === "outcome") return state.outcome(cell.outcome) + (cell.cause ? `: ${cell.cause}` : "");
+  if (key === "scripted") return "the scripted engine, for the suite's own error";
+  if (key === "unranked") return `not ranked: ${cell.unranked}`;
+  const [verb, write] = WORDS[key];
+  return value === undefined ? `${key.replace(/_(bytes|tok_s|s)$/, "").replaceAll("_", " ")} is not known` : `${verb} ${write(value)}, the limit is ${write(limit)}`;
+}
+
+function throughputText(cell) {
+  if (!cell.throughput_tok_s) return "";
+  const [value, low, high] = cell.throughput_tok_s;
+  return low === null || low === undefined ? `${SAYS(value)} token/s` : `${SAYS(value)} ± ${SAYS((high - low) / 2)} token/s`;
+}
+
+// Per million output tokens: gpu_hour_price / 3600 / throughput x 1e6, and joules per token / 3.6 x kwh_price.
+function cost(cell, limits) {
+  const rate = cell.throughput_tok_s?.[0];
+  const device = limits.gpu_hour_price !== undefined && rate ? limits.gpu_hour_price / 3600 / rate * 1e6 : undefined;
+  const energy = limits.kwh_price !== undefined && cell.joules_per_token ? cell.joules_per_token / 3.6 * limits.kwh_price : undefined;
+  return device === undefined && energy === undefined ? undefined : (device ?? 0) + (energy ?? 0);
+}
+
+function costText(cell, limits) {
+  const found = cost(cell, limits);
+  return found === undefined ? null : `costs ${SAYS(found)} for a million output tokens`;
+}
+
+// --- tables ---
+
+function badge(word, explanation, failed = false) {
+  const made = element("span", {className: failed ? "badge failed" : "badge", tabIndex: 0, textContent: word});
+  made.dataset.tip = explanation;
+  made.setAttribute("aria-label", `${word}: ${explanation}`);
+  return made;
+}
+
+const COLUMNS = [
+  ["Method", (cell) => names.get(cell.method), null],
+  ["At", (cell) => state.place(cell.point), (_, cell) => words.get(cell.point)],
+  ["Throughput (token/s)", (cell) => cell.throughput_tok_s?.[0], (_, cell) => throughputText(cell).replace(" token/s", ""), "descending"],
+  ["TTFT (s)", (cell) => cell.ttft_s?.[0], SAYS], ["TPOT (ms)", (cell) => cell.tpot_s && cell.tpot_s[0] * 1e3, SAYS],
+  ["TTFT p99 (s)", (cell) => cell.ttft_p99_s?.[0], SAYS], ["TPOT p99 (ms)", (cell) => cell.tpot_p99_s && cell.tpot_p99_s[0] * 1e3, SAYS],
+  [data.on_gpu ? "GPU memory (GiB)" : "Host memory (GiB)", (cell) => cell.memory_bytes && cell.memory_bytes / GIB, SAYS],
+  ["Energy (J/1000 tokens)", (cell) => cell.joules_per_token && cell.joules_per_token * 1000, SAYS],
+  ["Perplexity", (cell) => (data.quality ? cell.perplexity : undefined), SAYS], ["Bits per weight", (cell) => cell.bits, SAYS],
+  ["Cost of a million output tokens", (cell) => cost(cell, limitsOf(document.getElementById("chooser"))), SAYS],
+];
+const sorting = {column: 2, down: true, all: false};
+const filters = {};
+
+function fillFilters() {
+  const select = (name, label, entries) => {
+    const made = element("select", {id: `filter-${name}`}, element("option", {value: "", textContent: "all"}),
+      ...entries.map(([value, text]) => element("option", {value, textContent: text})));
+    made.addEventListener("change", () => { filters[name] = made.value; sorting.all = false; fillTable(); });
+    return element("label", {htmlFor: made.id}, label, made);
+  };
+  const bits = [...new Set(data.methods.map((method) => method.bits && Math.round(method.bits)).filter(Boolean))].sort((a, b) => a - b);
+  const outcomes = [...new Set(data.cells.map((cell) => cell.outcome))].sort();
+  const search = element("input", {id: "filter-text", type: "search", placeholder: "method"});
+  search.addEventListener("input", () => { filters.text = search.value.toLowerCase(); fillTable(); });
+  document.getElementById("filters").replaceChildren(
+    element("label", {htmlFor: "filter-text"}, "Name", search),
+    select("engine", "Engine", data.engines.map((engine) => [engine.image, engine.image])),
+    ...(bits.length ? [select("bits", "Bits per weight, about", bits.map((number) => [String(number), String(number)]))] : []),
+    select("point", "At", data.points.map((point) => [point.word, point.words])),
+    select("outcome", "Outcome", outcomes.map((word) => [word, state.outcome(word)])));
+}
+
+function kept(cell) {
+  const method = byKey.get(cell.method);
+  return (!filters.text || names.get(cell.method).toLowerCase().includes(filters.text)) && (!filters.engine || method.image === filters.engine)
+    && (!filters.bits || String(Math.round(method.bits ?? 0)) === filters.bits) && (!filters.point || cell.point === filters.point)
+    && (!filters.outcome || cell.outcome === filters.outcome) && (!state.picked.size || state.picked.has(cell.method));
+}
+
+function compareBy(value, down) {
+  return (left, right) => {
+    const a = value(left), b = value(right);
+    if (a === undefined || b === undefined) return (a === undefined) - (b === undefined);
+    const order = typeof a === "number" ? a - b : a.localeCompare(b);
+    return down ? -order : order;
+  };
+}
+
+function fillTable() {
+  const columns = COLUMNS.filter(([, value], place) => place < 2 || data.cells.some((cell) => value(cell) !== undefined));
+  const active = columns.find((column) => column === COLUMNS[sorting.column]) ?? columns[0];
+  // Under equal values, and where there is none, ranked cells come first.
+  const rows = data.cells.filter(kept).sort((a, b) => (b.ranked - a.ranked) || compareBy(active[1], sorting.down)(a, b));
+  const heads = columns.map((column) => {
+    const button = element("button", {type: "button", textContent: column[0]});
+    const head = element("th", {scope: "col", className: column[2] === null ? "" : "number"}, button);
+    if (column === active) head.setAttribute("aria-sort", sorting.down ? "descending" : "ascending");
+    button.addEventListener("click", () => {
+      const place = COLUMNS.indexOf(column);
+      sorting.down = sorting.column === place ? !sorting.down : column[3] === "descending";
+      sorting.column = place;
+      fillTable();
+      document.querySelectorAll("#cell-table th button")[columns.indexOf(column)].focus();
+    });
+    return head;
+  });
+  heads.push(element("th", {scope: "col", textContent: "Remarks"}));
+  const shown = sorting.all ? rows : rows.slice(0, FIRST_ROWS);
+  const lines = shown.map((cell) => {
+    const open = element("button", {type: "button", className: "open", textContent: names.get(cell.method)});
+    open.addEventListener("click", () => showCell(cell));
+    const fields = columns.slice(1).map(([, value, write]) => {
+      const number = value(cell);
+      return element("td", {className: "number", textContent: number === undefined ? "–" : write(number, cell)});
+    });
+    return element("tr", {}, element("td", {className: "method"}, sign(cell.method), " ", open), ...fields, element("td", {}, ...remarksOf(cell)));
+  });
+  document.getElementById("cell-table").replaceChildren(element("thead", {}, element("tr", {}, ...heads)), element("tbody", {}, ...lines));
+  const note = document.getElementById("shown");
+  note.replaceChildren(`${shown.length} of ${data.cells.length} cells. A method's name opens its cell. `);
+  if (shown.length < rows.length) {
+    const more = element("button", {type: "button", textContent: `Show all ${rows.length}`});
+    more.addEventListener("click", () => { sorting.all = true; fillTable(); });
+    note.append(more);
+  }
+}
+
+const EXPLAINED = {"few batches": "Fewer than five batches were measured, which give no interval.", uneven: "The batches differ so much that the interval is too wide to compare by.",
+  unsteady: "Latencies rose or fell while this was measured.", "not representative": "The measured batches do not represent the workload, so no interval is given.",
+  throttled: "The GPU's clocks were held back by heat or power.", sequential: "This engine works through a batch one prompt after the other.",
+  saturated: "More requests were offered than the server could take; its latencies are of no lasting state.", "no output": "No tokens came, so there is no rate."};
+
+function remarksOf(cell) {
+  const found = (cell.remarks ?? []).map((word) => badge(word, EXPLAINED[word] ?? "Others used the CPUs while this was measured."));
+  if (cell.outcome !== "ok") found.unshift(badge(state.outcome(cell.outcome), cell.cause ?? "no cause was given", true));
+  if (cell.scripted) found.unshift(badge("scripted", "The suite's own scripted engine: it is never ranked."));
+  else if (cell.unranked) found.unshift(badge("not ranked", cell.unranked, true));
+  return found;
+}
+
+// --- one cell ---
+
+function showCell(cell) {
+  const home = document.getElementById("cell");
+  const copy = element("button", {type: "button", textContent: "Copy"});
+  const command = element("pre", {textContent: cell.command});
+  copy.addEventListener("click", async () => {
+    try {
+      await navigator.clipboard.writeText(cell.command);
+    } catch {
+      const range = document.createRange();
+      range.selectNodeContents(command);
+      getSelection().removeAllRanges();
+      getSelection().addRange(range);
+      document.execCommand("copy");
+    }
+    copy.textContent = "Copied";
+  });
+  const close = element("button", {type: "button", textContent: "Close"});
+  close.addEventListener("click", () => { home.hidden = true; });
+  const facts = COLUMNS.slice(1).map(([title, value, write]) => [title, value(cell), write]).filter(([, number]) => number !== undefined)
+    .flatMap(([title, number, write]) => [element("dt", {textContent: title}), element("dd", {textContent: write(number, cell)})]);
+  if (cell.cause) facts.push(element("dt", {textContent: "Cause"}), element("dd", {textContent: cell.cause}));
+  if (cell.roof?.bound) facts.push(element("dt", {textContent: "Held back by"}), element("dd", {textContent: `${cell.roof.bound}${cell.roof.mbu ? `, ${SAYS(cell.roof.mbu * 100)} % of the measured bandwidth` : ""}`}));
+  home.replaceChildren(element("h3", {}, sign(cell.method), ` ${names.get(cell.method)}, ${words.get(cell.point)}`), element("dl", {}, ...facts),
+    ...seriesOf(cell), element("p", {className: "note", textContent: "Measure this cell again:"}), command, copy, " ", close);
+  home.hidden = false;
+  home.scrollIntoView({block: "nearest"});
+  for (const plot of home.querySelectorAll(".plot")) plot.drawn();
+}
+
+function seriesOf(cell) {
+  return Object.entries(cell.series ?? {}).map(([title, {unit, x, xTitle, values}]) => {
+    const plot = element("div", {className: "plot"});
+    plot.drawn = () => window.vegaEmbed(plot, {config: CONFIG, width: "container", height: 130, autosize: {type: "fit-x", contains: "padding"},
+      description: title, data: {values: values.map((value, k) => ({x: x[k], value}))}, mark: {type: "line", color: colours.get(byKey.get(cell.method).image)},
+      encoding: {x: quantitative("x", xTitle), y: quantitative("value", unit, {tickCount: 4}, {zero: false})}}, {actions: false, renderer: "svg"});
+    return element("figure", {className: "chart"}, element("h3", {textContent: title}), plot);
+  });
+}
+
+// --- tables of the document, tooltips, theme ---
+
+function sortableTables() {
+  for (const table of document.querySelectorAll("table.sortable")) {
+    table.querySelectorAll("th").forEach((head, column) => {
+      const button = element("button", {type: "button", textContent: head.textContent});
+      head.replaceChildren(button);
+      button.addEventListener("click", () => {
+        const before = head.getAttribute("aria-sort");
+        const best = /throughput|token\/s|goodput|attainment/i.test(head.textContent) ? "descending" : "ascending";
+        const next = before === null ? best : before === "ascending" ? "descending" : "ascending";
+        table.querySelectorAll("th").forEach((other) => other.removeAttribute("aria-sort"));
+        head.setAttribute("aria-sort", next);
+        const value = (row) => {
+          const field = row.cells[column];
+          return "number" in field.dataset ? Number(field.dataset.number) : head.classList.contains("number") ? undefined : field.textContent;
+        };
+        table.tBodies[0].append(...[...table.tBodies[0].rows].sort(compareBy(value, next === "descending")));
+      });
+    });
+  }
+}
+
+function tooltips() {
+  const tip = document.getElementById("tip");
+  const show = (event) => {
+    const on = event.target.closest?.("[data-tip]");
+    if (!on) return;
+    tip.textContent = on.dataset.tip;
+    tip.hidden = false;
+    const place = on.getBoundingClientRect(), size = tip.getBoundingClientRect();
+    tip.style.left = `${Math.max(4, Math.min(place.left, innerWidth - size.width - 4))}px`;
+    tip.style.top = `${place.bottom + size.height + 8 > innerHeight ? place.top - size.height - 6 : place.bottom + 6}px`;
+  };
+  const hide = () => { tip.hidden = true; };
+  document.addEventListener("mouseover", show);
+  document.addEventListener("focusin", show);
+  document.addEventListener("mouseout", hide);
+  document.addEventListener("focusout", hide);
+  document.addEventListener("keydown", (event) => event.key === "Escape" && hide());
+}
+
+function theme() {
+  const button = document.getElementById("theme"), root = document.documentElement;
+  const dark = () => (root.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
+  const say = () => { button.textContent = dark() ? "Light" : "Dark"; button.setAttribute("aria-pressed", String(dark())); };
+  button.addEventListener("click", () => { root.dataset.theme = dark() ? "light" : "dark"; say(); });
+  say();
+}
+
+function begin() {
+  for (const label of document.querySelectorAll("[data-if]")) {
+    label.hidden = label.dataset.if === "quality" ? !data.quality : !data.cells.some((cell) => cell.batch_size === undefined);
+  }
+  const form = document.getElementById("chooser");
+  form.addEventListener("submit", (event) => event.preventDefault());
+  form.addEventListener("input", () => { answer(); fillTable(); });
+  if (matchMedia("(max-width: 640px)").matches) document.querySelector("#contents details").open = false;
+  theme();
+  tooltips();
+  sortableTables();
+  if (!data.cells.length) return;
+  placeFigures();
+  fillPoints();
+  fillLegend();
+  fillFilters();
+  fillTable();
+  answer();
+  highlight();
+}
+
+begin();
