@@ -17,7 +17,7 @@ STAGES ?= all
 ONE_BY_ONE := docker or alone
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-quick lint format build-all self-check harness quality published soak soak-kill fuzz gpu airgap new-image compose lock schema clean
+.PHONY: help setup demo test test-quick lint format build-all self-check own-error harness quality published soak soak-kill fuzz gpu airgap new-image compose lock schema clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/:.*  ## /\t/' | expand -t 16
@@ -68,9 +68,11 @@ self-check: setup  ## run the contract suite of every image (DEVICE=cpu, IMAGES=
 	docker/local-os.sh
 	$(PY) -m bench_core.drive --images $(IMAGES) --device $(DEVICE) --self-check
 
-harness: setup  ## measure the suite's own error and overhead on this machine, with the scripted engine
+own-error: setup  ## measure the suite's own error and overhead on this machine, with the scripted engine
 	docker/local-os.sh
-	$(PY) -m bench_core.drive.harness
+	$(PY) -m bench_core.drive.own_error
+
+harness: own-error  # the former name
 
 quality: setup  ## MODEL=x DATASET=x RUN=x: publish a run of suites/quality-smollm2.yaml and docs/quality.md from it
 	docker/local-os.sh

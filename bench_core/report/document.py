@@ -135,7 +135,7 @@ def _details(view: RunView) -> Iterator[Sheet]:
         yield from _batch_details(view)
     yield from compare.visits_sheet(view)
     yield from marked_sheet(view)
-    yield from host.own_error_sheet(view)
+    yield from host.own_error_sheets(view)
 
 
 def _batch_details(view: RunView) -> Iterator[Sheet]:

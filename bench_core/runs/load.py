@@ -10,9 +10,9 @@ from typing import TypeVar
 from bench_core.contract.errors import BadInput, first_line
 from bench_core.contract.measures.cell import CellEvents, CellResult, summarise
 from bench_core.contract.measures.equal_work import breaches_between, cell_work
-from bench_core.contract.measures.harness_error import Gap, Script, gaps
 from bench_core.contract.measures.max_batch import MaxBatch
 from bench_core.contract.measures.min_memory import MinMemory
+from bench_core.contract.measures.own_error import Gap, Script, gaps
 from bench_core.contract.models.stored_bits import StoredBits, stored_bits
 from bench_core.contract.records import layout
 from bench_core.contract.records.calibration import Calibration
@@ -27,7 +27,7 @@ from bench_core.contract.statistics.steadiness import sample
 from bench_core.contract.statistics.stopping import rate_of
 from bench_core.contract.statistics.workload_rate import WholeWork
 from bench_core.runs.files import INSANE, Damage, Unreadable, log_path, read_events, read_record, read_workload, sane
-from bench_core.runs.plan import check_plan, harness_cells
+from bench_core.runs.plan import check_plan, own_error_cells
 from bench_core.runs.published import read_published
 from bench_core.runs.quality import Outputs
 from bench_core.runs.served import served_row
@@ -68,10 +68,13 @@ def load_run(folder: Path, watch: Watch | None = None) -> RunView:
     except Unreadable as damaged:
         workload, damage = None, damaged.damage
     offline = [planned for planned in record.cells if planned.load is None]
-    served = tuple(
-        served_row(folder, record, planned, workload) for planned in record.cells if planned.load is not None
-    )
-    rows = [_row(folder, record, planned, workload, watch) for planned in (*offline, *harness_cells(record))]
+    scripted = [planned for planned in own_error_cells(record) if planned.load is None]
+    served = [
+        served_row(folder, record, planned, workload)
+        for planned in (*record.cells, *own_error_cells(record))
+        if planned.load is not None
+    ]
+    rows = [_row(folder, record, planned, workload, watch) for planned in (*offline, *scripted)]
     between = breaches_between(row.work for row in rows if row.work is not None)
     rows = _with_bits(_with_breach(row, between.get(row.planned.cell)) for row in rows)
     count = len(offline)
@@ -81,7 +84,7 @@ def load_run(folder: Path, watch: Watch | None = None) -> RunView:
         record,
         tuple(rows[:count]),
         tuple(rows[count:]),
-        served,
+        tuple(row for row in served if not row.planned.harness),
         workload,
         damage,
         published,
@@ -89,6 +92,7 @@ def load_run(folder: Path, watch: Watch | None = None) -> RunView:
         tuple(_records(folder, layout.MIN_MEMORY_FOLDER, MinMemory)),
         tuple(_records(folder, layout.MAX_BATCH_FOLDER, MaxBatch)),
         tuple(_records(folder, layout.CAPACITY_FOLDER, Capacity)),
+        tuple(row for row in served if row.planned.harness),
     )
 
 

@@ -8,7 +8,7 @@ from bench_core.contract.records.run import PlannedCell, RunRecord
 from bench_core.runs.files import INSANE, sane
 
 
-def harness_cells(record: RunRecord) -> tuple[PlannedCell, ...]:
+def own_error_cells(record: RunRecord) -> tuple[PlannedCell, ...]:
     """The scripted engine's cells of all visits."""
     return tuple(planned for visit in record.visits for planned in visit.harness_check or ())
 
@@ -24,7 +24,7 @@ def check_plan(record: RunRecord, origin: str) -> None:
     if not record.cells:
         raise BadInput(f"{origin}: the plan has no cell")
     seen: set[str] = set()
-    for planned in (*record.cells, *harness_cells(record)):
+    for planned in (*record.cells, *own_error_cells(record)):
         parts_are_names = layout.is_name(planned.image) and layout.is_name(planned.variant)
         if not parts_are_names or planned.cell != planned.cell_id:
             raise BadInput(f"{origin}: {planned.cell[:100]!r} is not the name of its own cell")

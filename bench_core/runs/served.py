@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench_core.contract.errors import BadInput, first_line
+from bench_core.contract.measures.own_error import Gap, Script, served_gaps
 from bench_core.contract.records import layout
 from bench_core.contract.records.digest import ids_digest
 from bench_core.contract.records.outcome import Outcome, Verdict
@@ -13,7 +14,7 @@ from bench_core.contract.records.run import PlannedCell, RunRecord
 from bench_core.contract.records.spec import CellSpec
 from bench_core.contract.records.workload import Workload
 from bench_core.contract.serving.log import ServeEvents, parse_serve_events
-from bench_core.contract.serving.result import serving_result
+from bench_core.contract.serving.result import ServeResult, serving_result
 from bench_core.contract.serving.schedule import Schedule
 from bench_core.runs.files import INSANE, Damage, Unreadable, check_inside, log_path, open_log, read_record, sane
 from bench_core.runs.specs import check_spec
@@ -83,7 +84,17 @@ def _measured(
         raise Unreadable(layout.EVENTS_FILE, cause) from error
     schedule = read_schedule(run_folder, spec)
     breaches = tuple(dict.fromkeys(_breaches(spec, schedule, events, workload)))
-    return ServedRow(planned, spec, verdict, result=result, breaches=breaches)
+    gaps = _gaps(spec, result, events) if planned.harness else ()
+    return ServedRow(planned, spec, verdict, gaps=gaps, result=result, breaches=breaches)
+
+
+def _gaps(spec: CellSpec, result: ServeResult, events: ServeEvents) -> tuple[Gap, ...]:
+    assert spec.load is not None  # noqa: S101  # of a cell under load
+    assert events.window is not None  # noqa: S101  # of one with a result
+    try:
+        return served_gaps(Script.of(spec.options), spec.load, result.metrics, events.requests, events.window)
+    except BadInput as error:
+        raise Unreadable(layout.SPEC_FILE, error.cause) from error
 
 
 def read_schedule(run_folder: Path, spec: CellSpec) -> Schedule:

@@ -9,9 +9,9 @@ from functools import cached_property
 from bench_core.contract.measures.cell import CellMetrics, CellResult
 from bench_core.contract.measures.cpu_use import taken_by_others
 from bench_core.contract.measures.equal_work import CellWork
-from bench_core.contract.measures.harness_error import Gap
 from bench_core.contract.measures.max_batch import MaxBatch
 from bench_core.contract.measures.min_memory import MinMemory
+from bench_core.contract.measures.own_error import Gap
 from bench_core.contract.models.stored_bits import StoredBits, bits_in_title, title_with_bits
 from bench_core.contract.records.calibration import Calibration
 from bench_core.contract.records.outcome import Outcome, Verdict
@@ -48,12 +48,14 @@ class Ended:
         spec: what it measured; ``None`` where it was not reached or its file is damaged.
         verdict: how it ended; ``None`` where nobody wrote that down.
         damage: why a cell that has files shows no number, where its outcome does not say it.
+        gaps: of a cell of the scripted engine: its numbers beside its script.
     """
 
     planned: PlannedCell
     spec: CellSpec | None = None
     verdict: Verdict | None = None
     damage: Damage | None = None
+    gaps: tuple[Gap, ...] = ()
 
     @property
     def measured(self) -> bool:
@@ -103,7 +105,6 @@ class Row(Ended):
     Attributes:
         result: recomputed from the raw events; present exactly if the cell is ``ok`` and its files are whole.
         work: what its measured batches were given, and which rule of equal work they broke; with ``result``.
-        gaps: of a scripted cell: its numbers beside its script.
         outputs: of the measured batches; present exactly if ``result`` is.
         pace: of the measured batches, in order; empty without ``result``.
         rate: of the whole workload, estimated from these; present exactly if ``result`` is.
@@ -112,7 +113,6 @@ class Row(Ended):
 
     result: CellResult | None = None
     work: CellWork | None = None
-    gaps: tuple[Gap, ...] = ()
     outputs: Outputs | None = None
     pace: tuple[Paced, ...] = ()
     rate: WorkloadRate | None = None
@@ -186,8 +186,8 @@ class RunView:
     """A run as the report sees it: its record, and its rows in the order of the plan.
 
     Attributes:
-        harness: the scripted engine's cells that visits measured beside their own, for the suite's error; in no table
-            of the others.
+        own_error: the scripted engine's cells that visits measured beside their own, for the suite's own error; in no
+            table of the others. ``own_error_served``: those under load.
         served: cells under load, in the order of the plan; ``rows`` are closed batches.
         workload: the prompts, where the run keeps them.
         workload_damage: why it cannot be used, where the file is there.
@@ -196,7 +196,7 @@ class RunView:
 
     record: RunRecord
     rows: tuple[Row, ...]
-    harness: tuple[Row, ...] = ()
+    own_error: tuple[Row, ...] = ()
     served: tuple[ServedRow, ...] = ()
     workload: Workload | None = None
     workload_damage: Damage | None = None
@@ -205,6 +205,7 @@ class RunView:
     searches: tuple[MinMemory, ...] = ()
     max_batches: tuple[MaxBatch, ...] = ()
     capacities: tuple[Capacity, ...] = ()
+    own_error_served: tuple[ServedRow, ...] = ()
 
     def calibration_of(self, row: Row) -> Calibration | None:
         """What was measured of a row's device at the visit that measured the row; of a GPU, else at the last visit
@@ -253,7 +254,7 @@ class RunView:
     @property
     def planned(self) -> tuple[Ended, ...]:
         """All planned cells."""
-        return (*self.rows, *self.harness, *self.served)
+        return (*self.rows, *self.own_error, *self.served, *self.own_error_served)
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:

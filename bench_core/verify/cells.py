@@ -29,7 +29,7 @@ class CellChecks(RecordChecks):
 
     def run(self) -> None:
         """Checks every cell."""
-        for row in (*self._view.rows, *self._view.harness):
+        for row in (*self._view.rows, *self._view.own_error):
             self._cell(row)
 
     def _cell(self, row: Row) -> None:
@@ -67,7 +67,7 @@ class CellChecks(RecordChecks):
         if facts.start is not None:
             self.found += [in_cell(cell, path.name, what) for what in log.found]
         self.found += [in_cell(cell, layout.OUTCOME_FILE, what) for what in self._outcome(cell, verdict, facts, folder)]
-        self._harness(row, path.name, facts.start)
+        self._own_code(row, path.name, facts.start)
         self.facts.append((cell, self._place(row), facts))
 
     def _checked(self, row: Row, folder: Path) -> LogChecks:

@@ -116,7 +116,7 @@ class RecordChecks:
 
     # --- the event log ------------------------------------------------------------------------------------------------
 
-    def _harness(self, row: Ended, name: str, start: StartEvent | None) -> None:
+    def _own_code(self, row: Ended, name: str, start: StartEvent | None) -> None:
         """The suite's code that measured, as the log names it, against that of the visit."""
         visit = self._visit(row)
         told, recorded = start.harness if start is not None else None, visit.harness if visit else None

@@ -83,7 +83,12 @@ def verify_run(folder: Path, *, published: bool = True) -> Verification:
         differing, missing = report_differences(folder, view)
         found += differing
         notes += missing
-    return Verification(record.run_id, cells + len(view.harness), tuple(dict.fromkeys(found)), tuple(notes))
+    return Verification(
+        record.run_id,
+        cells + len(view.own_error) + len(view.own_error_served),
+        tuple(dict.fromkeys(found)),
+        tuple(notes),
+    )
 
 
 def _workload(view: RunView) -> Iterator[Difference]:

@@ -31,7 +31,7 @@ class ServedChecks(RecordChecks):
 
     def run(self) -> None:
         """Checks every cell."""
-        for row in self._view.served:
+        for row in (*self._view.served, *self._view.own_error_served):
             folder = layout.cell_folder(self._folder, row.planned.cell)
             if not folder.is_dir():
                 continue  # told with the plan
@@ -89,7 +89,7 @@ class ServedChecks(RecordChecks):
             if self._view.workload is not None:
                 lengths = [len(ids) for ids in self._view.workload.prompts]
                 self.found += [in_cell(cell, path.name, what) for what in _lengths(events, lengths)]
-        self._harness(row, path.name, events.start)
+        self._own_code(row, path.name, events.start)
         self.facts.append((cell, self._place(row), _facts(events)))
 
 

@@ -158,7 +158,7 @@ def test_a_container_killed_from_outside_is_a_row_and_the_rest_goes_on(
 
 def test_times_of_the_scripted_engine_are_measured_within_one_percent(docker_client: docker.DockerClient) -> None:
     """20 ms to first token and 5 ms per token, median of ten launches; the overhead of a launch is printed."""
-    command = [sys.executable, "-m", "bench_core.drive.harness", "--launches", "10", "--launcher", "docker"]
+    command = [sys.executable, "-m", "bench_core.drive.own_error", "--launches", "10", "--launcher", "docker"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600)
     sys.stdout.write(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -212,7 +212,7 @@ def test_two_drivers_on_one_cpu_are_refused(drive: Drive, tmp_path: Path, monkey
 
 def test_the_harness_check_ends_well_beside_busy_loops_and_says_so() -> None:
     """As its own command, which gives its launches one after the other the CPUs' lock."""
-    command = [sys.executable, "-m", "bench_core.drive.harness", "--launches", "2", "--launcher", "process"]
+    command = [sys.executable, "-m", "bench_core.drive.own_error", "--launches", "2", "--launcher", "process"]
     with busy_loops():
         ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
     assert "Traceback" not in ended.stderr

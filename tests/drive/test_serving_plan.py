@@ -41,7 +41,7 @@ def test_a_load_alone_has_no_closed_batches() -> None:
     assert [load.word for load in suite.loads] == ["c2", "c8", "r0_5"]
     plan = make_plan(suite, Catalogue(), "cpu")
     assert plan.to_measure == ("null.scripted.c2", "null.scripted.c8", "null.scripted.r0_5")
-    assert (plan.batch_sizes, plan.harness) == ((), None)
+    assert plan.batch_sizes == ()
 
 
 def test_batches_and_loads_of_one_run_are_launches_of_their_own() -> None:
@@ -132,7 +132,7 @@ def test_places_of_a_command_are_filled_and_unknown_ones_refused() -> None:
 def test_a_variant_is_served_only_where_the_image_has_a_server() -> None:
     text = Catalogue().get("null").folder.joinpath("image.yaml").read_text(encoding="utf-8")
     manifest = Manifest.parse_yaml(text, "image.yaml")
-    assert manifest.served_on("cpu") == ("scripted",)
+    assert manifest.served_on("cpu") == ("scripted", "harness")
     assert "served_at_once" in manifest.server_options
     begin, end = text.index("serve:\n  command"), text.index("variants:")
     with pytest.raises(BadInput, match="has no server"):

@@ -43,7 +43,7 @@ def _is_left_over(relative: Path) -> bool:
     return layout.is_hidden(relative) or "__pycache__" in relative.parts
 
 
-def harness_sha256() -> str:
+def own_code_sha256() -> str:
     """Digest of the suite's own code that runs inside every image, as it lies where this module does: the same on the
     host and in an image made of it."""
     package = Path(__file__).resolve().parents[2]

@@ -38,7 +38,7 @@ class StartEvent(Record):
         wall_time_utc: ISO 8601, the same moment as ``t_s``.
         versions: distribution name to version, of the image's ``packages`` and of Python.
         host: facts of the machine as the container sees it (cpu, cores, kernel).
-        harness: digest of the suite's own code that measures, as it lies in the image (``digest.harness_sha256``);
+        harness: digest of the suite's own code that measures, as it lies in the image (``digest.own_code_sha256``);
             ``None`` in logs of before it was kept.
     """
 

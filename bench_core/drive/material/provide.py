@@ -5,7 +5,7 @@ One engine that cannot be installed, or cannot convert this model, is a row that
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -111,14 +111,14 @@ class Provision:
         if self._plan.loads:
             self._retries.run("client", partial(self._launcher.ensure_client, self._plan.device, self._display.detail))
 
-    def harness(self, harness: Job) -> ImageInfo | None:
-        """Builds or finds the scripted engine's image; ``None``, and a note, where that cannot be done: a run does not
+    def own_error(self, jobs: Sequence[Job]) -> dict[str, ImageInfo]:
+        """Builds or finds the scripted engine's image; nothing, and a note, where that cannot be done: a run does not
         fail for want of what nobody has asked for by name."""
         try:
-            return self._ensure(harness.image, "measure")
+            return {job.image.name: self._ensure(job.image, "measure") for job in jobs[:1]}
         except BadInput as error:
             self._display.note(f"the suite's own error will not be known: {error.cause}")
-            return None
+            return {}
 
     def convert(self, prepared: Prepared, makers: Mapping[str, Job]) -> None:
         """Makes every artifact that is missing or damaged and that an engine which is there reads, in the image that

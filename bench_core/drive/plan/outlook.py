@@ -141,8 +141,9 @@ def plan_words(
         lines.insert(0, f"resumes {resumed}: {kept} of {len(plan.cells)} cells asked for are complete and kept")
     if plan.control is not None and plan.control in plan.jobs:
         lines.append(f"control: {', '.join(plan.control.cells)}, measured first")
-    if plan.harness is not None:
-        lines.append(f"the suite's own error: {plan.harness.title} x {_sizes(plan.harness)}, measured before the cells")
+    if plan.own_error:
+        words = ", ".join(f"{job.title} x {_sizes(job)}" for job in plan.own_error)
+        lines.append(f"the suite's own error: {words}, measured before the cells")
     if suite.find_max_batch:
         limit = f"{suite.max_batch_limit}" if suite.max_batch_limit else "the number of prompts"
         lines.append(f"then the largest batch size that fits, at most {limit}: {', '.join(suite.find_max_batch)}")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Container, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 from bench_core.contract.asked.manifest import DeviceKind
 from bench_core.contract.asked.scenario import Offline, Scenario, scenario_of_word
@@ -26,7 +26,7 @@ class Job:
     scenarios: tuple[Scenario, ...]
     options: dict[str, Scalar]
     repeat: int = 1
-    max_batches: int | None = None  # fewer than the suite's, where given
+    limits: Mapping[str, float] = field(default_factory=dict)  # below the suite's: of its options, by name
 
     @property
     def artifact(self) -> str:
@@ -85,6 +85,7 @@ class Plan:
         kept: cells of an earlier visit that need no further measurement.
         left_out: what was not planned, and why.
         repeats: how often the grid is measured; what the control adds is not counted.
+        own_error: of the scripted engine, measured before the others for the suite's own error.
         order_seed: of the order of the launches, where that is more than once.
     """
 
@@ -93,7 +94,7 @@ class Plan:
     left_out: tuple[str, ...] = ()
     control: Job | None = None
     kept: frozenset[str] = frozenset()
-    harness: Job | None = None
+    own_error: tuple[Job, ...] = ()
     repeats: int = 1
     order_seed: int = 0
 
@@ -139,6 +140,11 @@ class Plan:
         """Artifacts to be read beyond the model itself, each once."""
         wanted = (job.artifact for job in self.jobs)
         return tuple(dict.fromkeys(a for a in wanted if a not in (layout.NO_ARTIFACT, layout.HF_ARTIFACT)))
+
+    @property
+    def own_error_cells(self) -> tuple[PlannedCell, ...]:
+        """Cells of the scripted engine beside the others."""
+        return self._of(self.own_error)
 
     @property
     def images(self) -> tuple[Image, ...]:
@@ -223,29 +229,9 @@ def make_plan(suite: Suite, catalogue: Catalogue, device: DeviceKind) -> Plan:
 
 
 def _served_here(catalogue: Catalogue, device: DeviceKind) -> str:
-    images = ((name, catalogue.get(name).manifest.served_on(device)) for name in catalogue.names)
-    return "served: " + ", ".join(f"{name}.{variant}" for name, variants in images for variant in variants)
-
-
-HARNESS_BATCHES = 5  # of each size: seconds in all, and one or two late wakings do not move the median
-
-
-def harness_job(plan: Plan, catalogue: Catalogue, visit: int) -> Job | None:
-    """The scripted engine at the smallest shape and at the largest batch size of a plan; ``None`` where nothing is to
-    be measured or no image has a script for this device.
-
-    Args:
-        visit: number of the visit, from 1: the repeat of its cells.
-    """
-    if not plan.batch_sizes:
-        return None
-    for name in catalogue.names:
-        image = catalogue.get(name)
-        variant = image.manifest.harness_variant
-        if variant is not None and variant in image.manifest.variants_on(plan.device):
-            sizes = sorted({1, plan.batch_sizes[-1]})
-            return Job(image, variant, tuple(Offline(batch_size=size) for size in sizes), {}, visit, HARNESS_BATCHES)
-    return None
+    manifests = [catalogue.get(name).manifest for name in catalogue.names]
+    served = ((one, variant) for one in manifests for variant in one.served_on(device))
+    return "served: " + ", ".join(f"{one.name}.{v}" for one, v in served if v != one.harness_variant)
 
 
 def plan_of_cells(cells: Iterable[PlannedCell], suite: Suite, catalogue: Catalogue, device: DeviceKind) -> Plan:

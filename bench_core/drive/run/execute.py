@@ -107,25 +107,20 @@ class Execution:
         self._stopping = False
         self._stops = 0  # asked for
 
-    def measure_harness(self, harness: Job, prepared: Prepared, run_folder: Path) -> None:
+    def measure_own_error(self, jobs: Sequence[Job], prepared: Prepared, run_folder: Path) -> None:
         """Measures the scripted engine, on the first GPU where there are several; the report reads what it left."""
-        if self._stopping:
-            return
-        launch = Launch(
-            image=harness.image,
-            target="measure",
-            arguments=(),
-            folders=Folders(prepared.model_folder, harness.artifact, data=self._request.data, run=run_folder),
-            gpu=self._gpus[0] if self._gpus else None,
-            labels={"run": run_folder.name, "job": harness.title},
-        )
-        ended = self._launch(launch, self.assignment(harness, prepared), lambda _line: None)
-        self.settle(harness.title)
-        if ended.exit_code == EXIT_MACHINE:  # the cells that follow will meet it too
-            self._display.note(f"harness check: {stated_cause(ended.stderr_tail)}")
-        for cell, verdict in judge(run_folder, list(harness.cells), ended).items():
-            if verdict.outcome is not Outcome.OK:
-                self._display.note(f"harness check {cell}: {verdict.outcome.value}: {verdict.cause}")
+        gpu = self._gpus[0] if self._gpus else None
+        for job in jobs:
+            if self._stopping:
+                return
+            launch = self._launch_of(job, job.cells, gpu, prepared, run_folder, "")
+            ended = self._launch(launch, self.assignment(job, prepared, run_folder), lambda _line: None)
+            self.settle(job.title)
+            if ended.exit_code == EXIT_MACHINE:  # the cells that follow will meet it too
+                self._display.note(f"the suite's own error: {stated_cause(ended.stderr_tail)}")
+            for cell, verdict in judge(run_folder, list(job.cells), ended).items():
+                if verdict.outcome is not Outcome.OK:
+                    self._display.note(f"the suite's own error: {cell}: {verdict.outcome.value}: {verdict.cause}")
 
     def self_check(self, prepared: Prepared, jobs: Sequence[Job]) -> dict[str, list[str]]:
         """Runs the contract suite of each job's image; job title to the lines of its checks.
@@ -353,8 +348,9 @@ class Execution:
             BadInput: the image does not take its options on this device.
         """
         suite, manifest, device = self._request.suite, job.image.manifest, self._plan.device
-        limits = [limit for limit in (suite.max_batches, job.max_batches) if limit is not None]
-        options = suite.model_copy(update={"max_batches": min(limits, default=None)})
+        asked = {name: getattr(suite, name) for name in job.limits}
+        lower = {name: limit for name, limit in job.limits.items() if asked[name] is None or limit < asked[name]}
+        options = suite.model_copy(update=lower)
         variant = manifest.variant(job.variant, job.options, device)
         data, placed = self._request.data, {}
         loads = tuple(scenario for scenario in job.scenarios if isinstance(scenario, Serve))

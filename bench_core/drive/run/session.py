@@ -21,7 +21,8 @@ from bench_core.drive.material.prepared import Prepared
 from bench_core.drive.material.provide import Provision
 from bench_core.drive.plan.catalogue import Catalogue
 from bench_core.drive.plan.outlook import plan_words
-from bench_core.drive.plan.plan import Job, Plan, harness_job, make_plan, plan_of_cells
+from bench_core.drive.plan.own_error import own_error_jobs
+from bench_core.drive.plan.plan import Job, Plan, make_plan, plan_of_cells
 from bench_core.drive.plan.resume import Earlier
 from bench_core.drive.run.assignment import clear_left_over
 from bench_core.drive.run.calibration import is_at_hand, measure_devices
@@ -72,7 +73,7 @@ class Session:
         launcher = choice.launcher
         if not self._modes.dry_run and launcher.clear_orphans(self._news.say) and self._earlier is not None:
             self._earlier = Earlier.load(self._earlier.folder)  # one of them may just have ended a cell
-        plan = self._with_harness(self._plan(device))
+        plan = self._with_own_error(self._plan(device))
         self._require_use_of_options(plan, device)
         if self._modes.build_only:
             return self._build_only(plan, launcher, gpus)
@@ -131,16 +132,14 @@ class Session:
         machine = [failure.error for failure in provision.failures if failure.of_the_machine]
         if machine and not ready and self._earlier is not None and len(machine) == len(provision.failures):
             raise machine[0]
-        harness = plan.harness if ready else None
-        info = provision.harness(harness) if harness is not None else None
-        if info is None:
-            plan, harness = replace(plan, harness=None), None
+        scripted = provision.own_error(plan.own_error) if ready else {}
+        plan = plan if scripted else replace(plan, own_error=())
         visit = visit.model_copy(
             update={
                 "retries": dict(execution.retries.counted),
-                "images": {**provision.images, **({harness.image.name: info} if harness and info else {})},
+                "images": {**provision.images, **scripted},
                 "artifacts": artifacts_read(ready, prepared),
-                "harness_check": tuple(harness.planned()) if harness is not None else (),
+                "harness_check": plan.own_error_cells,
             }
         )
         self._begin(run_folder, plan, visit, prepared)
@@ -150,8 +149,7 @@ class Session:
         if ready and not execution.stopped:
             self._measure_devices(plan, launcher, gpus, display, run_folder, prepared)
             execution.settle("the device was measured")
-        if harness is not None and not execution.stopped:
-            execution.measure_harness(harness, prepared, run_folder)
+        execution.measure_own_error(plan.own_error, prepared, run_folder)
         finished = execution.measure(prepared, run_folder, self._kept(plan), ready, rows)
         finished.refusal = finished.refusal or next(iter(machine), None)
         return finished
@@ -311,12 +309,13 @@ class Session:
             plan = make_plan(suite, self._catalogue, device)
         return plan.resumed(self._earlier.complete_cells)
 
-    def _with_harness(self, plan: Plan) -> Plan:
+    def _with_own_error(self, plan: Plan) -> Plan:
         """The plan with the scripted engine beside it, unless that is switched off."""
         if not self._request.suite.harness_check:
             return plan
         visit = 1 if self._earlier is None else 1 + len(self._earlier.record.all_visits)
-        return replace(plan, harness=harness_job(plan, self._catalogue, visit))
+        jobs = own_error_jobs(plan, self._catalogue, visit, self._request.suite.max_new_tokens)
+        return replace(plan, own_error=jobs)
 
     def _variants(self, image: str) -> Iterable[VariantEntry]:
         return self._catalogue.get(image).manifest.variants.values()

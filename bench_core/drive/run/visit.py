@@ -11,7 +11,7 @@ from bench_core import __version__
 from bench_core.contract.errors import BadInput
 from bench_core.contract.records import layout
 from bench_core.contract.records.artifact import ArtifactRecord
-from bench_core.contract.records.digest import harness_sha256
+from bench_core.contract.records.digest import own_code_sha256
 from bench_core.contract.records.run import ArtifactInfo, GpuInfo, RunRecord, VisitInfo
 from bench_core.contract.records.workload import Workload
 from bench_core.drive.ask.request import Suite
@@ -43,11 +43,11 @@ def visit_info(plan: Plan, launcher: Launcher, gpus: Iterable[GpuInfo]) -> Visit
         launcher=launcher.name,
         host=this_host(),
         gpus=tuple(gpus),
-        harness=harness_sha256(),
+        harness=own_code_sha256(),
         images={},
         artifacts={},
         cells=plan.to_measure,
-        harness_check=tuple(plan.harness.planned()) if plan.harness is not None else (),
+        harness_check=plan.own_error_cells,
         order_seed=plan.order_seed if plan.repeats > 1 else None,
     )
 

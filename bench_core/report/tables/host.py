@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from bench_core.contract.measures.harness_error import Gap
+from bench_core.contract.measures.own_error import Gap
 from bench_core.report.cell import BATCH_SIZE, KEY, Cell, measured
 from bench_core.report.column import Column, Entry, Sheet, at, raw, sheet
 from bench_core.report.explain.busy_host import BUSY
 from bench_core.report.explain.own_error import title, written
 from bench_core.report.format import ABSENT, digits, percent, seconds
+from bench_core.report.served import LOAD, Served
 from bench_core.runs.view import RunView
 
 
@@ -99,9 +100,66 @@ _HOW = (
 _NO_DEVICE_MEMORY = "GPU memory is read from NVML and cannot be scripted, so it has no bound here."
 
 
-def own_error_sheet(view: RunView) -> Iterator[Sheet]:
+@dataclass(frozen=True)
+class _ServedNumber(Served):
+    """One number of a scripted cell under load beside its script; without a gap, all of them."""
+
+    gap: Gap | None = None
+
+
+def _no_number(number: _ServedNumber) -> str:
+    return "" if number.gap else f"{number.row.status}: {number.row.problem}"
+
+
+def _not_there(number: _ServedNumber) -> str:
+    return "" if number.gap else ABSENT
+
+
+def _served_value(path: str) -> Callable[[_ServedNumber], Entry]:
+    def shown(number: _ServedNumber) -> Entry:
+        value = at(path)(number)
+        return Entry(ABSENT) if number.gap is None or value is None else Entry(written(number.gap, value), value)
+
+    return shown
+
+
+def _interval(number: _ServedNumber) -> str | None:
+    gap = number.gap
+    if gap is None or gap.low is None or gap.high is None:
+        return None
+    return f"{written(gap, gap.low)} to {written(gap, gap.high)}"
+
+
+def _relative(number: _ServedNumber) -> float | None:
+    return number.gap.error if number.gap is not None and number.gap.scripted else None
+
+
+_UNDER_LOAD: Sequence[Column[_ServedNumber]] = [
+    Column("Visit", "row.planned.repeat"),
+    LOAD,
+    Column("Number", lambda number: title(number.gap.name if number.gap else "all"), words=True),
+    Column("Script", "gap.scripted", failed=_no_number, shown=_served_value("gap.scripted")),
+    Column("Measured", "gap.measured", failed=_not_there, shown=_served_value("gap.measured")),
+    Column("Its 95 % interval", _interval, words=True),
+    Column("Error", _relative, _signed, unit="%", failed=_not_there),
+    Column("Worst request", "gap.worst", failed=_not_there, shown=_served_value("gap.worst")),
+]
+_HOW_SERVED = (
+    "A scripted server, without a model, is measured before the cells of each visit at the run's largest load point, "
+    "through the same launcher, network and client. TTFT and TPOT: medians over requests. Throughput: in the script's "
+    "column the ideal rate, if nothing took time but the script. Lateness: the median of how much later than planned "
+    "requests were sent.",
+    "A part of the error is the scripted server's own, which is one thread: requests that begin at the same moment "
+    "have their first tokens one after the other.",
+)
+
+
+def own_error_sheets(view: RunView) -> Iterator[Sheet]:
     """The scripted engine's numbers beside its script."""
-    if view.harness:
-        lines = [_Number(view, row, gap) for row in view.harness for gap in row.gaps or (None,)]
+    if view.own_error_served:
+        served = [_ServedNumber(view, row, gap) for row in view.own_error_served for gap in row.gaps or (None,)]
+        yield sheet("The suite's own error under load", _UNDER_LOAD, served, _HOW_SERVED)
+    if view.own_error:
+        lines = [_Number(view, row, gap) for row in view.own_error for gap in row.gaps or (None,)]
         notes = (*_HOW, _NO_DEVICE_MEMORY) if view.on_cuda else _HOW
         yield sheet("The suite's own error", _OWN_ERROR, lines, notes)

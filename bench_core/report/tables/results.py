@@ -18,7 +18,7 @@ from bench_core.report.explain.marks import (
     remarks,
     throughput_text,
 )
-from bench_core.report.explain.own_error import own_error
+from bench_core.report.explain.own_error import own_error_of_batches
 from bench_core.report.explain.same_batches import fastest, shared_note
 from bench_core.report.explain.visits import visits_note
 from bench_core.report.format import ABSENT, NO_GPU, NOT_READ, NOT_TOLD, count, gib, milliseconds, rate, seconds
@@ -176,8 +176,8 @@ def _notes(view: RunView, lines: Sequence[Result]) -> Iterator[str]:
         if row.breaches:
             more = f" (and {len(row.breaches) - 1} more)" if len(row.breaches) > 1 else ""
             yield f"{NOT_RANKED_MARK} not ranked: {row.label} did not do equal work: {row.breaches[0]}{more}"
-    error = own_error(view)
-    if error is not None and view.harness:
+    error = own_error_of_batches(view)
+    if error:
         yield f"The suite's own error on this machine: {error}; see Details."
     if any(map(_is_marked_sequential, rows)):
         yield (

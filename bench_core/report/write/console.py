@@ -10,7 +10,7 @@ from bench_core.report.cell import BATCH_SIZE
 from bench_core.report.column import Entry
 from bench_core.report.explain.busy_host import warning
 from bench_core.report.explain.marks import NOT_RANKED_MARK, SEQUENTIAL_MARK, remarks
-from bench_core.report.explain.own_error import own_error
+from bench_core.report.explain.own_error import own_error, own_error_under_load
 from bench_core.report.explain.same_batches import fastest
 from bench_core.report.explain.under_load import (
     NONE_FAILED,
@@ -88,6 +88,8 @@ def console_serving(view: RunView) -> Iterator[Table]:
     shown = (OUTPUT, requests, TTFT_P50, TTFT_P99, TPOT_P50, *(limits if asked_limits(view) else ()))
     lines = [line for load in load_points(view) for line in loaded(view, load)]
     captions = [*filter(None, [busy_words(view)]), *(f"{NOT_RANKED_MARK} {text}" for text in not_ranked(view.served))]
+    error = "" if view.rows else own_error_under_load(view)  # with closed batches it stands below their table
+    captions += [f"the suite's own error: {error}"] if error else []
     table = Table(
         title=Text(f"{one_line(view.record.run_id)}, under load"),
         title_justify="left",

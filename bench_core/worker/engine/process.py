@@ -10,7 +10,7 @@ from types import FrameType
 
 from bench_core.contract.adapter import Adapter, Device
 from bench_core.contract.asked.manifest import Manifest
-from bench_core.contract.records.digest import harness_sha256
+from bench_core.contract.records.digest import own_code_sha256
 from bench_core.contract.records.events import EndEvent, PhaseEvent, StartEvent
 from bench_core.contract.records.spec import CellSpec
 from bench_core.contract.records.workload import Workload
@@ -127,7 +127,7 @@ class EngineProcess:
                 wall_time_utc=utc_now(),
                 versions=image.versions(manifest),
                 host={"cpu": host.cpu, "cores": str(host.cores), "system": host.system},
-                harness=harness_sha256(),
+                harness=own_code_sha256(),
             )
         )
         started = monotonic_ns()

@@ -10,7 +10,7 @@ from types import FrameType
 from typing import ClassVar
 
 from bench_core.contract.asked.manifest import Manifest
-from bench_core.contract.records.digest import harness_sha256
+from bench_core.contract.records.digest import own_code_sha256
 from bench_core.contract.records.events import StartEvent
 from bench_core.contract.records.record import Record
 from bench_core.contract.records.spec import CellSpec
@@ -78,7 +78,7 @@ class Sidecar:
                 wall_time_utc=utc_now(),
                 versions=image.versions(self._manifest),
                 host={"cpu": host.cpu, "cores": str(host.cores), "system": host.system},
-                harness=harness_sha256(),
+                harness=own_code_sha256(),
             ),
             entry=entry,
             load_timeout_s=self._load_timeout_s,

@@ -9,6 +9,7 @@ from bench_core.contract.serving.load import Serve
 from bench_core.contract.statistics.distribution import VALUES_BEYOND_A_PERCENTILE
 from bench_core.report.column import Column, Entry, Sheet, at, sheet
 from bench_core.report.explain.marks import NOT_RANKED_MARK
+from bench_core.report.explain.own_error import own_error_under_load
 from bench_core.report.explain.under_load import (
     NONE_FAILED,
     SATURATED,
@@ -253,6 +254,9 @@ def _notes(view: RunView, load: Serve, lines: Sequence[Loaded]) -> Iterator[str]
             yield f"{NOT_RANKED_MARK} not ranked: {line.label}: {reason}."
     if any(line.metrics and line.metrics.saturated for line in lines):
         yield SATURATED_NOTE
+    error = own_error_under_load(view)
+    if error:
+        yield f"The suite's own error on this machine: {error}; see Details."
     yield from absent_notes(lines)
 
 

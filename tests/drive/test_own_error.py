@@ -16,7 +16,8 @@ from bench_core.contract.records.workload import Workload
 from bench_core.drive.ask.request import Suite
 from bench_core.drive.launch.processes.launcher import ProcessLauncher
 from bench_core.drive.plan.catalogue import Catalogue
-from bench_core.drive.plan.plan import HARNESS_BATCHES, harness_job, make_plan
+from bench_core.drive.plan.own_error import OWN_ERROR_BATCHES, own_error_jobs
+from bench_core.drive.plan.plan import make_plan
 from bench_core.runs.load import load_run
 from bench_core.verify.run import verify_run
 
@@ -26,14 +27,96 @@ FAST = ("--option", "null.ttft_s=0.001", "--option", "null.tpot_s=0.001")
 
 def test_it_is_planned_at_one_and_at_the_largest_batch_size_beside_any_images() -> None:
     plan = make_plan(Suite(images=("transformers",), batch_sizes=(1, 4, 16)), Catalogue(), "cpu")
-    job = harness_job(plan, Catalogue(), 1)
-    assert job is not None
+    (job,) = own_error_jobs(plan, Catalogue(), 1, 64)
     assert [cell.cell for cell in job.planned()] == ["null.harness.b1", "null.harness.b16"]
     assert all(cell.harness and not cell.ranked for cell in job.planned())
-    assert job.max_batches == HARNESS_BATCHES
-    again = harness_job(plan, Catalogue(), 2)
-    assert again is not None
+    assert job.limits == {"max_batches": OWN_ERROR_BATCHES}
+    (again,) = own_error_jobs(plan, Catalogue(), 2, 64)
     assert [cell.cell for cell in again.planned()] == ["null.harness.b1.r2", "null.harness.b16.r2"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "word", "tpot_s"),
+    [
+        ({"concurrency": (1, 64)}, "c64", None),
+        ({"concurrency": (1,)}, "c8", None),
+        ({"concurrency": (512,)}, "c512", 0.02),
+        ({"request_rate": (0.5, 16.0)}, "r16", None),
+        ({"request_rate": (0.5,)}, "r10", None),
+        ({"request_rate": (16.0,), "arrivals": "constant"}, "r16-constant", None),
+        ({"request_rate": (1000.0,)}, "r128", None),
+        ({"concurrency": (16,), "request_rate": (4.0,)}, "c16", None),
+        ({"concurrency": (1,), "request_rate": (40.0,)}, "r40", None),
+        ({"trace": Path("some.jsonl")}, "c64", None),
+    ],
+)
+def test_under_load_it_is_planned_at_the_largest_load_point(asked: dict[str, object], word: str, tpot_s: float) -> None:
+    """A request of 200 tokens takes 1.015 s by the script, so a concurrency of 16 is 15.8 requests/s; 128 requests/s
+    are 25,600 tokens/s, and so are 512 streams of 20 ms a token."""
+    suite = Suite.model_validate({"images": ("vllm",), **asked})
+    (job,) = own_error_jobs(make_plan(suite, Catalogue(), "cpu"), Catalogue(), 1, 200)
+    assert [cell.cell for cell in job.planned()] == [f"null.harness.{word}"]
+    assert all(cell.harness for cell in job.planned())
+    assert job.options.get("tpot_s") == tpot_s
+    assert job.limits["max_serve_seconds"] >= 4
+
+
+def test_batches_and_loads_have_a_launch_each() -> None:
+    plan = make_plan(Suite(images=("null",), batch_sizes=(2,), concurrency=(16,)), Catalogue(), "cpu")
+    jobs = own_error_jobs(plan, Catalogue(), 1, 64)
+    assert [job.cells for job in jobs] == [("null.harness.b1", "null.harness.b2"), ("null.harness.c16",)]
+    assert [job.served for job in jobs] == [False, True]
+
+
+SERVED = (*RUN, *FAST, "--max-ramp-seconds", "1", "--max-serve-seconds", "2", "--no-calibration", "--run-id", "mine")
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize(
+    ("load", "cell", "own"),
+    [
+        (("--concurrency", "2"), "null.harness.c8", "concurrency 8"),
+        (
+            ("--find-capacity", "null.scripted", "--slo", "ttft_s=1", "--capacity-start", "2", "--capacity-limit", "2"),
+            "null.harness.r10",
+            "10 requests/s",
+        ),
+    ],
+    ids=("loads", "capacity-alone"),
+)
+def test_a_run_of_cells_under_load_measures_the_scripted_server(
+    drive: Drive, tmp_path: Path, load: tuple[str, ...], cell: str, own: str
+) -> None:
+    called = drive(*SERVED, *load)
+    assert called.code == 0, called.err
+    assert f"the suite's own error: under load at {own}: median TTFT" in " ".join(called.out.split())
+    run = tmp_path / "results" / "mine"
+    assert [planned.cell for planned in RunRecord.read(run / layout.RUN_FILE).visits[0].harness_check or ()] == [cell]
+    spec = CellSpec.read(layout.cell_folder(run, cell) / layout.SPEC_FILE)
+    assert spec.options["ttft_s"] == 0.02, "options given for the grid's null are not its own"
+    view = load_run(run)
+    (row,) = view.own_error_served
+    assert row.planned.cell not in {other.planned.cell for other in view.served}
+    numbers = {gap.name: gap for gap in row.gaps}
+    assert set(numbers) == {"ttft_s", "tpot_s", "output_throughput_tok_s", "lateness_s"}
+    # Wide, as the machine may be busy: a wrong unit or a wrong script is off by far more.
+    assert all(abs(numbers[name].error) < 0.5 for name in ("tpot_s", "output_throughput_tok_s"))
+    report = (run / layout.REPORT_FILE).read_text(encoding="utf-8")
+    assert "### The suite's own error under load" in report
+    assert report.count("harness") == 0
+    assert verify_run(run).differences == ()
+    log = layout.cell_folder(run, cell) / layout.EVENTS_FILE
+    log.write_text(log.read_text(encoding="utf-8").replace('"asked_tokens":4', '"asked_tokens":5', 1), encoding="utf-8")
+    assert {found.cell for found in verify_run(run, published=False).differences} == {cell}
+
+
+def test_the_check_under_load_can_be_switched_off(drive: Drive, tmp_path: Path) -> None:
+    shown = drive(*SERVED, "--concurrency", "2", "--dry-run")
+    assert "the suite's own error: null.harness x {c8}" in shown.out
+    shown = drive(*SERVED, "--concurrency", "2", "--no-harness-check", "--dry-run")
+    assert "own error" not in shown.out
+    plan = make_plan(Suite(images=("ctranslate2",), batch_sizes=(1,), concurrency=(2,)), Catalogue(), "cpu")
+    assert [job.served for job in own_error_jobs(plan, Catalogue(), 1, 64)] == [False], "no load is measured"
 
 
 def test_it_is_never_a_cell_of_the_grid() -> None:
@@ -57,7 +140,7 @@ def test_a_run_measures_it_and_prints_the_bound_beside_the_tables(drive: Drive, 
     spec = CellSpec.read(layout.cell_folder(run, "null.harness.b1") / layout.SPEC_FILE)
     assert spec.options["ttft_s"] == 0.02, "options given for the grid's null are not its own"
     view = load_run(run)
-    for row in view.harness:
+    for row in view.own_error:
         assert {gap.name for gap in row.gaps} == {"ttft_s", "tpot_s", "output_throughput_tok_s", "memory_bytes"}
         # Wide, as the machine may be busy: a wrong unit or a wrong script is off by far more.
         assert all(abs(gap.error) < 0.5 for gap in row.gaps)
@@ -93,7 +176,7 @@ def test_each_visit_has_its_own_and_keeps_the_earlier_one_unless_nothing_is_meas
     before = (layout.cell_folder(run, "null.harness.b1") / layout.EVENTS_FILE).read_bytes()
     called = drive("--resume", "mine", "--batch-sizes", "4")
     assert called.code == 0, called.err
-    assert [row.planned.cell for row in load_run(run).harness] == [
+    assert [row.planned.cell for row in load_run(run).own_error] == [
         "null.harness.b1",
         "null.harness.b1.r2",
         "null.harness.b4.r2",

@@ -7,6 +7,7 @@ An image whose ``image.yaml`` names a ``harness_variant`` promises that three op
 - ``load_bytes``: memory that the engine's process takes while it loads, and keeps.
 
 What is measured beyond that is the suite's: its clock, its callbacks, its sampling, and the waking of its processes.
+Under load the image's server has the same script for each request, and the client is measured with it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ from bench_core.contract.measures.cell import CellMetrics
 from bench_core.contract.measures.token_times import row_tpot_s, row_ttft_s
 from bench_core.contract.records.events import BatchEvent
 from bench_core.contract.records.record import Scalar
+from bench_core.contract.serving.load import Serve
+from bench_core.contract.serving.measures import Latency, ServeMetrics
+from bench_core.contract.serving.requests import RequestEvent, WindowEvent
+from bench_core.contract.statistics.correlated import Estimate
 
 
 @dataclass(frozen=True)
@@ -57,33 +62,77 @@ class Script:
         rows = list(batches)
         return sum(map(sum, rows)) / math.fsum(map(self.latency_s, rows))
 
+    def served_tok_s(self, load: Serve, requests: Iterable[RequestEvent], window: WindowEvent) -> float:
+        """Output tokens/s in a window, if every request had been sent when it was to be and nothing took time but the
+        script. In a closed loop each stream then sends a request at the moment at which the one before has ended.
+
+        Streams that begin together fall silent together for ``ttft_s``. So tokens are counted one by one: the formula
+        streams x tokens / latency would err by such a pause in a window of seconds.
+
+        Raises:
+            BadInput: there are no requests.
+        """
+        asked = list(requests)
+        if not asked:
+            raise BadInput("the scripted server was asked for nothing")
+        if load.concurrency is not None:
+            asked = [request for request in asked if request.index < load.concurrency]
+        ends = (window.begin_s, window.end_s)
+        counts = (
+            self._sent_before(request, end_s, load.concurrency is not None) for request in asked for end_s in ends
+        )
+        return sum(after - before for before, after in zip(counts, counts, strict=True)) / (ends[1] - ends[0])
+
+    def _sent_before(self, request: RequestEvent, moment_s: float, again: bool) -> int:
+        """Tokens that the script has sent by then, of one request, or of the stream that begins with it."""
+        since_s, tokens = moment_s - request.scheduled_s, request.asked_tokens
+        if since_s <= 0:
+            return 0
+        cycles = int(since_s // self.latency_s([tokens])) if again else 0
+        since_s -= cycles * self.latency_s([tokens])
+        return cycles * tokens + min(max(math.ceil((since_s - self.ttft_s) / self.tpot_s), 0), tokens)
+
 
 @dataclass(frozen=True)
 class Gap:
     """One number of one cell beside the script's.
 
     Attributes:
-        name: ``ttft_s``, ``tpot_s``, ``output_throughput_tok_s`` or ``memory_bytes``.
+        name: ``ttft_s``, ``tpot_s``, ``output_throughput_tok_s`` or ``memory_bytes``; of a cell under load the first
+            three, and ``lateness_s``, whose script is 0.
         scripted, measured: in the unit of the name. Measured is the median over the measured batches (of a batch's mean
             over its rows, for times), so that one late waking of the scripted engine itself is not taken for the
-            suite's error.
-        worst: the batch furthest from the script; ``None`` for memory, of which there is one value.
+            suite's error; under load over the window's requests, of throughput the window's.
+        worst: the batch, or the request, furthest from the script; ``None`` for what has one value.
+        low, high: ends of the 95 % interval of what was measured; ``None`` where there is none.
     """
 
     name: str
     scripted: float
     measured: float
     worst: float | None
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def difference(self) -> float:
+        """Measured - scripted, in the unit of the name."""
+        return self.measured - self.scripted
 
     @property
     def error(self) -> float:
-        """(measured - scripted) / scripted."""
-        return self.measured / self.scripted - 1.0
+        """(measured - scripted) / scripted; 0 where nothing is scripted and nothing measured, else without end."""
+        return self._relative(self.measured)
 
     @property
     def worst_error(self) -> float | None:
         """The same of the batch furthest from the script."""
-        return None if self.worst is None else self.worst / self.scripted - 1.0
+        return None if self.worst is None else self._relative(self.worst)
+
+    def _relative(self, value: float) -> float:
+        if self.scripted == 0:
+            return 0.0 if value == 0 else math.copysign(math.inf, value)
+        return value / self.scripted - 1.0
 
 
 def gaps(script: Script, metrics: CellMetrics, measured: Sequence[BatchEvent]) -> tuple[Gap, ...]:
@@ -123,6 +172,38 @@ def gaps(script: Script, metrics: CellMetrics, measured: Sequence[BatchEvent]) -
 def _gap(name: str, scripted: float, of_batches: Sequence[float]) -> Gap:
     worst = max(of_batches, key=lambda value: abs(value - scripted))
     return Gap(name, scripted, median(of_batches), worst)
+
+
+def served_gaps(
+    script: Script, load: Serve, metrics: ServeMetrics, requests: Sequence[RequestEvent], window: WindowEvent
+) -> tuple[Gap, ...]:
+    """A scripted cell's numbers under load beside its script: times of answered requests, from when they were to be
+    sent; the output rate beside the ideal one; and how late requests were sent, of which the script has nothing.
+
+    Args:
+        metrics: what the suite makes of the cell.
+        requests: all of its log, of warm-up and window.
+
+    Raises:
+        BadInput: no request was answered within the window.
+    """
+    if metrics.ttft_s is None:
+        raise BadInput("the scripted server's cell has no answered request")
+    found = [_latency_gap("ttft_s", script.ttft_s, metrics.ttft_s)]
+    if metrics.tpot_s is not None:
+        found.append(_latency_gap("tpot_s", script.tpot_s, metrics.tpot_s))
+    rate, ideal = metrics.output_throughput_tok_s, script.served_tok_s(load, requests, window)
+    found.append(Gap("output_throughput_tok_s", ideal, rate.value, None, rate.low, rate.high))
+    late = metrics.lateness_s
+    if late is not None:
+        found.append(Gap("lateness_s", 0.0, late.max if late.p50 is None else late.p50, late.max))
+    return tuple(found)
+
+
+def _latency_gap(name: str, scripted: float, measured: Latency) -> Gap:
+    """Of the median; of the mean where there are too few requests for one."""
+    middle: Estimate = measured.mean if measured.p50 is None else measured.p50
+    return Gap(name, scripted, middle.value, measured.max, middle.low, middle.high)
 
 
 def bounds(cells: Iterable[Sequence[Gap]]) -> dict[str, float]:
