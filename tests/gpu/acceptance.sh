@@ -4,7 +4,7 @@
 #
 #   tests/gpu/acceptance.sh [--results R] [--data D] [--models M] [--tokenizer T] [--dataset S] [--seconds N] STAGE...
 #
-# Stages: check-IMAGE  failures  parity-IMAGE[,IMAGE...]  memory  repeats  serving  all
+# Stages: check-IMAGE  failures  parity-IMAGE[,IMAGE...]  memory  repeats  serving  capacity  all
 # --seconds: everything must have ended by then; the batch in hand is finished, the rest is left for another call.
 # Logs and results are left in R; the exit code is the number of stages that did not end well.
 set -uo pipefail
@@ -108,6 +108,13 @@ serving() { # vLLM's server under load, its capacity, and its own client against
     return $code
 }
 
+capacity() { # two engines' servers at some load points, and the highest rate that vLLM's carries within the limits
+    # shellcheck disable=SC2046  # two words
+    drive capacity $(named capacity) --suite suites/serving.yaml "${story[@]}" --images vllm,llama-cpp-python \
+        --variants vllm.fp16,llama-cpp-python.q4_k_m --concurrency 1,16,64 --request-rate 4,16,32 \
+        --find-capacity vllm.fp16 --capacity-start 32 --max-serve-seconds 20 --max-ramp-seconds 10 --no-calibration
+}
+
 engines=() # all that are compared on a GPU
 for manifest in images/*/image.yaml; do
     if grep -q '^devices: .*cuda' "$manifest" && ! grep -q '^ranked: false' "$manifest"; then
@@ -118,14 +125,15 @@ for stage in "$@"; do
     case $stage in
         check-*) check "${stage#check-}" ;;
         parity-*) parity "${stage#parity-}" ;;
-        failures | memory | repeats | serving) "$stage" ;;
+        failures | memory | repeats | serving | capacity) "$stage" ;;
         all)
             for engine in "${engines[@]}"; do check "$engine" || failed=$((failed + 1)); done
             failures || failed=$((failed + 1))
             parity "$(IFS=,; echo "${engines[*]}")" || failed=$((failed + 1))
             memory || failed=$((failed + 1))
             repeats || failed=$((failed + 1))
-            serving ;;
+            serving || failed=$((failed + 1))
+            capacity ;;
         *) echo "unknown stage: $stage" >&2; exit 2 ;;
     esac || failed=$((failed + 1))
 done

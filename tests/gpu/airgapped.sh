@@ -29,6 +29,7 @@ images_of() { # STAGE; GPTQModel makes the weights that the GPTQ engines read
         failures) echo gptqmodel exllama exllamav2 transformers ;;
         memory) echo transformers vllm ;;
         serving) echo vllm ;;
+        capacity) echo vllm llama-cpp-python ;;
         repeats) echo gptqmodel exllama exllamav2 ;;
         *) echo "unknown stage: $1" >&2 && return 2 ;;
     esac
