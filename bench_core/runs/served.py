@@ -17,6 +17,7 @@ from bench_core.contract.serving.log import ServeEvents, parse_serve_events
 from bench_core.contract.serving.result import ServeResult, serving_result
 from bench_core.contract.serving.schedule import Schedule
 from bench_core.runs.files import INSANE, Damage, Unreadable, check_inside, log_path, open_log, read_record, sane
+from bench_core.runs.series import of_requests
 from bench_core.runs.specs import check_spec
 from bench_core.runs.view import ServedRow
 
@@ -85,7 +86,10 @@ def _measured(
     schedule = read_schedule(run_folder, spec)
     breaches = tuple(dict.fromkeys(_breaches(spec, schedule, events, workload)))
     gaps = _gaps(spec, result, events) if planned.harness else ()
-    return ServedRow(planned, spec, verdict, gaps=gaps, result=result, breaches=breaches)
+    assert events.window is not None  # noqa: S101  # else there were no result
+    window = events.window
+    series = of_requests(events.requests, events.telemetry, window.begin_s, window.end_s, on_gpu=spec.device == "cuda")
+    return ServedRow(planned, spec, verdict, gaps=gaps, result=result, breaches=breaches, series=series)
 
 
 def _gaps(spec: CellSpec, result: ServeResult, events: ServeEvents) -> tuple[Gap, ...]:

@@ -25,6 +25,7 @@ from bench_core.contract.statistics.workload_rate import WorkloadRate
 from bench_core.runs.files import Damage
 from bench_core.runs.published import Published
 from bench_core.runs.quality import Candidate, Outputs, RunQuality, assess
+from bench_core.runs.series import Series
 from bench_core.system.text import foreign
 
 NOT_RUN = "not run"
@@ -49,12 +50,14 @@ class Ended:
         verdict: how it ended; ``None`` where nobody wrote that down.
         damage: why a cell that has files shows no number, where its outcome does not say it.
         gaps: of a cell of the scripted engine: its numbers beside its script.
+        series: what its numbers are of, in few points; empty for a cell without numbers.
     """
 
     planned: PlannedCell
     spec: CellSpec | None = None
     verdict: Verdict | None = None
     damage: Damage | None = None
+    series: tuple[Series, ...] = ()
     gaps: tuple[Gap, ...] = ()
 
     @property

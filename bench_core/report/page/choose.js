@@ -1,42 +1,60 @@
-// The rule of bench_core/report/decide/choose.py, step by step; both are tested on the same cases.
+// The rule of bench_core/report/decide/choose.py, step by step, for the cells of one point; both are held to the same
+// cases (tests/report/data/choices.json).
 
-const HIGHEST = ["memory_bytes", "ttft_s", "tpot_s", "ttft_p99_s", "tpot_p99_s", "quality"];
+const NUMBERS = {
+  memory: (cell) => exact(cell.memory_bytes), throughput_tok_s: (cell) => cell.throughput_tok_s, ttft_s: (cell) => cell.ttft_s,
+  tpot_s: (cell) => cell.tpot_s, ttft_p99_s: (cell) => cell.ttft_p99_s, tpot_p99_s: (cell) => cell.tpot_p99_s,
+  quality: (cell) => exact(cell.nll_increase === undefined ? undefined : Math.expm1(cell.nll_increase)),
+};
 
-function decisive(cell, name) {
-  if (name === "quality") return cell.nll_increase === undefined ? undefined : Math.expm1(cell.nll_increase);
-  const value = cell[name];
-  return Array.isArray(value) ? value[0] : value;
+function exact(value) {
+  return value === undefined || value === null ? undefined : [value, null, null];
 }
 
-function reasonsAgainst(cell, wanted) {
-  if (cell.scripted) return [{key: "scripted"}];
-  if (!cell.throughput_tok_s) return [{key: "outcome"}];
-  if (cell.unranked) return [{key: "unranked"}];
-  const found = [];
-  for (const [key, limit] of Object.entries(wanted)) {
-    const value = decisive(cell, key);
-    const kept = value !== undefined && (HIGHEST.includes(key) ? value <= limit : value >= limit);
-    if (!kept) found.push({key, value, limit});
+function judged(cell, wanted) {
+  if (!cell.throughput_tok_s) return {reasons: [{key: "outcome"}], close: []};
+  if (cell.unranked) return {reasons: [{key: "unranked"}], close: []};
+  if ((cell.remarks ?? []).includes("saturated")) return {reasons: [{key: "saturated"}], close: []};
+  const reasons = [], close = [];
+  for (const [key, number] of Object.entries(NUMBERS)) {
+    const limit = wanted[key];
+    if (limit === undefined || limit === null) continue;
+    const found = number(cell);
+    if (!found) {
+      reasons.push({key, value: null, limit, close: false});
+      continue;
+    }
+    const [value, low, high] = found;
+    const holds = known(low) && known(high) && low <= limit && limit <= high;
+    if (key === "throughput_tok_s" ? value < limit : value > limit) reasons.push({key, value, limit, close: holds});
+    else if (holds) close.push(key);
   }
-  return found;
+  return {reasons, close};
 }
 
-function halfWidth(cell) {
-  const [, low, high] = cell.throughput_tok_s;
-  return low === null || low === undefined ? undefined : (high - low) / 2;
+function known(number) {
+  return number !== undefined && number !== null;
 }
 
-function tiedWith(one, other) {
-  const a = halfWidth(one), b = halfWidth(other);
-  return a !== undefined && b !== undefined && Math.abs(one.throughput_tok_s[0] - other.throughput_tok_s[0]) <= Math.hypot(a, b);
+// Whether two numbers with intervals are statistically tied: false where one has none.
+function tied(one, other) {
+  const [lower, higher] = one[0] <= other[0] ? [one, other] : [other, one];
+  if (!known(lower[2]) || !known(higher[1])) return false;
+  return higher[0] - lower[0] <= Math.hypot(lower[2] - lower[0], higher[0] - higher[1]);
 }
 
+// Step 5 and 6: fastest first; under load at a rate or by a trace, where all write what is asked for, soonest first.
 function choose(cells, wanted) {
-  const judged = cells.map((cell) => ({cell, reasons: reasonsAgainst(cell, wanted)}));
-  const fits = judged.filter(({reasons}) => !reasons.length).map(({cell}) => cell)
-    .sort((a, b) => b.throughput_tok_s[0] - a.throughput_tok_s[0]);
+  const open = cells.length > 0 && !known(cells[0].batch_size) && !known(cells[0].concurrency);
+  const found = cells.filter((cell) => !cell.scripted).map((cell) => ({cell, ...judged(cell, wanted)}));
+  const order = (cell) => (open ? cell.ttft_s?.[0] ?? Infinity : -(cell.compared_tok_s ?? 0));
+  const fits = found.filter(({reasons}) => !reasons.length)
+    .map((line, place) => ({...line, place})).sort((a, b) => (order(a.cell) - order(b.cell)) || a.place - b.place);
+  const number = (cell) => (open ? cell.ttft_s : cell.throughput_tok_s);
+  const first = fits.length ? number(fits[0].cell) : undefined;
   return {
-    fits: fits.map((cell) => ({cell, tied: cell === fits[0] || tiedWith(fits[0], cell)})),
-    out: judged.filter(({reasons}) => reasons.length),
+    by: open ? "ttft_s" : "throughput_tok_s",
+    fits: fits.map(({cell, close}, place) => ({cell, close, tied: place > 0 && known(first) && known(number(cell)) && tied(first, number(cell))})),
+    out: found.filter(({reasons}) => reasons.length),
   };
 }

@@ -12,7 +12,9 @@ from bench_core.contract.measures.memory_model import explain_memory
 from bench_core.report.cell import Cell
 from bench_core.report.decide.option import Option, Quantity, options_of, points_of
 from bench_core.report.figures.colours import engine_colours, looks
+from bench_core.report.format import GIB
 from bench_core.report.page.repeat import repeat_command
+from bench_core.runs.series import Series
 from bench_core.runs.view import Row, RunView
 
 SCHEMA_VERSION = 1
@@ -23,6 +25,7 @@ def page_data(view: RunView) -> dict[str, Any]:
     options = options_of(view)
     images = list(dict.fromkeys(option.image for option in options))
     rows = {row.planned.cell: row for row in view.grid}
+    series = {row.planned.cell: row.series for row in view.every}
     return {
         "schema_version": SCHEMA_VERSION,
         "run": view.record.run_id,
@@ -30,7 +33,7 @@ def page_data(view: RunView) -> dict[str, Any]:
         "engines": [{"image": name, "colour": colour} for name, colour in engine_colours(images).items()],
         "methods": _methods(options),
         "points": [{"word": word, "words": words} for word, words in points_of(options).items()],
-        "cells": [_cell(view, option, rows.get(option.cell)) for option in options],
+        "cells": [_cell(view, option, rows.get(option.cell), series[option.cell]) for option in options],
         "peaks": _peaks(view),
         "quality": not view.record.model.synthetic and any(option.perplexity for option in options),
     }
@@ -62,16 +65,28 @@ def method_key(option: Option) -> str:
     return f"{option.image}.{option.variant}"
 
 
-def _cell(view: RunView, option: Option, row: Row | None) -> dict[str, Any]:
+def _cell(view: RunView, option: Option, row: Row | None, series: Iterable[Series]) -> dict[str, Any]:
     found: dict[str, Any] = {"method": method_key(option), "ranked": option.ranked}
     for name, value in asdict(option).items():
         if name in ("image", "variant", "method", "point_words"):
             continue
         found[name] = _plain(getattr(option, name) if isinstance(value, dict) else value)
+    if series:
+        found["series"] = {one.name: _series(one) for one in series}
     found["command"] = repeat_command(view, option)
     if row is not None and row.result is not None:
         found |= _placed(view, row)
     return {name: value for name, value in found.items() if value not in (None, "", [])}
+
+
+# Shown as tables show them: times in ms, memory in GiB.
+_FACTORS = {"ttft_s": 1e3, "tpot_s": 1e3, "memory_bytes": 1 / GIB}
+
+
+def _series(series: Series) -> dict[str, Any]:
+    factor = _FACTORS.get(series.name, 1.0)
+    values = [None if value is None else float(f"{value * factor:.4g}") for value in series.values]
+    return {"first_x": _short(series.first_x), "step_x": _short(series.step_x), "values": values}
 
 
 def _placed(view: RunView, row: Row) -> dict[str, Any]:

@@ -169,7 +169,6 @@ function fillPoints() {
       event.preventDefault();
       const next = data.points[(state.place(point.word) + step + data.points.length) % data.points.length];
       choosePoint(next.word);
-      home.querySelector("[aria-checked=true]").focus();
     });
     return button;
   });
@@ -178,8 +177,10 @@ function fillPoints() {
 }
 
 function choosePoint(word) {
+  const home = document.getElementById("points"), focused = home.contains(document.activeElement);
   state.point = word;
   fillPoints();
+  if (focused) home.querySelector("[aria-checked=true]").focus();
   fillLegend();
   answer();
   redraw();
@@ -202,18 +203,20 @@ function limitsOf(form) {
 
 function answer() {
   const limits = limitsOf(document.getElementById("chooser"));
-  const {fits, out} = choose(state.at(state.point), wantedOf(limits));
+  const {fits, out, by} = choose(state.at(state.point), wantedOf(limits));
   const home = document.getElementById("answer");
-  const lines = fits.map(({cell, tied}, place) => {
+  const order = by === "ttft_s" ? "shortest TTFT first" : "fastest first";
+  const lines = fits.map(({cell, tied: same, close}) => {
     const facts = [throughputText(cell), cell.memory_bytes === undefined ? null : `${SAYS(cell.memory_bytes / GIB)} GiB`,
       cell.ttft_s ? `TTFT ${SAYS(cell.ttft_s[0])} s` : null, costText(cell, limits)].filter(Boolean).join(", ");
     return element("li", {}, sign(cell.method), ` ${names.get(cell.method)}: ${facts} `,
-      tied && place ? badge("tied", "Statistically tied with the fastest: the difference is within the two intervals.") : null);
+      same ? badge("tied", "Statistically tied with the first: the difference is within the two intervals.") : null,
+      close.length ? badge("close", `Its interval holds the limit of ${close.map((key) => NAMES[key]).join(", ")}: measured again, it may come out otherwise.`) : null);
   });
   const ruled = out.map(({cell, reasons}) => element("li", {}, sign(cell.method), ` ${names.get(cell.method)}: `,
     element("span", {className: "why", textContent: reasons.map((reason) => reasonText(reason, cell)).join("; ")})));
   home.replaceChildren(...[
-    element("strong", {textContent: fits.length ? `${fits.length} of ${fits.length + out.length} fit at ${state.pointWords()}, fastest first` : `Nothing fits at ${state.pointWords()}`}),
+    element("strong", {textContent: fits.length ? `${fits.length} of ${fits.length + out.length} fit at ${state.pointWords()}, ${order}` : `Nothing fits at ${state.pointWords()}`}),
     fits.length ? element("ol", {}, ...lines) : null,
     out.length ? element("details", {open: !fits.length}, element("summary", {textContent: `Ruled out: ${out.length}`}), element("ul", {}, ...ruled)) : null,
   ].filter(Boolean));
@@ -221,7 +224,7 @@ function answer() {
 
 function wantedOf(limits) {
   const found = {};
-  if (limits.memory_gib !== undefined) found.memory_bytes = limits.memory_gib * GIB;
+  if (limits.memory_gib !== undefined) found.memory = limits.memory_gib * GIB;
   for (const [name, from, factor] of [["throughput_tok_s", "throughput_tok_s", 1], ["ttft_s", "ttft_s", 1], ["tpot_s", "tpot_ms", 1e-3],
     ["ttft_p99_s", "ttft_p99_s", 1], ["tpot_p99_s", "tpot_p99_ms", 1e-3], ["quality", "quality_percent", 1e-2]]) {
     if (limits[from] !== undefined) found[name] = limits[from] * factor;
@@ -229,16 +232,19 @@ function wantedOf(limits) {
   return found;
 }
 
-const WORDS = {memory_bytes: ["needs", (v) => `${SAYS(v / GIB)} GiB`], throughput_tok_s: ["gives", (v) => `${SAYS(v)} token/s`],
+const WORDS = {memory: ["needs", (v) => `${SAYS(v / GIB)} GiB`], throughput_tok_s: ["gives", (v) => `${SAYS(v)} token/s`],
   ttft_s: ["TTFT is", (v) => `${SAYS(v)} s`], tpot_s: ["TPOT is", (v) => `${SAYS(v * 1e3)} ms`], ttft_p99_s: ["TTFT p99 is", (v) => `${SAYS(v)} s`],
   tpot_p99_s: ["TPOT p99 is", (v) => `${SAYS(v * 1e3)} ms`], quality: ["perplexity is higher by", (v) => `${SAYS(v * 100)} %`]};
 
-function reasonText({key, value, limit}, cell) {
+const NAMES = {memory: "memory", throughput_tok_s: "throughput", ttft_s: "TTFT", tpot_s: "TPOT", ttft_p99_s: "TTFT p99", tpot_p99_s: "TPOT p99", quality: "quality"};
+
+function reasonText({key, value, limit, close}, cell) {
   if (key === "outcome") return state.outcome(cell.outcome) + (cell.cause ? `: ${cell.cause}` : "");
-  if (key === "scripted") return "the scripted engine, for the suite's own error";
+  if (key === "saturated") return "saturated: more was offered than it could take";
   if (key === "unranked") return `not ranked: ${cell.unranked}`;
   const [verb, write] = WORDS[key];
-  return value === undefined ? `${key.replace(/_(bytes|tok_s|s)$/, "").replaceAll("_", " ")} is not known` : `${verb} ${write(value)}, the limit is ${write(limit)}`;
+  if (value === null) return `${NAMES[key]} is not known`;
+  return `${verb} ${write(value)}, the limit is ${write(limit)}${close ? " (its interval holds the limit)" : ""}`;
 }
 
 function throughputText(cell) {
@@ -395,19 +401,25 @@ function showCell(cell) {
   if (cell.cause) facts.push(element("dt", {textContent: "Cause"}), element("dd", {textContent: cell.cause}));
   if (cell.roof?.bound) facts.push(element("dt", {textContent: "Held back by"}), element("dd", {textContent: `${cell.roof.bound}${cell.roof.mbu ? `, ${SAYS(cell.roof.mbu * 100)} % of the measured bandwidth` : ""}`}));
   home.replaceChildren(element("h3", {}, sign(cell.method), ` ${names.get(cell.method)}, ${words.get(cell.point)}`), element("dl", {}, ...facts),
-    ...seriesOf(cell), element("p", {className: "note", textContent: "Measure this cell again:"}), command, copy, " ", close);
+    element("div", {className: "series"}, ...seriesOf(cell)), element("p", {className: "note", textContent: "Measure this cell again:"}), command, copy, " ", close);
   home.hidden = false;
   home.scrollIntoView({block: "nearest"});
   for (const plot of home.querySelectorAll(".plot")) plot.drawn();
 }
 
+const SERIES = {ttft_s: ["Time to first token, from the least to the most", "ms"], tpot_s: ["Time per output token, from the least to the most", "ms"],
+  power_w: ["Power of the device", "W"], memory_bytes: [data.on_gpu ? "GPU memory in use" : "Resident memory", "GiB"], utilisation_percent: ["Time in which a kernel ran", "%"]};
+
 function seriesOf(cell) {
-  return Object.entries(cell.series ?? {}).map(([title, {unit, x, xTitle, values}]) => {
+  return Object.entries(cell.series ?? {}).map(([name, {first_x, step_x, values}]) => {
+    const [title, unit] = SERIES[name], share = name === "ttft_s" || name === "tpot_s";
     const plot = element("div", {className: "plot"});
+    const rows = values.map((value, k) => ({x: (first_x + k * step_x) * (share ? 100 : 1), value}));
     plot.drawn = () => window.vegaEmbed(plot, {config: CONFIG, width: "container", height: 130, autosize: {type: "fit-x", contains: "padding"},
-      description: title, data: {values: values.map((value, k) => ({x: x[k], value}))}, mark: {type: "line", color: colours.get(byKey.get(cell.method).image)},
-      encoding: {x: quantitative("x", xTitle), y: quantitative("value", unit, {tickCount: 4}, {zero: false})}}, {actions: false, renderer: "svg"});
-    return element("figure", {className: "chart"}, element("h3", {textContent: title}), plot);
+      description: title, data: {values: rows}, mark: {type: "line", color: colours.get(byKey.get(cell.method).image), tooltip: true, point: share},
+      encoding: {x: quantitative("x", share ? (cell.batch_size ? "share of prompts (%)" : "share of requests (%)") : "seconds since the cell began"),
+        y: quantitative("value", unit, {tickCount: 4}, {zero: !share && name !== "memory_bytes"})}}, {actions: false, renderer: "svg", logLevel: 1});
+    return element("figure", {className: "chart"}, element("h4", {textContent: title}), plot);
   });
 }
 

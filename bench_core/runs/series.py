@@ -1,0 +1,84 @@
+"""What a cell's numbers are of, in few points: how its times are distributed, and how its device fared meanwhile."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from bench_core.contract.measures.token_times import row_tpot_s, row_ttft_s
+from bench_core.contract.records.events import BatchEvent, TelemetryEvent
+from bench_core.contract.serving.latencies import tpot_s, ttft_s
+from bench_core.contract.serving.requests import RequestEvent
+
+QUANTILES = 21  # 0, 5, ... 100 %
+MOMENTS = 40  # of a timeline, at most
+
+
+@dataclass(frozen=True)
+class Series:
+    """Values at equal steps.
+
+    Attributes:
+        name: ``ttft_s``, ``tpot_s``: values in order, the least first, over the share of prompts or requests, 0 to 1;
+            ``power_w``, ``memory_bytes``, ``utilisation_percent``: means over equal stretches of the time, seconds since
+            the cell began.
+        first_x, step_x: where the first value stands, and how far apart they are.
+        values: ``None`` for a stretch without a sample.
+    """
+
+    name: str
+    first_x: float
+    step_x: float
+    values: tuple[float | None, ...]
+
+
+def of_batches(batches: Sequence[BatchEvent], telemetry: Sequence[TelemetryEvent], on_gpu: bool) -> tuple[Series, ...]:
+    """Of closed batches: those whose arrivals are told."""
+    stamped = [batch for batch in batches if batch.arrivals is not None]
+    first = [value for batch in stamped for value in row_ttft_s(batch)]
+    later = [value for batch in stamped for value in row_tpot_s(batch)]
+    return (*_ordered("ttft_s", first), *_ordered("tpot_s", later), *_timelines(telemetry, on_gpu))
+
+
+def of_requests(
+    requests: Iterable[RequestEvent], telemetry: Sequence[TelemetryEvent], begin_s: float, end_s: float, on_gpu: bool
+) -> tuple[Series, ...]:
+    """Of requests that were to be sent within the window and were answered."""
+    counted = [request for request in requests if begin_s <= request.scheduled_s < end_s and request.ok]
+    first = [value for request in counted if (value := ttft_s(request)) is not None]
+    later = [value for request in counted if (value := tpot_s(request)) is not None]
+    return (*_ordered("ttft_s", first), *_ordered("tpot_s", later), *_timelines(telemetry, on_gpu))
+
+
+def _ordered(name: str, values: Sequence[float]) -> Iterable[Series]:
+    if len(values) < 2:
+        return
+    ordered = sorted(values)
+    steps = min(QUANTILES, len(ordered)) - 1
+    places = [k * (len(ordered) - 1) / steps for k in range(steps + 1)]
+    yield Series(name, 0.0, 1 / steps, tuple(ordered[round(place)] for place in places))
+
+
+def _timelines(telemetry: Sequence[TelemetryEvent], on_gpu: bool) -> Iterable[Series]:
+    columns = {
+        "power_w": "power_w",
+        "memory_bytes": "device_used_bytes" if on_gpu else "rss_bytes",
+        "utilisation_percent": "utilisation_percent",
+    }
+    times = [moment for event in telemetry for moment in event.t_s]
+    if len(times) < 2 or times[-1] <= times[0]:
+        return
+    count = min(MOMENTS, len(times))
+    step = (times[-1] - times[0]) / count
+    for name, column in columns.items():
+        sums, numbers = [0.0] * count, [0] * count
+        for event in telemetry:
+            for moment, value in zip(event.t_s, getattr(event, column) or (), strict=False):
+                place = math.floor((moment - times[0]) / step)
+                if value is not None and 0 <= place <= count:
+                    sums[min(place, count - 1)] += value
+                    numbers[min(place, count - 1)] += 1
+        if any(numbers):
+            means = tuple(total / n if n else None for total, n in zip(sums, numbers, strict=True))
+            yield Series(name, times[0] + step / 2, step, means)

@@ -1,0 +1,282 @@
+"""The page in a real browser: what it draws, loads, says and does. Needs chromium (.ci/browser.sh)."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+from report_runs import CT2, VLLM, Script, write_run
+from serving_runs import write_loaded
+from test_report_written import EVIL, MIXED
+
+from bench_core.contract.records.outcome import Outcome
+from bench_core.report.write.files import write_report
+from bench_core.runs.load import load_run
+
+PUBLISHED = Path(__file__).parents[2] / "results" / "published"
+PATIENCE_MS = 60_000  # a machine that does other things meanwhile
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    found = shutil.which("chromium") or shutil.which("google-chrome")
+    assert found, "the page is tested in a browser: .ci/browser.sh installs it"
+    with sync_playwright() as started:
+        # Without its own sandbox it also starts for root, in a container; the page is ours.
+        opened = started.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
+        yield opened
+        opened.close()
+
+
+class Opened:
+    """A page, with everything that went wrong on it."""
+
+    def __init__(
+        self, browser: Browser, path: Path, *, width: int = 1400, height: int = 900, scheme: Any = "light"
+    ) -> None:
+        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+        context.set_default_timeout(PATIENCE_MS)
+        self.page: Page = context.new_page()
+        self.errors: list[str] = []
+        self.requests: list[str] = []
+        self.page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("dialog", lambda dialog: self.errors.append(f"dialog: {dialog.message}"))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.goto(path.as_uri())
+        self.page.wait_for_selector("#chart-fastest svg, #chart-fastest .note")
+
+    def all_drawn(self) -> None:
+        """Scrolls past every figure, so that each is drawn."""
+        for place in self.page.locator("figure.chart").all():
+            place.scroll_into_view_if_needed()
+            place.locator(".plot svg, .plot .note").first.wait_for()
+
+    def methods(self) -> list[str]:
+        """The first column of the table of all cells."""
+        return [text.strip() for text in self.page.locator("#cell-table tbody td.method").all_inner_texts()]
+
+
+@pytest.fixture(scope="module")
+def batches(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of closed batches, some of which failed."""
+    return write_report(write_run(tmp_path_factory.mktemp("batches"), MIXED)).page
+
+
+@pytest.fixture(scope="module")
+def under_load(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_report(write_loaded(tmp_path_factory.mktemp("load"))).page
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The published study: 83 cells of twenty methods."""
+    return write_report(PUBLISHED / "h100-llama2-7b", tmp_path_factory.mktemp("study")).page
+
+
+@pytest.mark.parametrize("which", ["batches", "under_load", "study"])
+def test_every_figure_is_drawn_without_an_error_and_without_the_network(
+    browser: Browser, which: str, request: pytest.FixtureRequest
+) -> None:
+    opened = Opened(browser, request.getfixturevalue(which))
+    opened.all_drawn()
+    assert opened.errors == []
+    assert all(url.startswith(("file:", "data:", "blob:")) for url in opened.requests)
+    assert opened.page.locator("figure.chart .plot svg").count() >= 4
+    assert not opened.page.get_by_text("could not be drawn").count()
+
+
+def test_the_study_s_page_is_small_and_answers_on_the_first_screen(browser: Browser, study: Path) -> None:
+    """Verdict, fastest first and the chooser are seen without scrolling; the main figures within three screens."""
+    assert study.stat().st_size < 3_000_000
+    page = Opened(browser, study).page
+    for place in ("#verdict .verdict", "#chart-fastest .plot", "#answer"):
+        box = page.locator(place).bounding_box()
+        assert box
+        assert box["y"] < 900, place
+    for place in ("#chart-throughput", "#chart-memory"):
+        box = page.locator(place).bounding_box()
+        assert box
+        assert box["y"] + box["height"] < 3 * 900, place
+
+
+@pytest.mark.parametrize("which", ["batches", "under_load", "study"])
+def test_a_phone_scrolls_in_one_direction(browser: Browser, which: str, request: pytest.FixtureRequest) -> None:
+    opened = Opened(browser, request.getfixturevalue(which), width=390, height=800)
+    opened.all_drawn()
+    assert opened.page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_the_table_is_sorted_with_the_best_first(browser: Browser, study: Path) -> None:
+    """Throughput falls; a click on it turns the order; a time begins with the shortest."""
+    page = Opened(browser, study).page
+    head = page.locator("#cell-table th", has_text="Throughput")
+    expect(head).to_have_attribute("aria-sort", "descending")
+    assert numbers(page, 2) == sorted(numbers(page, 2), reverse=True)
+    head.locator("button").click()
+    expect(head).to_have_attribute("aria-sort", "ascending")
+    assert numbers(page, 2) == sorted(numbers(page, 2))
+    page.locator("#cell-table th", has_text="TTFT (s)").locator("button").click()
+    assert numbers(page, 3) == sorted(numbers(page, 3))
+
+
+def numbers(page: Page, column: int) -> list[float]:
+    """A column of the table, as far as its lines have numbers and are ranked."""
+    texts = page.evaluate(
+        "column => [...document.querySelectorAll('#cell-table tbody tr')]"
+        ".filter(row => !row.textContent.includes('not ranked') && !row.textContent.includes('scripted'))"
+        ".map(row => row.cells[column].textContent)",
+        column,
+    )
+    return [float(text.split(" ±")[0].replace(",", "")) for text in texts if text != "–"]
+
+
+def test_tables_below_are_sorted_too(browser: Browser, batches: Path) -> None:
+    page = Opened(browser, batches).page
+    table = page.locator("#tables details", has_text="Batch size 1").first
+    table.locator("summary").click()
+    head = table.locator("th", has_text="Throughput")
+    head.locator("button").click()
+    expect(head).to_have_attribute("aria-sort", "descending")
+
+
+def test_filters_leave_what_they_name(browser: Browser, study: Path) -> None:
+    opened = Opened(browser, study)
+    everything = len(opened.methods())
+    opened.page.select_option("#filter-engine", "vllm")
+    chosen = opened.methods()
+    assert chosen
+    assert len(chosen) < everything
+    assert all("vLLM" in method for method in chosen)
+    opened.page.select_option("#filter-point", "b16")
+    assert len(opened.methods()) == len(set(opened.methods())) == len(chosen) // 4
+    opened.page.select_option("#filter-engine", "")
+    opened.page.select_option("#filter-point", "")
+    opened.page.select_option("#filter-outcome", "oom_kv")
+    expect(opened.page.locator("#cell-table .badge.failed").first).to_have_text("out of memory")
+    opened.page.select_option("#filter-outcome", "")
+    opened.page.fill("#filter-text", "gptq")
+    assert opened.methods()
+    assert all("gptq" in method.lower() for method in opened.methods())
+
+
+def test_a_method_that_is_chosen_is_highlighted_everywhere(browser: Browser, study: Path) -> None:
+    """In the legend, in the figures (others fade), and in the table; once more, and all is as before."""
+    opened = Opened(browser, study)
+    opened.all_drawn()
+    everything = len(opened.methods())
+    opened.page.locator("#legend button", has_text="vLLM 16-bit").click()
+    expect(opened.page.locator("#legend button[aria-pressed=true]")).to_have_text("vLLM 16-bit")
+    assert set(opened.methods()) == {"vLLM 16-bit"}
+    for chart in ("fastest", "throughput", "memory"):
+        opened.page.wait_for_function(
+            "chart => [...document.querySelectorAll(`#chart-${chart} svg .role-mark path[opacity], "
+            "#chart-${chart} svg .role-mark path`)].some(path => Number(path.getAttribute('opacity') ?? 1) < 0.3)",
+            arg=chart,
+        )
+    opened.page.locator("#legend button", has_text="Highlight none").click()
+    assert len(opened.methods()) == everything
+
+
+def test_a_click_on_a_bar_chooses_its_method(browser: Browser, batches: Path) -> None:
+    page = Opened(browser, batches).page
+    page.locator("#chart-fastest svg .mark-rect path").first.click()
+    expect(page.locator("#legend button[aria-pressed=true]")).to_have_count(1)
+
+
+def test_another_batch_size_changes_figures_and_answer(browser: Browser, study: Path) -> None:
+    page = Opened(browser, study).page
+    page.get_by_role("radio", name="batch size 64").click()
+    expect(page.locator("#answer strong")).to_contain_text("batch size 64")
+    expect(page.locator("#chart-fastest figcaption")).to_contain_text("batch size 64")
+    page.keyboard.press("ArrowLeft")
+    expect(page.locator("#answer strong")).to_contain_text("batch size 16")
+
+
+def test_a_cell_says_how_it_is_measured_again(browser: Browser, batches: Path, study: Path) -> None:
+    page = Opened(browser, study).page
+    page.locator("#cell-table button.open").first.click()
+    panel = page.locator("#cell")
+    expect(panel.locator("pre")).to_contain_text("python -m bench_core.drive --images vllm --variants vllm.")
+    panel.locator(".series svg").first.wait_for()
+    panel.get_by_role("button", name="Copy").click()
+    expect(panel.get_by_role("button", name="Copied")).to_be_visible()
+
+
+def test_dark_is_dark_and_the_button_turns_it(browser: Browser, batches: Path) -> None:
+    """Page and figures: the words of a figure are light where the page is dark."""
+    page = Opened(browser, batches, scheme="dark").page
+    assert brightness(page, "document.body", "backgroundColor") < 60
+    assert brightness(page, "document.querySelector('#chart-fastest svg text')", "fill") > 180
+    page.locator("#theme").click()
+    assert brightness(page, "document.body", "backgroundColor") > 200
+    assert brightness(page, "document.querySelector('#chart-fastest svg text')", "fill") < 90
+
+
+def brightness(page: Page, element: str, style: str) -> float:
+    """The mean of a colour's three parts, 0 to 255."""
+    text = page.evaluate(f"getComputedStyle({element}).{style}")
+    parts = [float(part) for part in text[text.index("(") + 1 : -1].split(",")[:3]]
+    return sum(parts) / 3
+
+
+def test_everything_is_reached_by_the_keyboard_in_order(browser: Browser, batches: Path) -> None:
+    """From the link that skips the head, through choice and limits, to the table's heads; no trap, no way back."""
+    page = Opened(browser, batches).page
+    order = []
+    for _ in range(200):
+        page.keyboard.press("Tab")
+        place = page.evaluate(
+            "(() => { const on = document.activeElement; if (on === document.body) return null;"
+            " const place = [...document.querySelectorAll('*')].indexOf(on);"
+            " return [place, on.textContent.slice(0, 40), on.name ?? '']; })()"
+        )
+        if place is None:
+            break
+        order.append(place)
+    places = [place for place, _, _ in order]
+    assert places == sorted(places)
+    assert len(places) == len(set(places))
+    assert order[0][1] == "Skip to the answer"
+    assert {"memory_gib", "ttft_s"} <= {name for _, _, name in order}
+    assert any("Throughput" in text for _, text, _ in order)
+
+
+def test_a_badge_explains_itself_to_the_keyboard(browser: Browser, batches: Path) -> None:
+    page = Opened(browser, batches).page
+    badge = page.locator("#cell-table .badge").first
+    badge.focus()
+    expect(page.locator("#tip")).to_be_visible()
+    assert page.locator("#tip").inner_text() == badge.get_attribute("data-tip")
+    page.keyboard.press("Escape")
+    expect(page.locator("#tip")).to_be_hidden()
+
+
+def test_hostile_text_is_shown_as_text(browser: Browser, tmp_path: Path) -> None:
+    """Of a model, a method and a cause: no dialog, no element of theirs, and the words can be read."""
+    bad = replace(VLLM, label=EVIL, dies={4: (Outcome.CRASHED, EVIL)}, facts={EVIL: EVIL}, versions={EVIL: EVIL})
+    model = MIXED.model.model_copy(update={"name": EVIL, "architecture": EVIL, "dtype": EVIL})
+    opened = Opened(browser, write_report(write_run(tmp_path, replace(MIXED, methods=(bad, CT2), model=model))).page)
+    opened.all_drawn()
+    opened.page.locator("#cell-table button.open").first.click()
+    opened.page.locator("#legend button").first.click()
+    opened.page.locator("#chart-fastest svg .mark-rect path").first.hover()
+    assert opened.errors == []
+    assert opened.page.locator("img").count() == 0
+    assert opened.page.locator("script").count() == 3
+    assert EVIL in opened.methods()
+
+
+def test_the_scripted_engine_is_ranked_nowhere(browser: Browser, tmp_path: Path) -> None:
+    scripted = replace(VLLM, image="null", variant="scripted", label="null scripted", ranked=False, tpot_s=1e-6)
+    run = write_run(tmp_path, Script((VLLM, CT2, scripted), batch_sizes=(1, 4)))
+    assert any(not row.planned.ranked for row in load_run(run).rows)
+    opened = Opened(browser, write_report(run).page)
+    assert "null" not in opened.page.locator("#chart-fastest").inner_text()
+    assert "null" not in opened.page.locator("#answer ol").inner_text()
+    assert "null scripted" not in opened.methods()[0]
