@@ -3,13 +3,14 @@ who needs least time to a first token, memory and energy."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from bench_core.contract.measures.cell import CellMetrics
 from bench_core.contract.measures.repeats import BetweenRuns
 from bench_core.report.column import Column, Sheet, sheet
+from bench_core.report.decide.option import Quantity
+from bench_core.report.decide.ties import tied
 from bench_core.report.explain.marks import MISFIT, WIDEST_COMPARED, throughput_text, told_interval, untold
 from bench_core.report.explain.repeats import over_repeats
 from bench_core.report.explain.same_batches import fastest
@@ -33,6 +34,12 @@ class _Pace:
     half_width_tok_s: float | None
     leads: bool
     untold: str
+
+    @property
+    def known(self) -> Quantity:
+        """The throughput with the interval to compare by."""
+        value, half = self.throughput_tok_s, self.half_width_tok_s
+        return Quantity(value) if half is None else Quantity(value, value - half, value + half)
 
 
 @dataclass(frozen=True)
@@ -71,14 +78,7 @@ def _tied(size: _Size) -> str:
     lead = next(pace for pace in paces if pace.leads)
     if lead.half_width_tok_s is None:
         return lead.untold
-    return ", ".join(pace.label for pace in paces if not pace.leads and _overlap(lead, pace)) or "none"
-
-
-def _overlap(one: _Pace, other: _Pace) -> bool:
-    if one.half_width_tok_s is None or other.half_width_tok_s is None:
-        return False
-    allowed = math.hypot(one.half_width_tok_s, other.half_width_tok_s)
-    return abs(one.throughput_tok_s - other.throughput_tok_s) <= allowed
+    return ", ".join(pace.label for pace in paces if not pace.leads and tied(lead.known, pace.known)) or "none"
 
 
 _ttft = _least(lambda _, metrics: metrics.ttft_s.mean if metrics.ttft_s else None, lambda value: f"{seconds(value)} s")
