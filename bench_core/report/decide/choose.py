@@ -3,9 +3,10 @@
 The rule, which the page repeats in the reader's browser (``tests/report/data/choices.json`` holds both to it):
 
 1. Cells of one point are compared with each other and with no others. Without a wanted point it is the one that gives
-   most: of the first kind that steps 2 to 4 leave a method of (batch sizes, concurrencies, request rates, the rest), the
-   point whose best by step 5 has the highest ``compared_tok_s``, of equal ones the larger, then the earlier in the run.
-   If no method is left anywhere, it is the largest point of the first kind that there is.
+   most. Kinds of points are batch sizes, concurrencies, request rates and the rest, in this order. Of the first kind of
+   which steps 2 to 4 leave a method it is the point whose best by step 5 has the highest ``compared_tok_s``; of equal
+   ones the larger, then the earlier in the run. If no method is left anywhere, it is the largest point of the first
+   kind that the run has.
 2. A scripted engine is left out and named nowhere.
 3. A cell is ruled out for one of these, the first that holds: it has no throughput (``outcome``), ``unranked`` is not
    empty (``unranked``), ``saturated`` is among its remarks (``saturated``).
