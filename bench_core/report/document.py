@@ -9,6 +9,7 @@ from bench_core.contract.statistics.distribution import VALUES_BEYOND_A_PERCENTI
 from bench_core.report.cell import KEY, RAW, Cell
 from bench_core.report.column import Column, Sheet
 from bench_core.report.decide.cost import NO_PRICE, Prices
+from bench_core.report.decide.verdict import verdict
 from bench_core.report.explain.facts import facts
 from bench_core.report.served import RAW as SERVED_RAW
 from bench_core.report.served import Served
@@ -68,6 +69,7 @@ class Document:
     """A whole report.
 
     Attributes:
+        verdict: the first sentences.
         facts: what was measured, on what, when: (name, text).
         images: what each engine ran in, and versions.
         meanings: one line for each column: (column, text).
@@ -79,6 +81,7 @@ class Document:
     """
 
     title: str
+    verdict: tuple[str, ...]
     facts: tuple[tuple[str, str], ...]
     images: Sheet
     meanings: tuple[tuple[str, str], ...]
@@ -93,6 +96,7 @@ def document(view: RunView, prices: Prices = NO_PRICE) -> Document:
     """Words a run, with the cost of output tokens where a price is given."""
     return Document(
         title=f"Run {view.record.run_id}",
+        verdict=verdict(view).sentences,
         facts=tuple(facts(view)),
         images=images_sheet(view),
         meanings=tuple(_meanings(view, prices)),

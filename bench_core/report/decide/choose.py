@@ -32,6 +32,7 @@ from typing import Literal
 
 from bench_core.contract.errors import BadInput
 from bench_core.report.decide.option import SATURATED, Option, Quantity, points_of
+from bench_core.report.decide.quality import quality_loss
 from bench_core.report.decide.ties import tied
 
 By = Literal["throughput_tok_s", "ttft_s"]
@@ -214,12 +215,6 @@ def _judged(option: Option, wanted: Wanted) -> tuple[tuple[Reason, ...], tuple[s
         elif holds:
             close.append(key)
     return tuple(reasons), tuple(close)
-
-
-def quality_loss(option: Option) -> float | None:
-    """The relative increase of perplexity above the reference's, exp(nll_increase) - 1; ``None`` where it is not
-    known."""
-    return None if option.nll_increase is None else math.expm1(option.nll_increase)
 
 
 def _exact(value: float | None) -> Quantity | None:
