@@ -104,7 +104,7 @@ def _quality(option: Option) -> str:
     loss = quality_loss(option)
     if option.perplexity is None:
         return ABSENT
-    return significant(option.perplexity) + ("" if loss is None else f" ({loss * 100:+.1f} %)")
+    return significant(option.perplexity) + ("" if loss is None else f" ({round(loss * 100, 1) + 0.0:+.1f} %)")
 
 
 def _ruled_out(choice: Choice) -> Table:
