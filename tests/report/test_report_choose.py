@@ -128,7 +128,7 @@ _wanted = st.builds(
 @given(_options(), _wanted)
 def test_every_real_cell_of_the_point_is_ranked_or_ruled_out_once(options: list[Option], wanted: Wanted) -> None:
     found = choose(options, wanted)
-    named = [line.option.cell for line in (*found.ranked, *found.ruled_out)]
+    named = [*(line.option.cell for line in found.ranked), *(line.option.cell for line in found.ruled_out)]
     assert sorted(named) == sorted(o.cell for o in options if o.point == found.point and not o.scripted)
     paces = [line.option.compared_tok_s or 0 for line in found.ranked]
     assert paces == sorted(paces, reverse=True)
