@@ -131,7 +131,7 @@ def test_a_search_for_the_highest_load_tells_what_is_kept(
 ) -> None:
     found = Capacity(
         image="vllm", variant="fp16", varied=varied, limits=Limits(ttft_s=0.2), conditions={}, limit=64, highest=highest
-    )  # type: ignore[arg-type]  # fmt: skip
+    )  # fmt: skip
     view = replace(load_run(write_loaded(tmp_path, LoadScript(loads=("c4",)))), capacities=(found,))
     kept = f"vLLM fp16 keeps: {load}." if load else "no method is known to keep any load that was tried."
     assert f"Within TTFT at most 0.2 s, for 99 % of requests, {kept}" in verdict(view).sentences
