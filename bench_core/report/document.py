@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from bench_core.contract.statistics.distribution import VALUES_BEYOND_A_PERCENTILE
 from bench_core.report.cell import KEY, RAW, Cell
 from bench_core.report.column import Column, Sheet
+from bench_core.report.decide.cost import NO_PRICE, Prices
+from bench_core.report.decide.verdict import verdict
 from bench_core.report.explain.facts import facts
 from bench_core.report.served import RAW as SERVED_RAW
 from bench_core.report.served import Served
@@ -21,9 +23,10 @@ from bench_core.report.tables import (
     roofline,
     times,
 )
+from bench_core.report.tables.cost import cell_cost_columns, cost_sheet, served_cost_columns
 from bench_core.report.tables.device_time import device_time_sheet
 from bench_core.report.tables.engines import engines_sheet, images_sheet, marked_sheet
-from bench_core.report.tables.glance import fastest_lines, glance_sheet
+from bench_core.report.tables.glance import glance_sheet
 from bench_core.report.tables.parity import parity_columns, parity_sheet
 from bench_core.report.tables.searches import largest_sheets, smallest_sheet
 from bench_core.report.tables.serving import detail, load
@@ -66,7 +69,7 @@ class Document:
     """A whole report.
 
     Attributes:
-        verdict: the answer in a few sentences.
+        verdict: the first sentences.
         facts: what was measured, on what, when: (name, text).
         images: what each engine ran in, and versions.
         meanings: one line for each column: (column, text).
@@ -89,21 +92,21 @@ class Document:
     failures: tuple[Failure, ...]
 
 
-def document(view: RunView) -> Document:
-    """Words a run."""
+def document(view: RunView, prices: Prices = NO_PRICE) -> Document:
+    """Words a run, with the cost of output tokens where a price is given."""
     return Document(
         title=f"Run {view.record.run_id}",
-        verdict=tuple(fastest_lines(view)),
+        verdict=verdict(view).sentences,
         facts=tuple(facts(view)),
         images=images_sheet(view),
-        meanings=tuple(_meanings(view)),
+        meanings=tuple(_meanings(view, prices)),
         glance=(*glance_sheet(view), *serving_glance_sheet(view)),
         results=(
             *(results.result_sheet(view, size) for size in view.batch_sizes),
             *load.load_sheets(view),
         ),
         figures=tuple(_figures(view)),
-        details=tuple(_details(view)),
+        details=tuple(_details(view, prices)),
         failures=tuple(_failure(row) for row in view.every if not row.measured),
     )
 
@@ -127,7 +130,8 @@ def serving_figures(view: RunView) -> Iterator[tuple[str, str]]:
         yield "ttft", "Time to first token by request rate, median and 99th percentile, one colour for each method"
 
 
-def _details(view: RunView) -> Iterator[Sheet]:
+def _details(view: RunView, prices: Prices) -> Iterator[Sheet]:
+    yield from cost_sheet(view, prices)
     yield from detail.latency_sheet(view)
     yield from detail.measured_sheet(view)
     yield from capacity_sheets(view)
@@ -159,7 +163,7 @@ def _batch_details(view: RunView) -> Iterator[Sheet]:
     yield from compare.control_sheet(view)
 
 
-def cell_columns(view: RunView) -> Iterator[Column[Cell]]:
+def cell_columns(view: RunView, prices: Prices = NO_PRICE) -> Iterator[Column[Cell]]:
     """Every column of a cell that this run's tables have, each table's in their order, and those of the CSV alone."""
     yield from (*results.result_columns(view), *KEY, *RAW)
     yield from (*times.TIMES, *times.MEASURED, *times.RAW)
@@ -173,20 +177,22 @@ def cell_columns(view: RunView) -> Iterator[Column[Cell]]:
         yield from roofline.ROOFLINE
     if host.cpu_told(view):
         yield from (*host.CPU, *host.CPU_RAW)
+    yield from cell_cost_columns(prices)
 
 
-def served_columns(view: RunView) -> Iterator[Column[Served]]:
+def served_columns(view: RunView, prices: Prices = NO_PRICE) -> Iterator[Column[Served]]:
     """Every column of a cell under load that this run's tables have, and those of the CSV alone."""
     yield from (*SERVED_RAW, *load.load_columns(view), *detail.MEASURED, *detail.RAW)
+    yield from served_cost_columns(prices)
 
 
-def _meanings(view: RunView) -> Iterator[tuple[str, str]]:
+def _meanings(view: RunView, prices: Prices) -> Iterator[tuple[str, str]]:
     """Each column that says what it means, once."""
     if view.served:
-        yield from {c.heading: c.meaning for c in served_columns(view) if c.meaning}.items()
+        yield from {c.heading: c.meaning for c in served_columns(view, prices) if c.meaning}.items()
     if not view.rows:
         return
-    told = {column.heading: column.meaning for column in cell_columns(view) if column.meaning}
+    told = {column.heading: column.meaning for column in cell_columns(view, prices) if column.meaning}
     yield from told.items()
     yield (
         "Percentiles",

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench_core.contract.records import layout
+from bench_core.report.decide.cost import prices_told
 from bench_core.report.document import document
 from bench_core.report.write.files import csv_tables
 from bench_core.report.write.markdown import markdown
@@ -38,9 +39,11 @@ def report_differences(folder: Path, view: RunView) -> tuple[list[Difference], l
 
     found: list[Difference] = []
     missing: list[str] = []
-    words = document(view)
+    # Costs are checked by the prices that the report says; no run has any.
+    prices = prices_told(_text(folder, layout.REPORT_FILE) or "")
+    words = document(view, prices)
     drawn = {name: figure.svg for name, figure in draw_all(view).items()}
-    for name, text in {**csv_tables(view), layout.REPORT_FILE: markdown(words)}.items():
+    for name, text in {**csv_tables(view, prices), layout.REPORT_FILE: markdown(words)}.items():
         present = _text(folder, name)
         if present is None:
             missing.append(f"{name}: the run has none")
@@ -52,7 +55,7 @@ def report_differences(folder: Path, view: RunView) -> tuple[list[Difference], l
     if present is None:
         missing.append(f"{layout.PAGE_FILE}: the run has none")
     else:
-        found += _lines(layout.PAGE_FILE, _RUNTIME.sub("", present), html(view, words, runtime=""))
+        found += _lines(layout.PAGE_FILE, _RUNTIME.sub("", present), html(view, words, prices, runtime=""))
     for name, svg in drawn.items():
         file = f"{layout.FIGURES_FOLDER}/{name}.svg"
         present = _text(folder, file)

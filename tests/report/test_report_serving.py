@@ -19,8 +19,9 @@ from bench_core.contract.serving.measures import Counts
 from bench_core.contract.serving.protocol import Limits
 from bench_core.contract.statistics.correlated import Estimate
 from bench_core.report.column import Sheet
+from bench_core.report.decide.ties import tied
 from bench_core.report.document import document
-from bench_core.report.explain.under_load import failed_words, tied
+from bench_core.report.explain.under_load import failed_words
 from bench_core.report.figures.places import Spot, label_sides
 from bench_core.report.format import ABSENT, within
 from bench_core.report.tables.serving.glance import first_lines

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from bench_core.contract.measures.repeats import BetweenRuns
 from bench_core.contract.statistics.correlated import Estimate
-from bench_core.report.explain.marks import is_throttled, remarks, told_interval
+from bench_core.report.explain.marks import is_throttled, remarks, told_interval, untold
+from bench_core.report.explain.repeats import over_repeats
+from bench_core.report.explain.same_batches import compared_rates
 from bench_core.report.served import load_points
 from bench_core.runs.view import DAMAGED, Row, RunView, ServedRow
 
@@ -44,13 +47,17 @@ class Option:
         unranked: why a cell with numbers is compared with no other; empty where it is compared.
         scripted: of the scripted engine, which is never ranked.
         remarks: what else is to be known of its numbers, in a word or two each.
-        throughput_tok_s: output tokens/s; its interval only where one is told.
+        throughput_tok_s: output tokens/s; its interval only where one is told. Of a grid that was measured several
+            times, the mean of the repeats and the interval by their spread.
+        compared_tok_s: what closed batches are ranked by, tokens/s: the same, or for a cell without an interval what
+            the batches say that others measured too (``same_batches.compared_rates``).
         ttft_s, tpot_s: mean over prompts of closed batches, median over requests under load.
         ttft_p99_s, tpot_p99_s: under load, where enough requests tell.
         memory_bytes: peak: on the GPU where the run had one, else of the engine's processes.
         joules_per_token: energy of the device for each output token.
         bits: for each weight.
-        nll_increase: nats for each token above the reference's; 0 for the reference itself.
+        nll_increase: nats for each token above the reference's; 0 for the reference itself. Neither this nor the next
+            of random weights, of which no text is likelier than another.
         perplexity: of the fixed text.
         repeat: which of several measurements of the same cell.
     """
@@ -70,6 +77,7 @@ class Option:
     scripted: bool
     remarks: tuple[str, ...]
     throughput_tok_s: Quantity | None = None
+    compared_tok_s: float | None = None
     ttft_s: Quantity | None = None
     tpot_s: Quantity | None = None
     ttft_p99_s: Quantity | None = None
@@ -98,24 +106,40 @@ def points_of(options: tuple[Option, ...]) -> dict[str, str]:
 
 
 def _batches(view: RunView) -> Iterator[Option]:
+    repeats = over_repeats(view)
     for size in view.batch_sizes:
-        for row in view.of_batch_size(size):
-            yield _batch(view, row)
+        rows = view.of_batch_size(size)
+        compared = {} if repeats else compared_rates(view, rows)
+        for row in rows:
+            summed = repeats.get(row.planned.cell)
+            throughput = _over_repeats(summed) if summed and row.result else _throughput(row)
+            value = throughput.value if throughput else None
+            yield _batch(view, row, throughput, compared.get(row.planned.cell, value))
 
 
-def _batch(view: RunView, row: Row) -> Option:
+def _over_repeats(summed: BetweenRuns) -> Quantity:
+    mean, half = summed.mean_tok_s, summed.half_width_tok_s
+    return Quantity(mean) if half is None else Quantity(mean, mean - half, mean + half)
+
+
+def _throughput(row: Row) -> Quantity | None:
+    if row.rate is None or row.result is None:
+        return None
+    interval = told_interval(row)
+    ends = (interval.low_tok_s, interval.high_tok_s) if interval else (None, None)
+    return Quantity(row.rate.throughput_tok_s, *ends)
+
+
+def _batch(view: RunView, row: Row, throughput: Quantity | None, compared_tok_s: float | None) -> Option:
     planned, metrics = row.planned, row.result.metrics if row.result else None
-    quality = view.quality.cells.get(planned.cell) if view.quality else None
+    judged = view.quality if not view.record.model.synthetic else None
+    quality = judged.cells.get(planned.cell) if judged else None
     score = quality.likelihood if quality else None
     increase = quality.difference.nat_per_token if quality and quality.difference else None
-    if increase is None and score is not None and view.quality and row.label == view.quality.likelihood_reference:
+    if increase is None and score is not None and judged and row.label == judged.likelihood_reference:
         increase = 0.0
-    throughput = None
-    if row.rate is not None and metrics is not None:
-        interval = told_interval(row)
-        ends = (interval.low_tok_s, interval.high_tok_s) if interval else (None, None)
-        throughput = Quantity(row.rate.throughput_tok_s, *ends)
-    said = remarks(row)
+    told = throughput is not None and throughput.low is not None
+    said = [word for word in remarks(row) if not (told and word == untold(row))]
     said += [SEQUENTIAL] if row.sequential and planned.batch_size > 1 else []
     said += [THROTTLED] if metrics is not None and is_throttled(metrics) else []
     return Option(
@@ -125,6 +149,7 @@ def _batch(view: RunView, row: Row) -> Option:
         outcome=DAMAGED if row.damage else row.status, cause=row.problem,
         unranked=view.unranked(row), scripted=not planned.ranked, remarks=tuple(said),
         throughput_tok_s=throughput,
+        compared_tok_s=compared_tok_s,
         ttft_s=Quantity(metrics.ttft_s.mean) if metrics and metrics.ttft_s else None,
         tpot_s=Quantity(metrics.tpot_s.mean) if metrics and metrics.tpot_s else None,
         memory_bytes=view.peak_memory_bytes(metrics) if metrics else None,
@@ -148,6 +173,7 @@ def _served(row: ServedRow) -> Option:
     metrics = row.result.metrics if row.result else None
     ttft, tpot = (metrics.ttft_s, metrics.tpot_s) if metrics else (None, None)
     telemetry = metrics.telemetry if metrics else None
+    throughput = Quantity.of(metrics.output_throughput_tok_s) if metrics else None
     return Option(
         cell=planned.cell, image=planned.image, variant=planned.variant, method=row.label,
         point=load.word, point_words=load.words,
@@ -155,7 +181,8 @@ def _served(row: ServedRow) -> Option:
         outcome=DAMAGED if row.damage else row.status, cause=row.problem,
         unranked=row.unranked, scripted=not planned.ranked,
         remarks=(SATURATED,) if metrics is not None and metrics.saturated else (),
-        throughput_tok_s=Quantity.of(metrics.output_throughput_tok_s) if metrics else None,
+        throughput_tok_s=throughput,
+        compared_tok_s=throughput.value if throughput else None,
         ttft_s=Quantity.of(ttft.p50) if ttft else None,
         tpot_s=Quantity.of(tpot.p50) if tpot else None,
         ttft_p99_s=Quantity.of(ttft.p99) if ttft else None,

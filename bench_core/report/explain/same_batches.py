@@ -55,9 +55,18 @@ def _throughput(row: Row, prompts: frozenset[tuple[int, str]]) -> float:
 
 def fastest(view: RunView, rows: Sequence[Row]) -> frozenset[str]:
     """The cells with the highest throughput among the ranked ones of a batch size; more than one only if they are
-    equal.
+    equal."""
+    values = compared_rates(view, rows)
+    best = max(values.values(), default=None)
+    return frozenset(cell for cell, value in values.items() if value == best)
 
-    Where none has an interval to compare by, they are compared on the batches that all of them measured.
+
+def compared_rates(view: RunView, rows: Sequence[Row]) -> dict[str, float]:
+    """The throughput by which each ranked cell of a batch size is compared, tokens/s.
+
+    Its own where it has an interval to compare by. Without one: as much slower or faster than the fastest of those
+    with one as it was on the batches that both measured. Where none has one, they are compared on the batches that all
+    of them measured.
     """
     ranked = view.ranked(rows)
     known = {row.planned.cell: row.rate.throughput_tok_s for row in ranked if row.rate and told_interval(row)}
@@ -70,8 +79,7 @@ def fastest(view: RunView, rows: Sequence[Row]) -> frozenset[str]:
         shared = shared_batches(view, rows)
         if shared is not None and shared.differs and shared.throughput_tok_s:
             values = shared.throughput_tok_s
-    best = max(values.values(), default=None)
-    return frozenset(cell for cell, value in values.items() if value == best)
+    return values
 
 
 def shared_note(view: RunView, rows: Sequence[Row]) -> Iterator[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ from bench_core.contract.serving.load import Serve
 from bench_core.contract.serving.measures import Counts, Kept
 from bench_core.contract.serving.protocol import Limits
 from bench_core.contract.statistics.correlated import Estimate
+from bench_core.report.decide.ties import tied
 from bench_core.report.format import quantity
 from bench_core.runs.view import RunView, ServedRow
 
@@ -106,15 +106,6 @@ def compared(rows: Iterable[ServedRow]) -> list[ServedRow]:
 def kept_limits(kept: Kept | None) -> bool:
     """Whether enough of a load point's requests were within the limits."""
     return kept is not None and kept.attainment.value >= DEFAULT_ATTAINMENT
-
-
-def tied(one: Estimate, other: Estimate) -> bool:
-    """Whether two numbers may as well be the same: their difference is no larger than the sides of their intervals that
-    face each other allow (root of the sum of squares). One without an interval is tied with nobody."""
-    low, high = (one, other) if one.value <= other.value else (other, one)
-    if low.high is None or high.low is None:
-        return False
-    return high.value - low.value <= math.hypot(low.high - low.value, high.value - high.low)
 
 
 @dataclass(frozen=True)

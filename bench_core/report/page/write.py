@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
+from bench_core.report.decide.cost import NO_PRICE, Prices
 from bench_core.report.document import Document
 from bench_core.report.format import quantity
 from bench_core.report.page.badges import badges, notes
@@ -37,14 +37,6 @@ _WITHIN_A_QUANTITY = re.compile(r"(?<=\d) (?=±|s\b|GiB|J/token)|(?<=±) (?=\d)"
 _PROGRAM = ("charts.js", "choose.js", "page.js")
 
 
-@dataclass(frozen=True)
-class Prices:
-    """Of a GPU hour and of a kWh, in one currency; ``None`` where it was not said."""
-
-    gpu_hour: float | None = None
-    kwh: float | None = None
-
-
 def unbroken(text: str) -> str:
     """The same with spaces at which no line breaks inside quantities."""
     return _WITHIN_A_QUANTITY.sub("\N{NO-BREAK SPACE}", text)
@@ -53,7 +45,7 @@ def unbroken(text: str) -> str:
 _ENVIRONMENT.filters["unbroken"] = unbroken
 
 
-def html(view: RunView, document: Document, prices: Prices | None = None, *, runtime: str | None = None) -> str:
+def html(view: RunView, document: Document, prices: Prices = NO_PRICE, *, runtime: str | None = None) -> str:
     """The whole page. Whatever comes from a run is escaped.
 
     Args:
@@ -65,7 +57,7 @@ def html(view: RunView, document: Document, prices: Prices | None = None, *, run
         subject=_subject(view),
         verdict=document.verdict,
         sheets=(*document.glance, *document.results, *document.details),
-        prices=prices or Prices(),
+        prices=prices,
         badges=badges,
         notes=notes,
         style=Markup(_resource("page.css")),  # noqa: S704  # the package's own

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from bench_core.report.cell import Cell
 from bench_core.report.column import Column
+from bench_core.report.decide.cost import NO_PRICE, Prices
 from bench_core.report.document import cell_columns
 from bench_core.report.format import csv_text
 from bench_core.runs.view import RunView
@@ -36,12 +37,12 @@ decode_tok_s cpu_use_cpus cpu_use_own_cpus cpu_use_others_cpus cpu_use_steal_cpu
 """
 
 
-def csv_table(view: RunView) -> str:
+def csv_table(view: RunView, prices: Prices = NO_PRICE) -> str:
     """One line for each planned cell in the order of the plan; raw numbers, units in the columns' names.
 
     A field is empty where there is no such number; ``outcome`` says why a whole line has none.
     """
-    declared = _by_name(cell_columns(view))
+    declared = _by_name(cell_columns(view, prices))
     known = {name: declared[name] for name in _PLACES.split() if name in declared}
     return written((known | declared).values(), [Cell(view, row) for row in view.rows])
 

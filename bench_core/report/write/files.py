@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bench_core.contract.errors import BadInput, MachineFailure
 from bench_core.contract.records import layout
+from bench_core.report.decide.cost import NO_PRICE, Prices, prices_told
 from bench_core.report.document import document
 from bench_core.report.write.cell_table import csv_table
 from bench_core.report.write.markdown import markdown
@@ -27,7 +28,7 @@ class ReportPaths:
     figures: tuple[Path, ...]
 
 
-def write_report(run_folder: Path, out: Path | None = None) -> ReportPaths:
+def write_report(run_folder: Path, out: Path | None = None, prices: Prices = NO_PRICE) -> ReportPaths:
     """Recomputes a run from its raw events and writes its report into its folder, or into ``out``.
 
     All of it is made in memory first, and each file replaces its predecessor at once.
@@ -42,9 +43,9 @@ def write_report(run_folder: Path, out: Path | None = None) -> ReportPaths:
 
     target = run_folder if out is None else out
     view = load_run(run_folder)
-    words = document(view)
+    words = document(view, prices)
     drawn = draw_all(view)
-    tables = csv_tables(view)
+    tables = csv_tables(view, prices)
     paths = ReportPaths(
         markdown=target / layout.REPORT_FILE,
         page=target / layout.PAGE_FILE,
@@ -53,7 +54,7 @@ def write_report(run_folder: Path, out: Path | None = None) -> ReportPaths:
     )
     contents = {
         paths.markdown: markdown(words).encode(),
-        paths.page: page.html(view, words).encode(),
+        paths.page: page.html(view, words, prices).encode(),
         **{target / name: text.encode() for name, text in tables.items()},
     }
     for name, figure in drawn.items():
@@ -68,35 +69,37 @@ def write_report(run_folder: Path, out: Path | None = None) -> ReportPaths:
     return paths
 
 
-def csv_tables(view: RunView) -> dict[str, str]:
+def csv_tables(view: RunView, prices: Prices = NO_PRICE) -> dict[str, str]:
     """The CSVs of a run, by the names of their files: of each kind of cell that it has."""
-    found = {layout.TABLE_FILE: csv_table(view)} if view.rows else {}
-    return found | ({layout.SERVING_TABLE_FILE: serving_table(view)} if view.served else {})
+    found = {layout.TABLE_FILE: csv_table(view, prices)} if view.rows else {}
+    return found | ({layout.SERVING_TABLE_FILE: serving_table(view, prices)} if view.served else {})
 
 
 def differences(run_folder: Path, out: Path | None = None) -> list[str]:
     """How the report at hand differs from the one that the raw events make; one line for each file, empty if it holds.
 
-    Compares the Markdown and the CSVs, to the byte.
+    Compares the Markdown and the CSVs, to the byte; with costs by the prices that the Markdown says.
 
     Raises:
         BadInput: not a run, or there is no report to compare.
     """
     target = run_folder if out is None else out
     view = load_run(run_folder)
-    expected = {layout.REPORT_FILE: markdown(document(view)), **csv_tables(view)}
+    prices = prices_told(_present(target / layout.REPORT_FILE))
+    expected = {layout.REPORT_FILE: markdown(document(view, prices)), **csv_tables(view, prices)}
     found = []
     for name, text in expected.items():
-        try:
-            present = (target / name).read_bytes().decode("utf-8", "replace")
-        except OSError as error:
-            raise BadInput(
-                f"{target / name}: {error.strerror or error}", "without --check the report is written"
-            ) from error
-        difference = _first_difference(present, text)
+        difference = _first_difference(_present(target / name), text)
         if difference:
             found.append(f"{target / name}{difference}")
     return found
+
+
+def _present(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8", "replace")
+    except OSError as error:
+        raise BadInput(f"{path}: {error.strerror or error}", "without --check the report is written") from error
 
 
 def _first_difference(present: str, expected: str) -> str:

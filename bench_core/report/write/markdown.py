@@ -12,7 +12,8 @@ from bench_core.report.format import markdown_text
 
 def markdown(document: Document) -> str:
     """The whole report. Text from names, causes and facts is inert in it."""
-    parts = [f"# {markdown_text(document.title)}", _facts(document.facts)]
+    verdict = " ".join(markdown_text(sentence) for sentence in document.verdict)
+    parts = [f"# {markdown_text(document.title)}", verdict, _facts(document.facts)]
     parts += [_sheet(sheet, level=2) for sheet in document.glance]
     parts += ["What the columns mean:", _facts(document.meanings)]
     parts += [_sheet(sheet, level=2) for sheet in document.results]
