@@ -245,7 +245,7 @@ class Modes(Record):
         None, description="find the smallest memory budget that sustains this cell, and measure it"
     )
     dry_run: bool = Field(False, description="show the plan and stop; nothing is written")
-    yes: bool = Field(False, description="do not ask before a download")
+    yes: bool = Field(False, description="do not ask before a build or a download")
     as_json: Annotated[bool, Said(flag="json")] = Field(
         False, description="news and result as JSON lines on standard output"
     )
