@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 
 from bench_core.contract.asked.manifest import DeviceKind
 from bench_core.contract.errors import BadInput
-from bench_core.contract.records.run import GpuInfo, ImageInfo
+from bench_core.contract.records.run import GpuInfo, ImageInfo, LauncherName
 from bench_core.drive.plan.builds import Build
 from bench_core.drive.plan.catalogue import Image
 
@@ -96,7 +96,7 @@ class Launcher(Protocol):
     """Docker or processes."""
 
     @property
-    def name(self) -> Literal["docker", "process"]: ...
+    def name(self) -> LauncherName: ...
 
     def recipe(self, image: Image, device: DeviceKind) -> str:
         """Digest of the files that decide what an image is, without building it; the same on every machine."""
