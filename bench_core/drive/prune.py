@@ -7,7 +7,6 @@ artifacts made of them, are removed by name alone. Results are never touched.
 from __future__ import annotations
 
 import shutil
-import stat
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +27,7 @@ from bench_core.drive.launch.launcher import Target
 from bench_core.drive.launch.processes.environments import ENVIRONMENTS_FOLDER, Environments
 from bench_core.drive.plan.catalogue import Catalogue
 from bench_core.drive.run.progress import printable
-from bench_core.prepare.disk import readable
+from bench_core.prepare.disk import readable, taken_bytes
 from bench_core.prepare.staging import locked
 from bench_core.system.locks import Locks
 
@@ -48,13 +47,6 @@ class Removable:
     environments: list[Path] = field(default_factory=list)
     models: dict[str, Path] = field(default_factory=dict)
     no_engine: str = ""
-
-
-def taken_bytes(folder: Path) -> int:
-    """Bytes on the disk below a folder; a file that has a second name elsewhere is not counted, since removing it
-    gives nothing back."""
-    found = (path.lstat() for path in folder.rglob("*"))
-    return sum(entry.st_blocks * 512 for entry in found if entry.st_nlink == 1 or stat.S_ISDIR(entry.st_mode))
 
 
 def stale_environments(catalogue: Catalogue, folder: Path = ENVIRONMENTS_FOLDER) -> list[Path]:

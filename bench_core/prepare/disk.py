@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import stat
 from pathlib import Path
 
 from bench_core.contract.errors import MachineFailure
@@ -38,6 +39,13 @@ def require_free(path: Path, bytes_needed: int, what: str) -> None:
             f"not enough disk for {what}: {readable(needed)} needed, {readable(free)} free at {path}",
             "free some space, or name a folder on another disk",
         )
+
+
+def taken_bytes(folder: Path) -> int:
+    """Bytes on the disk below a folder; a file that has a second name elsewhere is not counted, since removing it
+    gives nothing back."""
+    found = (path.lstat() for path in folder.rglob("*"))
+    return sum(entry.st_blocks * 512 for entry in found if entry.st_nlink == 1 or stat.S_ISDIR(entry.st_mode))
 
 
 def readable(size_bytes: int) -> str:

@@ -21,7 +21,7 @@ class Series:
 
     Attributes:
         name: ``ttft_s``, ``tpot_s``: values in order, the least first, over the share of prompts or requests, 0 to 1;
-            ``power_w``, ``memory_bytes``, ``utilisation_percent``: means over equal stretches of the time, seconds since
+            ``power_w``, ``memory_bytes``, ``utilisation_percent``: means over equal stretches of time, seconds since
             the cell began.
         first_x, step_x: where the first value stands, and how far apart they are.
         values: ``None`` for a stretch without a sample.

@@ -11,6 +11,7 @@ import pytest
 
 from bench_core.contract.asked.manifest import Manifest
 from bench_core.drive.launch.containers.build import LOCAL_OPERATING_SYSTEM, SYSTEMS, ImageBuilder, tag_of
+from bench_core.drive.plan.builds import BuildCosts, BuildLog
 from bench_core.drive.plan.catalogue import Catalogue, Image
 
 MANIFEST = """\
@@ -30,11 +31,12 @@ class Engine:
     """Docker's client, as far as a builder uses it: knows tags, and makes those that are built."""
 
     def __init__(self, *tags: str) -> None:
-        self.known = {tag: SimpleNamespace(id=tag, labels={}) for tag in tags}
+        self.known = {tag: SimpleNamespace(id=tag, labels={}, attrs={"Size": 1000}) for tag in tags}
         self.built: list[dict[str, Any]] = []
         self.images = SimpleNamespace(get=self._get)
         self.api = SimpleNamespace(build=self._build)
         self.ping = lambda: True
+        self.says: list[str] = []
 
     def _get(self, tag: str) -> SimpleNamespace:
         if tag not in self.known:
@@ -43,8 +45,8 @@ class Engine:
 
     def _build(self, *, tag: str, labels: dict[str, str], **options: Any) -> list[dict[str, str]]:
         self.built.append({"tag": tag, **options})
-        self.known[tag] = SimpleNamespace(id=f"{tag} {len(self.built)}", labels=labels)
-        return []
+        self.known[tag] = SimpleNamespace(id=f"{tag} {len(self.built)}", labels=labels, attrs={"Size": 1500})
+        return [{"stream": line} for line in self.says]
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +64,7 @@ def based(base: str, folder: Path) -> Image:
 
 
 def builder(engine: Engine) -> ImageBuilder:
-    return ImageBuilder(engine)  # type: ignore[arg-type]  # a stand-in
+    return ImageBuilder(engine, BuildLog(Path("/dev/null/none"), Path("none")))  # type: ignore[arg-type]  # a stand-in
 
 
 def build_bases(engine: Engine, base: str, folder: Path) -> list[dict[str, Any]]:
@@ -93,7 +95,7 @@ def test_a_base_is_built_once_and_anew_when_its_system_is_another(
     build_bases(engine, "python311", tmp_path)
     assert len(build_bases(engine, "python311", tmp_path)) == 1
     monkeypatch.setenv("BENCH_PYTHON311_BASE_IMAGE", "elsewhere/debian:12")
-    engine.known["elsewhere/debian:12"] = SimpleNamespace(id="another", labels={})
+    engine.known["elsewhere/debian:12"] = SimpleNamespace(id="another", labels={}, attrs={"Size": 1000})
     assert build_bases(engine, "python311", tmp_path)[1]["buildargs"]["BASE_IMAGE"] == "elsewhere/debian:12"
 
 
@@ -130,3 +132,34 @@ def test_a_converter_of_its_own_has_a_tag_and_a_label_of_its_own() -> None:
     builder(engine).ensure(image, "convert", "cpu", lambda _line: None)
     assert builder(engine).is_current(image, "convert", "cpu")
     assert builder(engine).is_current(image, "measure", "cpu")
+
+
+def test_what_a_build_takes_is_kept_and_expected_of_the_next(tmp_path: Path) -> None:
+    engine, image = Engine(LOCAL_OPERATING_SYSTEM), Catalogue().get("null")
+    log = BuildLog(tmp_path / "builds.json", tmp_path / "none")
+    building = ImageBuilder(engine, log)  # type: ignore[arg-type]  # a stand-in
+    needed = building.builds(image, "measure", "cpu")
+    assert [build.name for build in needed] == ["base:cpu", "null:cpu"]
+    building.ensure(image, "measure", "cpu", lambda _line: None)
+    assert building.builds(image, "measure", "cpu") == []
+    costs = BuildCosts.read(tmp_path / "builds.json").builds
+    assert {name: (cost.size_bytes, cost.again_s) for name, cost in costs.items()} == {
+        "base:cpu": (500, None),  # 1500 on a system of 1000
+        "null:cpu": (0, None),
+    }
+    engine.known["llm-bench/null:cpu"].labels.clear()
+    engine.says = [" ---> Using cache\n"]
+    (again,) = building.builds(image, "measure", "cpu")
+    building.ensure(image, "measure", "cpu", lambda _line: None)
+    cost = BuildCosts.read(tmp_path / "builds.json").builds["null:cpu"]
+    assert cost.again_s is not None
+    assert cost.pins == again.pins == needed[1].pins
+
+
+def test_a_new_base_is_built_before_the_image_that_is_current_but_for_it(tmp_path: Path) -> None:
+    engine, image = Engine(LOCAL_OPERATING_SYSTEM), Catalogue().get("null")
+    building = ImageBuilder(engine, BuildLog(tmp_path / "builds.json", tmp_path / "none"))  # type: ignore[arg-type]
+    building.ensure(image, "measure", "cpu", lambda _line: None)
+    engine.known["llm-bench/base:cpu"].labels.clear()
+    assert [build.name for build in building.builds(image, "measure", "cpu")] == ["base:cpu", "null:cpu"]
+    assert [build.name for build in building.service_builds("client", "cpu")] == ["base:cpu", "client:cpu"]

@@ -14,6 +14,7 @@ from bench_core.contract.records import layout
 from bench_core.drive import prune
 from bench_core.drive.launch.processes.environments import Environments
 from bench_core.drive.plan.catalogue import Catalogue
+from bench_core.prepare.disk import taken_bytes
 from bench_core.system.locks import Locks
 
 
@@ -87,4 +88,4 @@ def test_a_file_with_a_second_name_gives_nothing_back(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "original").write_bytes(bytes(1_000_000))
     os.link(tmp_path / "original", tmp_path / "in" / "weights")
-    assert prune.taken_bytes(tmp_path / "in") < 100_000
+    assert taken_bytes(tmp_path / "in") < 100_000

@@ -29,6 +29,9 @@ class PlannedCell(NamedCell):
     )
 
 
+LauncherName = Literal["docker", "process"]  # ways to start an engine that the driver has
+
+
 class HostInfo(Record):
     """The machine that a run was made on."""
 
@@ -95,7 +98,7 @@ class VisitInfo(Record):
     started_utc: str
     bench_version: str
     git_commit: str | None
-    launcher: Literal["docker", "process", "standalone"]
+    launcher: Literal[LauncherName, "standalone"]
     host: HostInfo
     gpus: tuple[GpuInfo, ...]
     harness: str | None = None
@@ -124,7 +127,7 @@ class RunRecord(Record):
     created_utc: str
     bench_version: str
     git_commit: str | None
-    launcher: Literal["docker", "process", "standalone"]
+    launcher: Literal[LauncherName, "standalone"]
     device: Literal["cuda", "cpu"]
     host: HostInfo
     gpus: tuple[GpuInfo, ...]

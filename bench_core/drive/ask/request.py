@@ -15,6 +15,7 @@ from bench_core.contract.errors import BadInput
 from bench_core.contract.measures.quality import QualityBounds
 from bench_core.contract.records import layout, strict_yaml
 from bench_core.contract.records.record import Record, Scalar
+from bench_core.contract.records.run import LauncherName
 from bench_core.contract.records.workload import DEFAULT_SAMPLE_SEED, SEEDS
 from bench_core.contract.serving.capacity import DEFAULT_ATTAINMENT
 from bench_core.contract.serving.load import Arrivals, Concurrency, RequestRate, Serve
@@ -93,7 +94,7 @@ class Suite(MeasureOptions, Subjects):
         Said(flag="artifact", metavar="NAME=SOURCE", default="converted from the model"),
     ] = Field({}, description="where an artifact is taken from: a hub id, id@revision or a folder; may be repeated")
     gpus: Annotated[tuple[str, ...], Said(default="the first")] = Field((), description="indices or UUIDs, or all")
-    launcher: Literal["auto", "docker", "process"] = Field("auto", description="engines run in containers or processes")
+    launcher: Literal["auto", LauncherName] = Field("auto", description="engines run in containers or processes")
     control: Annotated[str | None, MayDiffer(), Said(metavar="IMAGE.VARIANT.bN")] = Field(
         None, description="a cell measured first at every visit of a run, to compare machines"
     )
@@ -245,7 +246,7 @@ class Modes(Record):
         None, description="find the smallest memory budget that sustains this cell, and measure it"
     )
     dry_run: bool = Field(False, description="show the plan and stop; nothing is written")
-    yes: bool = Field(False, description="do not ask before a download")
+    yes: bool = Field(False, description="do not ask before a build or a download")
     as_json: Annotated[bool, Said(flag="json")] = Field(
         False, description="news and result as JSON lines on standard output"
     )

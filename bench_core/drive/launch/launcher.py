@@ -9,7 +9,8 @@ from typing import Literal, Protocol
 
 from bench_core.contract.asked.manifest import DeviceKind
 from bench_core.contract.errors import BadInput
-from bench_core.contract.records.run import GpuInfo, ImageInfo
+from bench_core.contract.records.run import GpuInfo, ImageInfo, LauncherName
+from bench_core.drive.plan.builds import Build
 from bench_core.drive.plan.catalogue import Image
 
 
@@ -95,7 +96,7 @@ class Launcher(Protocol):
     """Docker or processes."""
 
     @property
-    def name(self) -> Literal["docker", "process"]: ...
+    def name(self) -> LauncherName: ...
 
     def recipe(self, image: Image, device: DeviceKind) -> str:
         """Digest of the files that decide what an image is, without building it; the same on every machine."""
@@ -105,6 +106,9 @@ class Launcher(Protocol):
 
     def is_ready(self, image: Image, target: Target, device: DeviceKind) -> bool:
         """Whether nothing has to be built or installed for it."""
+
+    def builds(self, image: Image, target: Target, device: DeviceKind) -> list[Build]:
+        """What :meth:`ensure` would build or install, in order; nothing where it is ready."""
 
     def ensure(self, image: Image, target: Target, device: DeviceKind, tell: Callable[[str], None]) -> ImageInfo:
         """Builds or installs what is missing; says what it is.
@@ -117,8 +121,8 @@ class Launcher(Protocol):
     def ensure_services(self, device: DeviceKind, tell: Callable[[str], None]) -> list[str]:
         """Builds what is no engine but runs in a box of its own when there is no driver; their references."""
 
-    def is_client_ready(self, device: DeviceKind) -> bool:
-        """Whether nothing has to be built for :meth:`ensure_client`."""
+    def client_builds(self, device: DeviceKind) -> list[Build]:
+        """What :meth:`ensure_client` would build, in order."""
 
     def ensure_client(self, device: DeviceKind, tell: Callable[[str], None]) -> None:
         """Builds what cells under load are measured with, where it is not there.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from bench_core.contract.errors import BadInput
+from bench_core.contract.records.run import LauncherName
 from bench_core.drive.launch.launcher import Launcher
 
 
@@ -23,27 +25,34 @@ class Choice:
     instead_of_docker: str = ""
 
 
-def choose_launcher(wanted: Literal["auto", "docker", "process"]) -> Choice:
+# Each brings its own world; one that is not taken is not imported.
+def _docker() -> Choice:
+    from bench_core.drive.launch.containers.endpoint import chosen_endpoint, connect  # noqa: PLC0415
+    from bench_core.drive.launch.containers.launcher import DockerLauncher  # noqa: PLC0415
+
+    endpoint = chosen_endpoint()
+    return Choice(DockerLauncher(connect(endpoint)), f"docker at {endpoint.words}" if endpoint.chosen_by else "docker")
+
+
+def _process() -> Choice:
+    from bench_core.drive.launch.processes.launcher import ProcessLauncher  # noqa: PLC0415
+
+    return Choice(ProcessLauncher(), "process")
+
+
+# A new launcher is a line here and its name in the records.
+_LAUNCHERS: dict[LauncherName, Callable[[], Choice]] = {"docker": _docker, "process": _process}
+
+
+def choose_launcher(wanted: Literal["auto", LauncherName]) -> Choice:
     """The launcher that is asked for.
 
     Raises:
-        BadInput: containers are asked for, and no Docker engine of this host answers.
+        BadInput: it is asked for by name and cannot be had: for containers, no Docker engine of this host answers.
     """
-    why_not = ""
-    # Each brings its own world; the one not taken is not imported.
-    if wanted != "process":
-        from bench_core.drive.launch.containers.endpoint import chosen_endpoint, connect  # noqa: PLC0415
-        from bench_core.drive.launch.containers.launcher import DockerLauncher  # noqa: PLC0415
-
-        try:
-            endpoint = chosen_endpoint()
-            launcher = DockerLauncher(connect(endpoint))
-        except BadInput as error:
-            if wanted == "docker":
-                raise
-            why_not = error.cause
-        else:
-            return Choice(launcher, f"docker at {endpoint.words}" if endpoint.chosen_by else "docker")
-    from bench_core.drive.launch.processes.launcher import ProcessLauncher  # noqa: PLC0415
-
-    return Choice(ProcessLauncher(), f"process: {why_not}" if why_not else "process", why_not)
+    if wanted != "auto":
+        return _LAUNCHERS[wanted]()
+    try:
+        return _LAUNCHERS["docker"]()
+    except BadInput as error:
+        return Choice(_LAUNCHERS["process"]().launcher, f"process: {error.cause}", error.cause)

@@ -12,7 +12,8 @@ from bench_core.drive.plan.plan import Plan
 _BYTES_PER_S: dict[DeviceKind, float] = {"cuda": 1.0e12, "cpu": 1.0e10}
 _STEP_S: dict[DeviceKind, float] = {"cuda": 0.010, "cpu": 0.003}
 _START_S = 8.0  # a container, an engine's imports, a small model
-
+_PROBE_S, _OWN_ERROR_S = 20.0, 10.0  # the device's peak rates; the scripted engine's cells
+_MAKE_BYTES_PER_S, _READ_BYTES_PER_S, _CONVERT_BYTES_PER_S = 1.0e8, 3.0e8, 5.0e7
 
 _TYPICAL_BATCHES = 30  # until throughput is known to 1 %
 
@@ -21,11 +22,26 @@ _TYPICAL_RAMP_S, _TYPICAL_WINDOW_S = 15.0, 60.0  # of a serving cell
 TYPICAL_PROMPTS = 80  # of the embedded workload; stands in where a workload's size is not known yet
 
 
-def measuring_estimate_s(plan: Plan, suite: Suite, weights_bytes: int, prompts: int) -> float:
+def preparing_estimate_s(action: str, bytes_expected: int | None, weights_bytes: int) -> float | None:
+    """Seconds of making the model or of reading it for its digests; ``None`` where it comes over a network, whose rate
+    nobody knows beforehand."""
+    if action == "download":
+        return None
+    made_s = (bytes_expected or 0) / _MAKE_BYTES_PER_S if action == "generate" else 0.0
+    return made_s + (weights_bytes / _READ_BYTES_PER_S if action != "present" else 0.0)
+
+
+def conversion_estimate_s(weights_bytes: int, earlier_bytes_per_s: float | None) -> float:
+    """Seconds of one conversion of so many bytes of weights; an earlier one says how fast such conversions are."""
+    return _START_S + weights_bytes / (earlier_bytes_per_s or _CONVERT_BYTES_PER_S)
+
+
+def measuring_estimate_s(plan: Plan, suite: Suite, weights_bytes: int, prompts: int, *, probed: bool = False) -> float:
     """Seconds of measuring, roughly: each step reads all weights once; batch size does not matter to that until
-    compute does."""
+    compute does. ``probed``: the device itself is measured, too."""
     step_s = weights_bytes / _BYTES_PER_S[plan.device] + _STEP_S[plan.device]
-    total_s = 0.0
+    beside_s = (_OWN_ERROR_S if plan.harness is not None else 0.0) + (_PROBE_S if probed else 0.0)
+    total_s = beside_s if plan.jobs else 0.0
     for job in plan.jobs:
         total_s += _START_S
         for scenario in job.scenarios:

@@ -13,7 +13,7 @@ from bench_core.contract.records.run import GpuInfo
 from bench_core.contract.records.workload import order_words
 from bench_core.drive.ask.request import Suite
 from bench_core.drive.launch.launcher_choice import Choice
-from bench_core.drive.plan.estimate import TYPICAL_PROMPTS, conversion_bytes, measuring_estimate_s, readable_duration
+from bench_core.drive.plan.estimate import conversion_bytes
 from bench_core.drive.plan.plan import Job, Plan
 from bench_core.prepare.disk import readable, require_free
 from bench_core.prepare.models.given_artifact import GivenPlan, plan_given
@@ -110,17 +110,7 @@ def _weights_bytes(suite: Suite, plan: ModelPlan) -> int:
 def plan_words(
     suite: Suite, plan: Plan, outlook: Outlook, choice: Choice, gpus: list[GpuInfo], resumed: str | None
 ) -> list[str]:
-    """The plan in lines: cells, what will be built, fetched and converted, time and disk."""
-    launcher = choice.launcher
-    to_build = [image.name for image in plan.images if not launcher.is_ready(image, "measure", plan.device)]
-    to_build += ["client"] if plan.loads and not launcher.is_client_ready(plan.device) else []
-    to_build += [
-        f"{outlook.makers[name].image.name} (converter)"
-        for name in outlook.to_convert
-        if outlook.makers[name].image.manifest.convert_target
-        and not launcher.is_ready(outlook.makers[name].image, "convert", plan.device)
-    ]
-    measuring_s = measuring_estimate_s(plan, suite, outlook.weights_bytes, suite.samples or TYPICAL_PROMPTS)
+    """The plan in lines: cells, what will be fetched and converted."""
     cells = f"{len(plan.to_measure)} cells"
     if plan.jobs:
         cells += ": " + ", ".join(f"{job.title} x {_sizes(job)}" for job in plan.jobs)
@@ -131,10 +121,9 @@ def plan_words(
         f"prompts: {suite.dataset}, {suite.samples or 'all'}, {order_words(suite.shuffle_seed)}; "
         f"{suite.max_new_tokens} new tokens, {suite.length}",
         f"prompts are {outlook.prompts_are.words if outlook.prompts_are else _not_yet_known(suite)}",
-        "to build: " + (", ".join(dict.fromkeys(to_build)) or "nothing"),
-        "to convert: " + (", ".join(outlook.to_convert) or "nothing"),
-        f"measuring will take about {readable_duration(measuring_s)} (rough), "
-        f"conversions {readable(outlook.conversion_bytes)} of disk at most",
+        "to convert: "
+        + (", ".join(outlook.to_convert) or "nothing")
+        + (f", {readable(outlook.conversion_bytes)} of disk at most" if outlook.to_convert else ""),
     ]
     if resumed is not None:
         kept = sum(cell.cell in plan.kept for cell in plan.cells)

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from bench_core.contract.records.outcome import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
 from bench_core.drive.ask.request import Modes
+from bench_core.drive.plan.effort import Effort
 from bench_core.drive.plan.outlook import Outlook
 from bench_core.drive.plan.plan import Plan
 from bench_core.drive.run.execute import Finished
@@ -43,11 +44,14 @@ class News:
         else:
             self._print(words)
 
-    def ask(self, plan: Plan, outlook: Outlook) -> None:
-        """Asks a person at a terminal before a download; anything else goes ahead."""
-        if self._modes.yes or self._modes.as_json or not sys.stdin.isatty() or not outlook.downloads:
+    def ask(self, plan: Plan, outlook: Outlook, effort: Effort) -> None:
+        """Asks a person at a terminal before a build or a download; anything else goes ahead."""
+        if self._modes.yes or self._modes.as_json or not sys.stdin.isatty() or not (outlook.downloads or effort.images):
             return
-        question = f"download {', '.join(outlook.downloads)} and measure {len(plan.to_measure)} cells?"
+        first = [f"build {effort.images}"] if effort.images else []
+        first += [f"download {', '.join(outlook.downloads)}"] if outlook.downloads else []
+        last = "check" if self._modes.self_check else f"measure {len(plan.to_measure)} cells"
+        question = f"{', '.join(first)} and {last}?"
         if not click.confirm(question, default=True):
             raise click.exceptions.Exit(EXIT_INTERRUPTED)
 

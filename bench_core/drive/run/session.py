@@ -19,7 +19,8 @@ from bench_core.drive.launch.launcher_choice import Choice, choose_launcher
 from bench_core.drive.material.material import Material
 from bench_core.drive.material.prepared import Prepared
 from bench_core.drive.material.provide import Provision
-from bench_core.drive.plan.catalogue import Catalogue
+from bench_core.drive.plan.catalogue import Catalogue, Image
+from bench_core.drive.plan.effort import effort_of
 from bench_core.drive.plan.outlook import plan_words
 from bench_core.drive.plan.own_error import own_error_jobs
 from bench_core.drive.plan.plan import Job, Plan, make_plan, plan_of_cells
@@ -86,7 +87,8 @@ class Session:
         if not self._modes.self_check:
             require_writable(run_folder, resumed=self._earlier is not None)
         resumed = self._earlier.record.run_id if self._earlier is not None else None
-        self._news.plan(plan, plan_words(suite, plan, outlook, choice, gpus, resumed))
+        effort = effort_of(suite, plan, outlook, launcher, self._probe(plan, launcher), request.models)
+        self._news.plan(plan, [*plan_words(suite, plan, outlook, choice, gpus, resumed), *effort.words])
         if self._modes.dry_run:
             return EXIT_OK
         if not plan.jobs:
@@ -95,7 +97,7 @@ class Session:
             put_beside(run_folder, suite)
             finished = Finished(run_folder, kept=self._kept(plan))
             return self._search_and_finish(finished, launcher, gpus, device)
-        self._news.ask(plan, outlook)
+        self._news.ask(plan, outlook, effort)
         self._hold(run_folder, gpus)
         clear_left_over(request.data)
         with make_display(self._modes.as_json) as display:
@@ -201,9 +203,9 @@ class Session:
         run_folder: Path,
         prepared: Prepared,
     ) -> None:
-        """The roofs of this visit's devices, unless that is unwanted or would cost more than seconds."""
-        probe, wanted = self._catalogue.probe(plan.device), self._modes.calibration
-        if probe is None or wanted is False or not (wanted or is_at_hand(probe, plan, launcher)):
+        """The peak rates of this visit's devices, unless that is unwanted or would cost more than seconds."""
+        probe = self._probe(plan, launcher)
+        if probe is None:
             return
         visit = 1 + len(self._earlier.record.all_visits) if self._earlier is not None else 1
         measure_devices(
@@ -211,6 +213,13 @@ class Session:
             run_folder=run_folder, model_folder=prepared.model_folder, visit=visit,
             threads=self._request.suite.threads,
         )  # fmt: skip
+
+    def _probe(self, plan: Plan, launcher: Launcher) -> Image | None:
+        """What measures the device; ``None`` where that is unwanted or would cost more than seconds."""
+        probe, wanted = self._catalogue.probe(plan.device), self._modes.calibration
+        if probe is None or wanted is False or not (wanted or is_at_hand(probe, plan, launcher)):
+            return None
+        return probe
 
     def _search_and_finish(
         self, finished: Finished, launcher: Launcher, gpus: list[GpuInfo], device: DeviceKind, *, stopped: bool = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from bench_core.drive.launch.containers.pulse import Pulse, followed, patience_s
 from bench_core.drive.launch.launcher import Target
 from bench_core.drive.launch.processes.pip_words import explain
 from bench_core.drive.launch.processes.wheels import package_source
+from bench_core.drive.plan.builds import Build, BuildLog
 from bench_core.drive.plan.catalogue import REPOSITORY, Image
 from bench_core.drive.plan.recipe import recipe_of
 
@@ -55,6 +57,7 @@ SYSTEMS: dict[str, dict[DeviceKind, System]] = {
 LOCAL_OPERATING_SYSTEM = "llm-bench/os:cpu"  # Debian 12, made by docker/local-os.sh where no image can be pulled
 CONTEXT_LABEL = "llm-bench.context"
 _LINES_KEPT = 200  # of a build, for saying why it failed
+_CACHED = "---> Using cache"  # a step that an earlier build has done
 _ARGUMENT = re.compile(r"^ARG\s+(\w+)", re.MULTILINE)
 
 
@@ -73,11 +76,24 @@ def image_tag(image: Image, target: Target, flavour: DeviceKind) -> str:
     return tag_of(image.name + ("-convert" if target == "convert" and image.manifest.convert_target else ""), flavour)
 
 
+@dataclass(frozen=True)
+class _Order:
+    """What one build makes: ``below`` is the image that it stands on, ``stage`` a target of the Dockerfile."""
+
+    build: Build
+    tag: str
+    dockerfile: str
+    context: str
+    below: str
+    stage: str | None = None
+
+
 class ImageBuilder:
     """Builds and finds images through one Docker client."""
 
-    def __init__(self, client: docker.DockerClient) -> None:
+    def __init__(self, client: docker.DockerClient, log: BuildLog | None = None) -> None:
         self._client = client
+        self._log = log or BuildLog()
 
     def operating_system(self, flavour: DeviceKind, base: str = "base") -> str:
         """The image below a base: the environment's, else a locally made Debian for Debian, else the public one."""
@@ -96,6 +112,28 @@ class ImageBuilder:
             return False
         return bool(found.labels.get(CONTEXT_LABEL) == self._image_context(image, target, flavour))
 
+    def builds(self, image: Image, target: Target, flavour: DeviceKind) -> list[Build]:
+        """What :meth:`ensure` would build, in order; nothing where the image is current."""
+        if self.is_current(image, target, flavour):
+            return []
+        names = [image.manifest.base]
+        names += ["torch"] if target == "convert" and image.manifest.convert_target else []
+        dockerfile = f"images/{image.name}/Dockerfile"
+        own = _build(image_tag(image, target, flavour), dockerfile, _pinned(image))
+        return [*self._stale_bases(names, flavour), own]
+
+    def service_builds(self, name: str, flavour: DeviceKind) -> list[Build]:
+        """What :meth:`ensure_service` would build, in order."""
+        if self.service_is_current(name, flavour):
+            return []
+        own = _build(tag_of(name, flavour), f"docker/{name}.Dockerfile", _service_files(name))
+        return [*self._stale_bases(["base"], flavour), own]
+
+    def _stale_bases(self, names: Iterable[str], flavour: DeviceKind) -> list[Build]:
+        chain = dict.fromkeys(base for name in names for base in _chain(name))
+        stale = [base for base in chain if not self._base_is_current(base, flavour)]
+        return [_build(tag_of(base, flavour), base_dockerfile(base), _base_files(base, flavour)) for base in stale]
+
     def ensure(self, image: Image, target: Target, flavour: DeviceKind, tell: Tell) -> ImageInfo:
         """Builds the image and the bases below it where they are not current.
 
@@ -111,7 +149,9 @@ class ImageBuilder:
         arguments |= self._build_image(flavour)
         stage = target if image.manifest.convert_target else "measure"
         dockerfile = f"images/{image.name}/Dockerfile"
-        built = self._build_if_needed(tag, dockerfile, stage, context, flavour, arguments, tell)
+        below = "torch" if target == "convert" and image.manifest.convert_target else image.manifest.base
+        order = _Order(_build(tag, dockerfile, _pinned(image)), tag, dockerfile, context, tag_of(below, flavour), stage)
+        built = self._build_if_needed(order, flavour, arguments, tell)
         recipe, notes = self.recipe(image, flavour), image.manifest.notes
         return ImageInfo(reference=tag, id=str(built.id), recipe=recipe, notes=notes)
 
@@ -137,8 +177,9 @@ class ImageBuilder:
         tag = tag_of(name, flavour)
         dockerfile = f"docker/{name}.Dockerfile"
         context = self._service_context(name, flavour)
-        base = {"BASE_IMAGE": tag_of("base", flavour)}
-        self._build_if_needed(tag, dockerfile, None, context, flavour, base, tell)
+        below = tag_of("base", flavour)
+        order = _Order(_build(tag, dockerfile, _service_files(name)), tag, dockerfile, context, below)
+        self._build_if_needed(order, flavour, {"BASE_IMAGE": below}, tell)
         return tag
 
     def service_is_current(self, name: str, flavour: DeviceKind) -> bool:
@@ -149,20 +190,20 @@ class ImageBuilder:
         return bool(found.labels.get(CONTEXT_LABEL) == self._service_context(name, flavour))
 
     def _service_context(self, name: str, flavour: DeviceKind) -> str:
-        dockerfile, requirements = f"docker/{name}.Dockerfile", f"docker/requirements.{name}.txt"
         files = [f"bench_core/{part}" for part in ("__init__.py", "contract", "system", name)]
-        files += [requirements] if (REPOSITORY / requirements).is_file() else []
-        return self._digest(dockerfile, files, [tag_of("base", flavour)], {"flavour": flavour})
+        files += _service_files(name)
+        return self._digest(f"docker/{name}.Dockerfile", files, [tag_of("base", flavour)], {"flavour": flavour})
 
     def _ensure_base(self, name: str, flavour: DeviceKind, tell: Tell) -> None:
         if name not in SYSTEMS:
             self._ensure_base("base", flavour, tell)
-        arguments = {"BASE_IMAGE": self._parent(name, flavour)}
+        below = self._parent(name, flavour)
         dockerfile = base_dockerfile(name)
         if not (REPOSITORY / dockerfile).is_file():
             raise BadInput(f"there is no {dockerfile}", "image.yaml's base names a Dockerfile in docker/")
-        context = self._base_context(name, flavour)
-        self._build_if_needed(tag_of(name, flavour), dockerfile, None, context, flavour, arguments, tell)
+        tag, context = tag_of(name, flavour), self._base_context(name, flavour)
+        order = _Order(_build(tag, dockerfile, _base_files(name, flavour)), tag, dockerfile, context, below)
+        self._build_if_needed(order, flavour, {"BASE_IMAGE": below}, tell)
 
     def _base_is_current(self, name: str, flavour: DeviceKind) -> bool:
         if name not in SYSTEMS and not self._base_is_current("base", flavour):
@@ -207,20 +248,15 @@ class ImageBuilder:
             return None
 
     def _build_if_needed(
-        self,
-        tag: str,
-        dockerfile: str,
-        target: str | None,
-        context: str,
-        flavour: DeviceKind,
-        arguments: Mapping[str, str],
-        tell: Tell,
+        self, order: _Order, flavour: DeviceKind, arguments: Mapping[str, str], tell: Tell
     ) -> DockerImage:
+        tag, dockerfile = order.tag, order.dockerfile
         found = self._find(tag)
-        if found is not None and found.labels.get(CONTEXT_LABEL) == context:
+        if found is not None and found.labels.get(CONTEXT_LABEL) == order.context:
             return found
         tell(f"building {tag}")
         declared = set(_ARGUMENT.findall((REPOSITORY / dockerfile).read_text(encoding="utf-8")))
+        started_s = time.monotonic()
         with package_source() as packages:
             given = {"FLAVOUR": flavour, **arguments, **packages.build_arguments}
             build = partial(
@@ -228,9 +264,9 @@ class ImageBuilder:
                 path=str(REPOSITORY),
                 dockerfile=dockerfile,
                 tag=tag,
-                target=target or "",
+                target=order.stage or "",
                 buildargs={name: value for name, value in given.items() if name in declared},
-                labels={CONTEXT_LABEL: context},
+                labels={CONTEXT_LABEL: order.context},
                 network_mode=packages.network,
                 rm=True,
                 forcerm=True,
@@ -238,14 +274,19 @@ class ImageBuilder:
             )
             # A step may say nothing for an hour; an engine that does not answer beside it hangs.
             with Pulse(self._client.ping, patience_s()) as pulse:
-                self._watch(tag, followed(build, pulse.check), tell)
+                cached = self._watch(tag, followed(build, pulse.check), tell)
         built = self._find(tag)
         if built is None:
             raise BadInput(f"{tag} was built but is not there", "is another build of it running?")
+        below = self._find(order.below)
+        size_bytes = _size(built) - (_size(below) if below is not None else 0)
+        self._log.keep(order.build, size_bytes, time.monotonic() - started_s, cached=cached)
         return built
 
-    def _watch(self, tag: str, output: Iterable[dict[str, Any]], tell: Tell) -> None:
+    def _watch(self, tag: str, output: Iterable[dict[str, Any]], tell: Tell) -> bool:
+        """Follows a build to its end; whether some of its steps had been done before."""
         lines: deque[str] = deque(maxlen=_LINES_KEPT)
+        cached = False
         try:
             for message in output:
                 if "error" in message:
@@ -253,6 +294,7 @@ class ImageBuilder:
                     raise explain(f"{tag} could not be built", [*lines, cause], _build_hint("\n".join([*lines, cause])))
                 for line in str(message.get("stream", "")).splitlines():
                     text = line.strip()
+                    cached |= text == _CACHED
                     if text:
                         tell(f"{tag}: {text[:160]}")
                         lines.append(text)
@@ -264,6 +306,26 @@ class ImageBuilder:
             raise MayPass(
                 f"{tag} could not be built: {first_line(error)}", "does the Docker engine still run?"
             ) from error
+        return cached
+
+
+def _build(tag: str, dockerfile: str, files: Iterable[str]) -> Build:
+    """A build under the name of its tag; ``files`` say what it installs."""
+    return Build(tag.partition("/")[2], recipe_of([REPOSITORY / name for name in (dockerfile, *files)], {}))
+
+
+def _pinned(image: Image) -> list[str]:
+    """Of an image's folder: the files that say what it installs."""
+    return [f"images/{image.name}/{path.name}" for path in sorted(image.folder.glob("*.txt"))]
+
+
+def _service_files(name: str) -> list[str]:
+    requirements = f"docker/requirements.{name}.txt"
+    return [requirements] if (REPOSITORY / requirements).is_file() else []
+
+
+def _size(image: DockerImage) -> int:
+    return int(image.attrs.get("Size") or 0)
 
 
 def _chain(base: str) -> list[str]:

@@ -28,6 +28,7 @@ from bench_core.drive.launch.cpus import deal
 from bench_core.drive.launch.driver_identity import PREFIX, DriverIdentity, this_driver
 from bench_core.drive.launch.launcher import Ended, Launch, LineTaker, Target
 from bench_core.drive.launch.silence import Silence
+from bench_core.drive.plan.builds import Build
 from bench_core.drive.plan.catalogue import Image
 from bench_core.system.lines import LineSplitter, Tail
 
@@ -90,6 +91,10 @@ class DockerLauncher:
         """Whether the image is built from what the repository holds now."""
         return self._builder.is_current(image, target, device)
 
+    def builds(self, image: Image, target: Target, device: DeviceKind) -> list[Build]:
+        """The image and the bases below it, as far as they are not current."""
+        return self._builder.builds(image, target, device)
+
     def ensure(self, image: Image, target: Target, device: DeviceKind, tell: Callable[[str], None]) -> ImageInfo:
         """Builds the image where needed."""
         return self._builder.ensure(image, target, device, tell)
@@ -98,9 +103,9 @@ class DockerLauncher:
         """Builds the preparing service of compose.yaml, and the client of cells under load."""
         return [self._builder.ensure_service(name, device, tell) for name in ("prepare", "client")]
 
-    def is_client_ready(self, device: DeviceKind) -> bool:
-        """Whether its image is built from what the repository holds now."""
-        return self._builder.service_is_current("client", device)
+    def client_builds(self, device: DeviceKind) -> list[Build]:
+        """Its image and the base below it, as far as they are not current."""
+        return self._builder.service_builds("client", device)
 
     def ensure_client(self, device: DeviceKind, tell: Callable[[str], None]) -> None:
         """Builds docker/client.Dockerfile."""

@@ -16,7 +16,9 @@ from bench_core.contract.asked.manifest import DeviceKind
 from bench_core.contract.records.digest import entries_sha256, file_sha256
 from bench_core.drive.launch.launcher import Target
 from bench_core.drive.launch.processes.pip_words import explain
+from bench_core.drive.plan.builds import MEASURED_HERE, Build, BuildLog
 from bench_core.drive.plan.catalogue import REPOSITORY, Image
+from bench_core.prepare.disk import taken_bytes
 from bench_core.prepare.staging import locked
 
 ENVIRONMENTS_FOLDER = REPOSITORY / ".envs"
@@ -60,6 +62,7 @@ class Environments:
 
     def __init__(self, folder: Path = ENVIRONMENTS_FOLDER) -> None:
         self._folder = folder
+        self._log = BuildLog(MEASURED_HERE if folder == ENVIRONMENTS_FOLDER else folder / MEASURED_HERE.name)
 
     def pins(self, image: Image, target: Target, device: DeviceKind) -> list[Path]:
         """All files that pin what is installed."""
@@ -80,6 +83,18 @@ class Environments:
     def is_ready(self, image: Image, target: Target, device: DeviceKind) -> bool:
         """Whether it was made to the end."""
         return (self.path(image, target, device) / _READY).is_file()
+
+    def builds(self, image: Image, target: Target, device: DeviceKind) -> list[Build]:
+        """The environment, where it is not ready. What was never installed is expected to take what the layers of the
+        image take that hold the same packages."""
+        return [] if self.is_ready(image, target, device) else [self._build(image, target, device)]
+
+    def _build(self, image: Image, target: Target, device: DeviceKind) -> Build:
+        name, _, identity = self.path(image, target, device).name.rpartition("-")
+        converting = target == "convert" and image.manifest.convert_target
+        bases = dict.fromkeys(["base", "torch" if converting else image.manifest.base])
+        own = f"{image.name}-convert" if converting else image.name
+        return Build(name, identity, tuple(f"{layer}:{device}" for layer in (*bases, own)))
 
     def ensure(self, image: Image, target: Target, device: DeviceKind, tell: Callable[[str], None]) -> Path:
         """Makes the environment where it is missing.
@@ -116,7 +131,9 @@ class Environments:
         if complete:
             _run([*install, "--no-deps", *_named(complete)], path.name, lock)
         (path / _READY).write_text("", encoding="utf-8")
-        tell(f"installed {path.name} in {time.monotonic() - started:.0f} s")
+        took_s = time.monotonic() - started
+        self._log.keep(self._build(image, target, device), taken_bytes(path), took_s, cached=False)
+        tell(f"installed {path.name} in {took_s:.0f} s")
 
 
 def _named(files: list[Path]) -> list[str]:

@@ -26,6 +26,7 @@ from bench_core.drive.launch.cpus import deal
 from bench_core.drive.launch.launcher import Ended, Launch, LineTaker, Target
 from bench_core.drive.launch.processes.environments import Environments
 from bench_core.drive.launch.silence import Silence
+from bench_core.drive.plan.builds import Build
 from bench_core.drive.plan.catalogue import REPOSITORY, Image
 from bench_core.drive.plan.recipe import recipe_of
 from bench_core.system.lines import LineSplitter, Tail
@@ -58,6 +59,10 @@ class ProcessLauncher:
         """Whether the environment is installed."""
         return self._environments.is_ready(image, target, device)
 
+    def builds(self, image: Image, target: Target, device: DeviceKind) -> list[Build]:
+        """The environment, where it is not installed."""
+        return self._environments.builds(image, target, device)
+
     def ensure(self, image: Image, target: Target, device: DeviceKind, tell: Callable[[str], None]) -> ImageInfo:
         """Installs the environment where needed."""
         path = self._environments.ensure(image, target, device, tell)
@@ -69,9 +74,9 @@ class ProcessLauncher:
         """None: the host's own Python prepares."""
         return []
 
-    def is_client_ready(self, device: DeviceKind) -> bool:  # noqa: ARG002
-        """Yes: this Python has what it needs."""
-        return True
+    def client_builds(self, device: DeviceKind) -> list[Build]:  # noqa: ARG002
+        """None: this Python has what the client needs."""
+        return []
 
     def ensure_client(self, device: DeviceKind, tell: Callable[[str], None]) -> None:
         """Nothing: this Python has what the client needs."""
