@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from bench_core.compare.comparison import Comparison, Line, needed
+from bench_core.compare.side import Side
 from bench_core.compare.verdict import WORST_FIRST, Verdict
 from bench_core.report.column import Column, Sheet, sheet
 from bench_core.report.format import ABSENT, quantity, significant
@@ -22,12 +23,12 @@ def _number(line: Line, value: float | None) -> str:
 
 
 def change_words(line: Line) -> str:
-    """``-4.8 % (-5.1 to -4.5)``; without the interval where there is none."""
+    """``-4.81 (-5.10 to -4.49)``, per cent; without the interval where there is none."""
     if line.change is None:
         return ABSENT
     ends = line.change.ends
-    own = f"{line.change.relative:+.2%}"
-    return f"{own} ({ends[0]:+.2%} to {ends[1]:+.2%})" if ends is not None else own
+    own = f"{line.change.relative * 100:+.2f}"
+    return f"{own} ({ends[0] * 100:+.2f} to {ends[1] * 100:+.2f})" if ends is not None else own
 
 
 def known_by(line: Line) -> str:
@@ -68,12 +69,11 @@ def columns(comparison: Comparison) -> list[Column[Line]]:
     """Of a table of lines; the runs' names stand over their numbers."""
     return [
         Column("Verdict", "verdict.value", words=True, strong=lambda line: line.verdict is Verdict.FAIL),
-        Column("Method", "label", words=True),
-        Column("Scenario", "scenario", words=True),
+        Column("Cell", lambda line: f"{line.label}, {line.scenario}", words=True),
         Column("Quantity", _quantity, words=True),
         Column(comparison.old.name, lambda line: _number(line, line.old)),
         Column(comparison.new.name, lambda line: _number(line, line.new)),
-        Column("Change (95 % interval)", change_words),
+        Column("Change, its 95 % interval (%)", change_words),
         Column("Remark", to_do, words=True, absent=""),
     ]
 
@@ -148,9 +148,11 @@ class _Fact:
 
 
 def differences(comparison: Comparison) -> Sheet:
-    """Versions, options and circumstances of both runs; of engines what differs, or where nothing does, the version."""
-    lines = [_Fact(name, text, comparison.new.facts.get(name, ABSENT)) for name, text in comparison.old.facts.items()]
-    lines += dict.fromkeys(_engines(comparison))
+    """Conditions and circumstances of both runs, versions of engines, and their options where these differ."""
+    old, new = ({**side.conditions, **side.facts} for side in (comparison.old, comparison.new))
+    names = dict.fromkeys((*old, *new))
+    lines = [_Fact(name, old.get(name, ABSENT), new.get(name, ABSENT)) for name in names]
+    lines += _engines(comparison)
     head: Sequence[Column[_Fact]] = [
         Column("", "what", words=True),
         Column(comparison.old.name, "old", words=True),
@@ -160,11 +162,26 @@ def differences(comparison: Comparison) -> Sheet:
 
 
 def _engines(comparison: Comparison) -> Iterator[_Fact]:
+    images = dict.fromkeys(key.image for key in (*comparison.old.cells, *comparison.new.cells))
+    for image in images:
+        yield _Fact(f"{image}: versions", *(_versions(side, image) for side in (comparison.old, comparison.new)))
+    told: dict[_Fact, None] = {}
     for key, before in comparison.old.cells.items():
         after = comparison.new.cells.get(key)
         if after is None:
             continue
-        for one, other in ((before.versions, after.versions), (before.options, after.options)):
-            for name in sorted(one.keys() | other.keys()):
-                if one.get(name) != other.get(name):
-                    yield _Fact(f"{key.image}.{key.variant}: {name}", one.get(name, ABSENT), other.get(name, ABSENT))
+        one, other = before.options, after.options
+        for name in sorted(one.keys() | other.keys()):
+            if one.get(name) != other.get(name):
+                told[_Fact(f"{key.image}.{key.variant}: {name}", one.get(name, ABSENT), other.get(name, ABSENT))] = None
+    yield from told
+
+
+def _versions(side: Side, image: str) -> str:
+    """Of all cells of an image: they differ where a run was gone on with."""
+    found = dict.fromkeys(
+        ", ".join(f"{name} {version}" for name, version in cell.versions.items())
+        for key, cell in side.cells.items()
+        if key.image == image and cell.versions
+    )
+    return "; ".join(found) or ABSENT

@@ -26,7 +26,7 @@ def console(comparison: Comparison, *, everything: bool) -> Iterator[RenderableT
 
     for warning in comparison.warnings:
         yield Text(f"warning: {one_line(warning)}", style="bold yellow")
-    yield _table(differences(comparison))
+    yield _table(_what_differs(differences(comparison)))
     lines = detail(comparison, everything=everything)
     if lines.rows:
         yield _table(lines)
@@ -36,13 +36,22 @@ def console(comparison: Comparison, *, everything: bool) -> Iterator[RenderableT
     yield Text(one_line(head(comparison)), style=_STYLES[comparison.verdict.value])
 
 
+def _what_differs(sheet: Sheet) -> Sheet:
+    """Rows whose last two fields differ, and those of versions; Markdown has all of them."""
+    rows = tuple(row for row in sheet.rows if row[-1].text != row[-2].text or row[0].text.endswith("versions"))
+    return Sheet(sheet.heading, sheet.columns, rows, sheet.notes)
+
+
 def _table(sheet: Sheet) -> Table:
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
     table = Table(title=Text(sheet.heading), title_justify="left")
     for name, of_numbers in sheet.columns:
-        table.add_column(Text(one_line(name)), justify="right" if of_numbers else "left", overflow="fold")
+        whole = name == "Verdict"
+        table.add_column(
+            Text(one_line(name)), justify="right" if of_numbers else "left", overflow="fold", no_wrap=whole
+        )
     for row in sheet.rows:
         table.add_row(*(Text(one_line(entry.text), style=_style(entry)) for entry in row))
     return table
