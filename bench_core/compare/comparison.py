@@ -237,7 +237,7 @@ def _notes(pairs: Sequence[Pair], asked: Asked) -> Iterator[str]:
         yield f"Repeats that have numbers and are ranked: {'; '.join(dict.fromkeys(fewer))}."
 
 
-def needed(line: Line) -> tuple[float, float, int] | None:
+def needed(line: Line) -> tuple[float, int, int] | None:
     """How long to measure to be able to tell, by the square-root law: seconds, batches (or requests) of each
     measurement, and repeats in each run; one of the last two grows. ``None`` where no factor is known."""
     factor, pair = line.judged.factor, line.pair

@@ -40,11 +40,14 @@ def draw(comparisons: Sequence[Comparison]) -> Figure:
             ]
             if lines:
                 left += max(len(lines) - _MOST, 0)
-                parts.append(_panel(comparison, quantity, lines[:_MOST]))
+                parts.append(_panel(comparison, quantity, lines[:_MOST], first=not parts))
                 longest = max(longest, *(len(_name(line)) for line in lines[:_MOST]))
     if not parts:
         parts = [_nothing()]
-    subtitle = ["Right of the line is worse; bars: 95 % intervals; dashed: the worsening that is allowed"]
+    subtitle = [
+        "Change for the worse, per cent: right of the line is worse",
+        "bars: 95 % intervals; dashed: the worsening that is allowed",
+    ]
     subtitle += [f"{counted(left, 'further change')} not drawn: the worst of each quantity are"] if left else []
     title = f"Changes against {comparisons[0].old.name}"[:_LONGEST]
     return finished(parts, title=title, subtitle=subtitle, longest=longest)
@@ -59,7 +62,7 @@ def _worse(line: Line, relative: float) -> float:
     return (-relative if line.quantity.higher_is_better else relative) * 100
 
 
-def _panel(comparison: Comparison, quantity: Quantity, lines: Sequence[Line]) -> Any:
+def _panel(comparison: Comparison, quantity: Quantity, lines: Sequence[Line], *, first: bool) -> Any:
     data: list[dict[str, Any]] = []
     names: list[str] = []
     for number, line in enumerate(lines):
@@ -78,9 +81,9 @@ def _panel(comparison: Comparison, quantity: Quantity, lines: Sequence[Line]) ->
         axis=alt.Axis(labelExpr="slice(datum.label, 4)", domain=False, ticks=False, grid=True),
     )  # fmt: skip
     scale = alt.Scale(domain=[-reach * 1.05, reach * 1.05], nice=False)
-    x = alt.X("worse:Q", title=f"{quantity.title}: change for the worse (%)", scale=scale)
+    x = alt.X("worse:Q", title=None, scale=scale)
     words = [verdict.value for verdict in _LOOKS]
-    legend = alt.Legend(title=None, orient="right", symbolOpacity=1, symbolStrokeWidth=0)
+    legend = alt.Legend(title=None, orient="right", symbolOpacity=1, symbolStrokeWidth=0) if first else None
     colours, shapes = ([look[k] for look in _LOOKS.values()] for k in (0, 1))
     colour = alt.Color("verdict:N", scale=alt.Scale(domain=words, range=colours), legend=legend)
     shape = alt.Shape("verdict:N", scale=alt.Scale(domain=words, range=shapes), legend=legend)
