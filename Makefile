@@ -118,6 +118,7 @@ lock: setup  ## write requirements.lock anew from pyproject.toml
 
 schema: setup  ## write the JSON Schemas that editors complete image.yaml and suites with
 	$(PY) -m bench_core.drive.schema
+	$(PY) -m bench_core.compare.record
 
 clean:  ## remove environments and caches (not data, models or results)
 	rm -rf $(VENV) .envs .mypy_cache .ruff_cache .pytest_cache .hypothesis

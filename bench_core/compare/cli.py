@@ -69,16 +69,8 @@ def compare_runs(
     """
     try:
         asked = Asked(chosen(quantities), bounds_of(max_regression), _allowed(allow_different), _starts(between_runs))
-        if len(runs) < 2:
-            raise BadInput("one run alone", "give the baseline and at least one other run")
-        if figure_file is not None and figure_file.suffix != ".svg":
-            raise BadInput(f"--figure {figure_file}: its name does not end in .svg")
-        sides = read_sides(runs)
-        comparisons = [compare(sides[0], side, asked) for side in sides[1:]]
-        verdict = next(
-            (v for v in (Verdict.FAIL, Verdict.INCONCLUSIVE) if any(one.verdict is v for one in comparisons)),
-            Verdict.PASS,
-        )
+        comparisons = _compared(runs, asked, figure_file)
+        verdict = _worst(comparisons)
         _tell(comparisons, everything=everything)
         _write(comparisons, verdict, markdown_file, json_file, figure_file)
     except BadInput as error:
@@ -87,6 +79,20 @@ def compare_runs(
             typer.echo(f"hint: {error.hint}", err=True)
         raise typer.Exit(EXIT_BAD_INPUT) from None
     raise typer.Exit(_EXIT_CODES[verdict])
+
+
+def _compared(runs: Sequence[Path], asked: Asked, figure: Path | None) -> list[Comparison]:
+    if len(runs) < 2:
+        raise BadInput("one run alone", "give the baseline and at least one other run")
+    if figure is not None and figure.suffix != ".svg":
+        raise BadInput(f"--figure {figure}: its name does not end in .svg")
+    sides = read_sides(runs)
+    return [compare(sides[0], side, asked) for side in sides[1:]]
+
+
+def _worst(comparisons: Sequence[Comparison]) -> Verdict:
+    found = {one.verdict for one in comparisons}
+    return next((v for v in (Verdict.FAIL, Verdict.INCONCLUSIVE) if v in found), Verdict.PASS)
 
 
 def _allowed(words: str) -> frozenset[str]:

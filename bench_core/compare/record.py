@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -13,6 +15,7 @@ from bench_core.compare.side import Side
 from bench_core.compare.tables import known_by, to_do
 from bench_core.compare.verdict import Verdict
 
+SCHEMA = Path(__file__).resolve().parents[2] / "docs" / "schema" / "comparison.schema.json"
 Word = Literal["PASS", "FAIL", "INCONCLUSIVE", "NOTE"]
 
 
@@ -130,3 +133,8 @@ def _line(line: Line) -> LineRecord:
 def schema_text() -> str:
     """What docs/schema/comparison.schema.json must hold."""
     return json.dumps(ComparisonsRecord.model_json_schema(), indent=2) + "\n"
+
+
+if __name__ == "__main__":
+    SCHEMA.write_text(schema_text(), encoding="utf-8")
+    sys.stdout.write(f"{SCHEMA.name}\n")

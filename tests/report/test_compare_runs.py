@@ -330,4 +330,4 @@ def test_two_real_runs_do_not_fail_and_one_with_a_planted_slowdown_does(drive: D
     found = between(one, slow)
     assert found.verdict is Verdict.FAIL
     failed = {(line.cell, line.quantity.name) for line in lines(found, Verdict.FAIL) if line.quantity}
-    assert {("null.scripted.b1", "throughput"), ("null.scripted.b2", "tpot")} <= failed
+    assert {("null.scripted.b1", "throughput"), ("null.scripted.b2", "throughput")} <= failed
