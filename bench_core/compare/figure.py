@@ -30,7 +30,8 @@ _LONGEST = 60
 
 def draw(comparisons: Sequence[Comparison]) -> Figure:
     """All comparisons with one baseline, one below the other."""
-    parts, longest, left = [], 1, 0
+    parts: list[Any] = []
+    longest, left = 1, 0
     for comparison in comparisons:
         for quantity in QUANTITIES.values():
             lines = [
