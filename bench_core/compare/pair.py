@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from bench_core.compare.batches import known_of, on_batches, ratio_of
@@ -31,6 +31,7 @@ class Pair:
     old: Cell
     new: Cell
     forced: bool
+    _numbers: dict[str, tuple[list[Known], list[Known]]] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def repeats(self) -> tuple[int, int]:
@@ -59,6 +60,11 @@ class Pair:
 
     def numbers(self, name: str) -> tuple[list[Known], list[Known]]:
         """Of each repeat that has the quantity; token times on the batches that all of them measured."""
+        if name not in self._numbers:
+            self._numbers[name] = self._found(name)
+        return self._numbers[name]
+
+    def _found(self, name: str) -> tuple[list[Known], list[Known]]:
         common = self._common(name) if name != "throughput" else frozenset()
         old, new = (
             [
