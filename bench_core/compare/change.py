@@ -29,6 +29,9 @@ _NORMAL_QUANTILE = _NORMAL.inv_cdf(1 - TAIL)
 _MANY = 1e6  # degrees of freedom of what is known as well as it ever will be
 
 
+REACHES_0 = "no interval: a run's own one is so wide that it reaches to 0"
+
+
 @dataclass(frozen=True)
 class Change:
     """A change as the logarithm of new / old.
@@ -102,6 +105,8 @@ def unpaired(old: Sequence[Known], new: Sequence[Known]) -> Change:
     absent = before.absent or after.absent
     if before.low is None or before.high is None or after.low is None or after.high is None:
         return Change(log, absent=absent or "no interval")
+    if min(before.low, after.low) <= 0.0:
+        return Change(log, absent=REACHES_0)
     down = (math.log(after.value / after.low), math.log(before.high / before.value))
     up = (math.log(after.high / after.value), math.log(before.value / before.low))
     freedom = _welch([(max(down[0], up[0]), after.freedom), (max(down[1], up[1]), before.freedom)])

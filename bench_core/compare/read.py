@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -31,7 +32,9 @@ def read_sides(folders: Sequence[Path]) -> list[Side]:
         return [read_side(folders[0])]
     # Started anew, not forked: a caller may have threads.
     with ProcessPoolExecutor(max_workers=len(folders), mp_context=get_context("spawn")) as pool:
-        return list(pool.map(read_side, folders))
+        sides = list(pool.map(read_side, folders))
+    names = [side.name for side in sides]
+    return [replace(side, name=one_line(side.folder)) if names.count(side.name) > 1 else side for side in sides]
 
 
 def read_side(folder: Path) -> Side:
@@ -54,7 +57,7 @@ def read_side(folder: Path) -> Side:
             planned = row.planned
             groups.setdefault(Key(planned.image, planned.variant, planned.scenario.word), []).append(row)
     return Side(
-        name=one_line(view.record.run_id),
+        name=one_line(folder.resolve().name),
         folder=folder.as_posix(),
         conditions=_conditions(view),
         facts=_facts(view),

@@ -8,7 +8,17 @@ import random
 import pytest
 from scipy import stats
 
-from bench_core.compare.change import Change, Spread, holm, paired, tail_of, unpaired, with_repeats, with_starts
+from bench_core.compare.change import (
+    REACHES_0,
+    Change,
+    Spread,
+    holm,
+    paired,
+    tail_of,
+    unpaired,
+    with_repeats,
+    with_starts,
+)
 from bench_core.compare.quantities import DEFAULT_BOUND, QUANTITIES, bounds_of, chosen, share_of
 from bench_core.compare.side import Known
 from bench_core.compare.verdict import FINEST, MEMORY_SLACK_BYTES, Verdict, judge, judge_memory
@@ -47,6 +57,8 @@ def test_an_interval_of_a_ratio_is_made_of_the_sides_that_face_there() -> None:
     assert change.above == pytest.approx(math.hypot(math.log(230 / 200), math.log(100 / 90)))
     assert 9.0 <= change.freedom <= 18.0
     assert unpaired([old], [Known(1.0, absent="why")]).absent == "why"
+    assert unpaired([old], [Known(10.0, -1.0, 21.0, 3.0)]).absent == REACHES_0
+    assert unpaired([Known(10.0, 0.0, 20.0, 3.0)], [new]).absent == REACHES_0
     ends = paired(Known(1.1, 1.0, 1.2)).ends
     assert ends is not None
     assert list(ends) == pytest.approx([0.0, 0.2])
