@@ -103,7 +103,7 @@ class Side:
     """A run.
 
     Attributes:
-        name: of the folder, which is the run's usually; ``folder``: as it was given, and the name of two that are alike.
+        name: of the folder; ``folder``: as it was given, which is also the name where two folders have the same.
         conditions: by name, what must be alike for its numbers to be compared with another run's.
         facts: by name, what may differ and is told: driver, host, suite.
         forced: whether all rows have the same number of tokens.
