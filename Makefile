@@ -35,6 +35,7 @@ demo: setup  ## run the demo suite: in containers where Docker answers, else in 
 
 test: lint  ## all checks and tests; those with containers run where a Docker engine answers or could be started
 	docker/local-os.sh
+	.ci/browser.sh
 	@mkdir -p build; echo "the images of the tests that follow are built meanwhile: build/images.log"; \
 		$(PY) -m bench_core.drive --images all --device cpu --launcher docker --build-only > build/images.log 2>&1 & \
 		building=$$!; \
@@ -120,6 +121,7 @@ lock: setup  ## write requirements.lock anew from pyproject.toml
 
 schema: setup  ## write the JSON Schemas that editors complete image.yaml and suites with
 	$(PY) -m bench_core.drive.schema
+	$(PY) -m bench_core.compare.record
 
 clean:  ## remove environments and caches (not data, models or results)
 	rm -rf $(VENV) .envs .mypy_cache .ruff_cache .pytest_cache .hypothesis

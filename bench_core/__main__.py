@@ -13,6 +13,7 @@ COMMANDS = {
     "resume": ("drive.ask.cli", "RUN: measure what a run lacks, or add to it"),
     "report": ("report.cli", "make a run's tables and figures again from its raw events, or check them"),
     "verify": ("verify.cli", "compare everything that a run publishes with its raw events and digests"),
+    "compare": ("compare.cli", "A B: what has changed between two runs, and whether it is worse than allowed"),
     "prepare": ("prepare.cli", "prepare a model and a workload beforehand"),
     "images": ("drive.images", "list engines, variants, where they run and what is built"),
     "doctor": ("drive.doctor", "what this machine has for measuring, and what mends what it lacks"),

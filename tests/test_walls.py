@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-ROOMS = ("contract", "system", "client", "worker", "prepare", "runs", "report", "verify", "drive")
+ROOMS = ("contract", "system", "client", "worker", "prepare", "runs", "report", "compare", "verify", "drive")
 FRONT = "__main__"  # llm-bench: leads into a room only when it is told which
 # What images import that is no engine; `conversion` is llama.cpp's, and too common a word to forbid.
 SHARED = {"bench_core", "conversion", "images", "numpy", "safetensors", "tokenizers", "torch"}
@@ -45,13 +45,15 @@ FORBIDDEN = {
     "prepare": ENGINES | {"docker", "torch"},
     "runs": ENGINES | HEAVY,
     "report": ENGINES | {"docker", "torch"},
+    "compare": ENGINES | {"docker", "torch"},
     "verify": ENGINES | {"docker", "torch"},
     "drive": ENGINES | {"torch"},
 }
 MAY_IMPORT = {
     "contract": set[str](), "system": {"contract"}, "client": {"contract", "system"}, "worker": {"contract", "system"},
     "prepare": {"contract", "system"}, "runs": {"contract", "system"}, "report": {"contract", "system", "runs"},
-    "verify": {"contract", "system", "runs", "report"}, "drive": {"contract", "system", "prepare", "runs", "report"},
+    "compare": {"contract", "system", "runs", "report"}, "verify": {"contract", "system", "runs", "report"},
+    "drive": {"contract", "system", "prepare", "runs", "report"},
 }  # fmt: skip
 # Imports inside functions that go against the order of the rooms, by file: each says why beside it.
 LATE = {"report/cli.py": {"verify"}}

@@ -133,7 +133,7 @@ def numbers(page: Page, column: int) -> list[float]:
         ".map(row => row.cells[column].textContent)",
         column,
     )
-    return [float(text.split(" ±")[0].replace(",", "")) for text in texts if text != "–"]
+    return [float(text.split(" ±")[0].replace(",", "")) for text in texts if text != "\N{EN DASH}"]
 
 
 def test_tables_below_are_sorted_too(browser: Browser, batches: Path) -> None:

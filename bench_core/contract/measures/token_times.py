@@ -40,7 +40,8 @@ def row_itl_s(batch: BatchEvent) -> list[float]:
 def _row_offsets(batch: BatchEvent) -> list[tuple[int, ...]]:
     if batch.arrivals is None:
         return []
-    return [batch.arrivals.of_row(row) for row in range(len(batch.prompts))]
+    offsets = batch.arrivals.offsets_us
+    return [*offsets] * len(batch.prompts) if batch.arrivals.shared else [*offsets]
 
 
 class PhaseRates(Record):
@@ -73,8 +74,8 @@ def phase_rates(stamped: Sequence[BatchEvent]) -> PhaseRates | None:
         decode_tok_s=total.decode_tok_s,
         batch_prefill_tok_s=Distribution.of([t.prefill_tok_s for _, t in found if t.prefill_tok_s is not None]),
         batch_decode_tok_s=Distribution.of([t.decode_tok_s for _, t in found if t.decode_tok_s is not None]),
-        row_prefill_tok_s=Distribution.of([value for batch in batches for value in row_prefill_tok_s(batch)]),
-        row_decode_tok_s=Distribution.of([value for batch in batches for value in row_decode_tok_s(batch)]),
+        row_prefill_tok_s=Distribution.of([value for batch in batches for value in _row_prefill_tok_s(batch)]),
+        row_decode_tok_s=Distribution.of([value for batch in batches for value in _row_decode_tok_s(batch)]),
     )
 
 
@@ -100,16 +101,14 @@ class PhaseTimes:
 
 def batch_phase_times(batch: BatchEvent) -> PhaseTimes | None:
     """Phases of one batch; ``None`` where the engine does not tell, a row is empty, or rows come in single file."""
-    if batch.arrivals is None:
-        return None
-    rows = [batch.arrivals.of_row(row) for row in range(len(batch.prompts))]
-    if not all(rows) or _one_after_the_other(rows):
+    rows = _row_offsets(batch)
+    if not rows or not all(rows) or _one_after_the_other(rows):
         return None
     return PhaseTimes(
         prompt_tokens=sum(batch.prompt_tokens),
-        prefill_s=math.fsum(row[0] for row in rows) / len(rows) / 1e6,
-        decoded_tokens=sum(len(row) - 1 for row in rows),
-        decode_s=math.fsum(row[-1] - row[0] for row in rows) / len(rows) / 1e6,
+        prefill_s=math.fsum([row[0] for row in rows]) / len(rows) / 1e6,
+        decoded_tokens=sum(map(len, rows)) - len(rows),
+        decode_s=math.fsum([row[-1] - row[0] for row in rows]) / len(rows) / 1e6,
     )
 
 
@@ -127,17 +126,21 @@ def summed(batches: Sequence[PhaseTimes]) -> PhaseTimes | None:
 
 def row_prefill_tok_s(batch: BatchEvent) -> list[float]:
     """Prompt tokens / time to first token of each row; empty where the batch has no phases."""
-    if batch.arrivals is None or batch_phase_times(batch) is None:
-        return []
-    firsts = [batch.arrivals.of_row(row)[0] for row in range(len(batch.prompts))]
+    return _row_prefill_tok_s(batch) if batch_phase_times(batch) is not None else []
+
+
+def _row_prefill_tok_s(batch: BatchEvent) -> list[float]:
+    firsts = [offsets[0] for offsets in _row_offsets(batch)]
     return [tokens * 1e6 / first for tokens, first in zip(batch.prompt_tokens, firsts, strict=True) if first > 0]
 
 
 def row_decode_tok_s(batch: BatchEvent) -> list[float]:
     """Tokens after the first / the time from the first to the last, of each row that has both; 1 / its TPOT."""
-    if batch.arrivals is None or batch_phase_times(batch) is None:
-        return []
-    rows = [batch.arrivals.of_row(row) for row in range(len(batch.prompts))]
+    return _row_decode_tok_s(batch) if batch_phase_times(batch) is not None else []
+
+
+def _row_decode_tok_s(batch: BatchEvent) -> list[float]:
+    rows = _row_offsets(batch)
     return [(len(row) - 1) * 1e6 / (row[-1] - row[0]) for row in rows if row[-1] > row[0]]
 
 

@@ -136,7 +136,8 @@ def _offsets_us(batch: BatchEvent) -> list[tuple[int, ...]]:
     """Arrival times of every row; nothing where a row has none."""
     if batch.arrivals is None:
         return []
-    rows = [batch.arrivals.of_row(row) for row in range(len(batch.prompts))]
+    offsets = batch.arrivals.offsets_us
+    rows = [*offsets] * len(batch.prompts) if batch.arrivals.shared else [*offsets]
     return rows if all(rows) else []
 
 
@@ -165,10 +166,8 @@ def _stretches(batch: BatchEvent) -> list[_Stretch]:
 
 def _stretch(rows: list[tuple[int, ...]], prompts: Sequence[int], begin_us: int, end_us: int) -> _Stretch:
     # The step that makes token i of a row (from 0) attends to the prompt and i tokens behind it.
-    contexts = Counter(
-        prompt + index
-        for row, prompt in zip(rows, prompts, strict=True)
-        for index, arrival in enumerate(row)
-        if begin_us < arrival <= end_us
-    )
+    contexts: Counter[int] = Counter()
+    for row, prompt in zip(rows, prompts, strict=True):  # arrivals of a row ascend
+        first, end = bisect.bisect_right(row, begin_us), bisect.bisect_right(row, end_us)
+        contexts.update(range(prompt + first, prompt + end))
     return _Stretch((end_us - begin_us) / 1e6, contexts.total() / len(rows), len(rows), contexts)

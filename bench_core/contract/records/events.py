@@ -114,7 +114,7 @@ class BatchEvent(Record):
     @property
     def output_tokens(self) -> tuple[int, ...]:
         """Output tokens per row, counted from the engine's ids."""
-        return tuple(len(row) for row in self.outputs)
+        return tuple(map(len, self.outputs))
 
     @model_validator(mode="after")
     def _rectangular(self) -> BatchEvent:
@@ -124,7 +124,8 @@ class BatchEvent(Record):
         if self.arrivals is not None:
             if len(self.arrivals.offsets_us) != (1 if self.arrivals.shared else rows):
                 raise ValueError("arrivals and outputs differ in their number of rows")
-            if any(len(self.arrivals.of_row(row)) != count for row, count in enumerate(self.output_tokens)):
+            arrived = [*map(len, self.arrivals.offsets_us)] * (rows if self.arrivals.shared else 1)
+            if arrived != [*map(len, self.outputs)]:
                 raise ValueError("a row has another number of arrivals than of output tokens")
             if any(offsets and not _ascending(offsets) for offsets in self.arrivals.offsets_us):
                 raise ValueError("arrivals are not in order or before the batch")
@@ -195,8 +196,8 @@ class TelemetryEvent(Record):
 
     @model_validator(mode="after")
     def _columns_of_one_length(self) -> TelemetryEvent:
-        columns = [column for name in type(self).model_fields if isinstance(column := getattr(self, name), tuple)]
-        if any(len(column) != len(self.t_s) for column in columns):
+        lengths = {len(column) for column in self.__dict__.values() if isinstance(column, tuple)}
+        if len(lengths) > 1:
             raise ValueError("the columns differ in length")
         return self
 

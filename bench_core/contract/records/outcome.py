@@ -13,6 +13,7 @@ EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_MACHINE = 3  # this machine failed (no GPU answers, nothing can be written): never an outcome of a cell
+EXIT_INCONCLUSIVE = 3  # of a comparison of runs alone: nothing is known to be worse, and not all can be told
 EXIT_INTERRUPTED = 130
 MARKED = "marked"  # key of a verdict's evidence: what disturbed the measurement, whatever its outcome
 

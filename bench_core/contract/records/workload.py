@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from bench_core.contract.errors import BadInput
 from bench_core.contract.models.model import ModelInfo
@@ -57,6 +57,7 @@ class Workload(Record):
     prompt_source: PromptSource | None = Field(None, description=_SOURCE_WORDS)
     shared_prefix_tokens: int = Field(0, ge=0, description="tokens that all prompts begin with alike, by intent")
     prompts: tuple[tuple[int, ...], ...] = Field(min_length=1)
+    _whole_work: dict[tuple[str, int], WholeWork] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="after")
     def _whole(self) -> Workload:
@@ -104,8 +105,12 @@ class Workload(Record):
         return [range(k * batch_size, (k + 1) * batch_size) for k in range(whole)]
 
     def whole_work(self, batch_size: int) -> WholeWork:
-        """Of the full batches of this size; there must be one."""
-        return whole_work([[len(self.prompts[row]) for row in rows] for rows in self.batches(batch_size)])
+        """Of the full batches of this size; there must be one. Computed once: every cell of a size asks for it."""
+        key = (self.digest, batch_size)
+        if key not in self._whole_work:
+            lengths = [[len(self.prompts[row]) for row in rows] for rows in self.batches(batch_size)]
+            self._whole_work[key] = whole_work(lengths)
+        return self._whole_work[key]
 
 
 def require_vocabulary(workload: Workload, model: ModelInfo) -> None:

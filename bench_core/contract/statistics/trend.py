@@ -53,7 +53,10 @@ def trend(values: Sequence[float]) -> Trend:
     n = len(values)
     series = _blocks(values)
     slope = _slope(series)
-    statistic = sum(_sign(later - earlier) for k, earlier in enumerate(series) for later in series[k + 1 :])
+    # Written out: a large run spends a twentieth of its reading here.
+    statistic = sum(
+        [(later > earlier) - (later < earlier) for k, earlier in enumerate(series) for later in series[k + 1 :]]
+    )
     ties = [count for count in Counter(series).values() if count > 1]
     if len(series) <= _EXACT_UP_TO and not ties:
         p_value = _exact_p_value(len(series), abs(statistic))
@@ -74,14 +77,8 @@ def _blocks(values: Sequence[float]) -> list[float]:
 def _slope(series: Sequence[float]) -> float:
     """Median of the slopes of all pairs, per step (Sen 1968)."""
     return statistics.median(
-        (later - earlier) / (j - i)
-        for i, earlier in enumerate(series)
-        for j, later in enumerate(series[i + 1 :], i + 1)
+        [(later - earlier) / step for k, earlier in enumerate(series) for step, later in enumerate(series[k + 1 :], 1)]
     )
-
-
-def _sign(value: float) -> int:
-    return (value > 0) - (value < 0)
 
 
 def _exact_p_value(n: int, statistic: int) -> float:

@@ -40,7 +40,7 @@ def measuring_estimate_s(plan: Plan, suite: Suite, weights_bytes: int, prompts: 
     """Seconds of measuring, roughly: each step reads all weights once; batch size does not matter to that until
     compute does. ``probed``: the device itself is measured, too."""
     step_s = weights_bytes / _BYTES_PER_S[plan.device] + _STEP_S[plan.device]
-    beside_s = (_OWN_ERROR_S if plan.harness is not None else 0.0) + (_PROBE_S if probed else 0.0)
+    beside_s = _OWN_ERROR_S * len(plan.own_error) + (_PROBE_S if probed else 0.0)
     total_s = beside_s if plan.jobs else 0.0
     for job in plan.jobs:
         total_s += _START_S

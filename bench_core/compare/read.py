@@ -1,0 +1,238 @@
+"""Reads runs for comparing: each in a process of its own, since reading events is most of the work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+
+from bench_core.compare.batches import BatchTimes, known_of
+from bench_core.compare.side import Cell, Key, Known, Repeat, Side
+from bench_core.contract.measures.cell import CellMetrics
+from bench_core.contract.records.events import BatchEvent, Event
+from bench_core.contract.serving.measures import ServeMetrics
+from bench_core.contract.statistics.correlated import BLOCKS, Estimate
+from bench_core.contract.statistics.workload_rate import LEAST_FREEDOM, WorkloadRate
+from bench_core.report.explain.marks import untold
+from bench_core.report.format import NO_GPU
+from bench_core.runs.load import load_run
+from bench_core.runs.view import Ended, Row, RunView, ServedRow
+from bench_core.system.text import foreign, one_line
+
+
+def read_sides(folders: Sequence[Path]) -> list[Side]:
+    """The runs in these folders, beside each other where there are CPUs for it.
+
+    Raises:
+        BadInput: one of them is not a run.
+    """
+    if len(folders) == 1:
+        return [read_side(folders[0])]
+    # Started anew, not forked: a caller may have threads.
+    with ProcessPoolExecutor(max_workers=len(folders), mp_context=get_context("spawn")) as pool:
+        sides = list(pool.map(read_side, folders))
+    names = [side.name for side in sides]
+    return [replace(side, name=one_line(side.folder)) if names.count(side.name) > 1 else side for side in sides]
+
+
+def read_side(folder: Path) -> Side:
+    """One run.
+
+    Raises:
+        BadInput: it is none.
+    """
+    times: dict[str, BatchTimes] = {}
+
+    def watch(cell: str) -> _Watcher:
+        times[cell] = BatchTimes()
+        return _Watcher(times[cell])
+
+    view = load_run(folder, watch)
+    groups: dict[Key, list[Row | ServedRow]] = {}
+    rows: list[Row | ServedRow] = [*view.rows, *view.served]
+    for row in rows:
+        if row.planned.repeat <= view.record.repeats:
+            planned = row.planned
+            groups.setdefault(Key(planned.image, planned.variant, planned.scenario.word), []).append(row)
+    return Side(
+        name=one_line(folder.resolve().name),
+        folder=folder.as_posix(),
+        conditions=_conditions(view),
+        facts=_facts(view),
+        forced=view.record.length == "forced",
+        cells={key: _cell(view, key, found, times) for key, found in groups.items()},
+    )
+
+
+class _Watcher:
+    """Shows a cell's batches to what keeps their times."""
+
+    def __init__(self, times: BatchTimes) -> None:
+        self._times = times
+
+    def __call__(self, event: Event) -> None:
+        """The next event of the log."""
+        if isinstance(event, BatchEvent):
+            self._times.add(event)
+
+
+def _conditions(view: RunView) -> dict[str, str]:
+    record = view.record
+    gpus = sorted({foreign(gpu.name) for gpu in record.gpus})
+    model = record.model
+    found = {
+        "gpu": ", ".join(gpus) or (NO_GPU if record.device == "cpu" else "not recorded"),
+        "model": f"{foreign(model.name)}, digest {model.digest[:12]}",
+        "workload": f"{foreign(record.workload.name)}, {record.workload.prompts} prompts, "
+        f"digest {record.workload.digest[:12]}",
+        "lengths": f"{record.length}, {record.max_new_tokens} new tokens",
+    }
+    if record.device == "cpu":
+        found["cpu"] = foreign(record.host.cpu)
+    return found
+
+
+def _facts(view: RunView) -> dict[str, str]:
+    record, visits = view.record, view.record.all_visits
+    drivers = sorted({gpu.driver_version for visit in visits for gpu in visit.gpus})
+    cards = {gpu.uuid for visit in visits for gpu in visit.gpus}
+    hosts = {(visit.host.cpu, visit.host.cores, visit.host.system) for visit in visits}
+    return {
+        "date": foreign(record.created_utc),
+        "suite": f"{foreign(record.bench_version)}, commit {foreign(record.git_commit or 'not known')[:12]}",
+        "host": "; ".join(sorted(foreign(f"{cpu}, {cores} cores, {system}") for cpu, cores, system in hosts)),
+        "driver": ", ".join(map(foreign, drivers)) or "none",
+        "cards": str(len(cards)),
+        "visits": str(len(visits)),
+        "repeats": str(record.repeats),
+    }
+
+
+def _cell(view: RunView, key: Key, rows: Sequence[Row | ServedRow], times: dict[str, BatchTimes]) -> Cell:
+    troubles = {row.planned.cell: _trouble(view, row) for row in rows}
+    good = [row for row in rows if not troubles[row.planned.cell]]
+    told = next(iter(good), rows[0])
+    repeats = tuple(
+        _served(view, row) if isinstance(row, ServedRow) else _offline(view, row, times[row.planned.cell])
+        for row in good
+    )
+    load = rows[0].planned.load
+    spec = told.spec
+    return Cell(
+        key=key,
+        label=foreign(told.label),
+        scenario=load.words if load is not None else f"batch size {rows[0].planned.batch_size}",
+        repeats=repeats,
+        planned=len(rows),
+        trouble="" if good else troubles[rows[0].planned.cell],
+        failed=not good and all(_failed(row) for row in rows),
+        saturated=any(isinstance(row, ServedRow) and row.result and row.result.metrics.saturated for row in good),
+        conditions=_cell_conditions(told),
+        versions={foreign(k): foreign(v) for k, v in _versions(told).items()},
+        options={foreign(k): foreign(str(v)) for k, v in spec.options.items()} if spec is not None else {},
+    )
+
+
+def _trouble(view: RunView, row: Row | ServedRow) -> str:
+    """Why a row is compared with no other; empty where it is. That an engine is scripted is no reason here."""
+    if not row.measured:
+        return one_line(f"{row.status}: {row.problem}")
+    why = view.unranked(row) if isinstance(row, Row) else row.unranked
+    return one_line(f"not ranked: {why}") if why else ""
+
+
+def _failed(row: Ended) -> bool:
+    return not row.measured and row.damage is None and row.verdict is not None and row.verdict.outcome.is_of_the_cell
+
+
+def _cell_conditions(row: Row | ServedRow) -> dict[str, str]:
+    spec = row.spec
+    if spec is None:
+        return {}
+    found = {"threads": str(spec.threads)} if spec.device == "cpu" else {}
+    if spec.serve is not None:
+        prefix = "on" if spec.serve.prefix_cache else "off"
+        # The digest of a schedule holds its length, which decides nothing; of a trace there is no seed.
+        sent = (
+            spec.serve.schedule[:12]
+            if row.planned.scenario.word == "trace"
+            else f"seed {spec.serve.protocol.arrival_seed}"
+        )
+        found |= {"schedule": sent, "prefix-cache": prefix}
+    return found
+
+
+def _versions(row: Row | ServedRow) -> dict[str, str]:
+    return row.result.versions if row.result is not None else {}
+
+
+# --- closed batches ---------------------------------------------------------------------------------------------------
+
+
+def _offline(view: RunView, row: Row, times: BatchTimes) -> Repeat:
+    assert row.result is not None  # noqa: S101  # rows without trouble have numbers
+    assert row.rate is not None  # noqa: S101
+    metrics = row.result.metrics
+    series = times.series()
+    numbers = {
+        "throughput": _throughput(row, row.rate),
+        **{n: known_of(s) for n, s in series.items() if n != "throughput"},
+    }
+    likelihood = metrics.likelihood
+    more = {
+        "memory": view.peak_memory_bytes(metrics),
+        "energy": _joules(metrics),
+        "quality": likelihood.perplexity if likelihood is not None else None,
+    }
+    numbers |= {name: Known(value) for name, value in more.items() if value is not None and value > 0}
+    return Repeat(numbers, series, likelihood, metrics.batches, metrics.measured_s)
+
+
+def _throughput(row: Row, rate: WorkloadRate) -> Known:
+    """The run's own number; degrees of freedom follow from the batches and the correlation of neighbours, as
+    ``contract.statistics.interval`` reckons with it, two taken off for what may have been fitted."""
+    interval = rate.interval
+    if interval is None:
+        return Known(rate.throughput_tok_s, absent=f"no interval: {untold(row)}")
+    square = interval.correlation**2
+    freedom = max((len(row.pace) - 2) * (1 - square) / (1 + square) - 1, LEAST_FREEDOM)
+    return Known(rate.throughput_tok_s, interval.low_tok_s, interval.high_tok_s, freedom)
+
+
+def _joules(metrics: CellMetrics) -> float | None:
+    return metrics.telemetry.joules_per_output_token if metrics.telemetry is not None else None
+
+
+# --- under load -------------------------------------------------------------------------------------------------------
+
+
+def _served(view: RunView, row: ServedRow) -> Repeat:
+    assert row.result is not None  # noqa: S101  # rows without trouble have numbers
+    metrics = row.result.metrics
+    found: dict[str, Estimate | None] = {"throughput": metrics.output_throughput_tok_s}
+    if not metrics.saturated:
+        found |= dict(_latencies(metrics))
+    numbers = {name: _known(number) for name, number in found.items() if number is not None and number.value > 0}
+    memory = metrics.device_peak_bytes if view.on_cuda else row.result.host_peak_bytes
+    joules = metrics.telemetry.joules_per_output_token if metrics.telemetry is not None else None
+    plain = {"memory": memory, "energy": joules}
+    numbers |= {name: Known(value) for name, value in plain.items() if value is not None and value > 0}
+    return Repeat(numbers, {}, None, metrics.requests.ok, metrics.window_s)
+
+
+def _latencies(metrics: ServeMetrics) -> Iterable[tuple[str, Estimate | None]]:
+    ttft, tpot, kept = metrics.ttft_s, metrics.tpot_s, metrics.kept
+    yield "ttft", ttft.p50 if ttft is not None else None
+    yield "ttft_p99", ttft.p99 if ttft is not None else None
+    yield "tpot", tpot.p50 if tpot is not None else None
+    yield "goodput", kept.goodput if kept is not None else None
+
+
+def _known(number: Estimate) -> Known:
+    """With the degrees of freedom of the fewest blocks that an interval is made of."""
+    low = number.low if number.low is not None and number.low > 0 else None
+    high = number.high if low is not None else None
+    absent = number.absent or ("" if low is not None else "its interval reaches to 0")
+    return Known(number.value, low, high, float(BLOCKS[-1] - 1), f"no interval: {absent}" if absent else "")
