@@ -109,7 +109,7 @@ def effort_of(
 
 
 def _builds(plan: Plan, outlook: Outlook, launcher: Launcher, probe: Image | None) -> Iterable[Build]:
-    beside = [*dict.fromkeys(job.image for job in plan.own_error)] if plan.jobs else []
+    beside = {job.image.name: job.image for job in plan.own_error}.values() if plan.jobs else ()
     measuring = [*plan.images, *beside, *([probe] if probe is not None and plan.jobs else [])]
     for image in measuring:
         yield from launcher.builds(image, "measure", plan.device)
