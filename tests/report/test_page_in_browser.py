@@ -12,9 +12,12 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from report_runs import CT2, VLLM, Script, write_run
 from serving_runs import write_loaded
+from test_report_choose import CASES, _rounded
 from test_report_written import EVIL, MIXED
 
 from bench_core.contract.records.outcome import Outcome
+from bench_core.report.decide.choose import Wanted, choose
+from bench_core.report.decide.option import options_of
 from bench_core.report.write.files import write_report
 from bench_core.runs.load import load_run
 
@@ -270,6 +273,52 @@ def test_hostile_text_is_shown_as_text(browser: Browser, tmp_path: Path) -> None
     assert opened.page.locator("img").count() == 0
     assert opened.page.locator("script").count() == 3
     assert EVIL in opened.methods()
+
+
+def as_page_has_it(found: dict[str, Any]) -> dict[str, Any]:
+    """A cell of the file of cases as the page's data have it: intervals as lists, what is absent left out."""
+    plain = {
+        name: [value["value"], value["low"], value["high"]] if isinstance(value, dict) else value
+        for name, value in found.items()
+    }
+    return {name: value for name, value in plain.items() if value not in (None, "", [])}
+
+
+def test_the_page_chooses_as_the_terminal_does(browser: Browser, batches: Path) -> None:
+    """Every case that the rule in Python is held to, at the point of its answer."""
+    page = Opened(browser, batches).page
+    asked = [case for case in CASES["cases"] if case["expected"] is not None]
+    assert len(asked) > 40
+    for case in asked:
+        expected = case["expected"]
+        cells = [as_page_has_it(one) for one in CASES["options"][case["options"]] if one["point"] == expected["point"]]
+        wanted = {name: limit for name, limit in case["wanted"].items() if name != "point"}
+        answer = page.evaluate(
+            "([cells, wanted]) => { const {by, fits, out} = choose(cells, wanted); return {by,"
+            " ranked: fits.map(({cell, tied, close}) => [cell.cell, tied, close]),"
+            " ruled_out: out.map(({cell, reasons}) =>"
+            " [cell.cell, reasons.map((r) => [r.key, r.value ?? null, r.limit ?? null, r.close ?? false])])}; }",
+            [cells, wanted],
+        )
+        assert _rounded(answer) == _rounded({name: expected[name] for name in answer}), case["name"]
+
+
+def test_limits_in_the_form_rule_methods_out(browser: Browser, study: Path) -> None:
+    """The same words as in the terminal: what is needed, and what the limit is; a limit that is no number is marked."""
+    page = Opened(browser, study).page
+    page.get_by_role("radio", name="batch size 16").click()
+    page.fill("[name=memory_gib]", "24")
+    expect(page.locator("#answer details")).to_contain_text("GiB, the limit is 24 GiB")
+    first = page.locator("#answer ol li").first.inner_text()
+    view = load_run(PUBLISHED / "h100-llama2-7b")
+    found = choose(options_of(view), Wanted(point="b16", memory=24 * 2**30))
+    assert found.ranked[0].option.method in first
+    assert page.locator("#answer ol li").count() == len(found.ranked)
+    page.fill("[name=memory_gib]", "much")
+    expect(page.locator("[name=memory_gib]")).to_have_attribute("aria-invalid", "true")
+    page.fill("[name=memory_gib]", "")
+    page.fill("[name=gpu_hour_price]", "2.5")
+    expect(page.locator("#answer ol li").first).to_contain_text("for a million output tokens")
 
 
 def test_the_scripted_engine_is_ranked_nowhere(browser: Browser, tmp_path: Path) -> None:
