@@ -73,7 +73,7 @@ own-error: setup  ## measure the suite's own error and overhead on this machine,
 	docker/local-os.sh
 	$(PY) -m bench_core.drive.own_error
 
-harness: own-error  # the former name
+harness: own-error  ## the former name of own-error
 
 quality: setup  ## MODEL=x DATASET=x RUN=x: publish a run of suites/quality-smollm2.yaml and docs/quality.md from it
 	docker/local-os.sh

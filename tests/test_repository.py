@@ -231,7 +231,8 @@ def test_the_result_page_shows_a_published_run_and_its_figures() -> None:
     found = [*blocks(readme), *blocks(page)]
     assert {block.heading for block in found} >= {"At a glance", "Batch size 1", "Beside the study"}
     (run,) = {block.run for block in found}
-    assert f"({run}/figures/throughput.svg)" in readme
+    assert "(docs/page.png)" in readme
+    assert "(page.png)" in page
     for figure in ("throughput", "memory"):
         assert f"(../{run}/figures/{figure}.svg)" in page
         assert (ROOT / run / "figures" / f"{figure}.svg").is_file()
