@@ -25,8 +25,8 @@ trap 'docker compose down --remove-orphans >/dev/null 2>&1' EXIT
 trap : INT TERM # compose is told as well: it ends the container, and this script goes on to clear away
 code=0
 docker compose run --rm "$@" || code=$?
-if [ "$code" -ne 0 ]; then
-    echo "exit code $code; what the steps before it said last:" >&2
+if [ "$code" -ne 0 ] && [ "$code" -ne 2 ]; then # 2: refused, and it has said why
+    echo "exit code $code; what the containers beside it said last:" >&2
     docker compose logs --tail 20 >&2 || true
 fi
 exit "$code"

@@ -29,10 +29,14 @@ from bench_core.contract.serving.sidecar import SERVER_GONE
 from bench_core.system.last_words import last_words
 from bench_core.system.processes import end_with_parent
 
-# The records that declare what is asked of cells under load, in the order of the help; others are of closed batches.
+# What is asked of cells under load, in the order of the help; the rest of the declaration is of closed batches.
 _HEADINGS = (Loads, ServeFields, ByHand, WorkFields, Timeouts)
 _OPTIONS = sorted(
-    (option for option in declared(LoadOptions) if option.origin in _HEADINGS),
+    (
+        option
+        for option in declared(LoadOptions)
+        if option.origin in _HEADINGS and (option.origin is not Timeouts or option.name == "load_timeout_s")
+    ),
     key=lambda option: _HEADINGS.index(option.origin),
 )
 

@@ -30,8 +30,9 @@ from bench_core.worker.sample.cpu_meter import CpuMeter
 from bench_core.worker.serve.command import command_of, words_of
 from bench_core.worker.serve.process import ServerProcess
 
-# In this time a client that lives has asked something, and one that is being started has begun to.
+# Without the driver: in this time a client that lives has asked something, or has appeared, its image built meanwhile.
 _SILENT_S = 120.0
+_APPEARS_WITHIN_S = 1800.0
 _MOST_BYTES = 1 << 30  # of what is asked for: the prompts of the longest trace are fewer
 
 
@@ -118,10 +119,14 @@ class Sidecar:
         self._asked_s = seconds(monotonic_ns())
 
     def _await_silence(self) -> None:
-        while seconds(monotonic_ns()) - self._asked_s < _SILENT_S:
+        while (silent_s := seconds(monotonic_ns()) - self._asked_s) < self._patience_s:
             time.sleep(1.0)
-        sys.stderr.write(f"no client has asked anything for {_SILENT_S:g} s: the server ends\n")
+        sys.stderr.write(f"no client has asked anything for {silent_s:.0f} s: the server ends\n")
         self.end()
+
+    @property
+    def _patience_s(self) -> float:
+        return _APPEARS_WITHIN_S if self._served is None else _SILENT_S
 
     def plan(self, ask: ServeAsk) -> Planned:
         """Serves from now on what a client asks for.
@@ -137,6 +142,7 @@ class Sidecar:
                 self._server.stop()
                 self._server = None
             served, planned = self._plan(ask)
+            self.heard()  # that may have taken long
             self._take_on(served)
         return planned
 
