@@ -25,8 +25,11 @@ trap 'docker compose down --remove-orphans >/dev/null 2>&1' EXIT
 trap : INT TERM # compose is told as well: it ends the container, and this script goes on to clear away
 code=0
 docker compose run --rm "$@" || code=$?
-if [ "$code" -ne 0 ] && [ "$code" -ne 2 ]; then # 2: refused, and it has said why
+case $code in
+0 | 2 | 130 | 143) ;; # done, refused in words of its own, stopped on request
+*)
     echo "exit code $code; what the containers beside it said last:" >&2
     docker compose logs --tail 20 >&2 || true
-fi
+    ;;
+esac
 exit "$code"

@@ -33,9 +33,9 @@ class Planner:
         """
         others = sorted(options.model_fields_set - {*OF_THE_SERVER})
         if others:
-            raise BadInput(
-                f"{flag_of(Options, others[0])} with --serve is the client's to say", "give it to the client"
-            )
+            flag = flag_of(Options, others[0])
+            raise BadInput(f"{flag} is not for --serve: its client says it", "give it to the client")
+
         self._places, self._options = places, options
         self._cpus = tuple(sorted(os.sched_getaffinity(0)))
 
