@@ -215,8 +215,6 @@ def test_a_server_whose_supervisor_is_killed_leaves_a_verdict(by_hand: ByHand, t
     assert verdict.outcome is Outcome.CRASHED
     assert "has not answered for" in verdict.cause
     assert "null.scripted.c2: not reached" in told
-    for found in verify_run(tmp_path / "mine").differences:
-        assert found.cell == "null.scripted.c2", found
 
 
 def _kill_tree(pid: int) -> None:
