@@ -32,6 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FILES = ("compose.yaml", "compose.cpu.yaml")
 RESET = "reset by the overlay"
 AFTER = {"condition": "service_completed_successfully"}
+BESIDE = {"condition": "service_started"}
 _ARGUMENT = re.compile(r"^ARG\s+(\w+)", re.MULTILINE)
 
 
@@ -64,23 +65,29 @@ def _makers(image: Image) -> set[str]:
 
 MAKERS = sorted(set().union(*map(_makers, IMAGES)))
 ARTIFACTS = [f"{name}-artifacts" for name in MAKERS]
+SERVED = [image.name for image in IMAGES if image.manifest.serve is not None]
+SERVERS, CLIENTS = [f"{name}-server" for name in SERVED], [f"{name}-serve" for name in SERVED]
 
 
 def _all_dependencies(service: str) -> set[str]:
     """What compose completes before it starts a service."""
     wanted = SERVICES[service].get("depends_on", {})
-    assert all(condition == AFTER for condition in wanted.values()), service
+    beside = [service.replace("-serve", "-server")] if service in CLIENTS else []
+    assert all(condition == (BESIDE if name in beside else AFTER) for name, condition in wanted.items()), service
     return set(wanted).union(*(_all_dependencies(name) for name in wanted))
 
 
 def test_one_service_per_image_folder_and_per_converter() -> None:
     """A new image without a service, or a service without an image: `make compose` was not called."""
-    assert set(SERVICES) == {*CATALOGUE.names, *ARTIFACTS, *BASES, "prepare"}
+    assert set(SERVICES) == {*CATALOGUE.names, *ARTIFACTS, *SERVERS, *CLIENTS, *BASES, "prepare"}
 
 
 def test_the_overlay_covers_every_service_that_runs_on_a_cpu() -> None:
     """An engine for GPUs alone in the overlay would be built and then refused."""
     gpu_only = {image.name for image in IMAGES if "cpu" not in image.manifest.devices}
+    for image in IMAGES:
+        if image.manifest.serve is not None and not image.manifest.served_on("cpu"):
+            gpu_only |= {f"{image.name}-server", f"{image.name}-serve"}
     assert gpu_only.isdisjoint(MAKERS), "a converter without a CPU: say here what its services need"
     assert set(OVERLAY["services"]) == set(SERVICES) - gpu_only
     for name, service in OVERLAY["services"].items():
@@ -92,10 +99,13 @@ def test_the_overlay_covers_every_service_that_runs_on_a_cpu() -> None:
 def test_engines_and_converters_take_everything_from_one_anchor(document: dict[str, Any]) -> None:
     """No engine gains or loses by its service: beside image, build and order all of them are the same."""
     own = {"image", "build", "extends", "depends_on"}
-    for names, anchor in ((CATALOGUE.names, "x-engine"), (ARTIFACTS, "x-artifacts")):
+    roles = ((CATALOGUE.names, "x-engine"), (ARTIFACTS, "x-artifacts"), (SERVERS, "x-server"), (CLIENTS, "x-client"))
+    for names, anchor in roles:
         for name in set(names) & set(document["services"]):
             service = document["services"][name]
-            assert {key: value for key, value in service.items() if key not in own} == document[anchor], name
+            beside = {"network_mode"} if names is CLIENTS else set[str]()
+            kept = {key: value for key, value in service.items() if key not in own | beside}
+            assert kept == document.get(anchor, {}), name
 
 
 def test_containers_are_hardened_as_the_driver_hardens_them() -> None:
@@ -104,7 +114,7 @@ def test_containers_are_hardened_as_the_driver_hardens_them() -> None:
     launch = Launch(IMAGES[0], "measure", (), Folders(ROOT, "none"))
     DockerLauncher(client)._create(launch)
     wanted = client.containers.create.call_args.kwargs
-    for name in (*CATALOGUE.names, *ARTIFACTS, "prepare"):
+    for name in (*CATALOGUE.names, *ARTIFACTS, *SERVERS, *CLIENTS, "prepare"):
         box = SERVICES[name]
         assert box["read_only"] is wanted["read_only"] is True
         assert box["tmpfs"] == [f"{folder}:{options}" for folder, options in wanted["tmpfs"].items()]
@@ -123,10 +133,14 @@ def test_only_prepare_has_a_network_a_token_and_the_right_to_write_data() -> Non
         name: {v["target"] for v in box.get("volumes", ()) if not v.get("read_only")} for name, box in SERVICES.items()
     }
     for name in set(SERVICES) - {"prepare"}:
-        assert SERVICES[name]["network_mode"] == "none", name
+        network = f"service:{name.replace('-serve', '-server')}" if name in CLIENTS else "none"
+        assert SERVICES[name]["network_mode"] == network, name
         assert "environment" not in SERVICES[name], name
+    assert SERVICES["prepare"]["network_mode"] == "bridge", "Docker's own: no network is made that would stay"
+    assert all("deploy" not in SERVICES[name] for name in CLIENTS), "a client needs no GPU"
     assert writable.pop("prepare") == {"/data", "/models"}
-    engines, converters = {name: {"/results"} for name in CATALOGUE.names}, {name: {"/models"} for name in ARTIFACTS}
+    engines = {name: {"/results"} for name in (*CATALOGUE.names, *CLIENTS)}
+    converters = {name: {"/models"} for name in ARTIFACTS}
     assert {name: folders for name, folders in writable.items() if folders} == engines | converters
     assert "HF_TOKEN" in SERVICES["prepare"]["environment"]
     assert SERVICES["prepare"]["environment"]["HF_TOKEN"] is None, "passed on, never written down"
@@ -165,6 +179,10 @@ def test_builds_make_the_drivers_images(document: dict[str, Any], flavour: Any) 
     images = [image for image in IMAGES if flavour in image.manifest.devices]
     for image in images:
         expected[image.name] = (image_tag(image, "measure", flavour), f"images/{image.name}/Dockerfile", "measure")
+    for name in SERVED:
+        if f"{name}-server" in document["services"]:
+            expected[f"{name}-server"] = expected[name]
+            expected[f"{name}-serve"] = (tag_of("client", flavour), base_dockerfile("client"), None)
     for maker, name in zip(MAKERS, ARTIFACTS, strict=True):
         image = CATALOGUE.get(maker)
         stage = "convert" if image.manifest.convert_target else "measure"
@@ -280,7 +298,8 @@ def current_images() -> None:
         pytest.skip("docker has no compose plugin here")
     builder = ImageBuilder(chosen_endpoint().client(3600))
     builder.ensure(CATALOGUE.get("null"), "measure", "cpu", lambda line: None)
-    builder.ensure_service("prepare", "cpu", lambda line: None)
+    for service in ("prepare", "client"):
+        builder.ensure_service(service, "cpu", lambda line: None)
 
 
 @pytest.fixture
@@ -297,7 +316,7 @@ def clone(current_images: None, tmp_path: Path) -> Iterator[Path]:
         if os.getuid() == 0:
             os.chown(folder / name, 1000, 1000)
     yield folder
-    _compose(folder, "down", "--remove-orphans", timeout=120)
+    _compose(folder, "--profile", "engine", "down", "--remove-orphans", timeout=120)
 
 
 def _compose(folder: Path, *arguments: str, timeout: int = 900, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -393,3 +412,54 @@ def test_a_refusal_of_prepare_stops_before_measuring(clone: Path) -> None:
     log = _compose(clone, "logs", "--no-log-prefix", "prepare")
     assert "no synthetic shape 'nope'" in log.stdout + log.stderr
     assert list((clone / "results").iterdir()) == []
+
+
+def _docker(*words: str) -> set[str]:
+    return set(subprocess.run(["docker", *words], capture_output=True, text=True, check=True).stdout.split())
+
+
+def _left(folder: Path) -> tuple[set[str], set[str]]:
+    """Containers and networks of projects in this folder."""
+    of = ("--filter", f"label=com.docker.compose.project.working_dir={folder}", "--format", "{{.ID}}")
+    return _docker("ps", "--all", *of), _docker("network", "ls", "--format", "{{.Name}}")
+
+
+LOAD = ("--concurrency", "2", "--max-serve-seconds", "3", "--max-ramp-seconds", "1", "--max-new-tokens", "20")
+
+
+@pytest.mark.docker
+def test_one_cell_under_load_with_docker_alone(clone: Path) -> None:
+    """`docker/measure.sh` on empty folders: prepared, served, measured; the run verifies, and nothing else is left."""
+    networks = _docker("network", "ls", "--format", "{{.Name}}")
+    environment = {**os.environ, "DEVICE": "cpu", "BENCH_SAMPLES": "16"}
+    command = [str(clone / "docker/measure.sh"), "null-serve", *LOAD]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=900)
+    assert done.returncode == 0, done.stderr
+    (folder,) = (clone / "results").iterdir()
+    spec = json.loads((layout.cell_folder(folder, "null.scripted.c2") / layout.SPEC_FILE).read_text(encoding="utf-8"))
+    assert spec["server"]["network"] == "shared"
+    if len(os.sched_getaffinity(0)) > 1:
+        assert not set(spec["server"]["cpus"]) & set(spec["server"]["client_cpus"])
+    assert "null.scripted.c2: " in done.stderr + done.stdout
+    for word in ("report", "verify"):
+        follow = [sys.executable, "-m", f"bench_core.{word}", str(folder)]
+        told = subprocess.run(follow, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert told.returncode == 0, told.stdout + told.stderr
+    assert _left(clone) == (set(), networks)
+
+
+@pytest.mark.docker
+def test_what_compose_leaves_goes_with_the_command_that_it_names(clone: Path) -> None:
+    """Compose keeps the containers of earlier steps and makes no network; the last line says how they go."""
+    networks = _docker("network", "ls", "--format", "{{.Name}}")
+    done = _compose(clone, "run", "--rm", "null-serve", *LOAD, BENCH_SAMPLES="16")
+    assert done.returncode == 0, done.stderr
+    containers, after = _left(clone)
+    assert containers
+    assert after == networks
+    last = (done.stdout + done.stderr).strip().splitlines()
+    told = next(line for line in last if line.startswith("remove the containers that are left: "))
+    command = told.partition(": ")[2].split()
+    assert command[:2] == ["docker", "compose"]
+    subprocess.run(command, cwd=clone, capture_output=True, check=True, timeout=120)
+    assert _left(clone) == (set(), networks)

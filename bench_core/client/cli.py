@@ -3,31 +3,60 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import signal
 import sys
 from pathlib import Path
 from types import FrameType
 
+from pydantic import ValidationError
+
 from bench_core import __version__
-from bench_core.client.supervisor import Client, Places
+from bench_core.client.by_hand import Places, number_of, plan
+from bench_core.client.supervisor import Client, Work
+from bench_core.contract.asked.arguments import Parser, add_options, given
+from bench_core.contract.asked.by_hand import ByHand, LoadOptions
+from bench_core.contract.asked.declaration import declared, flag_of
+from bench_core.contract.asked.loads import Loads
+from bench_core.contract.asked.protocol import Timeouts, WorkFields
 from bench_core.contract.errors import BadInput, MachineFailure, is_of_the_machine
 from bench_core.contract.records import layout
 from bench_core.contract.records.outcome import EXIT_BAD_INPUT, EXIT_MACHINE, Outcome
-from bench_core.contract.records.record import Record
+from bench_core.contract.records.record import Record, describe
 from bench_core.contract.records.spec import Assignment
+from bench_core.contract.serving.protocol import ServeFields
 from bench_core.contract.serving.sidecar import SERVER_GONE
+from bench_core.system.last_words import last_words
 from bench_core.system.processes import end_with_parent
+
+# What is asked of cells under load, in the order of the help; the rest of the declaration is of closed batches.
+_HEADINGS = (Loads, ServeFields, ByHand, WorkFields, Timeouts)
+_OPTIONS = sorted(
+    (
+        option
+        for option in declared(LoadOptions)
+        if option.origin in _HEADINGS and (option.origin is not Timeouts or option.name == "load_timeout_s")
+    ),
+    key=lambda option: _HEADINGS.index(option.origin),
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser; its defaults are the mounts of a container."""
-    parser = argparse.ArgumentParser(prog="python -m bench_core.client", description=__doc__)
-    parser.add_argument("--assignment", required=True, metavar="FILE", help="below the data folder: what to measure")
-    parser.add_argument("--server", required=True, metavar="HOST:PORT", help="its supervisor listens on the next port")
-    parser.add_argument("--network", choices=("internal", "shared", "loopback"), default="internal")
-    parser.add_argument("--run-id", required=True, metavar="NAME", help="folder below the results folder")
-    parser.add_argument("--data", type=Path, default=layout.DATA_MOUNT)
-    parser.add_argument("--results", type=Path, default=layout.RESULTS_MOUNT)
+    parser = Parser(prog="python -m bench_core.client", description=__doc__)
+    add_options(parser, _OPTIONS)
+    launch = parser.add_argument_group("This launch")
+    launch.add_argument(
+        "--assignment",
+        metavar="FILE",
+        help="below the data folder: cells that a driver has planned, instead of the above",
+    )
+    launch.add_argument("--server", required=True, metavar="HOST:PORT", help="its supervisor listens on the next port")
+    launch.add_argument("--network", choices=("internal", "shared", "loopback"), default="internal")
+    launch.add_argument("--run-id", metavar="NAME", help="folder below the results folder  [default: time and image]")
+    launch.add_argument("--then", default="", metavar="COMMAND", help="told last to whoever started it by hand")
+    launch.add_argument("--data", type=Path, default=layout.DATA_MOUNT)
+    launch.add_argument("--results", type=Path, default=layout.RESULTS_MOUNT)
     parser.add_argument("--end-with", type=int, metavar="PID", help=argparse.SUPPRESS)
     parser.add_argument("--version", action="version", version=__version__)
     return parser
@@ -35,12 +64,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns the exit code (see ``contract.records.outcome``)."""
-    parsed = build_parser().parse_args(arguments)
-    if parsed.end_with is not None:
-        end_with_parent(parsed.end_with)
     try:
+        parsed = build_parser().parse_args(arguments)
+        if parsed.end_with is not None:
+            end_with_parent(parsed.end_with)
         client = _client(parsed)
-        outcome = client.measure()
+        outcome = _assigned(client, parsed) if parsed.assignment is not None else _by_hand(client, parsed)
     except BadInput as error:
         sys.stderr.write(f"error: {error.cause}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
         return EXIT_MACHINE if isinstance(error, MachineFailure) else EXIT_BAD_INPUT
@@ -52,15 +81,38 @@ def main(arguments: list[str] | None = None) -> int:
     return outcome.worker_exit_code if outcome is not None else Outcome.CRASHED.worker_exit_code
 
 
+def _assigned(client: Client, parsed: argparse.Namespace) -> Outcome | None:
+    idle = sorted(given(parsed, _OPTIONS))
+    if idle:
+        raise BadInput(f"{flag_of(LoadOptions, idle[0])} would change nothing: --assignment says what is measured")
+    if parsed.run_id is None:
+        raise BadInput("--assignment needs a run", "name it by --run-id")
+    assignment = Assignment.read(parsed.data / parsed.assignment)
+    return client.measure(Work.assigned(assignment, parsed.data, parsed.results / parsed.run_id))
+
+
+def _by_hand(client: Client, parsed: argparse.Namespace) -> Outcome | None:
+    try:
+        options = LoadOptions.model_validate(given(parsed, _OPTIONS))
+    except ValidationError as error:
+        raise BadInput(describe(error), "see --help") from error
+    try:
+        work = plan(options, parsed.run_id, Places(parsed.data, parsed.results), client.sidecar)
+        outcome = client.measure(work)
+    finally:
+        with contextlib.suppress(MachineFailure):  # it has ended already
+            client.sidecar.end()
+    sys.stderr.write("\n".join(last_words(work.run_folder, work.cells, number_of, parsed.then)) + "\n")
+    return outcome
+
+
 def _client(parsed: argparse.Namespace) -> Client:
-    if not layout.is_name(parsed.run_id):
+    if parsed.run_id is not None and not layout.is_name(parsed.run_id):
         raise BadInput(f"--run-id {parsed.run_id!r} is not a name", "lower case letters, digits, '.', '_' and '-'")
     host, _, port = parsed.server.rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 65535:
         raise BadInput(f"--server {parsed.server!r} is not HOST:PORT")
-    assignment = Assignment.read(parsed.data / parsed.assignment)
-    places = Places(parsed.data, parsed.results / parsed.run_id)
-    client = Client(assignment, places, (host, int(port)), parsed.network, _say)
+    client = Client((host, int(port)), parsed.network, _say)
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         client.stop()

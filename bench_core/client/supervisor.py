@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from bench_core.client.ask import Address, Ask, Asker
 from bench_core.client.capacity import search
@@ -19,6 +20,7 @@ from bench_core.contract.records.outcome import Outcome, Verdict, stopped_on_req
 from bench_core.contract.records.record import Record
 from bench_core.contract.records.spec import Assignment, CellSpec
 from bench_core.contract.records.workload import Workload
+from bench_core.contract.serving.cell import CapacityAsk
 from bench_core.contract.serving.schedule import Schedule
 from bench_core.contract.serving.sidecar import Greeting, ServerState
 from bench_core.system.cell_writer import CellWriter, refuse_if_measured
@@ -26,41 +28,66 @@ from bench_core.system.cell_writer import CellWriter, refuse_if_measured
 _ASK_EVERY_S = 0.2
 _WITHOUT_END = 1 << 40  # requests of a closed loop: it goes on until it is told to stop
 _TELL_EVERY_S = 60.0
+_GONE_AFTER_S = 10.0  # of silence, where no driver sees the server's container; it is asked twice a second
 
 
 @dataclass(frozen=True)
-class Places:
-    """Where things are: what is sent, and the run's folder."""
+class Work:
+    """What is to be measured, and where it goes.
 
-    data: Path
+    Attributes:
+        cells: their names, as they were planned.
+        schedules: by the word of their load.
+        capacity: a search that begins with the one cell instead of measuring it.
+        by_hand: no driver watches the server's container or judges how it ended.
+    """
+
+    cells: tuple[str, ...]
+    workload: Workload
+    schedules: Mapping[str, Schedule]
     run_folder: Path
+    capacity: CapacityAsk | None = None
+    by_hand: bool = False
+
+    @classmethod
+    def assigned(cls, assignment: Assignment, data: Path, run_folder: Path) -> Work:
+        """As a driver has planned it; its files are below ``data``.
+
+        Raises:
+            BadInput: one of them cannot be read.
+        """
+        return cls(
+            cells=tuple(cell.cell_id for cell in assignment.cells),
+            workload=Workload.read(data / assignment.workload),
+            schedules={word: Schedule.read_packed(data / name) for word, name in assignment.schedules.items()},
+            run_folder=run_folder,
+            capacity=assignment.capacity,
+        )
 
 
 @dataclass(frozen=True)
 class Measuring:
-    """What all cells of an assignment are measured with."""
+    """What all cells are measured with."""
 
     greeting: Greeting
     workload: Workload
 
 
 class Client:
-    """The cells of one assignment, against one server."""
+    """The cells of one launch, against one server."""
 
     def __init__(
         self,
-        assignment: Assignment,
-        places: Places,
         server: tuple[str, int],
         network: str,
         say: Callable[[Record], None],
     ) -> None:
-        self._assignment, self._places = assignment, places
         self._address, self._network = server, network
         self._say = say
-        self._sidecar = SidecarClient(server[0], server[1] + 1)
+        self.sidecar = SidecarClient(server[0], server[1] + 1)
         self._stops = 0
         self._gone = False
+        self._by_hand = False
 
     def stop(self) -> None:
         """Ends the cell in hand and begins no other."""
@@ -70,27 +97,43 @@ class Client:
         """The driver has seen that the server's container has ended."""
         self._gone = True
 
-    def measure(self) -> Outcome | None:
+    def measure(self, work: Work) -> Outcome | None:
         """Measures all cells; the first outcome that is not ``ok``, else that. ``None``: the server's container has
         ended, and the driver judges.
 
         Raises:
             BadInput, MachineFailure: nothing could be begun.
         """
-        workload = Workload.read(self._places.data / self._assignment.workload)
-        greeting = self._sidecar.greeting()
-        self._require_same(greeting)
-        here, folder = Measuring(greeting, workload), self._places.run_folder
+        self._by_hand = work.by_hand
+        greeting = self.sidecar.greeting()
+        found = tuple(cell.cell_id for cell in greeting.cells)
+        if found != work.cells:
+            raise MachineFailure(f"the server was started for {', '.join(found)}, and not for {', '.join(work.cells)}")
+        here, folder = Measuring(greeting, work.workload), work.run_folder
         try:
-            if self._assignment.capacity is not None:
-                return search(self, here, self._with_client(greeting.cells[0]), self._assignment.capacity, folder)
+            if work.capacity is not None:
+                return search(self, here, self._with_client(greeting.cells[0]), work.capacity, folder)
             outcomes = []
             for spec in greeting.cells:
                 refuse_if_measured(folder, spec)
-                outcomes.append(self.cell(self._with_client(spec), here, self._schedule(spec), folder).outcome)
+                schedule = _schedule(spec, work.schedules)
+                outcomes.append(self.cell(self._with_client(spec), here, schedule, folder).outcome)
+                if self.server_has_gone:
+                    break
         except ServerGone:
             return None
         return next((outcome for outcome in outcomes if outcome is not Outcome.OK), Outcome.OK)
+
+    @property
+    def server_has_gone(self) -> bool:
+        """Whether the server's container has ended: the driver says so, or, where there is none, silence."""
+        if self._gone or not self._by_hand or self.sidecar.silent_s <= _GONE_AFTER_S:
+            return self._gone
+        try:
+            self.sidecar.state()
+        except MachineFailure:
+            return True
+        return False
 
     @property
     def stopped(self) -> bool:
@@ -100,12 +143,6 @@ class Client:
     def note(self, cell: str, done: int, of: int) -> None:
         """Tells how far a search is."""
         self._say(Progress(cell=cell, phase="measure", done=done, of=of))
-
-    def _require_same(self, greeting: Greeting) -> None:
-        planned = [cell.cell_id for cell in self._assignment.cells]
-        found = [cell.cell_id for cell in greeting.cells]
-        if planned != found:
-            raise MachineFailure(f"the server was started for {', '.join(found)}, and not for {', '.join(planned)}")
 
     def _with_client(self, spec: CellSpec) -> CellSpec:
         assert spec.server is not None  # noqa: S101  # the server's supervisor has said it
@@ -118,12 +155,18 @@ class Client:
         Raises:
             ServerGone: the server's container has ended.
         """
-        state = self._ready(spec)
+        try:
+            state = self._ready(spec)
+        except MachineFailure as error:
+            if not self._by_hand:
+                raise
+            state = ServerState(state="dead", verdict=_gone("load", error.cause))
         writer = CellWriter(folder, spec, result_of)
         if state.state == "ready" and not self._stops:
-            doors = Doors(self._sidecar, self._say, lambda: self._stops, lambda: self._gone)
+            doors = Doors(self.sidecar, self._say, lambda: self._stops, lambda: self.server_has_gone)
             with self._generators(spec, here, schedule) as generators:
-                verdict = CellRun(spec, here.greeting, state, generators, schedule.requests, doors).run(writer)
+                run = CellRun(spec, here.greeting, state, generators, schedule.requests, doors)
+                verdict = self._measured(run, writer)
         else:
             verdict = state.verdict if state.verdict is not None and not self._stops else stopped_on_request("load")
             writer.event(here.greeting.start)
@@ -132,9 +175,19 @@ class Client:
         self._say(CellEnded(cell=spec.cell_id, outcome=final.outcome, cause=final.cause))
         return final
 
+    def _measured(self, run: CellRun, writer: CellWriter) -> Verdict:
+        try:
+            return run.run(writer)
+        except ServerGone:
+            if not self._by_hand:
+                raise
+            verdict = _gone("measure", f"the server's container has not answered for {self.sidecar.silent_s:.0f} s")
+            writer.event(end_of(verdict))
+            return verdict
+
     def _log(self) -> str:
         try:
-            return self._sidecar.log()
+            return self.sidecar.log()
         except MachineFailure:
             return ""
 
@@ -145,7 +198,7 @@ class Client:
             ServerGone: its container has ended.
         """
         told_s = 0.0
-        state = self._sidecar.start()
+        state = self.sidecar.start()
         while state.state == "loading" and not self._stops:
             if self._gone:
                 raise ServerGone
@@ -155,21 +208,13 @@ class Client:
                 self._say(Progress(cell=spec.cell_id, phase="load", done=0, of=1))
             time.sleep(_ASK_EVERY_S)
             try:
-                state = self._sidecar.state()
+                state = self.sidecar.state()
             except MachineFailure:
                 time.sleep(_ASK_EVERY_S)  # its container may be ending: the driver then says so
                 if self._gone:
                     raise ServerGone from None
-                state = self._sidecar.state()
+                state = self.sidecar.state()
         return state
-
-    def _schedule(self, spec: CellSpec) -> Schedule:
-        assert spec.serve is not None  # noqa: S101  # of a cell under load
-        assert spec.load is not None  # noqa: S101
-        schedule = Schedule.read_packed(self._places.data / self._assignment.schedules[spec.load.word])
-        if schedule.digest != spec.serve.schedule:
-            raise BadInput(f"{spec.cell_id} was planned with another schedule than there is here")
-        return schedule
 
     def _generators(self, spec: CellSpec, here: Measuring, schedule: Schedule) -> Generators:
         entry, workload = here.greeting.entry, here.workload
@@ -195,3 +240,17 @@ class Client:
             timeout_s=plan.protocol.request_timeout_s, processes=plan.protocol.client_processes,
             cpus=tuple(sorted(os.sched_getaffinity(0)))[: plan.protocol.client_processes],
         )  # fmt: skip
+
+
+def _schedule(spec: CellSpec, schedules: Mapping[str, Schedule]) -> Schedule:
+    assert spec.serve is not None  # noqa: S101  # of a cell under load
+    assert spec.load is not None  # noqa: S101
+    schedule = schedules[spec.load.word]
+    if schedule.digest != spec.serve.schedule:
+        raise BadInput(f"{spec.cell_id} was planned with another schedule than there is here")
+    return schedule
+
+
+def _gone(phase: Literal["load", "measure"], cause: str) -> Verdict:
+    """On the cell in hand, where nobody else judges."""
+    return Verdict(outcome=Outcome.CRASHED, cause=cause, phase=phase, judged_by="worker")

@@ -12,6 +12,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from bench_core import __version__
+from bench_core.contract.asked.arguments import Parser, add_options, given, whole_number
+from bench_core.contract.asked.by_hand import ByHand
 from bench_core.contract.asked.declaration import declared, flag_of
 from bench_core.contract.asked.protocol import MeasureOptions, ProtocolFields, Timeouts, WorkFields
 from bench_core.contract.errors import BadInput, MachineFailure, first_line, is_of_the_machine
@@ -23,18 +25,19 @@ from bench_core.contract.records.spec import Assignment
 from bench_core.contract.serving.protocol import ServeFields
 from bench_core.system.cell_writer import refuse_if_measured
 from bench_core.system.files import write_text
+from bench_core.system.last_words import last_words
 from bench_core.system.processes import end_with_parent
-from bench_core.worker.arguments import Parser, add_options, given, whole_number
 from bench_core.worker.calibration import device_words, write_calibration
 from bench_core.worker.convert import convert
 from bench_core.worker.engine.job import Job
 from bench_core.worker.resolve import Options, Places, Resolver, choose_device
-from bench_core.worker.serve.sidecar import Sidecar
-from bench_core.worker.standalone import last_words, standalone_record
+from bench_core.worker.serve.by_hand import Planner
+from bench_core.worker.serve.sidecar import Served, Sidecar
+from bench_core.worker.standalone import number_of, standalone_record
 from bench_core.worker.supervise.supervisor import Supervisor, run_self_check
 
 # The records that declare what is asked of the cells, in the order of the help.
-_HEADINGS = (Options, WorkFields, ProtocolFields, ServeFields, MeasureOptions, Timeouts)
+_HEADINGS = (Options, ByHand, WorkFields, ProtocolFields, ServeFields, MeasureOptions, Timeouts)
 _OPTIONS = sorted(declared(Options), key=lambda option: _HEADINGS.index(option.origin))
 
 
@@ -51,6 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     launch.add_argument("--marked", default="", metavar="TEXT", help="what disturbs it, kept with each cell")
     launch.add_argument("--run-id", metavar="NAME", help="folder below the results folder  [default: time and image]")
+    launch.add_argument("--then", default="", metavar="COMMAND", help="told last to whoever started it by hand")
     launch.add_argument("--image-folder", type=Path, default=layout.IMAGE_MOUNT)
     launch.add_argument("--data", type=Path, default=layout.DATA_MOUNT)
     launch.add_argument("--models", type=Path, default=layout.MODELS_MOUNT)
@@ -90,7 +94,7 @@ def main(arguments: list[str] | None = None) -> int:
             return _convert(resolver, parsed.convert)
         if parsed.self_check or parsed.serve:
             return _self_check(resolver) if parsed.self_check else _serve(resolver, parsed)
-        return _measure(resolver, parsed.run_id, parsed.marked)
+        return _measure(resolver, parsed.run_id, parsed.marked, parsed.then)
     except BadInput as error:
         sys.stderr.write(f"error: {error.cause}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
         return EXIT_MACHINE if isinstance(error, MachineFailure) else EXIT_BAD_INPUT
@@ -141,7 +145,7 @@ def _say(line: Record) -> None:
     sys.stdout.flush()
 
 
-def _measure(resolver: Resolver, run_id: str | None, marked: str) -> int:
+def _measure(resolver: Resolver, run_id: str | None, marked: str, then: str) -> int:
     if run_id is not None and not layout.is_name(run_id):
         raise BadInput(f"--run-id {run_id!r} is not a name", "lower case letters, digits, '.', '_' and '-'")
     standalone = run_id is None
@@ -165,18 +169,21 @@ def _measure(resolver: Resolver, run_id: str | None, marked: str) -> int:
     except OSError as error:
         return _not_let_on(error)
     if standalone:
-        sys.stderr.write("\n".join(last_words(request)) + "\n")
+        words = last_words(request.run_folder, [spec.cell_id for spec in request.cells], number_of, then)
+        sys.stderr.write("\n".join(words) + "\n")
     return outcome.worker_exit_code
 
 
 def _serve(resolver: Resolver, parsed: argparse.Namespace) -> int:
-    request, workload = resolver.measure_request("served")
-    longest = workload.longest + max(spec.max_new_tokens for spec in request.cells)
-    sidecar = Sidecar(
-        resolver.manifest, request, parsed.host, (parsed.serve, parsed.serve + 1), longest,
-        resolver.timeouts.load_timeout_s, parsed.marked,
-    )  # fmt: skip
-    sidecar.run()
+    """With an assignment, its cells; else what a client asks for that was started by hand."""
+    served = None
+    if parsed.assignment is not None:
+        request, workload = resolver.measure_request("served")
+        longest = workload.longest + max(spec.max_new_tokens for spec in request.cells)
+        served = Served(resolver.manifest, request, longest, resolver.timeouts.load_timeout_s)
+    planner = Planner(resolver.places, _options(parsed) if served is None else Options())
+    ports = (parsed.serve, parsed.serve + 1)
+    Sidecar(parsed.host, ports, served=served, plan=planner.plan, marked=parsed.marked).run()
     return EXIT_OK
 
 

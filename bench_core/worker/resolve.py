@@ -10,10 +10,11 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from bench_core.contract.adapter import Device
+from bench_core.contract.asked.by_hand import ByHand, LoadOptions
 from bench_core.contract.asked.declaration import Said
 from bench_core.contract.asked.manifest import Manifest
-from bench_core.contract.asked.protocol import MeasureOptions, NewTokens, Timeouts
-from bench_core.contract.asked.scenario import MAX_REPEAT, BatchSize, Offline
+from bench_core.contract.asked.protocol import Timeouts
+from bench_core.contract.asked.scenario import BatchSize, Offline, Scenario
 from bench_core.contract.errors import BadInput, MachineFailure
 from bench_core.contract.models.artifact_tensors import given_form
 from bench_core.contract.models.model import ModelInfo
@@ -30,6 +31,7 @@ from bench_core.contract.records.spec import (
     require_end_of_text,
 )
 from bench_core.contract.records.workload import Prepared, Workload, WorkloadRef, require_fit, require_vocabulary
+from bench_core.contract.serving.sidecar import ServeAsk
 from bench_core.system.machine import available_cores
 from bench_core.system.nvml import visible_gpus
 
@@ -44,28 +46,11 @@ class Places:
     results: Path = layout.RESULTS_MOUNT
 
 
-class Options(MeasureOptions):
-    """What to measure, for a container that is started by hand."""
+class Options(ByHand):
+    """What to measure in closed batches, for a container that is started by hand."""
 
-    max_new_tokens: NewTokens = 200
-    variant: Annotated[str | None, Said(default="the image's default for the device", metavar="NAME")] = Field(
-        None, description="a variant of image.yaml"
-    )
     batch_sizes: Annotated[tuple[BatchSize, ...], Said(flag="batch-size", also=("batch-sizes",))] = Field(
         (1,), min_length=1, description="prompts in one generate call; a cell each"
-    )
-    options: Annotated[dict[str, str], Said(flag="option", metavar="KEY=VALUE")] = Field(
-        {}, description="an engine's option instead of the variant's; may be repeated"
-    )
-    repeat: int = Field(1, ge=1, le=MAX_REPEAT, description="which measurement of the same cells it is")
-    model_folder: Annotated[str | None, Said(default="prepared last", metavar="NAME")] = Field(
-        None, description="below the models folder"
-    )
-    workload: Annotated[str | None, Said(default="prepared last", metavar="FILE")] = Field(
-        None, description="below the data folder"
-    )
-    artifact: Annotated[Path | None, Said(default="the model's own", metavar="FOLDER")] = Field(
-        None, description="with an artifact.json, to be read instead of the model's own"
     )
 
     @field_validator("batch_sizes")
@@ -102,16 +87,24 @@ def choose_device(wanted: Literal["auto", "cuda", "cpu"], threads: int | None) -
 
 
 class Resolver:
-    """Finds what a request needs, in one place for measuring, converting and self-checks.
+    """Finds what a request needs, in one place for measuring, serving, converting and self-checks.
 
     Args:
         assignment: what a driver has planned; without one, the options say what is measured.
+        ask: of a client that was started by hand, which the options then are of.
     """
 
-    def __init__(self, places: Places, options: Options, assignment: Assignment | None = None) -> None:
+    def __init__(
+        self,
+        places: Places,
+        options: Options | LoadOptions,
+        assignment: Assignment | None = None,
+        ask: ServeAsk | None = None,
+    ) -> None:
         self.places = places
         self.options = options
         self.assignment = assignment
+        self.ask = ask
         self.manifest = Manifest.load(places.image_folder)
         planned = assignment.cells[0] if assignment is not None else None
         self.device = choose_device(planned.device if planned else options.device, self._threads)
@@ -207,6 +200,13 @@ class Resolver:
                 raise BadInput(f"artifact {name} is not what its name says: {problem}", "name another artifact")
         return folder, record.digest, stored_weights(folder, record)
 
+    @property
+    def _scenarios(self) -> tuple[Scenario, ...]:
+        """That the options ask for."""
+        if isinstance(self.options, LoadOptions):
+            return self.options.loads
+        return tuple(Offline(batch_size=size) for size in self.options.batch_sizes)
+
     def _planned(self, model: ModelInfo, workload: WorkloadRef) -> tuple[CellPlan, ...]:
         """The cells: the driver's, which must fit what is here, or those that the options ask for.
 
@@ -219,9 +219,11 @@ class Resolver:
                 raise BadInput(
                     f"image {self.manifest.name} does not call its engine directly", "leave --direct-batches out"
                 )
-            scenarios = [Offline(batch_size=size) for size in self.options.batch_sizes]
             kind, repeat = self.device.kind, self.options.repeat
-            return plan_cells(self.options, self.manifest, self.variant, kind, scenarios, model, workload, repeat)
+            schedules = self.ask.schedules if self.ask is not None else None
+            return plan_cells(
+                self.options, self.manifest, self.variant, kind, self._scenarios, model, workload, repeat, schedules
+            )
         here = {**image_facts(self.manifest, self.variant), "device": self.device.kind}
         for cell in self.assignment.cells:
             other = [name for name, value in here.items() if getattr(cell, name) != value]
@@ -243,7 +245,8 @@ class Resolver:
         """
         model = self.model()
         workload_path = self.workload_path()
-        workload = Workload.read(workload_path)
+        traced = self.ask.traced if self.ask is not None else None
+        workload = traced or Workload.read(workload_path)
         planned = self._planned(model, workload.reference)
         require_fit(
             workload, model, [cell.batch_size for cell in planned if cell.load is None], planned[0].max_new_tokens

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from bench_core import __version__
-from bench_core.contract.errors import BadInput
 from bench_core.contract.measures.cell import CellResult
 from bench_core.contract.records import layout
-from bench_core.contract.records.outcome import Verdict
 from bench_core.contract.records.run import ImageInfo, PlannedCell, RunRecord
 from bench_core.system.machine import host_info
 from bench_core.system.nvml import visible_gpus
@@ -56,22 +55,11 @@ def standalone_record(
     )
 
 
-def last_words(request: MeasureRequest) -> list[str]:
-    """What a person reads last who started a container by hand: each cell's number or cause, and what comes next."""
-    lines = [f"{spec.cell_id}: {_told(request, spec.cell_id)}" for spec in request.cells]
-    folder = f"results/{request.run_folder.name}"  # of the host, where compose is called
-    return [*lines, f"run folder: {folder}", f"tables and figures: python -m bench_core.report {folder}"]
+def number_of(folder: Path) -> str:
+    """A cell's throughput in words.
 
-
-def _told(request: MeasureRequest, cell: str) -> str:
-    folder = layout.cell_folder(request.run_folder, cell)
-    try:
-        metrics = CellResult.read(folder / layout.RESULT_FILE).metrics
-        return f"{metrics.output_throughput_tok_s:.4g} token/s over {metrics.batches} batches"
-    except BadInput:
-        pass
-    try:
-        verdict = Verdict.read(folder / layout.OUTCOME_FILE)
-        return f"{verdict.outcome.value}: {verdict.cause}"
-    except BadInput:
-        return "not reached"
+    Raises:
+        BadInput: it has no result.
+    """
+    metrics = CellResult.read(folder / layout.RESULT_FILE).metrics
+    return f"{metrics.output_throughput_tok_s:.4g} token/s over {metrics.batches} batches"

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jinja2
@@ -42,6 +42,7 @@ class Service:
     after: tuple[str, ...]  # services that end well before it starts
     takes_pip: bool  # pip's own variables
     on_cpu: bool = True
+    beside: str = ""  # the service whose network namespace it shares, and that has begun before
 
     @property
     def key(self) -> str:
@@ -110,6 +111,23 @@ def _of_image(image: Image, target: Target, makers: set[str]) -> Service:
     )
 
 
+def _serving(image: Image, engine: Service, repository: Path) -> list[Service]:
+    """Of an image with a server: the service that runs it, in the image that measures, and its client's."""
+    if image.manifest.serve is None:
+        return []
+    on_cpu = bool(image.manifest.served_on("cpu"))
+    server = replace(engine, name=f"{image.name}-server", role="server", on_cpu=on_cpu)
+    client = replace(
+        _base("client", repository),
+        name=f"{image.name}-serve",
+        role="client",
+        after=("base",),
+        on_cpu=on_cpu,
+        beside=server.name,
+    )
+    return [server, client]
+
+
 def _base(name: str, repository: Path) -> Service:
     dockerfile = base_dockerfile(name)
     declared = _declared(repository / dockerfile)
@@ -141,6 +159,7 @@ def services(catalogue: Catalogue, repository: Path) -> tuple[list[Service], lis
     found = []
     for image in images:
         found.append(_of_image(image, "measure", makers[image.name]))
+        found += _serving(image, found[-1], repository)
         if image.name in converting:
             found.append(_of_image(image, "convert", set()))
     names = ["base", "torch", *sorted({image.manifest.base for image in images} - {"base", "torch"})]
@@ -161,7 +180,8 @@ def _arguments_text(service: Service, flavour: DeviceKind) -> str:
 
 
 def _after_text(service: Service) -> str:
-    return f"{{{', '.join(f'{name}: *done' for name in service.after)}}}"
+    words = [f"{name}: *done" for name in service.after] + [f"{service.beside}: *begun"] * bool(service.beside)
+    return f"{{{', '.join(words)}}}"
 
 
 def colours_text(catalogue: Catalogue) -> str:

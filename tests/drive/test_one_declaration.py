@@ -92,7 +92,7 @@ HANDING_ON: dict[str, set[str]] = {
     "drive/run/execute.py": set(),
     "drive/material/material.py": set(),
     "drive/run/session.py": set(),
-    "worker/arguments.py": set(),
+    "contract/asked/arguments.py": set(),
     "worker/cli.py": set(),
     "worker/resolve.py": {"direct_batches"},  # refused where an image has no such call
     "worker/supervise/cells.py": {"score_texts"},  # asked for last, by itself

@@ -12,10 +12,10 @@ from bench_core.contract.asked.scenario import Offline, scenario_of_word
 from bench_core.contract.errors import BadInput
 from bench_core.contract.serving.load import Serve
 from bench_core.drive.ask.request import Suite
-from bench_core.drive.launch.cpus import deal
 from bench_core.drive.launch.processes.launcher import free_ports
 from bench_core.drive.plan.catalogue import Catalogue
 from bench_core.drive.plan.plan import make_plan
+from bench_core.system.cpus import deal
 from bench_core.worker.serve.command import filled
 
 HERE = ("--device", "cpu", "--launcher", "process", "--samples", "20", "--dry-run")

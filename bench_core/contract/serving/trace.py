@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench_core.contract.errors import BadInput, shortened
+from bench_core.contract.records.digest import prompts_sha256
+from bench_core.contract.records.workload import Workload
 from bench_core.contract.serving.load import Serve
 from bench_core.contract.serving.schedule import Schedule
 
@@ -122,6 +124,43 @@ def trace_schedule(requests: Sequence[TraceRequest], prompts: Sequence[int]) -> 
         prompts,
         [request.output_tokens for request in requests],
     )
+
+
+def traced(
+    path: Path, workload: Workload, special: int, most_output: int, encode: Encode | None = None
+) -> tuple[Workload, Schedule]:
+    """The prompts of a trace, and when each is sent. Lines that tell a prompt's length alone get ids of ``workload``.
+
+    Args:
+        special: ids at each of its prompts' beginning that a tokenizer puts there.
+        most_output: output tokens of a request, at most.
+        encode: text to token ids; without it a line with ``text`` is refused.
+
+    Raises:
+        BadInput: the file cannot be used, or asks for longer outputs.
+    """
+    pool = sorted({one for prompt in workload.prompts for one in prompt[special:]})
+    requests = read_trace(path, pool, encode)
+    longest = max(request.output_tokens for request in requests)
+    if longest > most_output:
+        raise BadInput(
+            f"{path}: a request asks for {longest} output tokens, and --max-new-tokens is {most_output}",
+            f"give --max-new-tokens {longest}",
+        )
+    places: dict[tuple[int, ...], int] = {}
+    order = [places.setdefault(request.prompt, len(places)) for request in requests]
+    prompts = tuple(places)
+    found = Workload(
+        name=f"trace {path.stem}",
+        tokenizer=workload.tokenizer,
+        max_prompt_tokens=max(map(len, prompts)),
+        truncated=0,
+        dropped_empty=0,
+        duplicates=0,
+        digest=prompts_sha256(prompts),
+        prompts=prompts,
+    )
+    return found, trace_schedule(requests, order)
 
 
 _OWN_PROMPTS = ("prompt_token_ids", "text", "prompt_tokens")

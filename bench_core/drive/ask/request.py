@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from bench_core.contract.asked.declaration import MayDiffer, Said
+from bench_core.contract.asked.loads import Loads
 from bench_core.contract.asked.manifest import Name
 from bench_core.contract.asked.protocol import MeasureOptions
 from bench_core.contract.asked.scenario import MAX_REPEAT, BatchSize, Offline, Scenario
@@ -18,7 +19,6 @@ from bench_core.contract.records.record import Record, Scalar
 from bench_core.contract.records.run import LauncherName
 from bench_core.contract.records.workload import DEFAULT_SAMPLE_SEED, SEEDS
 from bench_core.contract.serving.capacity import DEFAULT_ATTAINMENT
-from bench_core.contract.serving.load import Arrivals, Concurrency, RequestRate, Serve
 from bench_core.drive.ask.suite_paths import SuitePaths
 
 SERVED_BY = ("concurrency", "request_rate", "trace")  # options that ask for cells over HTTP
@@ -34,16 +34,6 @@ class Subjects(Record):
     )
     batch_sizes: Annotated[tuple[BatchSize, ...], Said(default="1,4,16; none beside a load over HTTP")] = Field(
         (1, 4, 16), description="prompts in one generate call"
-    )
-    concurrency: Annotated[tuple[Concurrency, ...], Said(default="none")] = Field(
-        (), description="serving over HTTP: requests in flight, a cell each"
-    )
-    request_rate: Annotated[tuple[RequestRate, ...], Said(default="none")] = Field(
-        (), description="serving over HTTP: requests per second, a cell each"
-    )
-    arrivals: Arrivals = Field("poisson", description="gaps between requests at a rate: exponential, or all alike")
-    trace: Annotated[Path | None, Said(default="none", metavar="FILE")] = Field(
-        None, description="serving over HTTP: a recorded load, JSON lines of times and prompts; a cell of its own"
     )
     shared_prefix_tokens: Annotated[int, Said(default="none")] = Field(
         0,
@@ -72,7 +62,7 @@ class Subjects(Record):
     )
 
 
-class Suite(MeasureOptions, Subjects):
+class Suite(MeasureOptions, Loads, Subjects):
     """A suite file. Every key may also be given on the command line, which then counts.
 
     Paths in the file (``model``, ``tokenizer``, ``dataset``, ``beside``, sources of ``artifacts``) count from the
@@ -137,13 +127,6 @@ class Suite(MeasureOptions, Subjects):
         return tuple(Offline(batch_size=size) for size in self.batch_sizes)
 
     @property
-    def loads(self) -> tuple[Serve, ...]:
-        """Load points of every method that is served."""
-        loads = [Serve(load="concurrency", concurrency=number) for number in self.concurrency]
-        loads += [Serve(load="rate", request_rate=rate, arrivals=self.arrivals) for rate in self.request_rate]
-        return (*loads, *([Serve(load="trace")] if self.trace is not None else []))
-
-    @property
     def shuffle_seed(self) -> int | None:
         """The seed that the prompts are shuffled with; ``None`` for the dataset's own order."""
         return self.sample_seed if self.sample_order == "shuffled" else None
@@ -161,7 +144,7 @@ class Suite(MeasureOptions, Subjects):
         words = value if isinstance(value, list | tuple) else [value]
         return tuple("null" if word is None else word for word in words)
 
-    @field_validator("batch_sizes", "concurrency", "request_rate")
+    @field_validator("batch_sizes")
     @classmethod
     def _each_once(cls, value: tuple[float, ...]) -> tuple[float, ...]:
         return tuple(sorted(set(value)))

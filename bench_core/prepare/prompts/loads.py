@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench_core.contract.errors import BadInput
 from bench_core.contract.records.digest import prompts_sha256
 from bench_core.contract.records.workload import Workload
 from bench_core.contract.serving.schedule import Schedule
-from bench_core.contract.serving.trace import read_trace, trace_schedule
+from bench_core.contract.serving.trace import traced
 from bench_core.prepare.prompts.tokenizer import PromptTokenizer
 
 
@@ -43,26 +42,4 @@ def of_trace(path: Path, workload: Workload, tokenizer: PromptTokenizer, most_ou
     Raises:
         BadInput: the file cannot be used, or asks for longer outputs.
     """
-    special = tokenizer.prefix_tokens
-    pool = sorted({one for prompt in workload.prompts for one in prompt[special:]})
-    requests = read_trace(path, pool, tokenizer.encode)
-    longest = max(request.output_tokens for request in requests)
-    if longest > most_output:
-        raise BadInput(
-            f"{path}: a request asks for {longest} output tokens, and --max-new-tokens is {most_output}",
-            f"give --max-new-tokens {longest}",
-        )
-    places: dict[tuple[int, ...], int] = {}
-    order = [places.setdefault(request.prompt, len(places)) for request in requests]
-    prompts = tuple(places)
-    traced = Workload(
-        name=f"trace {path.stem}",
-        tokenizer=workload.tokenizer,
-        max_prompt_tokens=max(map(len, prompts)),
-        truncated=0,
-        dropped_empty=0,
-        duplicates=0,
-        digest=prompts_sha256(prompts),
-        prompts=prompts,
-    )
-    return traced, trace_schedule(requests, order)
+    return traced(path, workload, tokenizer.prefix_tokens, most_output, tokenizer.encode)

@@ -24,12 +24,12 @@ from bench_core.drive.launch.box import Doors, box_user, limits, require_readabl
 from bench_core.drive.launch.containers.build import ImageBuilder, image_tag, tag_of
 from bench_core.drive.launch.containers.pulse import EngineSilent, Pulse, followed, patience_s
 from bench_core.drive.launch.containers.served import SERVER_PORT, Meeting, Watch, remove_network
-from bench_core.drive.launch.cpus import deal
 from bench_core.drive.launch.driver_identity import PREFIX, DriverIdentity, this_driver
 from bench_core.drive.launch.launcher import Ended, Launch, LineTaker, Target
 from bench_core.drive.launch.silence import Silence
 from bench_core.drive.plan.builds import Build
 from bench_core.drive.plan.catalogue import Image
+from bench_core.system.cpus import deal
 from bench_core.system.lines import LineSplitter, Tail
 
 _KILLED = 137

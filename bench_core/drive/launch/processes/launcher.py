@@ -22,13 +22,13 @@ from bench_core.contract.asked.manifest import DeviceKind
 from bench_core.contract.errors import MachineFailure
 from bench_core.contract.records.run import ImageInfo
 from bench_core.contract.serving.sidecar import SERVER_GONE
-from bench_core.drive.launch.cpus import deal
 from bench_core.drive.launch.launcher import Ended, Launch, LineTaker, Target
 from bench_core.drive.launch.processes.environments import Environments
 from bench_core.drive.launch.silence import Silence
 from bench_core.drive.plan.builds import Build
 from bench_core.drive.plan.catalogue import REPOSITORY, Image
 from bench_core.drive.plan.recipe import recipe_of
+from bench_core.system.cpus import deal
 from bench_core.system.lines import LineSplitter, Tail
 
 # What a worker may see of the host's environment: where the loader and the certificates are, nothing of the user's.
