@@ -5,9 +5,10 @@ from __future__ import annotations
 import gzip
 import hashlib
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Literal
 
-from pydantic import Field, PrivateAttr, model_validator
+from pydantic import Field, model_validator
 
 from bench_core.contract.errors import BadInput
 from bench_core.contract.models.model import ModelInfo
@@ -57,7 +58,6 @@ class Workload(Record):
     prompt_source: PromptSource | None = Field(None, description=_SOURCE_WORDS)
     shared_prefix_tokens: int = Field(0, ge=0, description="tokens that all prompts begin with alike, by intent")
     prompts: tuple[tuple[int, ...], ...] = Field(min_length=1)
-    _whole_work: dict[tuple[str, int], WholeWork] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="after")
     def _whole(self) -> Workload:
@@ -107,10 +107,15 @@ class Workload(Record):
     def whole_work(self, batch_size: int) -> WholeWork:
         """Of the full batches of this size; there must be one. Computed once: every cell of a size asks for it."""
         key = (self.digest, batch_size)
-        if key not in self._whole_work:
+        if key not in self._known_work:
             lengths = [[len(self.prompts[row]) for row in rows] for rows in self.batches(batch_size)]
-            self._whole_work[key] = whole_work(lengths)
-        return self._whole_work[key]
+            self._known_work[key] = whole_work(lengths)
+        return self._known_work[key]
+
+    @cached_property
+    def _known_work(self) -> dict[tuple[str, int], WholeWork]:
+        """By digest, since a copy takes it along; two workloads are equal whatever of it is known."""
+        return {}
 
 
 def require_vocabulary(workload: Workload, model: ModelInfo) -> None:
