@@ -166,7 +166,7 @@ def test_what_cannot_be_is_refused_in_words(by_hand: ByHand, tmp_path: Path) -> 
     ("words", "cause"),
     [
         (("--option", "nope=1"), "image null has no option 'nope'"),
-        (("--variant", "harness"), "does not serve its variant harness"),
+        (("--variant", "nope"), "nope"),
         (("--max-new-tokens", "100000"), "tokens"),
     ],
 )
