@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import signal
 import sys
-from pathlib import Path
 from types import FrameType
 
 from pydantic import ValidationError
@@ -14,7 +13,7 @@ from pydantic import ValidationError
 from bench_core import __version__
 from bench_core.client.by_hand import Places, number_of, plan
 from bench_core.client.supervisor import Client, Work
-from bench_core.contract.asked.arguments import Parser, add_options, given
+from bench_core.contract.asked.arguments import Parser, add_launch, add_options, given
 from bench_core.contract.asked.by_hand import ByHand, LoadOptions
 from bench_core.contract.asked.declaration import declared, flag_of
 from bench_core.contract.asked.loads import Loads
@@ -45,18 +44,9 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser; its defaults are the mounts of a container."""
     parser = Parser(prog="python -m bench_core.client", description=__doc__)
     add_options(parser, _OPTIONS)
-    launch = parser.add_argument_group("This launch")
-    launch.add_argument(
-        "--assignment",
-        metavar="FILE",
-        help="below the data folder: cells that a driver has planned, instead of the above",
-    )
+    launch = add_launch(parser)
     launch.add_argument("--server", required=True, metavar="HOST:PORT", help="its supervisor listens on the next port")
     launch.add_argument("--network", choices=("internal", "shared", "loopback"), default="internal")
-    launch.add_argument("--run-id", metavar="NAME", help="folder below the results folder  [default: time and image]")
-    launch.add_argument("--then", default="", metavar="COMMAND", help="told last to whoever started it by hand")
-    launch.add_argument("--data", type=Path, default=layout.DATA_MOUNT)
-    launch.add_argument("--results", type=Path, default=layout.RESULTS_MOUNT)
     parser.add_argument("--end-with", type=int, metavar="PID", help=argparse.SUPPRESS)
     parser.add_argument("--version", action="version", version=__version__)
     return parser

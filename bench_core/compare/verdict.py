@@ -76,7 +76,6 @@ def judge_memory(old_bytes: float, new_bytes: float, quantity: Quantity, bound: 
 def _sides(quantity: Quantity, change: Change) -> tuple[float, float, float]:
     """The worsening, and how far its interval reaches below and above."""
     assert change.below is not None  # noqa: S101  # the callers have looked
-    assert change.below is not None  # noqa: S101  # the callers have looked
     assert change.above is not None  # noqa: S101
     low, high = (change.above, change.below) if quantity.higher_is_better else (change.below, change.above)
     return quantity.worsening(change.log), low, high

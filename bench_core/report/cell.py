@@ -8,6 +8,7 @@ from functools import cached_property
 
 from bench_core.contract.measures.cell import CellMetrics
 from bench_core.contract.measures.cpu_use import CpuUse
+from bench_core.contract.measures.memory_model import MemoryExplained, explain_memory
 from bench_core.contract.measures.parity import Parity
 from bench_core.contract.measures.roofline import Roofline, roofline
 from bench_core.contract.measures.telemetry import TelemetrySummary
@@ -61,6 +62,16 @@ class Cell:
         if row.spec is None or row.result is None:
             return None
         return roofline(row.spec, row.result.engine_facts, row.result.metrics, self.view.calibration_of(row))
+
+    @cached_property
+    def explained(self) -> MemoryExplained | None:
+        """What its memory went into; of a method whose smallest budget was searched for, there."""
+        row = self.row
+        if row.spec is None or row.result is None:
+            return None
+        search = next((found for found in self.view.searches if found.cell == row.planned.cell), None)
+        facts, metrics = row.result.engine_facts, row.result.metrics
+        return explain_memory(row.spec, facts, metrics, self.view.calibration_of(row), search)
 
 
 def by_method(view: RunView) -> Iterator[Cell]:

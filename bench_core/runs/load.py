@@ -16,7 +16,7 @@ from bench_core.contract.measures.own_error import Gap, Script, gaps
 from bench_core.contract.models.stored_bits import StoredBits, stored_bits
 from bench_core.contract.records import layout
 from bench_core.contract.records.calibration import Calibration
-from bench_core.contract.records.events import BatchEvent, Event
+from bench_core.contract.records.events import Event
 from bench_core.contract.records.outcome import Outcome, Verdict
 from bench_core.contract.records.record import Record
 from bench_core.contract.records.run import PlannedCell, RunRecord
@@ -197,16 +197,9 @@ def _measured_row(
         work=work, gaps=found, outputs=Outputs.of(measured),
         pace=tuple(Paced((b.index, b.prompts_digest), sum(b.output_tokens), b.latency_s) for b in measured),
         rate=rate_of([sample(batch) for batch in measured], whole),
-        series=of_batches(_stamped(events), events.telemetry, spec.device == "cuda"),
+        series=of_batches(events.stamped, events.telemetry, spec.device == "cuda"),
     )  # fmt: skip
     return _with_breach(row, _other_work(told, whole)) if told is not None and whole is not None else row
-
-
-def _stamped(events: CellEvents) -> list[BatchEvent]:
-    """The batches that tell of single tokens: those measured, or of their own kind."""
-    return (
-        events.batches["measure"] if any(b.arrivals for b in events.batches["measure"]) else events.batches["latency"]
-    )
 
 
 def _other_work(told: WholeWork, workloads: WholeWork) -> str | None:

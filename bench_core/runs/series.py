@@ -33,9 +33,8 @@ class Series:
     values: tuple[float | None, ...]
 
 
-def of_batches(batches: Sequence[BatchEvent], telemetry: Sequence[TelemetryEvent], on_gpu: bool) -> tuple[Series, ...]:
+def of_batches(stamped: Sequence[BatchEvent], telemetry: Sequence[TelemetryEvent], on_gpu: bool) -> tuple[Series, ...]:
     """Of closed batches: those whose arrivals are told."""
-    stamped = [batch for batch in batches if batch.arrivals is not None]
     first = [value for batch in stamped for value in row_ttft_s(batch)]
     later = [value for batch in stamped for value in row_tpot_s(batch)]
     return (*_ordered("ttft_s", first), *_ordered("tpot_s", later), *_timelines(telemetry, on_gpu))

@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from bench_core import __version__
-from bench_core.contract.asked.arguments import Parser, add_options, given, whole_number
+from bench_core.contract.asked.arguments import Parser, add_launch, add_options, given, whole_number
 from bench_core.contract.asked.by_hand import ByHand
 from bench_core.contract.asked.declaration import declared, flag_of
 from bench_core.contract.asked.protocol import MeasureOptions, ProtocolFields, Timeouts, WorkFields
@@ -46,19 +46,10 @@ def build_parser() -> argparse.ArgumentParser:
     declared by ``Options``; what is of this launch alone stands here."""
     parser = Parser(prog="python -m bench_core.worker", description="Measures one engine, in its own container.")
     add_options(parser, _OPTIONS)
-    launch = parser.add_argument_group("This launch")
-    launch.add_argument(
-        "--assignment",
-        metavar="FILE",
-        help="below the data folder: cells that a driver has planned, instead of the above",
-    )
+    launch = add_launch(parser)
     launch.add_argument("--marked", default="", metavar="TEXT", help="what disturbs it, kept with each cell")
-    launch.add_argument("--run-id", metavar="NAME", help="folder below the results folder  [default: time and image]")
-    launch.add_argument("--then", default="", metavar="COMMAND", help="told last to whoever started it by hand")
     launch.add_argument("--image-folder", type=Path, default=layout.IMAGE_MOUNT)
-    launch.add_argument("--data", type=Path, default=layout.DATA_MOUNT)
     launch.add_argument("--models", type=Path, default=layout.MODELS_MOUNT)
-    launch.add_argument("--results", type=Path, default=layout.RESULTS_MOUNT)
     instead = parser.add_argument_group("Instead of measuring").add_mutually_exclusive_group()
     instead.add_argument(
         "--convert",

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from bench_core.contract.asked.declaration import Declared
 from bench_core.contract.errors import BadInput
+from bench_core.contract.records import layout
 
 
 class Parser(argparse.ArgumentParser):
@@ -121,3 +122,18 @@ def entry(text: str) -> tuple[str, str]:
     if not separator or not key:
         raise argparse.ArgumentTypeError(f"{text!r} is not key=value")
     return key, value
+
+
+def add_launch(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """What is of a launch and of no cell, the same in every container; its defaults are the mounts of one."""
+    launch = parser.add_argument_group("This launch")
+    launch.add_argument(
+        "--assignment",
+        metavar="FILE",
+        help="below the data folder: cells that a driver has planned, instead of the above",
+    )
+    launch.add_argument("--run-id", metavar="NAME", help="folder below the results folder  [default: time and image]")
+    launch.add_argument("--then", default="", metavar="COMMAND", help="told last to whoever started it by hand")
+    launch.add_argument("--data", type=Path, default=layout.DATA_MOUNT)
+    launch.add_argument("--results", type=Path, default=layout.RESULTS_MOUNT)
+    return launch

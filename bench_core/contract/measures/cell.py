@@ -181,6 +181,15 @@ class CellEvents:
             self.stop = event
 
     @property
+    def stamped(self) -> list[BatchEvent]:
+        """Batches whose token times are told: the measured ones, or where none of them tells, those of phase
+        ``latency``."""
+        measured, latency = (
+            [batch for batch in self.batches[phase] if batch.arrivals is not None] for phase in ("measure", "latency")
+        )
+        return measured or latency
+
+    @property
     def facts(self) -> dict[str, str]:
         """All facts the engine told, later ones over earlier ones."""
         return {key: value for event in self.engine for key, value in event.facts.items()}
@@ -213,8 +222,8 @@ def summarise(cell: str, events: CellEvents) -> CellResult:
 def _metrics(events: CellEvents, measured: list[BatchEvent]) -> CellMetrics:
     latencies = [batch.latency_s for batch in measured]
     output_tokens = sum(sum(batch.output_tokens) for batch in measured)
-    separate = not any(batch.arrivals for batch in measured) and any(b.arrivals for b in events.batches["latency"])
-    stamped = [b for b in (events.batches["latency"] if separate else measured) if b.arrivals is not None]
+    stamped = events.stamped
+    separate = bool(stamped) and stamped[0].phase == "latency"
     sources = {b.arrivals.source for b in stamped if b.arrivals is not None}
     if len(sources) > 1:
         raise BadInput("token times of one cell come from two clocks")

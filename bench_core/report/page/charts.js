@@ -86,7 +86,7 @@ function bars(id, title, unit, value, ends, best, short) {
 // A value by batch size or by request rate: a line for each method, its interval as a band, and where it failed.
 function lines(id, title, unit, xTitle, xOf, value, ends) {
   return {
-    id, title, x: xOf,
+    id, title,
     rows: (state) => {
       const found = [];
       for (const method of state.methods()) {
@@ -189,7 +189,7 @@ function roofs(state, x, y) {
   }
   const data = {values};
   return [
-    {data, mark: {type: "line", strokeWidth: 1.2, color: "#8b949e", style: "roof"}, encoding: {x, y, detail: {field: "roof"}}},
+    {data, mark: {type: "line", strokeWidth: 1.2, color: "#8b949e"}, encoding: {x, y, detail: {field: "roof"}}},
     {data, transform: [{aggregate: [{op: "max", field: "x", as: "x"}, {op: "max", field: "y", as: "y"}], groupby: ["roof"]}, {filter: "datum.roof != 'bandwidth'"}],
       mark: {type: "text", align: "right", dy: -6, fontSize: 10}, encoding: {x, y, text: {field: "roof"}}},
   ];
@@ -228,7 +228,6 @@ function figures(data) {
   const memory = data.on_gpu ? "GPU memory in use" : "Resident memory of the engine";
   const offline = (cell) => cell.batch_size, rate = (cell) => cell.request_rate;
   const bytes = (cell) => (cell.memory_bytes === undefined ? undefined : cell.memory_bytes / GIB);
-  const joined = (cell) => cell.batch_size ?? cell.concurrency ?? cell.request_rate;
   return [
     lines("throughput", "Throughput by batch size", "token/s", "batch size (prompts in one call of the engine)", offline, first("throughput_tok_s"), interval("throughput_tok_s")),
     lines("memory", `${memory} by batch size`, "GiB", "batch size (prompts in one call of the engine)", offline, bytes, NONE),
@@ -248,5 +247,5 @@ function figures(data) {
     bars("first-token", "Time to first token", "ms", first("ttft_s", 1e3), interval("ttft_s", 1e3), "lowest"),
     scatter("quality", "Quality against speed", "perplexity of the fixed text", "token/s", (cell) => cell.perplexity, first("throughput_tok_s"),
       {only: (cell, state) => cell.point === state.point && state.hasQuality, caption: "left is better; a reference has its own model's perplexity"}),
-  ].map((chart) => ({...chart, joined}));
+  ];
 }

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
-from bench_core.contract.measures.memory_model import explain_memory
 from bench_core.report.cell import Cell
 from bench_core.report.decide.option import Option, Quantity, options_of, points_of
 from bench_core.report.figures.colours import engine_colours, looks
@@ -101,12 +100,7 @@ def _placed(view: RunView, row: Row) -> dict[str, Any]:
             "mbu": _short(roof.mbu), "mfu": _short(roof.mfu), "bound": roof.bound or "",
             "dtype": roof.compute_dtype or "",
         }  # fmt: skip
-    if row.spec is None or row.result is None:
-        return found
-    searches = {search.cell: search for search in view.searches}
-    explained = explain_memory(
-        row.spec, row.result.engine_facts, row.result.metrics, view.calibration_of(row), searches.get(row.planned.cell)
-    )
+    explained = cell.explained
     if explained is not None:
         parts = {
             "weights": explained.weights_bytes, "KV cache": explained.kv_cache_bytes,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from bench_core.contract.measures.own_error import Gap
 from bench_core.report.cell import BATCH_SIZE, KEY, Cell, measured
@@ -12,7 +13,7 @@ from bench_core.report.explain.busy_host import BUSY
 from bench_core.report.explain.own_error import title, written
 from bench_core.report.format import ABSENT, digits, percent, seconds
 from bench_core.report.served import LOAD, Served
-from bench_core.runs.view import RunView
+from bench_core.runs.view import Ended, RunView
 
 
 def _busy(cell: Cell) -> str:
@@ -61,18 +62,32 @@ class _Number(Cell):
     gap: Gap | None = None
 
 
-def _problem(number: _Number) -> str:
+class _Told(Protocol):
+    """A number of a scripted cell of any kind beside its script."""
+
+    @property
+    def gap(self) -> Gap | None:
+        """``None``: the cell has none."""
+        ...
+
+    @property
+    def row(self) -> Ended:
+        """The cell."""
+        ...
+
+
+def _problem(number: _Told) -> str:
     return "" if number.gap else f"{number.row.status}: {number.row.problem}"
 
 
-def _absent(number: _Number) -> str:
+def _absent(number: _Told) -> str:
     return "" if number.gap else ABSENT
 
 
-def _value(path: str) -> Callable[[_Number], Entry]:
-    def shown(number: _Number) -> Entry:
+def _value(path: str) -> Callable[[_Told], Entry]:
+    def shown(number: _Told) -> Entry:
         value = at(path)(number)
-        return Entry(written(number.gap, value), value) if number.gap else Entry(ABSENT)
+        return Entry(ABSENT) if number.gap is None or value is None else Entry(written(number.gap, value), value)
 
     return shown
 
@@ -107,22 +122,6 @@ class _ServedNumber(Served):
     gap: Gap | None = None
 
 
-def _no_number(number: _ServedNumber) -> str:
-    return "" if number.gap else f"{number.row.status}: {number.row.problem}"
-
-
-def _not_there(number: _ServedNumber) -> str:
-    return "" if number.gap else ABSENT
-
-
-def _served_value(path: str) -> Callable[[_ServedNumber], Entry]:
-    def shown(number: _ServedNumber) -> Entry:
-        value = at(path)(number)
-        return Entry(ABSENT) if number.gap is None or value is None else Entry(written(number.gap, value), value)
-
-    return shown
-
-
 def _interval(number: _ServedNumber) -> str | None:
     gap = number.gap
     if gap is None or gap.low is None or gap.high is None:
@@ -138,11 +137,11 @@ _UNDER_LOAD: Sequence[Column[_ServedNumber]] = [
     Column("Visit", "row.planned.repeat"),
     LOAD,
     Column("Number", lambda number: title(number.gap.name if number.gap else "all"), words=True),
-    Column("Script", "gap.scripted", failed=_no_number, shown=_served_value("gap.scripted")),
-    Column("Measured", "gap.measured", failed=_not_there, shown=_served_value("gap.measured")),
+    Column("Script", "gap.scripted", failed=_problem, shown=_value("gap.scripted")),
+    Column("Measured", "gap.measured", failed=_absent, shown=_value("gap.measured")),
     Column("Its 95 % interval", _interval, words=True),
-    Column("Error", _relative, _signed, unit="%", failed=_not_there),
-    Column("Worst request", "gap.worst", failed=_not_there, shown=_served_value("gap.worst")),
+    Column("Error", _relative, _signed, unit="%", failed=_absent),
+    Column("Worst request", "gap.worst", failed=_absent, shown=_value("gap.worst")),
 ]
 _HOW_SERVED = (
     "A scripted server, without a model, is measured before the cells of each visit at the run's largest load point, "

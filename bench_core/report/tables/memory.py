@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from bench_core.contract.measures.memory_model import MemoryExplained, explain_memory
 from bench_core.report.cell import KEY, Cell, measured
 from bench_core.report.column import Column, Entry, Sheet, raw, sheet
 from bench_core.report.format import NOT_READ, gib, signed_gib, signed_percent
@@ -52,41 +51,29 @@ def memory_sheet(view: RunView) -> Sheet:
     return sheet("Memory", columns, measured(view), notes)
 
 
-@dataclass(frozen=True)
-class _Explained(Cell):
-    found: MemoryExplained
+def _measured_bytes(cell: Cell) -> Entry:
+    found = cell.explained
+    assert found is not None  # noqa: S101  # lines are of cells that have it
+    return Entry(gib(found.measured_bytes) + (" (smallest budget)" if found.at_smallest_budget else ""))
 
 
-def _measured_bytes(cell: _Explained) -> Entry:
-    return Entry(gib(cell.found.measured_bytes) + (" (smallest budget)" if cell.found.at_smallest_budget else ""))
-
-
-_EXPLAINED: Sequence[Column[_Explained]] = [
+_EXPLAINED: Sequence[Column[Cell]] = [
     *KEY,
-    Column("Weights", "found.weights_bytes", signed_gib),
-    Column("KV cache", "found.kv_cache_bytes", signed_gib),
-    Column("Activations", "found.activations_bytes", signed_gib),
-    Column("CUDA graphs", "found.graphs_bytes", signed_gib),
-    Column("Context", "found.context_bytes", signed_gib),
-    Column("Predicted", "found.predicted_bytes", signed_gib),
-    Column("Measured", "found.measured_bytes", shown=_measured_bytes),
-    Column("Unexplained", "found.unexplained_bytes", signed_gib),
-    Column("Difference", "found.difference", signed_percent(1), unit="%"),
+    Column("Weights", "explained.weights_bytes", signed_gib),
+    Column("KV cache", "explained.kv_cache_bytes", signed_gib),
+    Column("Activations", "explained.activations_bytes", signed_gib),
+    Column("CUDA graphs", "explained.graphs_bytes", signed_gib),
+    Column("Context", "explained.context_bytes", signed_gib),
+    Column("Predicted", "explained.predicted_bytes", signed_gib),
+    Column("Measured", "explained.measured_bytes", shown=_measured_bytes),
+    Column("Unexplained", "explained.unexplained_bytes", signed_gib),
+    Column("Difference", "explained.difference", signed_percent(1), unit="%"),
 ]
 
 
 def explained_sheet(view: RunView) -> Iterator[Sheet]:
     """What memory went into, where an engine tells enough of itself."""
-    searches = {search.cell: search for search in view.searches}
-    lines = []
-    for cell in measured(view):
-        spec, result = cell.row.spec, cell.row.result
-        if spec is None or result is None:
-            continue
-        search = searches.get(cell.row.planned.cell)
-        found = explain_memory(spec, result.engine_facts, result.metrics, view.calibration_of(cell.row), search)
-        if found is not None:
-            lines.append(_Explained(view, cell.row, found))
+    lines = [cell for cell in measured(view) if cell.explained is not None]
     if lines:
         yield sheet("Memory explained", _EXPLAINED, lines, _EXPLAINED_NOTES)
 
