@@ -89,10 +89,10 @@ def test_a_results_folder_removed_in_mid_run_ends_the_run_in_one_line(driver: Dr
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB, mounted as the results folder."""
+    """A file system of 4 MiB, mounted as the results folder: a report's page with its runtime takes one of them."""
     place = tmp_path / "results"
     place.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=755", "tmpfs", str(place)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m,mode=755", "tmpfs", str(place)], check=True)
     yield place
     subprocess.run(["umount", "--lazy", str(place)], check=True)
 
