@@ -48,6 +48,23 @@ def test_every_requirement_of_a_cuda_image_is_packed(pack: ModuleType, image: st
         assert {Requirement(line).name for line in lines} <= names
 
 
+def test_what_an_image_compiles_itself_is_not_tried_as_a_wheel(
+    pack: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+
+    def pip(words: list[str]) -> bool:
+        asked.append(words)
+        return words[0] == "download" and words[1].startswith("--no-binary")
+
+    monkeypatch.setattr(pack, "_pip", pip)
+    assert pack.download(["llama-cpp-python==0.3.36"], "3.12", tmp_path) == ["llama-cpp-python==0.3.36"]
+    assert [words[0] for words in asked] == ["download"] * 3
+    asked.clear()
+    assert pack.download(["wordlist==1.0"], "3.12", tmp_path) == ["wordlist==1.0"]
+    assert [words[0] for words in asked] == ["download", "download", "wheel", "download"]
+
+
 def test_two_releases_of_one_distribution_are_asked_for_one_after_the_other(pack: ModuleType) -> None:
     assert pack._batches(["a==1", "a==2", "b==1"]) == [["a==1", "b==1"], ["a==2"]]
 

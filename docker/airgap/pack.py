@@ -29,7 +29,7 @@ from bench_core.contract.errors import BadInput
 from bench_core.drive.ask.command import refuse
 from bench_core.drive.launch.launcher import Target
 from bench_core.drive.launch.processes.environments import Environments
-from bench_core.drive.plan.catalogue import REPOSITORY, Catalogue
+from bench_core.drive.plan.catalogue import IMAGES_FOLDER, REPOSITORY, Catalogue
 
 PYTHON311 = "3.11"  # of images that stand on the base of that name: they bring torch of their own
 OF_HOST = ("torch",)  # with CUDA's libraries: gigabytes that all other images take from the host
@@ -77,7 +77,8 @@ def needs_of(image: str, python: str) -> tuple[str, list[str]]:
 def download(needs: list[str], python: str, folder: Path) -> list[str]:
     """Puts a wheel of each into ``folder``; returns those that have none and must be built on the host.
 
-    Source distributions that turn out to be pure Python are built here; sources of the others are put beside.
+    Source distributions that turn out to be pure Python are built here; sources of the others are put beside. What an
+    image has a compile.sh for is not tried: that would take as long as compiling it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     platforms = [f"--platform=manylinux_2_{minor}_x86_64" for minor in _GLIBC]
@@ -92,10 +93,12 @@ def download(needs: list[str], python: str, folder: Path) -> list[str]:
         if _pip([*binary, "-d", str(folder), need]):
             continue
         built = folder / ".built"
-        if _pip(["wheel", "-w", str(built), need]) and any(built.glob("*-none-any.whl")):
+        name = Requirement(need).name
+        compiled = (IMAGES_FOLDER / canonicalize_name(name) / "compile.sh").is_file()
+        if not compiled and _pip(["wheel", "-w", str(built), need]) and any(built.glob("*-none-any.whl")):
             for wheel in built.glob("*-none-any.whl"):
                 wheel.rename(folder / wheel.name)
-        elif _pip(["download", f"--no-binary={Requirement(need).name}", "-d", str(folder), need]):
+        elif _pip(["download", f"--no-binary={name}", "-d", str(folder), need]):
             sources.append(need)
         else:
             raise BadInput(f"{need}: neither a wheel for Python {python} nor sources", "see pip's words above")

@@ -111,7 +111,7 @@ serving() { # vLLM's server under load, its capacity, and its own client against
 capacity() { # two engines' servers at some load points, and the highest rate that vLLM's carries within the limits
     # shellcheck disable=SC2046  # two words
     drive capacity $(named capacity) --suite suites/serving.yaml "${story[@]}" --images vllm,llama-cpp-python \
-        --variants vllm.fp16,llama-cpp-python.q4_k_m --concurrency 1,16,64 --request-rate 4,16,32 \
+        --variants vllm.fp16,llama-cpp-python.q4_k_m --concurrency 1,16,64 --request-rate 4,16 \
         --find-capacity vllm.fp16 --capacity-start 32 --max-serve-seconds 20 --max-ramp-seconds 10 --no-calibration
 }
 
