@@ -61,7 +61,7 @@ class Cell:
         row = self.row
         if row.spec is None or row.result is None:
             return None
-        return roofline(row.spec, row.result.engine_facts, row.result.metrics, self.view.calibration_of(row))
+        return roofline(row.spec, row.result.engine_facts, row.result.metrics, self.view.device_rates_of(row))
 
     @cached_property
     def explained(self) -> MemoryExplained | None:
@@ -71,7 +71,7 @@ class Cell:
             return None
         search = next((found for found in self.view.searches if found.cell == row.planned.cell), None)
         facts, metrics = row.result.engine_facts, row.result.metrics
-        return explain_memory(row.spec, facts, metrics, self.view.calibration_of(row), search)
+        return explain_memory(row.spec, facts, metrics, self.view.device_rates_of(row), search)
 
 
 def by_method(view: RunView) -> Iterator[Cell]:

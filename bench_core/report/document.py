@@ -173,7 +173,7 @@ def cell_columns(view: RunView, prices: Prices = NO_PRICE) -> Iterator[Column[Ce
         yield from (*quality.QUALITY, *quality.RAW)
     if device.device_told(view):
         yield from (*device.DEVICE, *device.RAW)
-    if view.calibrations:
+    if view.device_rates:
         yield from roofline.ROOFLINE
     if host.cpu_told(view):
         yield from (*host.CPU, *host.CPU_RAW)

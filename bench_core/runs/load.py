@@ -15,7 +15,7 @@ from bench_core.contract.measures.min_memory import MinMemory
 from bench_core.contract.measures.own_error import Gap, Script, gaps
 from bench_core.contract.models.stored_bits import StoredBits, stored_bits
 from bench_core.contract.records import layout
-from bench_core.contract.records.calibration import Calibration
+from bench_core.contract.records.device_rates import DeviceRates
 from bench_core.contract.records.events import Event
 from bench_core.contract.records.outcome import Outcome, Verdict
 from bench_core.contract.records.record import Record
@@ -89,7 +89,11 @@ def load_run(folder: Path, watch: Watch | None = None) -> RunView:
         workload,
         damage,
         published,
-        tuple(_records(folder, layout.CALIBRATIONS_FOLDER, Calibration)),
+        tuple(
+            rates
+            for name in (layout.FORMER_DEVICE_RATES_FOLDER, layout.DEVICE_RATES_FOLDER)
+            for rates in _records(folder, name, DeviceRates)
+        ),
         tuple(_records(folder, layout.MIN_MEMORY_FOLDER, MinMemory)),
         tuple(_records(folder, layout.MAX_BATCH_FOLDER, MaxBatch)),
         tuple(_records(folder, layout.CAPACITY_FOLDER, Capacity)),

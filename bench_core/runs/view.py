@@ -13,7 +13,7 @@ from bench_core.contract.measures.max_batch import MaxBatch
 from bench_core.contract.measures.min_memory import MinMemory
 from bench_core.contract.measures.own_error import Gap
 from bench_core.contract.models.stored_bits import StoredBits, bits_in_title, title_with_bits
-from bench_core.contract.records.calibration import Calibration
+from bench_core.contract.records.device_rates import DeviceRates
 from bench_core.contract.records.outcome import Outcome, Verdict
 from bench_core.contract.records.run import PlannedCell, RunRecord
 from bench_core.contract.records.spec import CellSpec
@@ -204,19 +204,19 @@ class RunView:
     workload: Workload | None = None
     workload_damage: Damage | None = None
     beside: Published | None = None
-    calibrations: tuple[Calibration, ...] = ()
+    device_rates: tuple[DeviceRates, ...] = ()
     searches: tuple[MinMemory, ...] = ()
     max_batches: tuple[MaxBatch, ...] = ()
     capacities: tuple[Capacity, ...] = ()
     own_error_served: tuple[ServedRow, ...] = ()
 
-    def calibration_of(self, row: Row) -> Calibration | None:
+    def device_rates_of(self, row: Row) -> DeviceRates | None:
         """What was measured of a row's device at the visit that measured the row; of a GPU, else at the last visit
         that measured the same card. On a CPU with as many threads."""
         spec = row.spec
         if spec is None:
             return None
-        of_device = [c for c in self.calibrations if (c.device, c.gpu_uuid) == (spec.device, spec.gpu_uuid)]
+        of_device = [c for c in self.device_rates if (c.device, c.gpu_uuid) == (spec.device, spec.gpu_uuid)]
         if spec.device == "cpu":
             of_device = [c for c in of_device if c.threads == spec.threads]
         then = next((c for c in of_device if c.name.startswith(f"v{self.visit_of(row)}.")), None)

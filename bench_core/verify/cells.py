@@ -167,7 +167,8 @@ def unplanned_digests(folder: Path, listed: Iterable[str]) -> Iterator[str]:
 # Beside the cells: what was sent to servers and when, what the devices could do, and searches with their trials.
 RAW_FOLDERS = (
     layout.SCHEDULES_FOLDER,
-    layout.CALIBRATIONS_FOLDER,
+    layout.DEVICE_RATES_FOLDER,
+    layout.FORMER_DEVICE_RATES_FOLDER,
     layout.MIN_MEMORY_FOLDER,
     layout.MAX_BATCH_FOLDER,
     layout.CAPACITY_FOLDER,

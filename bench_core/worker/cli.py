@@ -18,7 +18,7 @@ from bench_core.contract.asked.declaration import declared, flag_of
 from bench_core.contract.asked.protocol import MeasureOptions, ProtocolFields, Timeouts, WorkFields
 from bench_core.contract.errors import BadInput, MachineFailure, first_line, is_of_the_machine
 from bench_core.contract.records import layout
-from bench_core.contract.records.calibration import Calibration
+from bench_core.contract.records.device_rates import DeviceRates
 from bench_core.contract.records.outcome import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_MACHINE, EXIT_OK, Outcome
 from bench_core.contract.records.record import Record, describe
 from bench_core.contract.records.spec import Assignment
@@ -27,8 +27,8 @@ from bench_core.system.cell_writer import refuse_if_measured
 from bench_core.system.files import write_text
 from bench_core.system.last_words import last_words
 from bench_core.system.processes import end_with_parent
-from bench_core.worker.calibration import device_words, write_calibration
 from bench_core.worker.convert import convert
+from bench_core.worker.device_rates import device_words, write_device_rates
 from bench_core.worker.engine.job import Job
 from bench_core.worker.resolve import Options, Places, Resolver, choose_device
 from bench_core.worker.serve.by_hand import Planner
@@ -57,8 +57,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="make an artifact of the model (auto: what the variant reads, if made here)",
     )
     instead.add_argument(
-        "--calibrate", dest="calibration", metavar="NAME",
-        help="measure the device, in the image made for it, into calibrations/NAME.json of the run",
+        "--measure-device", dest="device_rates", metavar="NAME",
+        help="measure the device, in the image made for it, into device-rates/NAME.json of the run",
     )  # fmt: skip
     instead.add_argument(
         "--serve", metavar="PORT", type=whole_number(1),
@@ -78,8 +78,8 @@ def main(arguments: list[str] | None = None) -> int:
         parsed = build_parser().parse_args(arguments)
         if parsed.end_with is not None:
             end_with_parent(parsed.end_with)
-        if parsed.calibration:
-            return _calibration(parsed)
+        if parsed.device_rates:
+            return _device_rates(parsed)
         resolver = _resolver(parsed)
         if parsed.convert:
             return _convert(resolver, parsed.convert)
@@ -121,13 +121,13 @@ def _resolver(parsed: argparse.Namespace) -> Resolver:
     return Resolver(places, options, Assignment.read(parsed.data / parsed.assignment))
 
 
-def _calibration(parsed: argparse.Namespace) -> int:
+def _device_rates(parsed: argparse.Namespace) -> int:
     if parsed.run_id is None or not layout.is_name(parsed.run_id):
-        raise BadInput("--calibrate needs a run", "name it by --run-id")
+        raise BadInput("--measure-device needs a run", "name it by --run-id")
     options = _options(parsed)
     device = choose_device(options.device, options.threads)
-    path = write_calibration(parsed.image_folder, device, parsed.results / parsed.run_id, parsed.calibration)
-    sys.stderr.write(f"{path.name}: {device_words(Calibration.read(path))}\n")
+    path = write_device_rates(parsed.image_folder, device, parsed.results / parsed.run_id, parsed.device_rates)
+    sys.stderr.write(f"{path.name}: {device_words(DeviceRates.read(path))}\n")
     return EXIT_OK
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from bench_core.contract.adapter import Conversion
 from bench_core.contract.errors import BadInput
 from bench_core.contract.records import layout
-from bench_core.contract.records.artifact import ArtifactRecord, recipe_digest, usable_artifact
+from bench_core.contract.records.artifact import ArtifactRecord, digest_of_converter, usable_artifact
 from bench_core.system.files import replace_folder, umask, write_text
 from bench_core.worker.engine.clock import monotonic_ns, seconds
 from bench_core.worker.engine.image import load_converter
@@ -27,9 +27,9 @@ def convert(resolver: Resolver, artifact: str) -> tuple[ArtifactRecord, bool]:
     model = resolver.model()
     image_folder = resolver.places.image_folder
     converter = load_converter(image_folder, resolver.manifest, artifact)
-    recipe = recipe_digest(image_folder)
+    converter_digest = digest_of_converter(image_folder)
     target = resolver.model_path / artifact
-    present = usable_artifact(target, model.digest, recipe)
+    present = usable_artifact(target, model.digest, converter_digest)
     if present is not None:
         return present, False
     source = resolver.model_path / layout.HF_ARTIFACT
@@ -48,7 +48,7 @@ def convert(resolver: Resolver, artifact: str) -> tuple[ArtifactRecord, bool]:
             work,
             artifact=artifact,
             source_digest=model.digest,
-            recipe=recipe,
+            converter_digest=converter_digest,
             made_by=resolver.manifest.name,
             seconds=round(duration_s, 3),
             facts={str(key): str(value) for key, value in (facts or {}).items()},

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from bench_core.contract.adapter import Device
-from bench_core.contract.records.calibration import WorkPiece
+from bench_core.contract.records.device_rates import WorkPiece
 
 Run = Callable[[int], None]
 

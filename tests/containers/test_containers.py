@@ -29,7 +29,7 @@ pytestmark = pytest.mark.docker
 # Without what measures the device first, where its image is at hand: the containers looked for are those of cells.
 QUICK = (
     *("--images", "null", "--samples", "8", "--max-new-tokens", "16", "--run-id", "mine"),
-    "--no-calibration",
+    "--no-device-rates",
 )
 
 

@@ -25,7 +25,7 @@ def test_the_largest_batch_size_is_found_in_containers(
     script = ("--option", "null.needs_bytes_per_row=1000", "--option", "null.budget_bytes=3999")
     held = ("--option", "null.load_bytes=67108864", "--option", "null.load_s=0")
     quick = ("--samples", "8", "--max-new-tokens", "4", "--max-batches", "2")
-    alone = ("--no-harness-check", "--no-calibration")  # both have containers of their own
+    alone = ("--no-harness-check", "--no-device-rates")  # both have containers of their own
     since = int(time.time())
     done = run("--find-max-batch", "null.scripted", *quick, *alone, *script, *held, "--run-id", "mine")
     assert done.returncode == 0, done.stderr

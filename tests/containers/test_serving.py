@@ -26,7 +26,7 @@ from bench_core.verify.run import verify_run
 pytestmark = pytest.mark.docker
 
 SHORT = ("--max-serve-seconds", "3", "--max-ramp-seconds", "1", "--samples", "16", "--max-new-tokens", "20")
-NULL = ("--images", "null", *SHORT, "--run-id", "mine", "--no-calibration", "--no-harness-check")
+NULL = ("--images", "null", *SHORT, "--run-id", "mine", "--no-device-rates", "--no-harness-check")
 CELL = "null.scripted.c4"
 
 
@@ -216,7 +216,7 @@ def test_what_is_killed_or_stopped_in_a_window_is_measured_by_a_resumed_run(
     assert verdict is not None
     assert verdict.outcome is Outcome.KILLED, verdict
     assert not row(tmp_path).complete
-    resume = run("--resume", "mine", "--no-calibration")
+    resume = run("--resume", "mine", "--no-device-rates")
     assert resume.returncode == 0, resume.stdout + resume.stderr
     assert row(tmp_path).result is not None
 

@@ -182,7 +182,7 @@ def test_bytes_of_weights_are_those_of_the_file_where_its_header_says_more(tmp_p
     path = tmp_path / "model.safetensors"
     path.write_bytes(struct.pack("<Q", len(text)) + text + b"1234")
     record = ArtifactRecord.of_folder(
-        tmp_path, artifact="hf", source_digest="0", recipe="r", made_by="m", seconds=1.0, facts={}
+        tmp_path, artifact="hf", source_digest="0", converter_digest="r", made_by="m", seconds=1.0, facts={}
     )
     found = stored_weights(tmp_path, record)
     assert found is not None

@@ -38,7 +38,7 @@ def test_a_gguf_files_tensors_are_counted_by_type_and_size(tmp_path: Path) -> No
     sizes = {name: tensor.size_bytes for name, tensor in header.tensors.items()}
     assert sizes == {"token_embd.weight": 20 * 34, "x.weight": 6 * 144, "norm.weight": 256}
     record = ArtifactRecord.of_folder(
-        tmp_path, artifact="gguf-x", source_digest="0", recipe="r", made_by="m", seconds=0.0
+        tmp_path, artifact="gguf-x", source_digest="0", converter_digest="r", made_by="m", seconds=0.0
     )
     assert stored_weights(tmp_path, record) == StoredWeights(
         total_bytes=20 * 34 + 6 * 144 + 256, embedding_bytes=20 * 34, expert_bytes=0

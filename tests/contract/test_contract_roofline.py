@@ -28,7 +28,7 @@ from bench_core.contract.models.model_work import (
 from bench_core.contract.models.steps import DecodeSteps, PromptReading, decode_steps, prompt_reading
 from bench_core.contract.models.stored_weights import StoredWeights, stored_weights
 from bench_core.contract.records.artifact import ArtifactRecord
-from bench_core.contract.records.calibration import Calibration, Measurement
+from bench_core.contract.records.device_rates import DeviceRates, Measurement
 from bench_core.contract.records.events import Arrivals, BatchEvent, EndEvent, StartEvent
 from bench_core.contract.records.outcome import Outcome
 from bench_core.contract.records.spec import CellSpec
@@ -79,7 +79,7 @@ def metrics(**changes: Any) -> CellMetrics:
     return CellMetrics(**{**given, **changes})
 
 
-def calibration(**changes: Any) -> Calibration:
+def device_rates(**changes: Any) -> DeviceRates:
     """A device with 2 TB/s, 500 TFLOP/s in float16, 4 us a launch and a context of half a GiB."""
 
     def measured(kind: str, name: str, dtype: str, amount: float, seconds: float) -> Measurement:
@@ -101,7 +101,7 @@ def calibration(**changes: Any) -> Calibration:
             measured("launch", "chain", "float32", 100, 200 * 4e-6),
         ),
     }  # fmt: skip
-    return Calibration(**{**given, **changes})
+    return DeviceRates(**{**given, **changes})
 
 
 # Sizes of known models.
@@ -154,7 +154,7 @@ def test_reading_prompts_runs_the_output_layer_once_a_row() -> None:
 def test_a_mixture_of_experts_is_not_taken_for_a_dense_decoder() -> None:
     assert [is_dense(m) for m in (model(), LLAMA_3_8B, SMOLLM2, MIXTRAL)] == [True, True, True, False]
     steps = DecodeSteps(steps=1, rows=1, step_s=0.01, context_tokens=100)
-    placed = roofline(spec(model=MIXTRAL), FP16, metrics(decode=steps), calibration())
+    placed = roofline(spec(model=MIXTRAL), FP16, metrics(decode=steps), device_rates())
     assert placed is not None
     assert (placed.step_bytes, placed.mbu, placed.mfu, placed.bound) == (None, None, None, None)
 
@@ -216,7 +216,9 @@ def test_the_header_of_a_checkpoint_tells_tensors_and_embeddings(tmp_path: Path)
     (tmp_path / "tokenizer.json").write_text("{}" * 1000)
 
     def found() -> StoredWeights | None:
-        record = ArtifactRecord.of_folder(tmp_path, artifact="a", source_digest=None, recipe="", made_by="", seconds=0)
+        record = ArtifactRecord.of_folder(
+            tmp_path, artifact="a", source_digest=None, converter_digest="", made_by="", seconds=0
+        )
         return stored_weights(tmp_path, record)
 
     assert found() == StoredWeights(total_bytes=160, embedding_bytes=64, expert_bytes=0)
@@ -289,7 +291,7 @@ def test_no_step_is_made_up(rows: list[list[int]]) -> None:
 
 
 def test_a_roof_is_the_best_sample_of_the_right_kind() -> None:
-    roofs = calibration()
+    roofs = device_rates()
     assert roofs.bandwidth_bytes_s == pytest.approx(2e12)
     assert roofs.matrix_flop_s("float16") == pytest.approx(500e12)
     assert roofs.matrix_flop_s("bfloat16") is None
@@ -299,7 +301,7 @@ def test_a_roof_is_the_best_sample_of_the_right_kind() -> None:
 def test_mbu_of_a_step_by_hand() -> None:
     """13.215 GB of weights and 0.105 GB of cache in 10 ms are 1.332 TB/s of 2."""
     steps = DecodeSteps(steps=100, rows=1, step_s=0.010, context_tokens=200)
-    placed = roofline(spec(), FP16, metrics(decode=steps), calibration())
+    placed = roofline(spec(), FP16, metrics(decode=steps), device_rates())
     assert placed is not None
     step_bytes = 13_476_831_232 - 262_144_000 + 8192 + 200 * 524_288
     assert placed.step_bytes == step_bytes
@@ -315,32 +317,32 @@ def test_without_roofs_there_are_bytes_but_no_utilisation() -> None:
     assert placed is not None
     assert placed.step_bytes is not None
     assert (placed.mbu, placed.mfu, placed.bound) == (None, None, None)
-    assert roofline(spec(), FP16, metrics(), calibration()) is None
+    assert roofline(spec(), FP16, metrics(), device_rates()) is None
 
 
 def test_a_slow_eager_step_is_the_hosts_only_where_launches_or_an_idle_gpu_say_so() -> None:
     """32 layers x 12 launches x 4 us are 1.5 ms: no excuse for 40 ms, half of 3 ms."""
     tiny = spec(model=SMOLLM2)
     slow = DecodeSteps(steps=1, rows=1, step_s=0.040, context_tokens=100)
-    placed = roofline(tiny, FP16, metrics(decode=slow), calibration())
+    placed = roofline(tiny, FP16, metrics(decode=slow), device_rates())
     assert placed is not None
     assert placed.bound == "mixed"
     quick = slow.model_copy(update={"step_s": 0.0028})
-    placed = roofline(tiny, FP16, metrics(decode=quick), calibration())
+    placed = roofline(tiny, FP16, metrics(decode=quick), device_rates())
     assert placed is not None
     assert placed.bound == "host-bound"
     assert placed.launching == pytest.approx(30 * 12 * 4e-6 / 0.0028)
     ggml = {"system_info": "CUDA : ARCHS = 900 | USE_GRAPHS = 1 |"}
     for said in ({"cuda_graphs": "FULL_AND_PIECEWISE"}, {"compiled": "yes"}, ggml):  # one launch for many kernels
-        placed = roofline(tiny, {**FP16, **said}, metrics(decode=quick), calibration())
+        placed = roofline(tiny, {**FP16, **said}, metrics(decode=quick), device_rates())
         assert placed is not None
         assert (placed.bound, placed.launching) == ("mixed", None)
     for said in ({"cuda_graphs": "NONE"}, {"compiled": "no"}):
-        placed = roofline(tiny, {**FP16, **said}, metrics(decode=quick), calibration())
+        placed = roofline(tiny, {**FP16, **said}, metrics(decode=quick), device_rates())
         assert placed is not None
         assert placed.bound == "host-bound"
     idle = TelemetrySummary(samples=9, longest_gap_s=0.1, gaps=0, utilisation=0.5)
-    placed = roofline(tiny, FP16, metrics(decode=slow, telemetry=idle), calibration())
+    placed = roofline(tiny, FP16, metrics(decode=slow, telemetry=idle), device_rates())
     assert placed is not None
     assert placed.bound == "host-bound"
 
@@ -349,11 +351,11 @@ def test_far_below_every_matrix_rate_an_engine_need_not_say_what_it_computes_in(
     """13.2 GFLOP in 30 ms are 0.4 TFLOP/s; the slowest that was measured is 500, or 0.5 where float32 was, too."""
     told = {"kv_type": "f16", "weights_bytes": "13476831232", "embedding_bytes": "262144000"}
     steps = DecodeSteps(steps=100, rows=1, step_s=0.030, context_tokens=200)
-    placed = roofline(spec(), told, metrics(decode=steps), calibration())
+    placed = roofline(spec(), told, metrics(decode=steps), device_rates())
     assert placed is not None
     assert placed.mbu is not None
     assert (placed.mfu, placed.bound) == (None, "mixed")
-    roofs = calibration()
+    roofs = device_rates()
     (matrix,) = (m for m in roofs.measurements if m.kind == "matrix")
     slow = matrix.model_copy(update={"dtype": "float32", "samples_s": tuple(s * 1000 for s in matrix.samples_s)})
     both = roofs.model_copy(update={"measurements": (*roofs.measurements, slow)})
@@ -396,11 +398,13 @@ USE = MemoryUse(
 def test_memory_is_the_sum_of_its_parts_and_the_rest_is_told() -> None:
     """Llama-2-7B, 16 rows of 100 + 200 tokens: 13.48 GB weights, 2.52 GB cache, activations of 1600 tokens."""
     of_16 = metrics(rows=16, prompt_tokens=1600, longest_batch_tokens=16 * 300, device_memory=USE)
-    assert explain_memory(spec(batch_size=16), FP16, of_16, calibration(), None) is None, "an old record: which layout?"
+    assert explain_memory(spec(batch_size=16), FP16, of_16, device_rates(), None) is None, (
+        "an old record: which layout?"
+    )
     told = {**FP16, "kv_layout": "rectangle"}
-    found = explain_memory(spec(batch_size=16), told, of_16, calibration(), None)
+    found = explain_memory(spec(batch_size=16), told, of_16, device_rates(), None)
     assert found is not None
-    assert explain_memory(spec(batch_size=16), {**FP16, "cache": "dynamic"}, of_16, calibration(), None) == found
+    assert explain_memory(spec(batch_size=16), {**FP16, "cache": "dynamic"}, of_16, device_rates(), None) == found
     assert found.weights_bytes == 13_476_831_232
     assert found.kv_cache_bytes == 16 * 300 * 524_288
     assert found.activations_bytes == 1600 * (2 * 4096 + 3 * 11008) * 2 + 16 * 32000 * 6

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from bench_core.contract.errors import BadInput
 from bench_core.contract.records import artifact as artifact_module
-from bench_core.contract.records.artifact import ArtifactRecord, recipe_digest, usable_artifact
+from bench_core.contract.records.artifact import ArtifactRecord, digest_of_converter, usable_artifact
 from bench_core.contract.records.digest import prompts_sha256
 from bench_core.contract.records.workload import Workload
 
@@ -95,7 +95,7 @@ def record(folder: Path, **changes: Any) -> ArtifactRecord:
     given: dict[str, Any] = {
         "artifact": "ct2",
         "source_digest": "s" * 64,
-        "recipe": "r",
+        "converter_digest": "r",
         "made_by": "x",
         "seconds": 1.5,
     }
@@ -160,12 +160,15 @@ def test_each_kind_of_damage_is_named(folder: Path) -> None:
     assert made.damage(folder) == "model.bin is missing"
 
 
-def test_an_artifact_is_used_only_if_of_this_source_this_recipe_and_whole(folder: Path) -> None:
+def test_an_artifact_is_used_only_if_of_this_source_this_converter_and_whole(folder: Path) -> None:
     made = record(folder)
     assert usable_artifact(folder, "s" * 64, "r") == made
     assert usable_artifact(folder, "s" * 64, None) == made
     assert usable_artifact(folder, "t" * 64, "r") is None
-    assert usable_artifact(folder, "s" * 64, "another recipe") is None
+    assert usable_artifact(folder, "s" * 64, "another converter") is None
+    named_of_old = (folder / "artifact.json").read_text().replace('"converter_digest"', '"recipe"')
+    (folder / "artifact.json").write_text(named_of_old)
+    assert usable_artifact(folder, "s" * 64, "r") == made, "the field's former name is read, too"
     (folder / "model.bin").unlink()
     assert usable_artifact(folder, "s" * 64, "r") is None
 
@@ -176,16 +179,16 @@ def test_a_folder_without_a_readable_record_is_no_usable_artifact(folder: Path) 
     assert usable_artifact(folder, "s" * 64, None) is None
 
 
-def test_a_recipe_is_the_converters_and_the_pins_and_nothing_else(tmp_path: Path) -> None:
+def test_a_converters_digest_is_of_its_modules_and_the_pins_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "convert.py").write_text("a")
     (tmp_path / "requirements.txt").write_text("b")
-    before = recipe_digest(tmp_path)
+    before = digest_of_converter(tmp_path)
     (tmp_path / "adapter.py").write_text("how it runs does not change what is converted")
-    assert recipe_digest(tmp_path) == before
+    assert digest_of_converter(tmp_path) == before
     for name in ("convert.py", "requirements.txt"):
         old = (tmp_path / name).read_text()
         (tmp_path / name).write_text("changed")
-        assert recipe_digest(tmp_path) != before
+        assert digest_of_converter(tmp_path) != before
         (tmp_path / name).write_text(old)
     (tmp_path / "requirements.convert.txt").write_text("")
-    assert recipe_digest(tmp_path) != before
+    assert digest_of_converter(tmp_path) != before

@@ -181,7 +181,7 @@ def test_an_artifact_is_made_by_nobody_replaced_by_nobody_and_owned_by_the_calle
             converter.write_text(f"{text}\n# changed\n", encoding="utf-8")
     finally:
         converter.write_text(text, encoding="utf-8")
-    assert made[0].recipe != made[1].recipe
+    assert made[0].converter_digest != made[1].converter_digest
     assert {record.facts["uid"] for record in made} == {"65532"}
     everything = [models, *models.rglob("*")]
     assert {path.lstat().st_uid for path in everything} == {os.getuid()}

@@ -117,7 +117,7 @@ def test_an_earlier_conversion_tells_how_fast_the_next_is(tmp_path: Path) -> Non
         folder.mkdir(parents=True)
         (folder / "weights").write_bytes(content)
         record = ArtifactRecord.of_folder(
-            folder, artifact=artifact, source_digest="d", recipe="r", made_by="m", seconds=took_s
+            folder, artifact=artifact, source_digest="d", converter_digest="r", made_by="m", seconds=took_s
         )
         (folder / "artifact.json").write_text(record.to_json(), encoding="utf-8")
     assert earlier_rate(tmp_path, "gguf-q8_0") == 250.0

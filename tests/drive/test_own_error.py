@@ -68,7 +68,7 @@ def test_batches_and_loads_have_a_launch_each() -> None:
     assert [job.served for job in jobs] == [False, True]
 
 
-SERVED = (*RUN, *FAST, "--max-ramp-seconds", "1", "--max-serve-seconds", "2", "--no-calibration", "--run-id", "mine")
+SERVED = (*RUN, *FAST, "--max-ramp-seconds", "1", "--max-serve-seconds", "2", "--no-device-rates", "--run-id", "mine")
 
 
 @pytest.mark.alone

@@ -348,8 +348,8 @@ def test_another_card_of_the_same_model_is_the_same_machine(mine: Path, card: Gp
     assert ("GPU is" in _refusal(mine, gpus=(card,))) is refused
 
 
-def _artifact(digest: str, recipe: str, given: str | None = None) -> ArtifactInfo:
-    return ArtifactInfo(digest=digest, recipe=recipe, made_by="x", given=given)
+def _artifact(digest: str, converter_digest: str, given: str | None = None) -> ArtifactInfo:
+    return ArtifactInfo(digest=digest, converter_digest=converter_digest, made_by="x", given=given)
 
 
 @pytest.mark.parametrize(
@@ -363,7 +363,7 @@ def _artifact(digest: str, recipe: str, given: str | None = None) -> ArtifactInf
         (None, _artifact("b" * 64, "r1"), False),
     ],
 )
-def test_an_artifact_is_the_same_by_content_or_by_the_recipe_of_its_conversion(
+def test_an_artifact_is_the_same_by_content_or_by_its_converter(
     mine: Path, then: ArtifactInfo | None, now: ArtifactInfo, same: bool
 ) -> None:
     for path in mine.glob("cells/*/spec.json"):

@@ -100,7 +100,7 @@ def test_repeats_are_added_to_the_whole_run_and_stay_asked_for(drive: Drive, min
         (("--score-texts", "2"), "--score-texts would change nothing"),
         (("--control", "null.scripted.b1"), "--control would change nothing"),
         (("--artifact", "gptq-int4-g128=somebody/something"), "--artifact would change nothing"),
-        (("--calibration",), "--calibration would change nothing"),
+        (("--device-rates",), "--device-rates would change nothing"),
         (("--option", "null.tpot_s=0.002"), "option null.scripted.tpot_s is 0.002, was 0.001"),
     ],
 )

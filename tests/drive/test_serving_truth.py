@@ -20,7 +20,7 @@ SERVICE_S = TTFT_S + TPOT_S * (TOKENS - 1)
 CAPACITY = SLOTS / SERVICE_S  # requests/s
 SCRIPT = {"ttft_s": TTFT_S, "tpot_s": TPOT_S, "served_at_once": SLOTS, "load_s": 0}
 COMMON = (
-    *("--images", "null", "--device", "cpu", "--launcher", "process", "--no-harness-check", "--no-calibration"),
+    *("--images", "null", "--device", "cpu", "--launcher", "process", "--no-harness-check", "--no-device-rates"),
     *("--samples", "16", "--max-new-tokens", str(TOKENS), "--max-ramp-seconds", "4", "--run-id", "mine", "--yes"),
     *(word for name, value in SCRIPT.items() for word in ("--option", f"null.{name}={value}")),
 )
@@ -74,6 +74,6 @@ def test_capacity_is_the_scripts(drive: Drive, tmp_path: Path) -> None:
     assert found.lowest_failing == SLOTS + 1
     assert [trial.load for trial in found.trials][:3] == [4, 8, 16]
     assert str(SLOTS) in done.err
-    again = drive("--resume", "mine", "--no-calibration", "--yes", own_folders=True)
+    again = drive("--resume", "mine", "--no-device-rates", "--yes", own_folders=True)
     assert again.code == 0, again.err
     assert "known already" in again.err

@@ -119,7 +119,7 @@ class Commands:
 
     def _resume(self, run: Path) -> list[str]:
         places = (f"--results={run.parent}", f"--data={self._data}", f"--models={self._models}")
-        return ["--resume", run.name, "--yes", "--no-calibration", *places]
+        return ["--resume", run.name, "--yes", "--no-device-rates", *places]
 
 
 def _exit_code(main: Callable[[], None], argv: list[str], words: io.StringIO) -> int:

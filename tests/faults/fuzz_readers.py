@@ -174,7 +174,7 @@ def targets(place: Path) -> dict[str, Target]:
     whole = {name: path.read_bytes() for name, path in files.items() if path.is_file()}
     log = _some_events(run.cell)
     artifact = ArtifactRecord(
-        artifact="x", source_digest="0", recipe="r", made_by="m", seconds=1.0, digest="d", files=()
+        artifact="x", source_digest="0", converter_digest="r", made_by="m", seconds=1.0, digest="d", files=()
     ).to_json()
     found = {
         "suite.yaml": Target(_suite, suites, yaml=True),

@@ -83,7 +83,7 @@ def command(root: Path, cells: int) -> list[str]:
     folders = [f"--{name}={root / name}" for name in ("results", "data", "models")]
     script = [f"--option=null.{key}" for key in ("load_s=0", "ttft_s=0.005", "tpot_s=0.001")]
     asked = ["--images=null", "--device=cpu", "--launcher=docker", "--samples=4", "--max-new-tokens=4", *script]
-    asked += ["--no-harness-check", "--no-calibration", "--exhaustive", "--max-warmup-batches=1", "--json"]
+    asked += ["--no-harness-check", "--no-device-rates", "--exhaustive", "--max-warmup-batches=1", "--json"]
     sizes = ",".join(str(size) for size in range(1, CELLS_OF_A_CONTAINER + 1))
     asked += [f"--batch-sizes={sizes}", f"--repeats={cells // CELLS_OF_A_CONTAINER}", f"--run-id={RUN}"]
     return [sys.executable, "-m", "bench_core.drive", *asked, *folders]

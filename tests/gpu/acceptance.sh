@@ -52,7 +52,7 @@ expect() { # RUN CELL OUTCOME
 }
 
 failures() { # typed outcomes, and other cells go on; an engine compiled for another GPU wants an image of its own
-    local plain=(--no-harness-check --no-calibration --max-batches 2) code=0
+    local plain=(--no-harness-check --no-device-rates --max-batches 2) code=0
     if [[ ! -d $results/failures-artifact ]]; then
         "$python" -m bench_core.prepare --model synthetic/tiny --samples 8 --data "$data" --models "$models" > /dev/null 2>&1
         drive failures-artifact --run-id failures-artifact --images exllama,exllamav2,gptqmodel,transformers \
@@ -78,21 +78,21 @@ failures() { # typed outcomes, and other cells go on; an engine compiled for ano
 
 parity() { # IMAGES
     # shellcheck disable=SC2046  # two words
-    drive "parity-$1" $(named parity) --suite suites/parity.yaml "${story[@]}" --images "$1" --no-calibration
+    drive "parity-$1" $(named parity) --suite suites/parity.yaml "${story[@]}" --images "$1" --no-device-rates
 }
 
 memory() { # the smallest budget of vLLM, and one 7B cell of each explained
     # shellcheck disable=SC2046  # two words
     drive memory $(named memory) --images transformers,vllm --variants transformers.fp16,vllm.fp16 --batch-sizes 1 \
         --model synthetic/llama-2-7b "${story[@]}" --samples 64 --max-new-tokens 200 --max-batches 5 \
-        --no-harness-check --calibration --min-memory vllm.fp16.b1
+        --no-harness-check --device-rates --min-memory vllm.fp16.b1
 }
 
 repeats() {
     local begin=(--suite suites/repeats.yaml "${story[@]}")
     [[ ! -f $results/repeats/run.json ]] || begin=() # what was asked for is kept with the run
     # shellcheck disable=SC2046  # two words
-    drive repeats $(named repeats) "${begin[@]}" --no-calibration
+    drive repeats $(named repeats) "${begin[@]}" --no-device-rates
 }
 
 serving() { # vLLM's server under load, its capacity, and its own client against the same server
@@ -102,7 +102,7 @@ serving() { # vLLM's server under load, its capacity, and its own client against
         tests/gpu/serving_parity.py "$results/serving-parity" --device cuda --launcher docker --results "$results" \
         --data "$data" --models "$models" --yes $(named serving) --suite suites/serving.yaml "${story[@]}" \
         --images vllm --variants vllm.fp16 --find-capacity vllm.fp16 --capacity-start 8 --max-serve-seconds 30 \
-        --max-ramp-seconds 15 --no-harness-check --no-calibration > "$results/serving.log" 2>&1
+        --max-ramp-seconds 15 --no-harness-check --no-device-rates > "$results/serving.log" 2>&1
     code=$?
     echo "$((SECONDS - begun)) s  serving: exit code $code after $((SECONDS - at)) s"
     return $code
@@ -112,7 +112,7 @@ capacity() { # two engines' servers at some load points, and the highest rate th
     # shellcheck disable=SC2046  # two words
     drive capacity $(named capacity) --suite suites/serving.yaml "${story[@]}" --images vllm,llama-cpp-python \
         --variants vllm.fp16,llama-cpp-python.q4_k_m --concurrency 1,16,64 --request-rate 4,16 \
-        --find-capacity vllm.fp16 --capacity-start 32 --max-serve-seconds 20 --max-ramp-seconds 10 --no-calibration
+        --find-capacity vllm.fp16 --capacity-start 32 --max-serve-seconds 20 --max-ramp-seconds 10 --no-device-rates
 }
 
 engines=() # all that are compared on a GPU

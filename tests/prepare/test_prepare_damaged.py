@@ -51,8 +51,8 @@ def test_a_model_that_was_prepared_before_is_looked_at_again(tmp_path: Path) -> 
     record = ArtifactRecord.read(hf / "artifact.json")
     without("model.norm.weight")(hf)
     changed = ArtifactRecord.of_folder(
-        hf, artifact="hf", source_digest=None, recipe=record.recipe, made_by=record.made_by, seconds=0,
-        facts=record.facts,
+        hf, artifact="hf", source_digest=None, converter_digest=record.converter_digest,
+        made_by=record.made_by, seconds=0, facts=record.facts,
     )  # fmt: skip
     (hf / "artifact.json").write_text(changed.to_json())
     with pytest.raises(BadInput, match=r"model\.norm\.weight is missing"):

@@ -16,7 +16,7 @@ from report_runs import FP32, GPU, VLLM, Method, Script, cell_path, read_log, wr
 from bench_core.contract.measures.min_memory import MinMemory, Trial
 from bench_core.contract.models.stored_weights import StoredWeights
 from bench_core.contract.records import layout
-from bench_core.contract.records.calibration import Calibration, Measurement
+from bench_core.contract.records.device_rates import DeviceRates, Measurement
 from bench_core.contract.records.outcome import Outcome
 from bench_core.report.document import document
 from bench_core.report.write.cell_table import csv_table
@@ -33,7 +33,7 @@ QUIET = replace(ENGINE, image="quiet", label="Quiet", arrivals="none")
 SCRIPT = Script((ENGINE, QUIET), batch_sizes=(1, 4), batches=100)
 
 
-def roofs(name: str, **changes: Any) -> Calibration:
+def roofs(name: str, **changes: Any) -> DeviceRates:
     """2 TB/s, 500 TFLOP/s in float16, 4 us a launch, a context of half a GiB."""
 
     def measured(kind: str, dtype: str, rate: float) -> Measurement:
@@ -46,11 +46,11 @@ def roofs(name: str, **changes: Any) -> Calibration:
         "measurements": (measured("read", "float32", 2e12), measured("matrix", "float16", 5e14),
                          measured("launch", "float32", 2.5e5)),
     }  # fmt: skip
-    return Calibration(**{**given, **changes})
+    return DeviceRates(**{**given, **changes})
 
 
-def add(run: Path, record: Calibration | MinMemory, name: str) -> Path:
-    home = run / (layout.CALIBRATIONS_FOLDER if isinstance(record, Calibration) else layout.MIN_MEMORY_FOLDER)
+def add(run: Path, record: DeviceRates | MinMemory, name: str) -> Path:
+    home = run / (layout.DEVICE_RATES_FOLDER if isinstance(record, DeviceRates) else layout.MIN_MEMORY_FOLDER)
     home.mkdir(exist_ok=True)
     (home / f"{name}.json").write_text(record.to_json(), encoding="utf-8")
     return home / f"{name}.json"
@@ -107,14 +107,23 @@ def test_a_cell_stands_under_the_roofs_of_its_own_card_and_visit(tmp_path: Path)
     assert sheet(run, "Roofline")[0]["Because"] == "the device was not measured"
     add(run, roofs("v2.gpu-0", context_bytes=7), "v2.gpu-0")
     view = load_run(run)
-    found = view.calibration_of(view.rows[0])
+    found = view.device_rates_of(view.rows[0])
     assert found is not None
     assert found.name == "v2.gpu-0", "the same card at another visit is better than none"
     add(run, roofs("v1.gpu-0"), "v1.gpu-0")
     view = load_run(run)
-    found = view.calibration_of(view.rows[0])
+    found = view.device_rates_of(view.rows[0])
     assert found is not None
     assert found.name == "v1.gpu-0"
+
+
+def test_rates_of_a_device_are_read_under_their_former_name(tmp_path: Path) -> None:
+    run = write_run(tmp_path, SCRIPT)
+    add(run, roofs("v1.gpu-0"), "v1.gpu-0")
+    now = load_run(run).device_rates
+    assert len(now) == 1
+    (run / layout.DEVICE_RATES_FOLDER).rename(run / layout.FORMER_DEVICE_RATES_FOLDER)
+    assert load_run(run).device_rates == now
 
 
 def test_a_cpus_roofs_hold_for_its_visit_and_its_threads(tmp_path: Path) -> None:
@@ -122,13 +131,13 @@ def test_a_cpus_roofs_hold_for_its_visit_and_its_threads(tmp_path: Path) -> None
     cpu = {"device": "cpu", "gpu_uuid": None, "context_bytes": None}
     add(run, roofs("v1.cpu", **cpu, threads=2), "v1.cpu")
     view = load_run(run)
-    assert view.calibration_of(view.rows[0]) is None
+    assert view.device_rates_of(view.rows[0]) is None
     add(run, roofs("v1.cpu", **cpu), "v1.cpu")
     view = load_run(run)
-    assert view.calibration_of(view.rows[0]) is not None
+    assert view.device_rates_of(view.rows[0]) is not None
     add(run, roofs("v2.cpu", **cpu), "v1.cpu")  # another day, perhaps another machine
     view = load_run(run)
-    assert view.calibration_of(view.rows[0]) is None
+    assert view.device_rates_of(view.rows[0]) is None
 
 
 @pytest.mark.parametrize("content", ["", "{}", "not json", '{"schema_version": 2}'])
@@ -136,14 +145,14 @@ def test_a_damaged_measurement_of_a_device_costs_its_roofs_and_no_cell(tmp_path:
     run = write_run(tmp_path, SCRIPT)
     add(run, roofs("v1.gpu-0"), "v1.gpu-0").write_text(content)
     view = load_run(run)
-    assert view.calibrations == ()
+    assert view.device_rates == ()
     assert all(row.result for row in view.rows)
     outside = tmp_path / "elsewhere.json"
     outside.write_text(roofs("v1.gpu-0").to_json())
-    link = run / layout.CALIBRATIONS_FOLDER / "v1.gpu-0.json"
+    link = run / layout.DEVICE_RATES_FOLDER / "v1.gpu-0.json"
     link.unlink()
     link.symlink_to(outside)
-    assert load_run(run).calibrations == (), "a report reads its run and nothing else"
+    assert load_run(run).device_rates == (), "a report reads its run and nothing else"
 
 
 def test_a_run_without_roofs_or_telemetry_looks_as_before(tmp_path: Path) -> None:

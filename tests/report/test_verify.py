@@ -588,8 +588,8 @@ def test_publishing_twice_gives_the_same_bytes(mine: Path, tmp_path: Path) -> No
 
 def test_what_stands_beside_the_cells_is_published_and_its_change_is_found(mine: Path, tmp_path: Path) -> None:
     """Roofs and figures of others are part of a report; without them a copy's report would be another one."""
-    (mine / layout.CALIBRATIONS_FOLDER).mkdir()
-    roofs = Path(layout.CALIBRATIONS_FOLDER) / "v1.cpu.json"
+    (mine / layout.DEVICE_RATES_FOLDER).mkdir()
+    roofs = Path(layout.DEVICE_RATES_FOLDER) / "v1.cpu.json"
     shutil.copyfile(PUBLISHED_WITH_ROOFS / roofs, mine / roofs)
     shutil.copyfile(ROOT / "docs" / "study.yaml", mine / layout.BESIDE_FILE)
     write_report(mine)

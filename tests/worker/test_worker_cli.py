@@ -522,7 +522,12 @@ def test_an_artifact_that_is_not_what_its_name_says_is_refused(refuse: Refuse, p
     folder.mkdir()
     (folder / "config.json").write_text("{}")
     record = ArtifactRecord.of_folder(
-        folder, artifact="gptq-int4-g128", source_digest=MODEL.digest, recipe="r", made_by="a person", seconds=0
+        folder,
+        artifact="gptq-int4-g128",
+        source_digest=MODEL.digest,
+        converter_digest="r",
+        made_by="a person",
+        seconds=0,
     )
     (folder / layout.ARTIFACT_FILE).write_text(record.to_json())
     said = refuse("--variant", "other", image=image)

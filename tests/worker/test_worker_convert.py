@@ -163,12 +163,12 @@ def test_a_workload_of_another_tokenizer_is_refused_for_calibration(place: Place
     assert model_files(place) == {"model.json", "hf"}
 
 
-def test_another_recipe_or_another_model_makes_it_again(place: Place, image: Path) -> None:
+def test_another_converter_or_another_model_makes_it_again(place: Place, image: Path) -> None:
     first, _ = made(place, image)
     (image / "convert.py").write_text(CONVERT.replace("upper", "title"))
     second, now = made(place, image)
     assert now
-    assert second.recipe != first.recipe
+    assert second.converter_digest != first.converter_digest
     assert (place.models / "toy" / "made-int8" / "sub" / "model.bin").read_text() == "Weights"
     (image / "requirements.convert.txt").write_text("pin==1\n")
     assert made(place, image)[1]

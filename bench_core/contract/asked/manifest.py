@@ -114,7 +114,7 @@ class Manifest(Record):
     convert_target: bool = Field(
         False, description="converters live in the build target `convert` (requirements.convert.txt), not in `measure`"
     )
-    calibrates: EntryPoint | None = Field(
+    measures_device: EntryPoint | None = Field(
         None, description="module:function that offers work for measuring a device; such an image is no engine"
     )
     options: dict[OptionName, EngineOption] = Field(
@@ -154,9 +154,9 @@ class Manifest(Record):
 
     @model_validator(mode="after")
     def _consistent(self) -> Manifest:
-        if self.calibrates is not None:
+        if self.measures_device is not None:
             if self.adapter is not None or self.variants:
-                raise ValueError("an image that calibrates is no engine: no adapter, no variants")
+                raise ValueError("an image that measures devices is no engine: no adapter, no variants")
             return self
         if self.adapter is None:
             raise ValueError("adapter: Field required")

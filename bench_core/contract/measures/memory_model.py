@@ -18,7 +18,7 @@ from bench_core.contract.measures.roofline import (
 )
 from bench_core.contract.models.model import ModelInfo
 from bench_core.contract.models.model_work import decoder_of, kv_cache_bytes
-from bench_core.contract.records.calibration import Calibration
+from bench_core.contract.records.device_rates import DeviceRates
 from bench_core.contract.records.record import Record
 from bench_core.contract.records.spec import CellSpec
 
@@ -93,7 +93,7 @@ def explain_memory(
     spec: CellSpec,
     facts: Mapping[str, str],
     metrics: CellMetrics,
-    calibration: Calibration | None,
+    device_rates: DeviceRates | None,
     search: MinMemory | None,
 ) -> MemoryExplained | None:
     """``None`` off a GPU, for a scripted engine, a mixture of experts or layers that are not known; where the engine
@@ -119,7 +119,7 @@ def explain_memory(
     if trial is not None and trial.prompt_tokens is not None:
         read = trial.prompt_tokens
     activations = activations_bytes(spec.model, item, read, metrics.rows / metrics.batches)
-    context = calibration.context_bytes if calibration is not None else None
+    context = device_rates.context_bytes if device_rates is not None else None
     graphs = told_bytes(facts.get("cuda_graphs_bytes"))
     predicted = on_gpu + cache + activations + (context or 0) + (graphs or 0)
     if trial is None and (metrics.reserved_bytes or 0) > weights.total_bytes + cache:

@@ -27,7 +27,7 @@ from bench_core.contract.models.model_work import (
 )
 from bench_core.contract.models.steps import DecodeSteps
 from bench_core.contract.records import layout
-from bench_core.contract.records.calibration import Calibration
+from bench_core.contract.records.device_rates import DeviceRates
 from bench_core.contract.records.record import LARGEST_INT, Record
 from bench_core.contract.records.spec import CellSpec
 
@@ -239,7 +239,7 @@ def launches_less(facts: Mapping[str, str]) -> bool:
 
 
 def roofline(
-    spec: CellSpec, facts: Mapping[str, str], metrics: CellMetrics, calibration: Calibration | None
+    spec: CellSpec, facts: Mapping[str, str], metrics: CellMetrics, device_rates: DeviceRates | None
 ) -> Roofline | None:
     """Places a cell; ``None`` where its decode steps cannot be timed."""
     steps = metrics.decode
@@ -247,10 +247,10 @@ def roofline(
         return None
     model, dtype = spec.model, compute_dtype(facts)
     roofs = _Roofs()
-    if calibration is not None:
-        matrix = calibration.matrix_flop_s(dtype) if dtype else None
-        slowest = calibration.slowest_matrix_flop_s
-        roofs = _Roofs(calibration.bandwidth_bytes_s, matrix, slowest, calibration.launch_s)
+    if device_rates is not None:
+        matrix = device_rates.matrix_flop_s(dtype) if dtype else None
+        slowest = device_rates.slowest_matrix_flop_s
+        roofs = _Roofs(device_rates.bandwidth_bytes_s, matrix, slowest, device_rates.launch_s)
     scripted, problem = spec.artifact == layout.NO_ARTIFACT, decoder_of(model).problem
     real = not scripted and not problem
     weights = weights_in_memory(spec, facts) if real else None

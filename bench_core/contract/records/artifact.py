@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
 from bench_core.contract.errors import BadInput
 from bench_core.contract.records import layout
@@ -28,7 +28,8 @@ class ArtifactRecord(Record):
 
     Attributes:
         source_digest: digest of the model's ``hf`` artifact that it was made from (its own digest for ``hf``).
-        recipe: digest of the converter's code and pins; an artifact of another recipe is made again.
+        converter_digest: of the converter's code and pins; an artifact of another converter is made again. Its former
+            name, ``recipe``, is read too.
         made_by: the image, or how it was obtained.
         facts: what the converter says of it; ``given`` where it is from elsewhere.
         digest: over all files' paths and contents.
@@ -37,7 +38,7 @@ class ArtifactRecord(Record):
     schema_version: Literal[1] = 1
     artifact: str
     source_digest: str
-    recipe: str
+    converter_digest: str = Field(validation_alias=AliasChoices("converter_digest", "recipe"))
     made_by: str
     seconds: float = Field(ge=0)
     facts: dict[str, str] = {}
@@ -61,7 +62,7 @@ class ArtifactRecord(Record):
         *,
         artifact: str,
         source_digest: str | None,
-        recipe: str,
+        converter_digest: str,
         made_by: str,
         seconds: float,
         facts: Mapping[str, str] | None = None,
@@ -88,7 +89,7 @@ class ArtifactRecord(Record):
         return cls(
             artifact=artifact,
             source_digest=source_digest or digest,
-            recipe=recipe,
+            converter_digest=converter_digest,
             made_by=made_by,
             seconds=seconds,
             facts=dict(facts or {}),
@@ -114,18 +115,18 @@ class ArtifactRecord(Record):
         return None
 
 
-def recipe_digest(image_folder: Path) -> str:
+def digest_of_converter(image_folder: Path) -> str:
     """Digest of what decides an image's conversions: its converter modules and its pinned requirements."""
     names = sorted([*image_folder.glob("convert*.py"), *image_folder.glob("requirements*.txt")])
     return entries_sha256((path.name, file_sha256(path)) for path in names)[:16]
 
 
-def usable_artifact(folder: Path, source_digest: str, recipe: str | None) -> ArtifactRecord | None:
-    """The record of a folder's artifact if it is whole, of that source and (where given) that recipe, else ``None``."""
+def usable_artifact(folder: Path, source_digest: str, converter_digest: str | None) -> ArtifactRecord | None:
+    """The record of a folder's artifact if it is whole, of that source and (if given) that converter; or ``None``."""
     try:
         record = ArtifactRecord.read(folder / layout.ARTIFACT_FILE)
     except BadInput:
         return None
-    if record.source_digest != source_digest or (recipe is not None and record.recipe != recipe):
+    if record.source_digest != source_digest or converter_digest not in (None, record.converter_digest):
         return None
     return None if record.damage(folder) else record

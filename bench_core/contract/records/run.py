@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
 from bench_core.contract.asked.protocol import Length
 from bench_core.contract.asked.scenario import MAX_REPEAT, NamedCell
@@ -70,13 +70,13 @@ class ArtifactInfo(Record):
     """An artifact that a visit's engines read.
 
     Attributes:
-        recipe: of its converter, or of bringing it here; see ``ArtifactRecord``.
+        converter_digest: of its converter, or of bringing it here; see ``ArtifactRecord``.
         given: where it was taken from, if it was not converted from the model.
         tensors: what its tensors were found to be then, in a few words.
     """
 
     digest: str
-    recipe: str
+    converter_digest: str = Field(validation_alias=AliasChoices("converter_digest", "recipe"))
     made_by: str
     given: str | None = None
     tensors: str = ""

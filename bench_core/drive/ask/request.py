@@ -222,7 +222,7 @@ class Modes(Record):
         given: keys of the suite that the command line gives, and ``suite`` for a file.
     """
 
-    calibration: Annotated[bool | None, Said(default="where it costs seconds")] = Field(
+    device_rates: Annotated[bool | None, Said(default="where it costs seconds")] = Field(
         None, description="measure each device's bandwidth and matrix rate at the visit"
     )
     min_memory: Annotated[str | None, Said(metavar="IMAGE.VARIANT.bN")] = Field(

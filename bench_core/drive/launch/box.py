@@ -130,13 +130,14 @@ class Doors:
 
 
 def _hand_over(folder: Path, user: int, group: int) -> None:
-    """The folder itself, and those in it that a box adds to or replaces: of a run the folders of cells, calibrations
-    and load searches, of a model its artifacts, but not the model that they are made of. Files stay whose they are."""
+    """The folder itself, and those in it that a box adds to or replaces: of a run the folders of cells, of device rates
+    and of load searches, of a model its artifacts, but not the model that they are made of. Files stay whose they are.
+    """
     try:
         os.chown(folder, user, group, follow_symlinks=False)
         is_model = _is_model(folder)
         for parent, name, status in _entries(folder):
-            of_a_run = name in (layout.CELLS_FOLDER, layout.CALIBRATIONS_FOLDER, layout.CAPACITY_FOLDER)
+            of_a_run = name in (layout.CELLS_FOLDER, layout.DEVICE_RATES_FOLDER, layout.CAPACITY_FOLDER)
             of_a_model = is_model and name.partition("/")[0] != layout.HF_ARTIFACT
             if stat.S_ISDIR(status.st_mode) and (of_a_run or of_a_model):
                 os.chown(name.rpartition("/")[2], user, group, dir_fd=parent, follow_symlinks=False)

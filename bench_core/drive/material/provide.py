@@ -13,7 +13,7 @@ from pathlib import Path
 from bench_core.contract.asked.declaration import as_arguments
 from bench_core.contract.errors import BadInput, MachineFailure
 from bench_core.contract.records import layout
-from bench_core.contract.records.artifact import recipe_digest, usable_artifact
+from bench_core.contract.records.artifact import digest_of_converter, usable_artifact
 from bench_core.contract.records.outcome import EXIT_BAD_INPUT, EXIT_MACHINE, Outcome, Verdict
 from bench_core.contract.records.run import GpuInfo, ImageInfo
 from bench_core.drive.ask.request import Request
@@ -225,8 +225,8 @@ class Provision:
 
 
 def _has(prepared: Prepared, artifact: str, maker: Job) -> bool:
-    recipe = recipe_digest(maker.image.folder)
-    return usable_artifact(prepared.model_folder / artifact, prepared.model.digest, recipe) is not None
+    converter_digest = digest_of_converter(maker.image.folder)
+    return usable_artifact(prepared.model_folder / artifact, prepared.model.digest, converter_digest) is not None
 
 
 def _outcome_of_conversion(ended: Ended) -> Outcome:

@@ -58,7 +58,7 @@ class Catalogue:
             image = Image(path.parent, Manifest.load(path.parent))
             if image.name != path.parent.name:
                 raise BadInput(f"{path}: the name {image.name!r} is not the folder's", "rename one of them")
-            if image.manifest.calibrates is None:
+            if image.manifest.measures_device is None:
                 self._images[image.name] = image
             else:
                 self._probes.append(image)

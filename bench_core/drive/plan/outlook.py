@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench_core.contract.asked.scenario import Offline, Scenario
-from bench_core.contract.records.artifact import recipe_digest, usable_artifact
+from bench_core.contract.records.artifact import digest_of_converter, usable_artifact
 from bench_core.contract.records.prompt_source import PromptSource
 from bench_core.contract.records.run import GpuInfo
 from bench_core.contract.records.workload import order_words
@@ -91,7 +91,7 @@ def _missing(artifact: str, maker: Job, plan: ModelPlan, models: Path) -> bool:
     if plan.model is None:
         return True
     folder = models / plan.model.folder / artifact
-    return usable_artifact(folder, plan.model.digest, recipe_digest(maker.image.folder)) is None
+    return usable_artifact(folder, plan.model.digest, digest_of_converter(maker.image.folder)) is None
 
 
 def _not_yet_known(suite: Suite) -> str:

@@ -267,14 +267,14 @@ class Earlier:
         )
 
     def _artifacts(self, visit: VisitInfo) -> Iterator[str]:
-        """The same content, or converted by the same recipe: a conversion on a GPU is not the same to the bit."""
+        """The same content, or converted by the same converter: a conversion on a GPU is not the same to the bit."""
         for row in self.complete:
             now = visit.artifacts.get(row.spec.artifact) if row.spec else None
             if row.spec is None or now is None or row.spec.artifact_digest in (None, now.digest):
                 continue
             then = self._visit_of(row)
             had = then.artifacts.get(row.spec.artifact) if then else None
-            if had is None or had.given or now.given or had.recipe != now.recipe:
+            if had is None or had.given or now.given or had.converter_digest != now.converter_digest:
                 digest = str(row.spec.artifact_digest)
                 yield from _differing([(f"artifact {row.spec.artifact}", digest, now.digest)])
 

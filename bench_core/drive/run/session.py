@@ -26,7 +26,7 @@ from bench_core.drive.plan.own_error import own_error_jobs
 from bench_core.drive.plan.plan import Job, Plan, make_plan, plan_of_cells
 from bench_core.drive.plan.resume import Earlier
 from bench_core.drive.run.assignment import clear_left_over
-from bench_core.drive.run.calibration import is_at_hand, measure_devices
+from bench_core.drive.run.device_rates import is_at_hand, measure_devices
 from bench_core.drive.run.execute import Execution, Finished, pass_on_signals
 from bench_core.drive.run.gpus import choose_device
 from bench_core.drive.run.news import News
@@ -187,7 +187,7 @@ class Session:
         of_new_cells = [option for option in declared(Suite) if option.name in fields_that_may_differ(Suite)]
         given = [option for option in of_new_cells if option.name in self._modes.given]
         idle = [option.flag for option in given if getattr(now, option.name) != getattr(before, option.name)]
-        idle += ["--calibration"] if self._modes.calibration else []
+        idle += ["--device-rates"] if self._modes.device_rates else []
         if idle:
             raise BadInput(
                 f"{', '.join(idle)} would change nothing: every cell asked for is complete",
@@ -216,7 +216,7 @@ class Session:
 
     def _probe(self, plan: Plan, launcher: Launcher) -> Image | None:
         """What measures the device; ``None`` where that is unwanted or would cost more than seconds."""
-        probe, wanted = self._catalogue.probe(plan.device), self._modes.calibration
+        probe, wanted = self._catalogue.probe(plan.device), self._modes.device_rates
         if probe is None or wanted is False or not (wanted or is_at_hand(probe, plan, launcher)):
             return None
         return probe

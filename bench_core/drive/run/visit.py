@@ -66,7 +66,7 @@ def _artifact(folder: Path) -> ArtifactInfo:
     record = ArtifactRecord.read(folder / layout.ARTIFACT_FILE)
     return ArtifactInfo(
         digest=record.digest,
-        recipe=record.recipe,
+        converter_digest=record.converter_digest,
         made_by=record.made_by,
         given=record.given,
         tensors=record.facts.get("tensors", ""),

@@ -137,7 +137,7 @@ def prepare_given(
                 staging,
                 artifact=artifact,
                 source_digest=model.digest,
-                recipe=RECIPE,
+                converter_digest=RECIPE,
                 made_by="the Hugging Face hub" if place.folder is None else "a local folder",
                 seconds=round(time.monotonic() - started, 3),
                 facts={**facts, "given": place.given, "origin": place.origin()},

@@ -132,7 +132,7 @@ def _make(source: Source, staging: Path, models_root: Path, progress: Progress) 
         hf,
         artifact=layout.HF_ARTIFACT,
         source_digest=None,
-        recipe=RECIPE,
+        converter_digest=RECIPE,
         made_by=source.made_by,
         seconds=time.monotonic() - started,
         facts={**facts, "origin": source.origin},

@@ -114,7 +114,7 @@ def _placed(view: RunView, row: Row) -> dict[str, Any]:
 def _peaks(view: RunView) -> list[dict[str, Any]]:
     """Each device's measured peaks; of several measurements of one device the last."""
     found: dict[str, dict[str, Any]] = {}
-    for peaks in view.calibrations:
+    for peaks in view.device_rates:
         rates = {dtype: peaks.matrix_flop_s(dtype) for dtype in ("float16", "bfloat16", "tf32", "float32")}
         device = peaks.gpu_uuid or f"{peaks.cpu}, {peaks.threads} threads"
         found[device] = {

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from bench_core.contract.measures.roofline import BUSY, LAUNCHES_PER_LAYER, LAUNCHING, NEAR, Roofline
 from bench_core.contract.measures.telemetry import is_throttling, reason_words
-from bench_core.contract.records.calibration import Calibration
+from bench_core.contract.records.device_rates import DeviceRates
 from bench_core.report.cell import KEY, Cell, measured
 from bench_core.report.column import Column, Sheet, sheet
 from bench_core.report.format import ABSENT, digits, milliseconds, share3, signed_gib, whole
@@ -47,7 +47,7 @@ ROOFLINE: Sequence[Column[Cell]] = [
 
 def roofline_sheet(view: RunView) -> Iterator[Sheet]:
     """Each cell under the peaks of its device, where those were measured."""
-    if view.calibrations:
+    if view.device_rates:
         yield sheet("Roofline", ROOFLINE, measured(view), _ROOFLINE_NOTES)
 
 
@@ -65,7 +65,7 @@ _ROOFLINE_NOTES = (
 )
 
 
-def _throttling(found: Calibration) -> str:
+def _throttling(found: DeviceRates) -> str:
     masks = found.telemetry.throttle_reasons if found.telemetry else None
     seen = {mask for mask in masks or () if mask is not None}
     if not seen:
@@ -74,15 +74,15 @@ def _throttling(found: Calibration) -> str:
     return ", ".join(sorted(words)) or "none"
 
 
-def _matrix(dtype: str) -> Column[Calibration]:
+def _matrix(dtype: str) -> Column[DeviceRates]:
     return Column(dtype, lambda found: found.matrix_flop_s(dtype), digits(3, 1e-12), unit="TFLOP/s")
 
 
-def _versions(found: Calibration) -> str:
+def _versions(found: DeviceRates) -> str:
     return ", ".join(f"{name} {foreign(version)}" for name, version in sorted(found.versions.items())) or ABSENT
 
 
-_PEAKS: Sequence[Column[Calibration]] = [
+_PEAKS: Sequence[Column[DeviceRates]] = [
     Column("Measurement", "name", words=True),
     Column("Device", lambda found: found.gpu_uuid or f"{found.cpu}, {found.threads} threads", words=True),
     Column("Bandwidth", "bandwidth_bytes_s", digits(4, 1e-9), unit="GB/s"),
@@ -96,12 +96,12 @@ _PEAKS: Sequence[Column[Calibration]] = [
 
 def peaks_sheet(view: RunView) -> Iterator[Sheet]:
     """What was measured of the devices."""
-    if view.calibrations:
-        yield sheet("Peak rates", _PEAKS, view.calibrations, _PEAKS_NOTES)
+    if view.device_rates:
+        yield sheet("Peak rates", _PEAKS, view.device_rates, _PEAKS_NOTES)
 
 
 _PEAKS_NOTES = (
     "The best of several samples each, on this device at this visit, by PyTorch: sums, matrix x vector and copies "
     "of buffers far larger than the caches; square matrix products; a chain of tiny kernels launched one by one. "
-    "Context: memory that a process holds on the GPU before it has data. All samples are in calibrations/.",
+    "Context: memory that a process holds on the GPU before it has data. All samples are kept with the run.",
 )

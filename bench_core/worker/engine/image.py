@@ -14,7 +14,7 @@ from typing import Any
 from bench_core.contract.adapter import Adapter, Converter, Direct
 from bench_core.contract.asked.manifest import Manifest
 from bench_core.contract.errors import BadInput
-from bench_core.contract.records.calibration import Calibrates
+from bench_core.contract.records.device_rates import MeasuresDevice
 
 
 def load_adapter(folder: Path, manifest: Manifest) -> Adapter:
@@ -24,7 +24,7 @@ def load_adapter(folder: Path, manifest: Manifest) -> Adapter:
         BadInput: ``image.yaml`` names something that is not there, or not an adapter.
     """
     if manifest.adapter is None:
-        raise BadInput(f"image {manifest.name} is no engine", "it measures devices: --calibrate")
+        raise BadInput(f"image {manifest.name} is no engine", "it measures devices: --measure-device")
     os.environ.update(manifest.environment)
     adapter = _entry_point(folder, manifest.adapter)()
     if not isinstance(adapter, Adapter):
@@ -47,18 +47,18 @@ def load_converter(folder: Path, manifest: Manifest, artifact: str) -> Converter
     return converter
 
 
-def load_probe(folder: Path, manifest: Manifest) -> Calibrates:
+def load_probe(folder: Path, manifest: Manifest) -> MeasuresDevice:
     """Sets the image's environment variables and imports the function that offers work for measuring a device.
 
     Raises:
         BadInput: the image has none.
     """
-    if manifest.calibrates is None:
+    if manifest.measures_device is None:
         raise BadInput(
-            f"image {manifest.name} does not measure devices", "image.yaml names no function under calibrates"
+            f"image {manifest.name} does not measure devices", "image.yaml names no function under measures_device"
         )
     os.environ.update(manifest.environment)
-    return _entry_point(folder, manifest.calibrates)
+    return _entry_point(folder, manifest.measures_device)
 
 
 def load_direct(folder: Path, manifest: Manifest) -> Direct | None:

@@ -13,7 +13,7 @@ from bench_core.contract.adapter import Device
 from bench_core.contract.asked.manifest import Manifest
 from bench_core.contract.errors import BadInput, MachineFailure, first_line
 from bench_core.contract.records import layout
-from bench_core.contract.records.calibration import Calibration, Measurement, WorkPiece
+from bench_core.contract.records.device_rates import DeviceRates, Measurement, WorkPiece
 from bench_core.system.files import write_text
 from bench_core.system.machine import cpu_name
 from bench_core.system.nvml import GpuReader
@@ -29,17 +29,17 @@ ALL_S = 60.0  # on a machine that others fill, pieces that come after this are l
 TIME_LIMIT_S = 180  # a device that hangs must not hold up the run
 
 
-def write_calibration(image_folder: Path, device: Device, run_folder: Path, name: str) -> Path:
-    """Measures the device with an image's work and writes ``calibrations/<name>.json``; returns its path.
+def write_device_rates(image_folder: Path, device: Device, run_folder: Path, name: str) -> Path:
+    """Measures the device with an image's work and writes ``device-rates/<name>.json``; returns its path.
 
     Raises:
         BadInput: the image does not measure devices, or the name is none.
         MachineFailure: the folder cannot be written.
     """
     if not layout.is_name(name):
-        raise BadInput(f"--calibrate {name!r} is not a name", "lower case letters, digits, '.', '_' and '-'")
+        raise BadInput(f"--measure-device {name!r} is not a name", "lower case letters, digits, '.', '_' and '-'")
     manifest = Manifest.load(image_folder)
-    folder = run_folder / layout.CALIBRATIONS_FOLDER
+    folder = run_folder / layout.DEVICE_RATES_FOLDER
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -58,7 +58,7 @@ def write_calibration(image_folder: Path, device: Device, run_folder: Path, name
 
 def measure_device(
     image_folder: Path, manifest: Manifest, device: Device, name: str, clock: Clock = monotonic_ns
-) -> Calibration:
+) -> DeviceRates:
     """Times every piece of work. One that fails is named with its cause, the others go on."""
     started = clock()
     gpu = GpuReader(device.uuid) if device.uuid else None
@@ -84,7 +84,7 @@ def measure_device(
             gc.collect()
     finally:
         sampler.stop()
-    return Calibration(
+    return DeviceRates(
         name=name,
         wall_time_utc=utc_now(),
         device=device.kind,
@@ -100,7 +100,7 @@ def measure_device(
     )
 
 
-def device_words(record: Calibration) -> str:
+def device_words(record: DeviceRates) -> str:
     """The roofs in one line."""
     bandwidth, launch_s = record.bandwidth_bytes_s, record.launch_s
     rates = {m.dtype: record.matrix_flop_s(m.dtype) for m in record.measurements if m.kind == "matrix"}

@@ -7,7 +7,7 @@ from pathlib import Path
 from bench_core.contract.asked.declaration import as_arguments
 from bench_core.contract.errors import first_line
 from bench_core.contract.records import layout
-from bench_core.contract.records.calibration import Calibration
+from bench_core.contract.records.device_rates import DeviceRates
 from bench_core.contract.records.run import GpuInfo
 from bench_core.drive.launch.launcher import Folders, Launch, Launcher
 from bench_core.drive.plan.catalogue import Image
@@ -57,17 +57,17 @@ def measure_devices(
             launch = Launch(
                 image=probe,
                 target="measure",
-                arguments=as_arguments({"calibrate": name, "device": plan.device, "threads": threads}),
+                arguments=as_arguments({"measure_device": name, "device": plan.device, "threads": threads}),
                 folders=Folders(model=model_folder, artifact=layout.NO_ARTIFACT, run=run_folder),
                 gpu=gpu,
-                labels={"run": run_folder.name, "calibration": name},
+                labels={"run": run_folder.name, "device_rates": name},
             )
             ended = launcher.run(launch, lambda _line: None)
-            path = run_folder / layout.CALIBRATIONS_FOLDER / f"{name}.json"
+            path = run_folder / layout.DEVICE_RATES_FOLDER / f"{name}.json"
             if ended.exit_code != 0:
                 display.note(f"the device was not measured: {stated_cause(ended.stderr_tail)}")
             else:
-                Calibration.read(path)
+                DeviceRates.read(path)
                 written.append(path)
                 display.note(f"device measured: {stated_cause(ended.stderr_tail)}")
             if gpu and not memory_came_back(gpu.uuid, baseline):

@@ -16,16 +16,16 @@ from worker_material import REPOSITORY, Place, write_image
 from bench_core.contract.adapter import Device
 from bench_core.contract.asked.manifest import Manifest
 from bench_core.contract.errors import BadInput
-from bench_core.contract.records.calibration import Calibration, WorkPiece
-from bench_core.worker import calibration as calibration_module
-from bench_core.worker.calibration import SAMPLE_S, SAMPLES, measure_device, time_piece
+from bench_core.contract.records.device_rates import DeviceRates, WorkPiece
+from bench_core.worker import device_rates as calibration_module
+from bench_core.worker.device_rates import SAMPLE_S, SAMPLES, measure_device, time_piece
 from bench_core.worker.sample.rapl import PackageEnergy
 from bench_core.worker.sample.sampler import Sampler
 
 PROBE = """\
 name: probe
 title: Probe
-calibrates: {entry}
+measures_device: {entry}
 batching: native
 token_times: none
 devices: [cuda, cpu]
@@ -34,7 +34,7 @@ packages: []
 CODE = """\
 import time
 
-from bench_core.contract.records.calibration import WorkPiece
+from bench_core.contract.records.device_rates import WorkPiece
 
 
 def sleepy(duration_s):
@@ -145,10 +145,10 @@ def test_a_context_is_what_the_first_piece_takes(probe: Path, monkeypatch: pytes
 
 def test_the_worker_writes_the_record_into_the_run(tmp_path: Path, probe: Path) -> None:
     place = Place.prepared(tmp_path / "place")
-    ran = place.run("--calibrate", "v2.cpu", "--run-id", "mine", "--threads", "1", image=probe)
+    ran = place.run("--measure-device", "v2.cpu", "--run-id", "mine", "--threads", "1", image=probe)
     assert ran.code == 0, ran.err
-    path = place.results / "mine" / "calibrations" / "v2.cpu.json"
-    record = Calibration.read(path)
+    path = place.results / "mine" / "device-rates" / "v2.cpu.json"
+    record = DeviceRates.read(path)
     assert (record.name, record.device, record.threads) == ("v2.cpu", "cpu", 1)
     assert [file.name for file in path.parent.iterdir()] == ["v2.cpu.json"]
     assert "product failed: RuntimeError: no such dtype" in ran.err
@@ -157,8 +157,8 @@ def test_the_worker_writes_the_record_into_the_run(tmp_path: Path, probe: Path) 
 @pytest.mark.parametrize(
     ("arguments", "cause"),
     [
-        (("--calibrate", "v1.cpu"), "--calibrate needs a run"),
-        (("--calibrate", "../x", "--run-id", "mine"), "is not a name"),
+        (("--measure-device", "v1.cpu"), "--measure-device needs a run"),
+        (("--measure-device", "../x", "--run-id", "mine"), "is not a name"),
         (("--variant", "x", "--run-id", "mine"), "has no variant 'x'"),  # no engine, so nothing to run
     ],
 )
@@ -172,7 +172,7 @@ def test_misuse_is_one_line(tmp_path: Path, probe: Path, arguments: tuple[str, .
 
 def test_an_engine_measures_no_device(tmp_path: Path) -> None:
     place = Place.prepared(tmp_path / "place")
-    ran = place.run("--calibrate", "v1.cpu", "--run-id", "mine", image=write_image(tmp_path / "twisted"))
+    ran = place.run("--measure-device", "v1.cpu", "--run-id", "mine", image=write_image(tmp_path / "twisted"))
     assert (ran.code, "does not measure devices" in ran.err) == (2, True)
 
 
@@ -193,7 +193,7 @@ def test_the_probe_of_this_repository_is_whole() -> None:
     """Built as the other images are: ends by importing its own module, installs nothing."""
     folder = REPOSITORY / "images" / "device-probe"
     manifest = Manifest.load(folder)
-    assert manifest.calibrates == "probe:work"
+    assert manifest.measures_device == "probe:work"
     assert not manifest.ranked
     text = (folder / "Dockerfile").read_text(encoding="utf-8")
     assert text.strip().endswith('ENTRYPOINT ["python", "-m", "bench_core.worker"]')

@@ -1,7 +1,7 @@
 """What a device can do, measured: read bandwidth, matrix rate, cost of a launch. The roofs that cells stand under.
 
-An image whose ``image.yaml`` names a function under ``calibrates`` offers work of known size; the worker, which owns
-the clock, times it. The record keeps every sample, so that the roofs can be computed again.
+An image whose ``image.yaml`` names a function under ``measures_device`` offers work of known size; the worker, which
+owns the clock, times it. The record keeps every sample, so that the roofs can be computed again.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ class WorkPiece:
     make: Callable[[], Callable[[int], None]]
 
 
-class Calibrates(Protocol):
-    """A function named in ``image.yaml`` under ``calibrates``. The first piece is the smallest: after it, the memory
-    that having a context costs is read. It never times and never prints."""
+class MeasuresDevice(Protocol):
+    """A function named in ``image.yaml`` under ``measures_device``. The first piece is the smallest: after it, the
+    memory that having a context costs is read. It never times and never prints."""
 
     def __call__(self, device: Device) -> Sequence[WorkPiece]: ...
 
@@ -79,8 +79,8 @@ class Measurement(Record):
         return self.amount * self.iterations / max(statistics.median(self.samples_s), 1e-9)
 
 
-class Calibration(Record):
-    """``calibrations/<name>.json`` of a run: one device at one visit.
+class DeviceRates(Record):
+    """``device-rates/<name>.json`` of a run: one device at one visit.
 
     Attributes:
         name: ``v<visit>.<beginning of the GPU's UUID in lower case, or cpu>``.

@@ -20,7 +20,7 @@ from bench_core.contract.errors import BadInput
 from bench_core.contract.measures.cell import CellResult
 from bench_core.contract.measures.min_memory import RELATIVE_INTERVAL, MinMemory
 from bench_core.contract.records import layout
-from bench_core.contract.records.calibration import Calibration
+from bench_core.contract.records.device_rates import DeviceRates
 from bench_core.contract.records.run import GpuInfo
 from bench_core.contract.records.spec import CellSpec
 from bench_core.drive.ask.request import Suite
@@ -29,8 +29,8 @@ from bench_core.drive.launch.processes.environments import Environments
 from bench_core.drive.launch.processes.launcher import ProcessLauncher
 from bench_core.drive.plan.catalogue import Catalogue, Image
 from bench_core.drive.plan.plan import make_plan
-from bench_core.drive.run import calibration
-from bench_core.drive.run.calibration import is_at_hand, measure_devices, name_of
+from bench_core.drive.run import device_rates
+from bench_core.drive.run.device_rates import is_at_hand, measure_devices, name_of
 from bench_core.drive.run.progress import Display
 from bench_core.verify.run import verify_run
 
@@ -38,11 +38,11 @@ RUN = ("--device", "cpu", "--launcher", "process", "--samples", "8", "--max-new-
 GPUS = [
     GpuInfo(uuid=f"GPU-{letter * 8}-0000-4000", name="N", memory_bytes=1 << 30, driver_version="1") for letter in "ab"
 ]
-RECORD = Calibration(name="v1.cpu", wall_time_utc="t", device="cpu", cpu="c", threads=1, seconds=1)
+RECORD = DeviceRates(name="v1.cpu", wall_time_utc="t", device="cpu", cpu="c", threads=1, seconds=1)
 CODE = """\
 import time
 
-from bench_core.contract.records.calibration import WorkPiece
+from bench_core.contract.records.device_rates import WorkPiece
 
 
 def work(device):
@@ -56,7 +56,7 @@ def probe_image(folder: Path) -> Image:
     folder.mkdir()
     (folder / "work.py").write_text(CODE)
     (folder / "image.yaml").write_text(
-        "{name: probe, title: Probe, calibrates: 'work:work', base: torch, batching: native, token_times: none,"
+        "{name: probe, title: Probe, measures_device: 'work:work', base: torch, batching: native, token_times: none,"
         " devices: [cuda, cpu], packages: []}"
     )
     return Image(folder, Manifest.load(folder))
@@ -123,11 +123,11 @@ def _measure(tmp_path: Path, boxes: Boxes, gpus: list[GpuInfo]) -> tuple[list[Pa
 def test_every_gpu_is_measured_once_by_uuid_in_a_box_like_a_cells(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calibration, "used_bytes", lambda uuid: 0)
-    monkeypatch.setattr(calibration, "memory_came_back", lambda uuid, baseline: True)
+    monkeypatch.setattr(device_rates, "used_bytes", lambda uuid: 0)
+    monkeypatch.setattr(device_rates, "memory_came_back", lambda uuid, baseline: True)
 
     def leave(launch: Launch) -> Ended:
-        folder = tmp_path / "mine" / layout.CALIBRATIONS_FOLDER
+        folder = tmp_path / "mine" / layout.DEVICE_RATES_FOLDER
         folder.mkdir(parents=True, exist_ok=True)
         name = launch.arguments[1]
         (folder / f"{name}.json").write_text(RECORD.model_copy(update={"name": name}).to_json())
@@ -186,7 +186,7 @@ def test_a_run_has_the_roofs_of_its_device(drive: Drive, tmp_path: Path, probe: 
     called = drive(*RUN, "--images", "null", "--batch-sizes", "1", "--run-id", "mine", "--threads", "1")
     assert called.code == 0, called.err
     run = tmp_path / "results" / "mine"
-    record = Calibration.read(run / "calibrations" / "v1.cpu.json")
+    record = DeviceRates.read(run / "device-rates" / "v1.cpu.json")
     assert record.bandwidth_bytes_s == pytest.approx(1e8, rel=0.3)
     report = (run / layout.REPORT_FILE).read_text(encoding="utf-8")
     assert "### Peak rates" in report
@@ -196,14 +196,14 @@ def test_a_run_has_the_roofs_of_its_device(drive: Drive, tmp_path: Path, probe: 
     assert (line["mbu"], line["bound"]) == ("", "")
     assert float(line["step_s"]) == pytest.approx(0.005, rel=0.2)
     assert drive("--resume", "mine", "--batch-sizes", "2", "--images", "null").code == 0
-    assert {path.stem for path in (run / "calibrations").iterdir()} == {"v1.cpu", "v2.cpu"}
+    assert {path.stem for path in (run / "device-rates").iterdir()} == {"v1.cpu", "v2.cpu"}
 
 
 def test_no_roofs_where_they_are_unwanted(drive: Drive, tmp_path: Path, probe: Image) -> None:
-    called = drive(*RUN, "--images", "null", "--batch-sizes", "1", "--run-id", "mine", "--no-calibration")
+    called = drive(*RUN, "--images", "null", "--batch-sizes", "1", "--run-id", "mine", "--no-device-rates")
     assert called.code == 0, called.err
     run = tmp_path / "results" / "mine"
-    assert not (run / "calibrations").exists()
+    assert not (run / "device-rates").exists()
     assert "Roofline" not in (run / layout.REPORT_FILE).read_text(encoding="utf-8")
 
 
