@@ -11,6 +11,8 @@ from bench_core.contract.models.decoder import AttentionLayers, Decoder
 from bench_core.prepare.models import hf_config, weights
 from bench_core.prepare.models.attention_windows import UnknownLayers, windows
 from bench_core.prepare.models.decoder_facts import decoder_facts
+from bench_core.prepare.models.hf_config import portable_config
+from bench_core.prepare.models.shapes import SHAPES
 from bench_core.prepare.models.weights import Tensor
 
 HIDDEN, HEAD, LAYERS = 64, 8, 4
@@ -185,6 +187,46 @@ def test_latent_keys_and_values_are_counted_as_they_are_kept() -> None:
     found = facts(config("deepseek_v2", kv_lora_rank=24), {**tables, **latent})
     assert found.attention == (AttentionLayers(count=4, kv_heads=1, key_dim=24, value_dim=8, latent=True),)
     assert facts(config("deepseek_v2"), {**tables, **latent}).problem
+
+
+def shaped(name: str) -> Decoder:
+    """Of a synthetic model, as its own files would tell it."""
+    shape = SHAPES[name]
+    dtype = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}[shape.dtype]
+    return facts(
+        portable_config(shape.config()),
+        {tensor: Tensor(dtype, dims) for tensor, dims in shape.tensors().items()},
+        tied=shape.tied_embeddings,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [
+        # (count, heads of keys and values, their size, window), from each model's card.
+        ("llama-3.1-8b", [(32, 8, 128, None)]),
+        ("mistral-7b", [(32, 8, 128, 4096)]),
+        ("qwen3-8b", [(36, 8, 128, None)]),
+        ("qwen3-30b-a3b", [(48, 4, 128, None)]),
+        ("gemma-3-4b", [(29, 4, 256, 1024), (5, 4, 256, None)]),
+    ],
+)
+def test_layers_of_published_shapes(name: str, layers: list[tuple[int, int, int, int | None]]) -> None:
+    found = shaped(name)
+    told = [(kind.count, kind.kv_heads, kind.key_dim, kind.window) for kind in found.attention]
+    assert sorted(told, key=str) == sorted(layers, key=str)
+    assert all(kind.value_dim == kind.key_dim for kind in found.attention)
+
+
+def test_experts_of_a_published_mixture() -> None:
+    """Qwen3-30B-A3B by hand: 48 layers x 128 experts x 3 matrices of 2048 x 768; a token is given to 8 of 128."""
+    found = shaped("qwen3-30b-a3b")
+    assert (found.experts, found.experts_per_token) == (128, 8)
+    assert found.expert_parameters == 48 * 128 * 3 * 2048 * 768 == 28_991_029_248
+    assert found.untouched_experts(1) == pytest.approx(15 / 16)
+    assert found.untouched_experts(16) == pytest.approx(0.3561, abs=1e-4)
+    read_by_one = SHAPES["qwen3-30b-a3b"].parameters - found.table_parameters - found.expert_parameters * 15 / 16
+    assert read_by_one == pytest.approx(3.04e9, rel=1e-3), "its name says 3 billion"
 
 
 def test_stored_masks_and_frequencies_are_no_weights() -> None:

@@ -190,14 +190,19 @@ def eos_token_ids_of(files: Mapping[str, Path]) -> tuple[int, ...]:
 def portable_config(config: Mapping[str, Any]) -> Json:
     """The same configuration, with the keys of both transformers 4 and 5 where one has only those of the other.
 
-    ``dtype`` (5) and ``torch_dtype`` (4); ``rope_parameters`` (5) and ``rope_theta`` with ``rope_scaling`` (4). Nothing
-    is taken away and nothing that is there is changed; transformers 5 reads the keys of 4 by itself.
+    ``dtype`` (5) and ``torch_dtype`` (4); ``rope_parameters`` (5) and ``rope_theta`` with ``rope_scaling`` (4), and
+    ``rope_local_base_freq`` where layers with a window rotate otherwise. Nothing is taken away and nothing that is
+    there is changed; transformers 5 reads the keys of 4 by itself.
     """
     both = dict(config)
     for present, absent in (("dtype", "torch_dtype"), ("torch_dtype", "dtype")):
         if both.get(present) is not None and both.get(absent) is None:
             both[absent] = both[present]
     rope = both.get("rope_parameters")
+    if isinstance(rope, dict) and set(rope) == {"full_attention", "sliding_attention"}:
+        rope, local = rope["full_attention"], rope["sliding_attention"]
+        if isinstance(local, dict) and "rope_theta" in local and both.get("rope_local_base_freq") is None:
+            both["rope_local_base_freq"] = local["rope_theta"]
     if isinstance(rope, dict) and not any(isinstance(value, dict) for value in rope.values()):
         if "rope_theta" in rope and both.get("rope_theta") is None:
             both["rope_theta"] = rope["rope_theta"]

@@ -16,9 +16,15 @@ DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 @dataclass(frozen=True)
 class Shape:
-    """A Llama-like decoder. Sizes as in a published ``config.json``; ``std`` is that of the random weights.
+    """A decoder of one of the families below. Sizes as in a published ``config.json``; ``std`` is that of the random
+    weights.
 
-    ``extra`` holds further keys of ``config.json``.
+    Attributes:
+        family: ``model_type`` of ``config.json``; a key of ``_ARCHITECTURES``.
+        head_size: width of one attention head; the hidden size over the heads where it is ``None``.
+        experts: of each layer; the layers are dense where there are none.
+        expert_size: inner width of one expert.
+        extra: further keys of ``config.json``.
     """
 
     vocab_size: int
@@ -31,18 +37,21 @@ class Shape:
     dtype: str
     rope_theta: float = 10000.0
     tied_embeddings: bool = False
-    family: str = "Llama"
+    family: str = "llama"
+    head_size: int | None = None
+    experts: int = 0
+    expert_size: int = 0
     std: float = 0.02
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def head_dim(self) -> int:
         """Width of one attention head."""
-        return self.hidden_size // self.attention_heads
+        return self.head_size or self.hidden_size // self.attention_heads
 
     def tensors(self) -> dict[str, tuple[int, ...]]:
         """Name to shape of every stored tensor, in the order of the model, as transformers names them."""
-        hidden, inner = self.hidden_size, self.intermediate_size
+        hidden = self.hidden_size
         queries, keys = self.attention_heads * self.head_dim, self.kv_heads * self.head_dim
         shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (self.vocab_size, hidden)}
         for index in range(self.layers):
@@ -52,10 +61,20 @@ class Shape:
             shapes[layer + "self_attn.k_proj.weight"] = (keys, hidden)
             shapes[layer + "self_attn.v_proj.weight"] = (keys, hidden)
             shapes[layer + "self_attn.o_proj.weight"] = (hidden, queries)
+            if self.family in _NORMED_HEADS:
+                shapes[layer + "self_attn.q_norm.weight"] = (self.head_dim,)
+                shapes[layer + "self_attn.k_norm.weight"] = (self.head_dim,)
             shapes[layer + "post_attention_layernorm.weight"] = (hidden,)
-            shapes[layer + "mlp.gate_proj.weight"] = (inner, hidden)
-            shapes[layer + "mlp.up_proj.weight"] = (inner, hidden)
-            shapes[layer + "mlp.down_proj.weight"] = (hidden, inner)
+            if self.family in _NORMED_BOTH_SIDES:
+                shapes[layer + "pre_feedforward_layernorm.weight"] = (hidden,)
+                shapes[layer + "post_feedforward_layernorm.weight"] = (hidden,)
+            if self.experts:
+                shapes[layer + "mlp.gate.weight"] = (self.experts, hidden)
+            inner = self.expert_size if self.experts else self.intermediate_size
+            for place in [f"experts.{number}." for number in range(self.experts)] or [""]:
+                shapes[f"{layer}mlp.{place}gate_proj.weight"] = (inner, hidden)
+                shapes[f"{layer}mlp.{place}up_proj.weight"] = (inner, hidden)
+                shapes[f"{layer}mlp.{place}down_proj.weight"] = (hidden, inner)
         shapes["model.norm.weight"] = (hidden,)
         if not self.tied_embeddings:
             shapes["lm_head.weight"] = (self.vocab_size, hidden)
@@ -77,8 +96,8 @@ class Shape:
     def config(self) -> dict[str, Any]:
         """``config.json`` as transformers 4 and 5 both read it."""
         return {
-            "architectures": [f"{self.family}ForCausalLM"],
-            "model_type": self.family.lower(),
+            "architectures": [_ARCHITECTURES[self.family]],
+            "model_type": self.family,
             "attention_bias": False,
             "attention_dropout": 0.0,
             "bos_token_id": BOS_ID,
@@ -100,8 +119,55 @@ class Shape:
             "tie_word_embeddings": self.tied_embeddings,
             "use_cache": True,
             "vocab_size": self.vocab_size,
+            **({"num_experts": self.experts, "moe_intermediate_size": self.expert_size} if self.experts else {}),
             **self.extra,
         }
+
+
+_ARCHITECTURES = {
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "qwen3_moe": "Qwen3MoeForCausalLM",
+    "gemma3_text": "Gemma3ForCausalLM",
+}
+_NORMED_HEADS = ("qwen3", "qwen3_moe", "gemma3_text")  # queries and keys of each head
+_NORMED_BOTH_SIDES = ("gemma3_text",)  # before and after attention and MLP
+
+_LLAMA_31_ROPE = {
+    "rope_parameters": {
+        "rope_theta": 500000.0,
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "high_freq_factor": 4.0,
+        "low_freq_factor": 1.0,
+        "original_max_position_embeddings": 8192,
+    }
+}
+_QWEN3 = {"rms_norm_eps": 1e-6}
+_QWEN3_MOE = {
+    **_QWEN3,
+    "num_experts_per_tok": 8,
+    "norm_topk_prob": True,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [],
+}
+
+
+def _gemma3(layers: int, window: int, head_size: int) -> dict[str, Any]:
+    """Five layers that see a window, then one that sees all; each kind has its own frequencies of rotation."""
+    kinds = ["full_attention" if (index + 1) % 6 == 0 else "sliding_attention" for index in range(layers)]
+    return {
+        "hidden_activation": "gelu_pytorch_tanh",
+        "layer_types": kinds,
+        "query_pre_attn_scalar": head_size,
+        "rms_norm_eps": 1e-6,
+        "rope_parameters": {
+            "full_attention": {"rope_theta": 1e6, "rope_type": "linear", "factor": 8.0},
+            "sliding_attention": {"rope_theta": 10000.0, "rope_type": "default"},
+        },
+        "sliding_window": window,
+    }
 
 
 # tiny and small: rows are multiples of 256, so that every group-wise quantisation fits them.
@@ -127,8 +193,36 @@ SHAPES: dict[str, Shape] = {
     "llama-2-7b-8-layers": Shape(32000, 4096, 11008, 8, 32, 32, 4096, "float16"),
     "llama-2-13b": Shape(32000, 5120, 13824, 40, 40, 40, 4096, "float16"),
     "llama-3-8b": Shape(128256, 4096, 14336, 32, 32, 8, 8192, "bfloat16", 500000.0),
+    "llama-3.1-8b": Shape(128256, 4096, 14336, 32, 32, 8, 131072, "bfloat16", 500000.0, extra=_LLAMA_31_ROPE),
     "mistral-7b": Shape(
-        32000, 4096, 14336, 32, 32, 8, 32768, "bfloat16", family="Mistral", extra={"sliding_window": 4096}
+        32000, 4096, 14336, 32, 32, 8, 32768, "bfloat16", family="mistral", extra={"sliding_window": 4096}
+    ),
+    "qwen3-8b": Shape(
+        151936, 4096, 12288, 36, 32, 8, 40960, "bfloat16", 1e6, family="qwen3", head_size=128, extra=_QWEN3
+    ),
+    "qwen3-30b-a3b": Shape(
+        151936, 2048, 6144, 48, 32, 4, 40960, "bfloat16", 1e6, family="qwen3_moe", head_size=128,
+        experts=128, expert_size=768, extra=_QWEN3_MOE,
+    ),
+    # The text model alone, as its own class reads it.
+    "gemma-3-4b": Shape(
+        262208, 2560, 10240, 34, 8, 4, 131072, "bfloat16", 1e6, tied_embeddings=True, family="gemma3_text",
+        head_size=256, extra=_gemma3(34, 1024, 256),
+    ),
+    # The families small, for trying out what an engine takes.
+    "tiny-mistral": Shape(
+        320, 256, 512, 2, 4, 2, 2048, "float32", std=0.06, family="mistral", extra={"sliding_window": 64}
+    ),
+    "tiny-qwen3": Shape(
+        320, 256, 512, 2, 4, 2, 2048, "float32", 1e6, std=0.06, family="qwen3", head_size=128, extra=_QWEN3
+    ),
+    "tiny-qwen3-moe": Shape(
+        320, 256, 512, 2, 4, 2, 2048, "float32", 1e6, std=0.06, family="qwen3_moe", head_size=128,
+        experts=16, expert_size=256, extra=_QWEN3_MOE,
+    ),
+    "tiny-gemma3": Shape(
+        320, 256, 512, 6, 4, 2, 2048, "float32", 1e6, tied_embeddings=True, std=0.06, family="gemma3_text",
+        head_size=128, extra=_gemma3(6, 64, 128),
     ),
 }  # fmt: skip
 
