@@ -72,7 +72,7 @@ class VllmAdapter:
     """Options.
 
     ``dtype``: float32, float16 or bfloat16. ``max_num_seqs``, ``max_num_batched_tokens``: the engine's limits for one
-    step. ``gpu_memory_utilization``: its share of the GPU. ``cpu_cache_gib``: its key-value cache on a CPU.
+    step. ``quantization``: fp8, or empty. ``gpu_memory_utilization``: its share of the GPU. ``cpu_cache_gib``: its key-value cache on a CPU.
     """
 
     def __init__(self) -> None:
@@ -93,6 +93,7 @@ class VllmAdapter:
         extra: dict[str, Any] = {}
         if device.kind == "cuda":
             extra["gpu_memory_utilization"] = float(options["gpu_memory_utilization"])
+            extra["quantization"] = str(options["quantization"]) or None
         else:
             torch.set_num_threads(device.threads)
             extra["kv_cache_memory_bytes"] = int(options["cpu_cache_gib"]) << 30
@@ -113,6 +114,10 @@ class VllmAdapter:
             **extra,
         )
         (self._kernels,) = self._llm.apply_model(_kernels)
+        if options["quantization"] == "fp8":
+            # Its products are of another type than its embeddings and its cache.
+            (table,) = self._llm.apply_model(_embedding_bytes)
+            self._kernels.update(dtype="fp8", kv_dtype=str(options["dtype"]), embedding_bytes=str(table))
         (weights_bytes,) = self._llm.apply_model(_weights_bytes)
         self._pool = _pool(self._llm.llm_engine.vllm_config, weights_bytes)
 
@@ -160,8 +165,8 @@ class VllmAdapter:
         compilation = config.compilation_config
         sizes = compilation.cudagraph_capture_sizes or []
         return {
-            **self._kernels,
             "dtype": str(config.model_config.dtype).removeprefix("torch."),
+            **self._kernels,
             "quantization": str(config.model_config.quantization or "none"),
             "compilation": getattr(compilation.mode, "name", str(compilation.mode)),
             "cuda_graphs": getattr(compilation.cudagraph_mode, "name", str(compilation.cudagraph_mode)),
@@ -244,6 +249,12 @@ def _kernels(model: Any) -> dict[str, str]:
             kernel = getattr(method, "kernel", method)
             facts.setdefault("linear_kernel", type(kernel).__name__)
     return facts
+
+
+def _embedding_bytes(model: Any) -> int:
+    """Runs inside the engine: bytes of the table of input embeddings."""
+    tables = [layer.weight for layer in model.modules() if type(layer).__name__ == "VocabParallelEmbedding"]
+    return sum(int(table.numel() * table.element_size()) for table in tables)
 
 
 def _weights_bytes(model: Any) -> int:

@@ -4,7 +4,7 @@
 #
 #   tests/gpu/acceptance.sh [--results R] [--data D] [--models M] [--tokenizer T] [--dataset S] [--seconds N] STAGE...
 #
-# Stages: check-IMAGE  failures  parity-IMAGE[,IMAGE...]  memory  repeats  serving  capacity  all
+# Stages: check-IMAGE  failures  parity-IMAGE[,IMAGE...]  memory  repeats  serving  capacity  fp8  all
 # --seconds: everything must have ended by then; the batch in hand is finished, the rest is left for another call.
 # Logs and results are left in R; the exit code is the number of stages that did not end well.
 set -uo pipefail
@@ -115,6 +115,12 @@ capacity() { # two engines' servers at some load points, and the highest rate th
         --find-capacity vllm.fp16 --capacity-start 32 --max-serve-seconds 20 --max-ramp-seconds 10 --no-device-rates
 }
 
+fp8() { # vLLM in 16 bits and with 8-bit floating point, side by side
+    # shellcheck disable=SC2046  # two words
+    drive fp8 $(named fp8) --images vllm --variants vllm.fp16,vllm.fp8 --batch-sizes 1,64 --model synthetic/llama-2-7b \
+        "${story[@]}" --samples 256 --max-new-tokens 200 --max-seconds 15 --no-harness-check --no-device-rates
+}
+
 engines=() # all that are compared on a GPU
 for manifest in images/*/image.yaml; do
     if grep -q '^devices: .*cuda' "$manifest" && ! grep -q '^ranked: false' "$manifest"; then
@@ -125,7 +131,7 @@ for stage in "$@"; do
     case $stage in
         check-*) check "${stage#check-}" ;;
         parity-*) parity "${stage#parity-}" ;;
-        failures | memory | repeats | serving | capacity) "$stage" ;;
+        failures | memory | repeats | serving | capacity | fp8) "$stage" ;;
         all)
             for engine in "${engines[@]}"; do check "$engine" || failed=$((failed + 1)); done
             failures || failed=$((failed + 1))
@@ -133,7 +139,8 @@ for stage in "$@"; do
             memory || failed=$((failed + 1))
             repeats || failed=$((failed + 1))
             serving || failed=$((failed + 1))
-            capacity ;;
+            capacity || failed=$((failed + 1))
+            fp8 ;;
         *) echo "unknown stage: $stage" >&2; exit 2 ;;
     esac || failed=$((failed + 1))
 done

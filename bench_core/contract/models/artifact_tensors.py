@@ -16,10 +16,11 @@ from bench_core.contract.models.gptq_tensors import contradictions, gptq_form
 _GGUF_TYPES = {
     "f32": "F32", "f16": "F16", "bf16": "BF16", "q4_0": "Q4_0", "q4_1": "Q4_1", "q5_0": "Q5_0", "q5_1": "Q5_1",
     "q8_0": "Q8_0", "q2_k": "Q2_K", "q3_k_s": "Q3_K", "q3_k_m": "Q3_K", "q3_k_l": "Q3_K", "q4_k_s": "Q4_K",
-    "q4_k_m": "Q4_K", "q5_k_s": "Q5_K", "q5_k_m": "Q5_K", "q6_k": "Q6_K",
+    "q4_k_m": "Q4_K", "q5_k_s": "Q5_K", "q5_k_m": "Q5_K", "q6_k": "Q6_K", "iq4_xs": "IQ4_XS",
 }  # fmt: skip
 _FALLBACKS = {
     "Q2_K": ("Q4_0", "IQ4_NL"), "Q3_K": ("Q4_0", "IQ4_NL"), "Q4_K": ("Q5_0",), "Q5_K": ("Q5_1",), "Q6_K": ("Q8_0",),
+    "IQ4_XS": ("IQ4_NL",),
 }  # fmt: skip
 # Projections that the K names do not give a larger type: of queries and keys, and into the feed-forward network.
 _PLAIN = re.compile(r"\.(attn_q|attn_k|ffn_gate|ffn_up)(_exps)?\.weight$")
