@@ -18,7 +18,8 @@ here=$(realpath "$(dirname "$0")")
 
 cat > "$folder/env.sh" <<END
 export PYTHONPATH=$folder/driver-site:$(realpath "$here/../..") PYTHONDONTWRITEBYTECODE=1
-export BENCH_CUDA_BASE_IMAGE=${BENCH_CUDA_BASE_IMAGE:-host-os:cuda} PIP_NO_INDEX=1 PIP_FIND_LINKS=$folder/airgap/wheels
+export BENCH_CUDA_BASE_IMAGE=${BENCH_CUDA_BASE_IMAGE:-host-os:cuda}
+export BENCH_CUDA_BUILD_IMAGE=${BENCH_CUDA_BUILD_IMAGE:-${BENCH_CUDA_BASE_IMAGE:-host-os:cuda}} PIP_NO_INDEX=1 PIP_FIND_LINKS=$folder/airgap/wheels
 END
 system=
 if [ -z "${BENCH_CUDA_BASE_IMAGE:-}" ]; then

@@ -19,6 +19,13 @@ printf '%s\n' "$site" > "$own/host.pth"
 printf '#!/bin/sh\nexec /opt/venv/bin/python -m pip "$@"\n' > /opt/venv/bin/pip
 chmod 755 /opt/venv/bin/pip
 /opt/venv/bin/pip --version
+# An image that compiles its engine takes this for its building system.
+[ -e /opt/build ] || ln -s /opt/venv /opt/build
+# CUDA's libraries lie in torch's packages: torch finds them by itself, an engine that is no part of torch by this.
+if compgen -G "$site/nvidia/*/lib" > /dev/null; then
+    printf '%s\n' "$site"/nvidia/*/lib > /etc/ld.so.conf.d/zz-cuda-of-torch.conf
+    ldconfig
+fi
 
 folders=(bin lib lib64 sbin usr etc opt)
 # The environment itself, and the interpreter that it was made from, where these lie elsewhere.

@@ -58,7 +58,7 @@ def requirements_in(path: Path, python: str, *, of_host: tuple[str, ...] = ()) -
 
 
 def needs_of(image: str, python: str) -> tuple[str, list[str]]:
-    """The Python that an image runs on and every distribution that its CUDA flavour installs.
+    """The Python that an image runs on and every distribution that its CUDA flavour installs, also to compile it.
 
     Args:
         image: a folder of ``images/``.
@@ -71,6 +71,7 @@ def needs_of(image: str, python: str) -> tuple[str, list[str]]:
     of_its_time = found.manifest.base == "python311"
     python, of_host = (PYTHON311, ()) if of_its_time else (python, OF_HOST)
     files = {path for target in get_args(Target) for path in Environments().pins(found, target, "cuda")}
+    files.update(found.folder.glob("requirements.build.txt"))
     return python, sorted({need for path in files for need in requirements_in(path, python, of_host=of_host)})
 
 
