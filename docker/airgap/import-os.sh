@@ -22,8 +22,9 @@ chmod 755 /opt/venv/bin/pip
 # An image that compiles its engine takes this for its building system.
 [ -e /opt/build ] || ln -s /opt/venv /opt/build
 # CUDA's libraries lie in torch's packages: torch finds them by itself, an engine that is no part of torch by this.
+# First in the list: the toolkit, which is left out below, may be named there too, and the first entry is taken.
 if compgen -G "$site/nvidia/*/lib" > /dev/null; then
-    printf '%s\n' "$site"/nvidia/*/lib > /etc/ld.so.conf.d/zz-cuda-of-torch.conf
+    printf '%s\n' "$site"/nvidia/*/lib > /etc/ld.so.conf.d/000-cuda-of-torch.conf
     ldconfig
 fi
 
