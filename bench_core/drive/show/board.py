@@ -39,6 +39,7 @@ class Running:
     so_far: SoFar
     news: Progress
     told_s: float  # when that came
+    load: bool = False  # requests to a server: how far it is counts in seconds
     measuring_s: float | None = None
 
 
@@ -111,7 +112,8 @@ class Board:
             if running is not None:
                 running.tail.close()
             tail = Tail(self._folder or self.outline.run_folder, news.cell)
-            running = Running(news.cell, told_s, tail, self._so_far(news.cell), news, told_s)
+            load = self._kind(news.cell) is True
+            running = Running(news.cell, told_s, tail, self._so_far(news.cell), news, told_s, load)
             self.running[news.cell] = running
         if news.phase == "measure" and running.measuring_s is None:
             running.measuring_s = told_s
@@ -184,7 +186,8 @@ class Board:
         if not self.outline.cells and not self.outline.steps:
             return None
         before_s, unknown = self._steps_left(now_s)
-        took = [one for one in self.done if one.seconds is not None and self.outline.cells.get(one.cell, 0) > 0]
+        # One that failed has not taken the time of a cell.
+        took = [one for one in self.done if one.well and one.seconds and self.outline.cells.get(one.cell, 0) > 0]
         cells_s = sum(self._expected_s(cell, took) for cell in self.to_come)
         for running in self.running.values():
             cells_s += self._rest_s(running, self._expected_s(running.cell, took), now_s)

@@ -21,6 +21,9 @@ from bench_core.drive.show.terminal import Terminal
 from bench_core.drive.show.web import Web
 
 _LONGEST_DETAIL = 200
+_STOPPING = (
+    "Stopping after the batch in hand (a load ends now); then the report is written. Ctrl-C again ends it at once."
+)
 
 
 def make_display(as_json: bool, outline: Outline, web: Web | None = None) -> Display:
@@ -97,21 +100,14 @@ class FollowedDisplay(Display):
 
     def stopping(self, times: int, *, measuring: bool) -> None:
         """Says at once what it will do and how to go on."""
-        words = self._stop_words(times, measuring=measuring)
-        self.follower.tell(lambda board, _: setattr(board, "stop", words), at_once=True)
-        self.follower.say(printable(words), "bold yellow")
-
-    def _stop_words(self, times: int, *, measuring: bool) -> str:
+        words = "Stopped; no cell was being measured."
+        if measuring:
+            words = _STOPPING if times == 1 else "Ending at once, in the middle of a batch."
         there = (self._outline.run_folder / layout.RUN_FILE).is_file()
         resume = f"Go on later: {self._outline.resume}" if there else "Nothing was begun: call it again."
-        if not measuring:
-            return f"Stopped; no cell was being measured. {resume}"
-        if times > 1:
-            return f"Ending at once, in the middle of a batch. {resume}"
-        return (
-            "Stopping after the batch in hand (a load ends now), then the report is written; Ctrl-C again ends it at "
-            f"once. {resume}"
-        )
+        self.follower.tell(lambda board, _: setattr(board, "stop", words), at_once=True)
+        self.follower.say(words, "bold yellow")
+        self.follower.say(printable(resume), "bold yellow")
 
     def progress(self, news: Progress) -> None:
         """In the frame, at its next drawing."""

@@ -1,8 +1,7 @@
 """One thread that follows a run, for all who watch it.
 
 It takes little on purpose: what it watches may be measured on the same CPUs. News wakes it only where a person waits
-for it (a cell has ended, a stop was asked for). Between two looks at the logs it rests for as long as its own share of a
-CPU needs.
+for it (a cell has ended, a stop was asked for). Between two looks at the logs it rests until its share of a CPU is small.
 """
 
 from __future__ import annotations

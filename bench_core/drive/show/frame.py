@@ -16,6 +16,7 @@ from bench_core.prepare.disk import readable
 
 NARROW = 44  # columns; below, a label stands in its line and not beside it
 _LABEL_COLUMNS = 9
+_FEW_S = 5.0
 _MOST_NAMED = (4, 2, 0)  # cells or steps named in a line, the fuller the frame the fewer
 _STYLES = {"failed": "bold red", "trouble": "yellow", "stop": "bold yellow", "running": "bold"}
 
@@ -39,7 +40,8 @@ def heading(board: Board, now_s: float) -> str:
         cells = f"{left.measured} cell{'s' if left.measured > 1 else ''}"
         basis = f"by the time of {cells}" if left.measured else "rough"
         more = ", and what was never built" if left.unknown else ""
-        times += f", about {readable_duration(left.seconds)} left{more} ({basis})"
+        about = f"about {readable_duration(left.seconds)}" if left.seconds >= _FEW_S else "a few seconds"
+        times += f", {about} left{more} ({basis})"
     return printable(f"{board.outline.title or board.outline.run_folder}: {'; '.join([*parts, times])}")
 
 
@@ -107,13 +109,15 @@ def ended_line(done: Done, number: int, of: int) -> str:
 def _running(running: Running, now_s: float) -> str:
     took = readable_duration(now_s - running.began_s)
     so_far = running.so_far.words()
-    return f"{running.cell}: {_phase(running.news)}{f'; so far {so_far}' if so_far else ''}; {took}"
+    return f"{running.cell}: {_phase(running.news, load=running.load)}{f'; {so_far} so far' if so_far else ''}; {took}"
 
 
-def _phase(news: Progress) -> str:
+def _phase(news: Progress, *, load: bool) -> str:
     if news.phase in ("load", "prepare"):
         return news.phase
-    return f"{news.phase} {news.done} of at most {news.of}"
+    if load:
+        return f"{news.phase}, {readable_duration(news.done)} of at most {readable_duration(news.of)}"
+    return f"{news.phase}, batch {news.done} of at most {news.of}"
 
 
 def _step(state: StepState, now_s: float) -> str:

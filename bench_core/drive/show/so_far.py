@@ -34,7 +34,7 @@ class SoFar(Protocol):
         """Measuring began at this moment of CLOCK_MONOTONIC, or the warm-up has ended."""
 
     def words(self) -> str:
-        """``16 batches, 764.1 ± 0.4 token/s, ± 0.05 %, TTFT p50 0.020 s``; empty where there is nothing to tell."""
+        """``16 batches, 764.1 ± 0.4 token/s (± 0.05 %), TTFT p50 20.1 ms``; empty where there is nothing to tell."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,9 @@ class BatchesSoFar:
         half = rate.interval.half_width_tok_s if rate.interval is not None else None
         found = [quantity(n, "batch"), f"{rate_within(rate.throughput_tok_s, half)} token/s"]
         if rate.interval is not None:
-            found.append(f"± {percent(rate.interval.relative_half_width)} %")
+            found[-1] += f" (± {percent(rate.interval.relative_half_width)} %)"
         if self._ttft_s:
-            found.append(f"TTFT p50 {significant(statistics.median(self._ttft_s), 3)} s")
+            found.append(f"TTFT p50 {_ms(statistics.median(self._ttft_s))}")
         return ", ".join(found)
 
 
@@ -163,7 +163,7 @@ class ServedSoFar:
         first = [ttft_s for due_s, ttft_s in self._ttft if begin_s is not None and due_s >= begin_s]
         p50 = percentile_interval(first, 0.5)
         if p50 is not None:
-            found.append(f"TTFT p50 {within(p50.value, p50.low, p50.high)} s")
+            found.append(f"TTFT p50 {within(p50.value, p50.low, p50.high, 1e3)} ms")
         return ", ".join(found)
 
 
@@ -187,7 +187,7 @@ def ended_words(result: bytes, *, served: bool) -> str:
     throughput = rate.throughput_tok_s if rate is not None else metrics.output_throughput_tok_s
     half = rate.interval.half_width_tok_s if rate is not None and rate.interval is not None else None
     found = f"{rate_within(throughput, half)} token/s"
-    return f"{found}, TTFT p50 {significant(metrics.ttft_s.median, 3)} s" if metrics.ttft_s is not None else found
+    return f"{found}, TTFT p50 {_ms(metrics.ttft_s.median)}" if metrics.ttft_s is not None else found
 
 
 def _served_words(result: ServeResult) -> str:
@@ -195,4 +195,8 @@ def _served_words(result: ServeResult) -> str:
     rate = metrics.output_throughput_tok_s
     found = f"{within(rate.value, rate.low, rate.high)} token/s"
     p50 = metrics.ttft_s.p50 if metrics.ttft_s is not None else None
-    return f"{found}, TTFT p50 {within(p50.value, p50.low, p50.high)} s" if p50 is not None else found
+    return f"{found}, TTFT p50 {within(p50.value, p50.low, p50.high, 1e3)} ms" if p50 is not None else found
+
+
+def _ms(value_s: float) -> str:
+    return f"{significant(value_s * 1e3, 3)} ms"

@@ -31,8 +31,8 @@ class Terminal:
         self._live.update(frame(board, now_s, self.console), refresh=True)
 
     def say(self, text: str, style: str = "") -> None:
-        """Lines above the frame, folded at the terminal's width."""
-        self.console.print(Text(text, style=style, overflow="fold"))
+        """A line above the frame. The terminal wraps it, not this program, so that paths and commands can be copied."""
+        self.console.print(Text(text, style=style), soft_wrap=True)
 
     def end(self) -> None:
         """Takes the frame away."""
