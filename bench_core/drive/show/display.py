@@ -107,7 +107,7 @@ class FollowedDisplay(Display):
         resume = f"Go on later: {self._outline.resume}" if there else "Nothing was begun: call it again."
         self.follower.tell(lambda board, _: setattr(board, "stop", words), at_once=True)
         self.follower.say(words, "bold yellow")
-        self.follower.say(printable(resume), "bold yellow")
+        self.follower.say(printable(resume), "bold yellow", whole=True)
 
     def progress(self, news: Progress) -> None:
         """In the frame, at its next drawing."""

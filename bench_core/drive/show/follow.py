@@ -1,7 +1,7 @@
 """One thread that follows a run, for all who watch it.
 
 It takes little on purpose: what it watches may be measured on the same CPUs. News wakes it only where a person waits
-for it (a cell has ended, a stop was asked for). Between two looks at the logs it rests until its share of a CPU is small.
+for it (a cell has ended, a stop was asked for). Between two looks it rests until its share of a CPU is small.
 """
 
 from __future__ import annotations
@@ -54,15 +54,15 @@ class Follower:
         """News for the board. ``at_once``: somebody waits for it."""
         self._news.put((change, at_once))
 
-    def say(self, text: str, style: str = "") -> None:
-        """A line that stays on the terminal; nothing where there is none."""
+    def say(self, text: str, style: str = "", *, whole: bool = False) -> None:
+        """A line that stays on the terminal (see ``Terminal.say``); nothing where there is none."""
         if self._terminal is not None:
-            self.tell(lambda _board, _now_s: self.print_now(text, style), at_once=True)
+            self.tell(lambda _board, _now_s: self.print_now(text, style, whole=whole), at_once=True)
 
-    def print_now(self, text: str, style: str = "") -> None:
+    def print_now(self, text: str, style: str = "", *, whole: bool = False) -> None:
         """The same from within a change, which is made by the thread that draws."""
         if self._terminal is not None:
-            self._terminal.say(text, style)
+            self._terminal.say(text, style, whole=whole)
 
     def progress(self, news: Progress) -> None:
         """A batch is done; it wakes nobody, unless the cell is a new one."""

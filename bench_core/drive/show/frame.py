@@ -29,7 +29,7 @@ class Line(NamedTuple):
 
 
 def heading(board: Board, now_s: float) -> str:
-    """``results/mine: 3 of 12 cells ended, 1 failed; 4 min so far, about 12 min left, by 3 cells measured``."""
+    """``results/mine: 3 of 12 cells ended, 1 failed; 4 min so far, about 12 min left (from measured times)``."""
     parts = []
     if board.of:
         failed = f", {len(board.failed)} failed" if board.failed else ""
@@ -37,8 +37,7 @@ def heading(board: Board, now_s: float) -> str:
     times = f"{readable_duration(now_s - board.began_s)} so far"
     left = board.left(now_s)
     if left is not None:
-        cells = f"{left.measured} cell{'s' if left.measured > 1 else ''}"
-        basis = f"by the time of {cells}" if left.measured else "rough"
+        basis = "from measured times" if left.measured else "rough"
         more = ", and what was never built" if left.unknown else ""
         about = f"about {readable_duration(left.seconds)}" if left.seconds >= _FEW_S else "a few seconds"
         times += f", {about} left{more} ({basis})"
@@ -75,7 +74,7 @@ def frame(board: Board, now_s: float, console: Console) -> RenderableType:
     made: Table | None = None
     for most_named in _MOST_NAMED:
         made = _table(heading(board, now_s), lines(board, now_s, most_named), width)
-        if len(console.render_lines(made, pad=False)) < height:
+        if len(console.render_lines(made, pad=False)) < height - 1:
             return made
     assert made is not None  # noqa: S101  # there is one at least
     return made

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
@@ -28,11 +28,18 @@ class Terminal:
 
     def draw(self, board: Board, now_s: float) -> None:
         """The frame, as the board is now."""
-        self._live.update(frame(board, now_s, self.console), refresh=True)
+        # The cursor waits on a line of its own: what the terminal echoes there (^C) moves nothing of the frame.
+        self._live.update(Group(frame(board, now_s, self.console), Text("")), refresh=True)
 
-    def say(self, text: str, style: str = "") -> None:
-        """A line above the frame. The terminal wraps it, not this program, so that paths and commands can be copied."""
-        self.console.print(Text(text, style=style), soft_wrap=True)
+    def say(self, text: str, style: str = "", *, whole: bool = False) -> None:
+        """A line above the frame, folded between words.
+
+        Args:
+            whole: the terminal wraps it, not this program, so that it can be copied as one line.
+        """
+        # Of the text alone: print's own soft_wrap would be the frame's as well, which is drawn in the same call.
+        how = Text(text, style=style, no_wrap=whole, overflow="ignore" if whole else "fold")
+        self.console.print(how, crop=not whole)
 
     def end(self) -> None:
         """Takes the frame away."""
