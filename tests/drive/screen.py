@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import pty
 import select
+import signal
 import struct
 import sys
 import termios
 import time
 from pathlib import Path
+from typing import NoReturn
 
 import pyte
 from conftest import ROOT
@@ -60,7 +63,7 @@ class Screen:
         """As a person does."""
         os.write(self._terminal, key)
 
-    def until(self, text: str, seconds: float = 60.0) -> None:
+    def until(self, text: str, seconds: float = 300.0) -> None:
         """Waits until this can be read, wherever it is folded.
 
         Raises:
@@ -68,17 +71,24 @@ class Screen:
         """
         deadline = time.monotonic() + seconds
         while text not in self.words:
-            assert time.monotonic() < deadline, f"{text!r} has not come:\n" + "\n".join(self.rows)
-            assert self._read(), f"ended before {text!r} came:\n" + "\n".join(self.rows)
+            if time.monotonic() > deadline or not self._read():
+                self._give_up(f"{text!r} has not come")
 
-    def end(self, seconds: float = 60.0) -> int:
+    def end(self, seconds: float = 300.0) -> int:
         """Waits for the end; the exit code."""
         deadline = time.monotonic() + seconds
         while self._read():
-            assert time.monotonic() < deadline, "\n".join(self.rows)
+            if time.monotonic() > deadline:
+                self._give_up("it has not ended")
         _, status = os.waitpid(self.pid, 0)
         os.close(self._terminal)
         return os.waitstatus_to_exitcode(status)
+
+    def _give_up(self, why: str) -> NoReturn:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+        shown = "\n".join(self.rows)
+        raise AssertionError(f"{why}:\n{shown}")
 
     def _read(self) -> bool:
         """Takes what there is, within a tenth of a second; whether more may come."""
