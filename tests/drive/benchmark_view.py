@@ -107,7 +107,16 @@ def view(engine: Engine, folder: Path, seconds: float, *, on_cpu: bool) -> None:
     display.follower = Follower(outline, Terminal(_terminal()), None)
     scenario = Offline(batch_size=engine.rows)
     planned = PlannedCell(image="one", variant="two", scenario=scenario, cell="one.two.b1", label="one")
-    workload = Workload.model_construct(prompts=(), digest="none")
+    workload = Workload(
+        name="none",
+        tokenizer="none",
+        max_prompt_tokens=1,
+        truncated=0,
+        dropped_empty=0,
+        duplicates=0,
+        prompts=((1,),),
+        digest="none",
+    )
     with display:
         display.measures(folder, workload, [planned])
         news(engine, seconds, display.progress)

@@ -29,7 +29,16 @@ from bench_core.drive.show.tail import LONGEST_LINE, Tail, read_beneath
 from bench_core.drive.show.terminal import Terminal
 from bench_core.runs.load import load_run
 
-NO_PROMPTS = Workload.model_construct(prompts=(), digest="none")
+NO_PROMPTS = Workload(
+    name="none",
+    tokenizer="none",
+    max_prompt_tokens=1,
+    truncated=0,
+    dropped_empty=0,
+    duplicates=0,
+    prompts=((1,),),
+    digest="none",
+)
 
 
 def planned(*cells: str) -> list[PlannedCell]:
