@@ -22,6 +22,7 @@ from rich.progress import Progress as Bar
 
 from bench_core.contract.asked.scenario import Offline
 from bench_core.contract.records import layout
+from bench_core.contract.records.digest import prompts_sha256
 from bench_core.contract.records.events import Progress
 from bench_core.contract.records.run import PlannedCell
 from bench_core.contract.records.workload import Workload
@@ -115,7 +116,7 @@ def view(engine: Engine, folder: Path, seconds: float, *, on_cpu: bool) -> None:
         dropped_empty=0,
         duplicates=0,
         prompts=((1,),),
-        digest="none",
+        digest=prompts_sha256([[1]]),
     )
     with display:
         display.measures(folder, workload, [planned])

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from bench_core.contract.asked.scenario import Offline
 from bench_core.contract.records import layout
+from bench_core.contract.records.digest import prompts_sha256
 from bench_core.contract.records.events import CellEnded, Progress
 from bench_core.contract.records.outcome import Outcome
 from bench_core.contract.records.run import PlannedCell
@@ -37,7 +38,7 @@ NO_PROMPTS = Workload(
     dropped_empty=0,
     duplicates=0,
     prompts=((1,),),
-    digest="none",
+    digest=prompts_sha256([[1]]),
 )
 
 
