@@ -24,6 +24,7 @@ from bench_core.drive.plan.plan import image_of
 from bench_core.drive.plan.resume import Earlier, find_run
 from bench_core.drive.run.progress import printable
 from bench_core.drive.run.session import Session
+from bench_core.drive.show.web import Web
 from bench_core.system.locks import Locks
 
 # What is asked for is declared by the records; what decides where that is read from stands here.
@@ -120,7 +121,23 @@ def drive(context: click.Context, suite: Path | None, resume: str | None, **valu
         wanted = Modes.model_validate({**modes, "options_of": frozenset(named), "given": frozenset(told)})
     except ValidationError as error:
         raise BadInput(_as_option(describe(error)), "see --help") from error
-    context.exit(Session(request, wanted, earlier, locks).run())
+    web = _web(wanted)
+    if web is not None:
+        context.call_on_close(web.close)
+    context.exit(Session(request, wanted, earlier, locks, web).run())
+
+
+def _web(modes: Modes) -> Web | None:
+    """The port of ``--watch``, taken before anything else is done.
+
+    Raises:
+        BadInput: it cannot be had, or there will be no run.
+    """
+    if modes.watch is None or modes.dry_run:
+        return None
+    if modes.build_only or modes.self_check:
+        raise BadInput("--watch shows a run", "leave out --build-only and --self-check")
+    return Web(modes.watch)
 
 
 def _complete(asked: dict[str, Any], min_memory: str | None, catalogue: Catalogue, *, resumed: bool) -> None:

@@ -230,6 +230,9 @@ class Modes(Record):
     )
     dry_run: bool = Field(False, description="show the plan and stop; nothing is written")
     yes: bool = Field(False, description="do not ask before a build or a download")
+    watch: Annotated[int | None, Said(metavar="PORT", default="no")] = Field(
+        None, ge=0, le=65535, description="serve the run's page on 127.0.0.1 while it goes on; 0: any free port"
+    )
     as_json: Annotated[bool, Said(flag="json")] = Field(
         False, description="news and result as JSON lines on standard output"
     )

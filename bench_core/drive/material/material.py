@@ -28,6 +28,7 @@ from bench_core.prepare.prompts.tokenizer import load_tokenizer
 from bench_core.prepare.prompts.workload import WorkloadRequest, prepare_workload, put_workload, survey_workload
 
 DEFAULT_MAX_PROMPT_TOKENS = 1024
+MODEL_STEP = "model and prompts"
 # Options that say what the prompts are; a suite file says all of them.
 _OF_THE_PROMPTS = {
     "suite", "dataset", "split", "text_column", "samples", "sample_order", "sample_seed", "max_prompt_tokens",
@@ -80,6 +81,7 @@ class Material:
 
     def ready(self, execution: Execution, plan: Plan, display: Display) -> Prepared:
         """Model, workload, and artifacts that are taken from elsewhere."""
+        display.step(MODEL_STEP)
         prepared = execution.retries.run("model and workload", partial(self._prepare, plan, display))
         for artifact, source in self._request.suite.artifacts.items():
             if artifact in plan.artifacts:

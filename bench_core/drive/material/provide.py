@@ -117,7 +117,7 @@ class Provision:
         try:
             return {job.image.name: self._ensure(job.image, "measure") for job in jobs[:1]}
         except BadInput as error:
-            self._display.note(f"the suite's own error will not be known: {error.cause}")
+            self._display.trouble(f"the suite's own error will not be known: {error.cause}")
             return {}
 
     def convert(self, prepared: Prepared, makers: Mapping[str, Job]) -> None:
@@ -162,14 +162,17 @@ class Provision:
         return self._engines[image.name, target]
 
     def _ensure(self, image: Image, target: Target) -> ImageInfo:
-        return self._launcher.ensure(image, target, self._plan.device, self._display.detail)
+        try:
+            return self._launcher.ensure(image, target, self._plan.device, self._display.detail)
+        finally:
+            self._display.step("")
 
     def _failed(self, error: BadInput, phase: str, image: Image, artifact: str = "") -> Unready:
         log = error.log if isinstance(error, NotInstalled) else f"{error}\n"
         outcome = Outcome.LOAD_FAILED
         evidence = {"image": image.name, **({"artifact": artifact} if artifact else {})}
         verdict = Verdict(outcome=outcome, cause=error.cause, phase=phase, judged_by="driver", evidence=evidence)
-        self._display.note(f"{error.cause}; everything else goes on" + (f" ({error.hint})" if error.hint else ""))
+        self._display.trouble(f"{error.cause}; everything else goes on" + (f" ({error.hint})" if error.hint else ""))
         return Unready(error, verdict, log)
 
     def _convert(self, prepared: Prepared, artifact: str, maker: Job) -> None:
@@ -184,6 +187,7 @@ class Provision:
             return
         needed = conversion_bytes(artifact, prepared.model.weights_bytes)
         require_free(prepared.model_folder, needed, f"the conversion to {artifact}")
+        self._display.step(f"convert {artifact}")
         self._display.note(f"converting {prepared.model.name} to {artifact} in {maker.image.name}")
         # The workload goes along for quantisers that calibrate.
         asked = {
@@ -202,6 +206,7 @@ class Provision:
             labels={"convert": artifact},
         )
         ended = self._launcher.run(launch, lambda _line: None)
+        self._display.step("")
         self._settle(f"the conversion to {artifact}")
         if ended.exit_code == 0:
             self._display.note(last_line(ended.stderr_tail))

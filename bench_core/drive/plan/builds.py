@@ -66,6 +66,22 @@ class Build:
     instead: tuple[str, ...] = ()
 
 
+class BuildBegins(str):
+    """News that a build begins, in the words that people read.
+
+    Attributes:
+        build: its name.
+    """
+
+    build: str
+
+    def __new__(cls, text: str, build: Build) -> BuildBegins:
+        """Of these words."""
+        made = super().__new__(cls, text)
+        made.build = build.name
+        return made
+
+
 @dataclass(frozen=True)
 class Expected:
     """What a build will roughly take; ``here``: as it took on this machine."""

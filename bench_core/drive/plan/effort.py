@@ -15,6 +15,7 @@ from bench_core.drive.plan.builds import Build, BuildLog, Expected
 from bench_core.drive.plan.catalogue import Image
 from bench_core.drive.plan.estimate import (
     TYPICAL_PROMPTS,
+    cell_estimates_s,
     conversion_estimate_s,
     measuring_estimate_s,
     preparing_estimate_s,
@@ -33,8 +34,8 @@ class Effort:
         builds: what is built, in order, with what it will take.
         unknown: what is built and was never built before, here or where the suite is made.
         preparing_s: seconds of making or fetching model and prompts; ``None`` where their size is not known.
-        converting_s: seconds of all conversions.
-        measuring_s: seconds of all cells, and of what is measured beside them.
+        converting_s: seconds of all conversions; ``conversions_s``: of each, by artifact.
+        measuring_s: seconds of all cells, and of what is measured beside them; ``cells_s``: of each cell.
     """
 
     builds: list[Expected] = field(default_factory=list)
@@ -42,6 +43,8 @@ class Effort:
     preparing_s: float | None = 0.0
     converting_s: float = 0.0
     measuring_s: float = 0.0
+    conversions_s: dict[str, float] = field(default_factory=dict)
+    cells_s: dict[str, float] = field(default_factory=dict)
 
     @property
     def size_bytes(self) -> int:
@@ -96,15 +99,18 @@ def effort_of(
     builds = [*_builds(plan, outlook, launcher, probe)]
     expected, unknown = BuildLog().expected(builds)
     prompts = suite.samples or TYPICAL_PROMPTS
-    converting_s = (
-        conversion_estimate_s(outlook.weights_bytes, earlier_rate(models, artifact)) for artifact in outlook.to_convert
-    )
+    conversions_s = {
+        artifact: conversion_estimate_s(outlook.weights_bytes, earlier_rate(models, artifact))
+        for artifact in outlook.to_convert
+    }
     return Effort(
         builds=expected,
         unknown=unknown,
         preparing_s=preparing_estimate_s(outlook.model.action, outlook.model.bytes_expected, outlook.weights_bytes),
-        converting_s=sum(converting_s),
+        converting_s=sum(conversions_s.values()),
         measuring_s=measuring_estimate_s(plan, suite, outlook.weights_bytes, prompts, probed=probe is not None),
+        conversions_s=conversions_s,
+        cells_s=cell_estimates_s(plan, suite, outlook.weights_bytes, prompts),
     )
 
 

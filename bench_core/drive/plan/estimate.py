@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from bench_core.contract.asked.manifest import DeviceKind
-from bench_core.contract.asked.scenario import Offline
+from bench_core.contract.asked.scenario import Offline, Scenario
 from bench_core.drive.ask.request import Suite
-from bench_core.drive.plan.plan import Plan
+from bench_core.drive.plan.plan import Job, Plan
 
 # Rough rates for an estimate that a person reads, not for any published number: bytes of weights read per second by
 # one decoding step, and what a step costs beside that.
 _BYTES_PER_S: dict[DeviceKind, float] = {"cuda": 1.0e12, "cpu": 1.0e10}
 _STEP_S: dict[DeviceKind, float] = {"cuda": 0.010, "cpu": 0.003}
 _START_S = 8.0  # a container, an engine's imports, a small model
-_PROBE_S, _OWN_ERROR_S = 20.0, 10.0  # the device's peak rates; the scripted engine's cells
+PROBE_S, _OWN_ERROR_S = 20.0, 10.0  # the device's peak rates; the scripted engine's cells
 _MAKE_BYTES_PER_S, _READ_BYTES_PER_S, _CONVERT_BYTES_PER_S = 1.0e8, 3.0e8, 5.0e7
 
 _TYPICAL_BATCHES = 30  # until throughput is known to 1 %
@@ -37,29 +37,45 @@ def conversion_estimate_s(weights_bytes: int, earlier_bytes_per_s: float | None)
 
 
 def measuring_estimate_s(plan: Plan, suite: Suite, weights_bytes: int, prompts: int, *, probed: bool = False) -> float:
-    """Seconds of measuring, roughly: each step reads all weights once; batch size does not matter to that until
-    compute does. ``probed``: the device itself is measured, too."""
+    """Seconds of measuring, roughly. ``probed``: the device itself is measured, too."""
+    if not plan.jobs:
+        return 0.0
+    beside_s = own_error_estimate_s(plan) + (PROBE_S if probed else 0.0)
+    return beside_s + sum(cell_estimates_s(plan, suite, weights_bytes, prompts).values())
+
+
+def own_error_estimate_s(plan: Plan) -> float:
+    """Seconds of the scripted engine's cells."""
+    return _OWN_ERROR_S * len(plan.own_error)
+
+
+def cell_estimates_s(plan: Plan, suite: Suite, weights_bytes: int, prompts: int) -> dict[str, float]:
+    """Seconds of each cell to be measured, roughly, in the order of the launches; the first of a launch has its start.
+
+    Each step reads all weights once; batch size does not matter to that until compute does.
+    """
     step_s = weights_bytes / _BYTES_PER_S[plan.device] + _STEP_S[plan.device]
-    beside_s = _OWN_ERROR_S * len(plan.own_error) + (_PROBE_S if probed else 0.0)
-    total_s = beside_s if plan.jobs else 0.0
+    found: dict[str, float] = {}
     for job in plan.jobs:
-        total_s += _START_S
+        start_s = _START_S
         for scenario in job.scenarios:
-            if not isinstance(scenario, Offline):
-                total_s += min(suite.max_ramp_seconds, _TYPICAL_RAMP_S) + min(
-                    suite.max_serve_seconds, _TYPICAL_WINDOW_S
-                )
-                continue
-            protocol = suite.protocol_of(scenario, plan.device, first=True)
-            batches = prompts // scenario.batch_size
-            if protocol.precision is not None:
-                batches = min(batches, _TYPICAL_BATCHES)
-            if protocol.max_batches is not None:
-                batches = min(batches, protocol.max_batches)
-            direct = protocol.direct_batches if job.image.manifest.direct else 0
-            pairs = min(direct, batches) * protocol.direct_rounds
-            total_s += (batches + protocol.warmup_rule.fewest + 2 * pairs) * suite.max_new_tokens * step_s
-    return total_s
+            found[job.cell(scenario)] = start_s + _cell_s(job, scenario, suite, plan.device, step_s, prompts)
+            start_s = 0.0
+    return found
+
+
+def _cell_s(job: Job, scenario: Scenario, suite: Suite, device: DeviceKind, step_s: float, prompts: int) -> float:
+    if not isinstance(scenario, Offline):
+        return min(suite.max_ramp_seconds, _TYPICAL_RAMP_S) + min(suite.max_serve_seconds, _TYPICAL_WINDOW_S)
+    protocol = suite.protocol_of(scenario, device, first=True)
+    batches = prompts // scenario.batch_size
+    if protocol.precision is not None:
+        batches = min(batches, _TYPICAL_BATCHES)
+    if protocol.max_batches is not None:
+        batches = min(batches, protocol.max_batches)
+    direct = protocol.direct_batches if job.image.manifest.direct else 0
+    pairs = min(direct, batches) * protocol.direct_rounds
+    return (batches + protocol.warmup_rule.fewest + 2 * pairs) * suite.max_new_tokens * step_s
 
 
 def conversion_bytes(artifact: str, weights_bytes: int) -> int:

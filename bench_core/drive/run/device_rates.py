@@ -16,6 +16,8 @@ from bench_core.drive.run.collect import stated_cause
 from bench_core.drive.run.gpus import memory_came_back, used_bytes
 from bench_core.drive.run.progress import Display
 
+DEVICE_STEP = "measure the device"
+
 
 def is_at_hand(probe: Image, plan: Plan, launcher: Launcher) -> bool:
     """Whether measuring the device costs seconds: the image is there, or Docker has only to put the suite's own code on
@@ -50,6 +52,7 @@ def measure_devices(
     written: list[Path] = []
     try:
         launcher.ensure(probe, "measure", plan.device, display.detail)
+        display.step(DEVICE_STEP)
         devices: list[GpuInfo | None] = [*gpus] or [None]
         for gpu in devices:
             name = name_of(visit, gpu)
@@ -65,13 +68,13 @@ def measure_devices(
             ended = launcher.run(launch, lambda _line: None)
             path = run_folder / layout.DEVICE_RATES_FOLDER / f"{name}.json"
             if ended.exit_code != 0:
-                display.note(f"the device was not measured: {stated_cause(ended.stderr_tail)}")
+                display.trouble(f"the device was not measured: {stated_cause(ended.stderr_tail)}")
             else:
                 DeviceRates.read(path)
                 written.append(path)
                 display.note(f"device measured: {stated_cause(ended.stderr_tail)}")
             if gpu and not memory_came_back(gpu.uuid, baseline):
-                display.note(f"the memory of {gpu.uuid} has not come back after the device was measured")
+                display.trouble(f"the memory of {gpu.uuid} has not come back after the device was measured")
     except Exception as error:  # noqa: BLE001  # roofs are worth seconds, a run may be worth a night
-        display.note(f"the device was not measured: {first_line(error)}")
+        display.trouble(f"the device was not measured: {first_line(error)}")
     return written

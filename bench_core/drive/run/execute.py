@@ -39,6 +39,7 @@ from bench_core.system.locks import Locks
 # A worker speaks at the end of every phase and batch, and ends an engine that exceeds a limit; it is given that much
 # more for its own work before the box counts as dead.
 _SILENCE_SLACK_S = 300.0
+OWN_ERROR_STEP = "the suite's own error"
 
 
 @dataclass
@@ -109,6 +110,8 @@ class Execution:
 
     def measure_own_error(self, jobs: Sequence[Job], prepared: Prepared, run_folder: Path) -> None:
         """Measures the scripted engine, on the first GPU where there are several; the report reads what it left."""
+        if jobs:
+            self._display.step(OWN_ERROR_STEP)
         gpu = self._gpus[0] if self._gpus else None
         for job in jobs:
             if self._stopping:
@@ -117,10 +120,10 @@ class Execution:
             ended = self._launch(launch, self.assignment(job, prepared, run_folder), lambda _line: None)
             self.settle(job.title)
             if ended.exit_code == EXIT_MACHINE:  # the cells that follow will meet it too
-                self._display.note(f"the suite's own error: {stated_cause(ended.stderr_tail)}")
+                self._display.trouble(f"the suite's own error: {stated_cause(ended.stderr_tail)}")
             for cell, verdict in judge(run_folder, list(job.cells), ended).items():
                 if verdict.outcome is not Outcome.OK:
-                    self._display.note(f"the suite's own error: {cell}: {verdict.outcome.value}: {verdict.cause}")
+                    self._display.trouble(f"the suite's own error: {cell}: {verdict.outcome.value}: {verdict.cause}")
 
     def self_check(self, prepared: Prepared, jobs: Sequence[Job]) -> dict[str, list[str]]:
         """Runs the contract suite of each job's image; job title to the lines of its checks.
@@ -164,6 +167,7 @@ class Execution:
             judged: verdicts on cells of the others.
         """
         finished = Finished(run_folder, kept=dict(kept))
+        self._display.measures(run_folder, prepared.workload, self._plan.cells)
         for cell, verdict in (judged or {}).items():
             finished.verdicts[cell] = verdict
             self._tell_end(cell, verdict, finished)
@@ -225,6 +229,7 @@ class Execution:
         """
         self._stopping = True
         self._stops += 1
+        self._display.stopping(self._stops, measuring=self._measuring)
         if not self._measuring:
             raise KeyboardInterrupt
         self._launcher.stop()
@@ -239,6 +244,7 @@ class Execution:
         lost, engine_lost = "", False  # why a cell is measured again
         pauses = list(pauses_s())  # before it is tried again what the machine did not let begin or end
         while left.scenarios and not self._stopping:
+            self._display.between()
             mark = self._gate.enter(gpu.uuid, lambda: self._stopping) if gpu else ""
             self.await_free_cpus()
             if self._stopping:
@@ -252,7 +258,9 @@ class Execution:
             if ended.exit_code == EXIT_BAD_INPUT and lacks(prepared, job):
                 ended = replace(ended, exit_code=EXIT_MACHINE)  # what it reads has gone since it was made ready
             if ended.removed:
-                self._display.note(f"{job.title} left what is no file in the run's folder: {', '.join(ended.removed)}")
+                self._display.trouble(
+                    f"{job.title} left what is no file in the run's folder: {', '.join(ended.removed)}"
+                )
             verdicts = judge(finished.run_folder, cells, ended, interrupted=self._stops > 1)
             # An engine that is shut down asks its containers to stop: the worker then says so itself.
             again = [cell for cell, verdict in verdicts.items() if verdict.outcome is Outcome.KILLED]
@@ -262,7 +270,7 @@ class Execution:
                 lost = "measured again: the Docker engine went away during the first attempt"
                 set_aside(finished.run_folder, *again)
                 verdicts = {cell: verdict for cell, verdict in verdicts.items() if cell not in again}
-                self._display.note(f"the Docker engine went away; measuring again: {', '.join(again)}")
+                self._display.trouble(f"the Docker engine went away; measuring again: {', '.join(again)}")
             with self._lock:
                 for cell, verdict in verdicts.items():
                     told = cell in finished.verdicts
@@ -282,7 +290,7 @@ class Execution:
                 set_aside(finished.run_folder, *left.cells)
 
     def _pause(self, job: Job, failure: MachineFailure, pause_s: float) -> None:
-        self._display.note(f"{job.title}: {failure.cause}; trying again in {pause_s:.0f} s")
+        self._display.trouble(f"{job.title}: {failure.cause}; trying again in {pause_s:.0f} s")
         until = time.monotonic() + pause_s
         while time.monotonic() < until and not self._stopping:
             time.sleep(0.2)
@@ -314,6 +322,7 @@ class Execution:
         mark = self._gate.enter(gpu.uuid, lambda: self._stopping) if gpu else ""
         self.await_free_cpus()
         assignment = self.assignment(job, prepared, run_folder).model_copy(update={"capacity": ask})
+        self._display.measures(run_folder, prepared.workload, job.planned())
         self._measuring = True
         try:
             launch = self._launch_of(job, job.cells, gpu, prepared, run_folder, mark)

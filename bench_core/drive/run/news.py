@@ -61,6 +61,7 @@ class News:
         from bench_core.report.tables.serving.glance import first_lines  # noqa: PLC0415
         from bench_core.report.write.console import console_tables  # noqa: PLC0415
         from bench_core.report.write.files import write_report  # noqa: PLC0415
+        from bench_core.report.write.narrow import fitted  # noqa: PLC0415
         from bench_core.runs.load import load_run  # noqa: PLC0415  # drawing is not needed before
 
         paths = write_report(finished.run_folder)
@@ -74,7 +75,7 @@ class News:
             return
         view = load_run(finished.run_folder)
         for shown in console_tables(view):
-            self._console.print(shown)
+            self._console.print(fitted(shown, self._console))
         latest = point_latest(finished.run_folder)
         lines = [
             *fastest_lines(view),

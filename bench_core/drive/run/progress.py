@@ -1,17 +1,18 @@
-"""What a person sees while a run goes on: one live line on a terminal, plain lines elsewhere, JSON where asked for."""
+"""What a run tells while it goes on: plain lines, or JSON where asked for. On a terminal, ``drive.show`` draws them."""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
+from collections.abc import Iterable
+from pathlib import Path
 from types import TracebackType
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from bench_core.contract.records.events import CellEnded
 from bench_core.contract.records.events import Progress as CellProgress
+from bench_core.contract.records.run import PlannedCell
+from bench_core.contract.records.workload import Workload
 
 _PLAIN_INTERVAL_S = 10.0
 
@@ -36,18 +37,27 @@ class Display:
     def detail(self, text: str) -> None:
         """A line of a step's output: shown only while it is the newest."""
 
+    def trouble(self, text: str) -> None:
+        """A note that says what went wrong, though the run goes on."""
+        self.note(text)
+
+    def step(self, name: str) -> None:
+        """A step of the plan begins, and the one before it has ended; without a name none begins."""
+
+    def measures(self, folder: Path, workload: Workload, cells: Iterable[PlannedCell]) -> None:
+        """These cells are measured into this folder from now on; what was made ready before is done."""
+
+    def between(self) -> None:
+        """Nothing is being measured on this device until this returns."""
+
+    def stopping(self, times: int, *, measuring: bool) -> None:
+        """A stop was asked for, for the ``times``-th time. Called by a signal: it interrupts whatever goes on."""
+
     def progress(self, news: CellProgress) -> None:
         """A batch of a cell is done."""
 
     def ended(self, news: CellEnded, done: int, of: int) -> None:
         """A cell has its verdict."""
-
-
-def make_display(as_json: bool) -> Display:
-    """The display that fits where standard output goes."""
-    if as_json:
-        return JsonDisplay()
-    return LiveDisplay() if sys.stderr.isatty() else PlainDisplay()
 
 
 class JsonDisplay(Display):
@@ -102,7 +112,7 @@ class PlainDisplay(Display):
 
     def ended(self, news: CellEnded, done: int, of: int) -> None:
         """A line of its own."""
-        self._write(_verdict_line(news, done, of))
+        self._write(verdict_line(news, done, of))
 
     def _sometimes(self, text: str) -> None:
         if time.monotonic() >= self._silent_until:
@@ -114,57 +124,12 @@ class PlainDisplay(Display):
         sys.stderr.flush()
 
 
-class LiveDisplay(Display):
-    """A bar on a terminal; notes and verdicts stay above it."""
-
-    def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False)
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=self._console,
-            transient=True,
-        )
-        self._task: TaskID = self._bar.add_task("starting", total=None)
-
-    def __enter__(self) -> Display:
-        self._bar.start()
-        return self
-
-    def close(self) -> None:
-        """Takes the bar away."""
-        self._bar.stop()
-
-    def note(self, text: str) -> None:
-        """Above the bar."""
-        self._console.print(printable(text), markup=False)
-        self._bar.reset(self._task, description=_escaped(text), total=None)
-
-    def detail(self, text: str) -> None:
-        """In the bar's own line."""
-        self._bar.update(self._task, description=_escaped(text[:100]))
-
-    def progress(self, news: CellProgress) -> None:
-        """The bar of the cell."""
-        self._bar.update(self._task, description=f"{news.cell} {news.phase}", completed=news.done, total=news.of)
-
-    def ended(self, news: CellEnded, done: int, of: int) -> None:
-        """Above the bar."""
-        self._console.print(printable(_verdict_line(news, done, of)), markup=False)
-        self._bar.reset(self._task, description="", total=None)
-
-
 def printable(text: str) -> str:
     """Foreign text for a terminal: lines stay lines, and nothing in it moves the cursor or colours what follows."""
     return "".join(char if char.isprintable() or char in "\n\t" else "?" for char in text)
 
 
-def _escaped(text: str) -> str:
-    return printable(text).replace("[", "\\[")
-
-
-def _verdict_line(news: CellEnded, done: int, of: int) -> str:
+def verdict_line(news: CellEnded, done: int, of: int) -> str:
+    """``[3/12] cell  outcome: cause``."""
     cause = f": {news.cause}" if news.cause else ""
     return f"[{done}/{of}] {news.cell}  {news.outcome.value}{cause}"

@@ -26,11 +26,12 @@ from bench_core.drive.plan.own_error import own_error_jobs
 from bench_core.drive.plan.plan import Job, Plan, make_plan, plan_of_cells
 from bench_core.drive.plan.resume import Earlier
 from bench_core.drive.run.assignment import clear_left_over
+from bench_core.drive.run.build_only import build_only
 from bench_core.drive.run.device_rates import is_at_hand, measure_devices
 from bench_core.drive.run.execute import Execution, Finished, pass_on_signals
 from bench_core.drive.run.gpus import choose_device
 from bench_core.drive.run.news import News
-from bench_core.drive.run.progress import Display, make_display
+from bench_core.drive.run.progress import Display
 from bench_core.drive.run.visit import (
     artifacts_read,
     begin,
@@ -44,6 +45,9 @@ from bench_core.drive.run.visit import (
 )
 from bench_core.drive.search.asked import Searches
 from bench_core.drive.search.trials import Site
+from bench_core.drive.show.display import make_display
+from bench_core.drive.show.outline import outline_of
+from bench_core.drive.show.web import Web
 from bench_core.runs.published import read_published
 from bench_core.system.locks import Locks
 
@@ -52,7 +56,12 @@ class Session:
     """One call of the command."""
 
     def __init__(
-        self, request: Request, modes: Modes, earlier: Earlier | None = None, locks: Locks | None = None
+        self,
+        request: Request,
+        modes: Modes,
+        earlier: Earlier | None = None,
+        locks: Locks | None = None,
+        web: Web | None = None,
     ) -> None:
         self._request = request
         self._modes = modes
@@ -60,6 +69,7 @@ class Session:
         self._earlier = earlier
         self._locks = locks or Locks()
         self._news = News(modes)
+        self._web = web
 
     def run(self) -> int:
         """Plans, then does what the modes say; returns the exit code.
@@ -77,7 +87,8 @@ class Session:
         plan = self._with_own_error(self._plan(device))
         self._require_use_of_options(plan, device)
         if self._modes.build_only:
-            return self._build_only(plan, launcher, gpus)
+            probe = self._catalogue.probe(plan.device)
+            return build_only(request, plan, launcher, gpus, self._locks, probe, as_json=self._modes.as_json)
         if self._earlier is not None:
             self._earlier.require_same_plan(plan, suite, launcher, gpus)
         outlook = self._material.checked(plan)
@@ -87,7 +98,8 @@ class Session:
         if not self._modes.self_check:
             require_writable(run_folder, resumed=self._earlier is not None)
         resumed = self._earlier.record.run_id if self._earlier is not None else None
-        effort = effort_of(suite, plan, outlook, launcher, self._probe(plan, launcher), request.models)
+        probe = self._probe(plan, launcher)
+        effort = effort_of(suite, plan, outlook, launcher, probe, request.models)
         self._news.plan(plan, [*plan_words(suite, plan, outlook, choice, gpus, resumed), *effort.words])
         if self._modes.dry_run:
             return EXIT_OK
@@ -100,7 +112,10 @@ class Session:
         self._news.ask(plan, outlook, effort)
         self._hold(run_folder, gpus)
         clear_left_over(request.data)
-        with make_display(self._modes.as_json) as display:
+        if self._web is not None:
+            self._news.say(f"the run's page, while it goes on: {self._web.url}")
+        outline = outline_of(request, plan, effort, run_folder, len(gpus), probed=probe is not None)
+        with make_display(self._modes.as_json, outline, self._web) as display:
             execution = Execution(request, plan, launcher, gpus, display, self._locks)
             pass_on_signals(execution)
             prepared = self._material.ready(execution, plan, display)
@@ -230,7 +245,7 @@ class Session:
         if searches.asked and not stopped and finished.refusal is None:
             self._lock(finished.run_folder, gpus)  # where nothing was to be measured, the GPU is not held yet
             try:
-                code = searches.run(finished, self._material, launcher, gpus, self._locks) or code
+                code = searches.run(finished, self._material, launcher, gpus, self._locks, self._web) or code
             except BadInput as error:  # what was measured and tried until then is reported
                 finished.refusal = error
         try:
@@ -365,23 +380,3 @@ class Session:
         if choice.instead_of_docker:
             self._news.say(f"engines run as processes, not in containers: {choice.instead_of_docker}")
         return choice
-
-    def _build_only(self, plan: Plan, launcher: Launcher, gpus: list[GpuInfo]) -> int:
-        with make_display(self._modes.as_json) as display:
-            execution = Execution(self._request, plan, launcher, gpus, display)
-            pass_on_signals(execution)
-            provision = Provision(self._request, plan, launcher, gpus, display, self._locks, execution)
-            provision.install()
-            provision.require_all()
-            for image in plan.images:
-                if image.manifest.converts:
-                    info = launcher.ensure(image, "convert", plan.device, display.detail)
-                    display.note(f"image {info.reference} is ready")
-            probe = self._catalogue.probe(plan.device)
-            if probe is not None and is_at_hand(probe, plan, launcher):
-                display.note(
-                    f"image {launcher.ensure(probe, 'measure', plan.device, display.detail).reference} is ready"
-                )
-            for reference in launcher.ensure_services(plan.device, display.detail):
-                display.note(f"image {reference} is ready")
-        return EXIT_OK

@@ -15,11 +15,13 @@ from bench_core.drive.material.material import Material
 from bench_core.drive.plan.catalogue import Catalogue
 from bench_core.drive.plan.plan import Job, Plan, cell_job, method_job
 from bench_core.drive.run.execute import Execution, Finished, pass_on_signals
-from bench_core.drive.run.progress import make_display
 from bench_core.drive.search.capacity import CapacitySearch
 from bench_core.drive.search.max_batch import BatchSizeSearch
 from bench_core.drive.search.min_memory import MemorySearch, budget_of
 from bench_core.drive.search.trials import Site
+from bench_core.drive.show.display import make_display
+from bench_core.drive.show.outline import Outline, resume_command
+from bench_core.drive.show.web import Web
 from bench_core.system.locks import Locks
 
 
@@ -49,7 +51,15 @@ class Searches:
         self.max_batch_jobs()
         self.capacity_jobs()
 
-    def run(self, finished: Finished, material: Material, launcher: Launcher, gpus: list[GpuInfo], locks: Locks) -> int:
+    def run(
+        self,
+        finished: Finished,
+        material: Material,
+        launcher: Launcher,
+        gpus: list[GpuInfo],
+        locks: Locks,
+        web: Web | None = None,
+    ) -> int:
         """Makes them all, each with short cells of its own; returns the exit code: 0 if every search has found what it
         was to find.
 
@@ -59,7 +69,9 @@ class Searches:
         jobs, least, served = self.max_batch_jobs(), self._min_memory_job(), self.capacity_jobs()
         plan = Plan(self._device, (*jobs, *([least] if least else []), *served))
         codes: list[int] = []
-        with make_display(self._as_json) as display:
+        folder = finished.run_folder
+        outline = Outline(folder, resume_command(self._request, folder), on_cpu=not gpus)
+        with make_display(self._as_json, outline, web) as display:
             execution = Execution(self._request, plan, launcher, gpus, display, locks)
             site = Site(self._request, launcher, gpus, display, self._device, pass_on_signals, locks)
             _, prepared = material.all_ready(execution, plan, site)

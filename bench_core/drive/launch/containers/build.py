@@ -24,7 +24,7 @@ from bench_core.drive.launch.containers.pulse import Pulse, followed, patience_s
 from bench_core.drive.launch.launcher import Target
 from bench_core.drive.launch.processes.pip_words import explain
 from bench_core.drive.launch.processes.wheels import package_source
-from bench_core.drive.plan.builds import Build, BuildLog
+from bench_core.drive.plan.builds import Build, BuildBegins, BuildLog
 from bench_core.drive.plan.catalogue import REPOSITORY, Image
 from bench_core.drive.plan.recipe import recipe_of
 
@@ -254,7 +254,7 @@ class ImageBuilder:
         found = self._find(tag)
         if found is not None and found.labels.get(CONTEXT_LABEL) == order.context:
             return found
-        tell(f"building {tag}")
+        tell(BuildBegins(f"building {tag}", order.build))
         declared = set(_ARGUMENT.findall((REPOSITORY / dockerfile).read_text(encoding="utf-8")))
         started_s = time.monotonic()
         with package_source() as packages:

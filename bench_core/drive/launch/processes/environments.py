@@ -16,7 +16,7 @@ from bench_core.contract.asked.manifest import DeviceKind
 from bench_core.contract.records.digest import entries_sha256, file_sha256
 from bench_core.drive.launch.launcher import Target
 from bench_core.drive.launch.processes.pip_words import explain
-from bench_core.drive.plan.builds import MEASURED_HERE, Build, BuildLog
+from bench_core.drive.plan.builds import MEASURED_HERE, Build, BuildBegins, BuildLog
 from bench_core.drive.plan.catalogue import REPOSITORY, Image
 from bench_core.prepare.disk import taken_bytes
 from bench_core.prepare.staging import locked
@@ -120,7 +120,7 @@ class Environments:
         lock: int,
         tell: Callable[[str], None],
     ) -> None:
-        tell(f"installing {path.name}")
+        tell(BuildBegins(f"installing {path.name}", self._build(image, target, device)))
         shutil.rmtree(path, ignore_errors=True)
         started = time.monotonic()
         _run([sys.executable, "-m", "venv", str(path)], path.name, lock)

@@ -1,0 +1,47 @@
+"""A table on a terminal too narrow for its columns: a block of lines for each row, so that nothing is cut."""
+
+from __future__ import annotations
+
+from rich.cells import cell_len
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+_LONGEST_WORD = 20  # longer ones (paths, causes) may be folded within a column
+_BESIDE_A_CELL = 3  # its rule and two spaces
+
+
+def fitted(table: Table, console: Console) -> RenderableType:
+    """The table where each of its columns has room for its longest word, else its rows as blocks."""
+    needed = 1 + sum(_BESIDE_A_CELL + _longest_word(_texts(table, place)) for place in range(len(table.columns)))
+    return table if needed <= console.width else _blocks(table)
+
+
+def _texts(table: Table, place: int) -> list[Text]:
+    column = table.columns[place]
+    return [_text(column.header), *map(_text, column.cells)]
+
+
+def _text(cell: RenderableType) -> Text:
+    return cell if isinstance(cell, Text) else Text(str(cell))
+
+
+def _longest_word(texts: list[Text]) -> int:
+    return max((min(cell_len(word), _LONGEST_WORD) for text in texts for word in text.plain.split()), default=0)
+
+
+def _blocks(table: Table) -> Group:
+    columns = [_texts(table, place) for place in range(len(table.columns))]
+    parts: list[RenderableType] = [_whole(table.title)] if table.title else []
+    for row in range(1, len(columns[0])):
+        head = Text(columns[0][row].plain, style="bold")
+        facts = [Text.assemble(f"{' '.join(one[0].plain.split())}: ", one[row]) for one in columns[1:]]
+        parts += [head, Padding(Text("\n").join(facts), (0, 0, 0, 2))]
+    return Group(*parts, *([_whole(table.caption)] if table.caption else []))
+
+
+def _whole(text: str | Text) -> Text:
+    found = text.copy() if isinstance(text, Text) else Text(text)
+    found.overflow = "fold"
+    return found
