@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -51,9 +52,21 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def report(
-    run: Annotated[Path, typer.Argument(help="The run's folder: results/<run>.", show_default=False)],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...",
+            help="The run's folder: results/<run>. Several: one page that lays them side by side, see --out.",
+            show_default=False,
+        ),
+    ],
     out: Annotated[
-        Path | None, typer.Option("--out", help="Folder of the report. Default: the run's folder.", show_default=False)
+        Path | None,
+        typer.Option(
+            "--out",
+            help="Folder of the report. Default: the run's folder. Of several runs a file, PAGE.html or PAGE.md.",
+            show_default=False,
+        ),
     ] = None,
     embed: Annotated[
         Path | None,
@@ -82,6 +95,13 @@ def report(
         elsewhere = check or embed is not None or publish_to is not None
         if priced and elsewhere:
             raise BadInput("prices go with a report or with --choose", "leave them out")
+        if len(runs) > 1:
+            alone = elsewhere or choose is not None or without_prompts or unfinished
+            typer.echo(_together(runs, out, priced, alone=not alone))
+            return
+        run = runs[0]
+        if out is not None and out.suffix in (".html", ".md"):
+            raise BadInput(f"--out {out}: of one run it is a folder", "a page of several runs takes several RUN")
         if choose is not None:
             _choose(run, choose, priced, alone=not elsewhere and out is None)
             return
@@ -109,6 +129,20 @@ def report(
         raise typer.Exit(EXIT_BAD_INPUT) from None
     for path in (paths.markdown, paths.page, *paths.tables, *paths.figures):
         typer.echo(path)
+
+
+def _together(runs: Sequence[Path], out: Path | None, priced: Prices, *, alone: bool) -> Path:
+    """Lays several runs side by side. ``alone``: no option of a single run was given."""
+    if not alone:
+        raise BadInput(
+            "several runs make one page and nothing else",
+            "leave out --choose, --check, --embed and --publish, or name one run",
+        )
+    if out is None:
+        raise BadInput("several runs make one page, which belongs to none of them", "say where: --out PAGE.html")
+    from bench_core.report.together.write import write_together  # noqa: PLC0415  # it loads the page's library
+
+    return write_together(runs, out, priced)
 
 
 def _choose(run: Path, limits: str, priced: Prices, *, alone: bool) -> None:

@@ -5,9 +5,10 @@ The one rule of ``bench_core.compare`` and of pages of several runs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from bench_core.contract.records.events import NOT_INSTALLED
 from bench_core.report.format import NO_GPU
 from bench_core.runs.view import Row, RunView, ServedRow
 from bench_core.system.text import foreign, one_line
@@ -78,3 +79,11 @@ def cell_conditions(row: Row | ServedRow) -> dict[str, str]:
         )
         found |= {"schedule": sent, "prefix-cache": prefix}
     return found
+
+
+def engine_version(versions: Mapping[str, str]) -> str:
+    """Name and version of the engine among what a cell tells of its image, as ``vllm 0.26.0``: the first package that
+    is installed. Empty for an image that names none."""
+    packages = ((name, version) for name, version in versions.items() if name != "python")
+    found = next(((name, version) for name, version in packages if version != NOT_INSTALLED), None)
+    return foreign(" ".join(found)) if found else ""

@@ -78,6 +78,8 @@ class Document:
         figures: groups of them, where there are any.
         details: further tables over all batch sizes.
         failures: every cell without numbers, with its cause.
+        beside: where the report is of several runs, what is equal in them and what differs; stands at the top.
+        closing: what the numbers follow from; ``again``: how they are made again, in Markdown.
     """
 
     title: str
@@ -90,6 +92,9 @@ class Document:
     figures: tuple[FigureGroup, ...]
     details: tuple[Sheet, ...]
     failures: tuple[Failure, ...]
+    beside: tuple[Sheet, ...] = ()
+    closing: str = "Every number here follows from the raw events of this run."
+    again: str = "`python -m bench_core.report RUN` computes them again."
 
 
 def document(view: RunView, prices: Prices = NO_PRICE) -> Document:
@@ -107,8 +112,13 @@ def document(view: RunView, prices: Prices = NO_PRICE) -> Document:
         ),
         figures=tuple(_figures(view)),
         details=tuple(_details(view, prices)),
-        failures=tuple(_failure(row) for row in view.every if not row.measured),
+        failures=failures_of(view),
     )
+
+
+def failures_of(view: RunView) -> tuple[Failure, ...]:
+    """Every cell without numbers."""
+    return tuple(_failure(row) for row in view.every if not row.measured)
 
 
 def _figures(view: RunView) -> Iterator[FigureGroup]:
