@@ -15,7 +15,7 @@ from typing import Any
 import jsonschema
 import pandas
 import pytest
-from pyarrow import parquet
+from pyarrow import parquet  # type: ignore[import-untyped]
 from report_runs import CT2, SEQUENTIAL, VLLM, Script, write_run
 from serving_runs import FAST, LoadScript, write_loaded
 from test_report_written import MIXED

@@ -16,14 +16,14 @@ def _row(name: str, what: str, fields: Sequence[Column]) -> type[Record]:
     """A record of a table's row; every number and word may be missing, but for those that make the key."""
     declared: dict[str, Any] = {}
     for column in fields:
-        more: dict[str, Any] = {"unit": column.unit} if column.unit else {}
-        words = {"description": column.meaning} if column.meaning else {}
+        meaning = column.meaning or None
         if column.name in ("run_id", "cell"):
-            declared[column.name] = (column.kind, Field(**words))
+            declared[column.name] = (column.kind, Field(description=meaning))
         elif column.name == "schema_version":
-            declared[column.name] = (Literal[1], Field(**words))
+            declared[column.name] = (Literal[1], Field(description=meaning))
         else:
-            declared[column.name] = (column.kind | None, Field(None, **words, json_schema_extra=more))
+            unit = {"unit": column.unit} if column.unit else {}
+            declared[column.name] = (column.kind | None, Field(None, description=meaning, json_schema_extra={**unit}))
     return create_model(name, __base__=Record, __doc__=what, **declared)
 
 

@@ -87,7 +87,10 @@ def _options(runs: Sequence[NamedRun]) -> tuple[Option, ...]:
         for run in runs
         for option in options_of(run.view)
     ]
-    apart = [replace(option, **_place(option, options, runs)) for option in options]
+    places = [_place(option, options, runs) for option in options]
+    apart = [
+        replace(option, point=point, point_words=words) for option, (point, words) in zip(options, places, strict=True)
+    ]
     order = {point: place for place, point in enumerate(_in_order(apart))}
     return _ranked_alike(sorted(apart, key=lambda option: order[option.point]), runs)
 
@@ -99,7 +102,7 @@ def _version(run: NamedRun, option: Option, runs: Iterable[NamedRun]) -> str:
     return f" ({own})" if own and len(versions) > 1 else ""
 
 
-def _place(option: Option, options: Iterable[Option], runs: Sequence[NamedRun]) -> dict[str, str]:
+def _place(option: Option, options: Iterable[Option], runs: Sequence[NamedRun]) -> tuple[str, str]:
     """Point and its words: one of its own for each set of conditions that cells of a point were measured under. A cell
     that was not reached has none and stands with the first."""
     by_name = {run.name: run for run in runs}
@@ -110,16 +113,13 @@ def _place(option: Option, options: Iterable[Option], runs: Sequence[NamedRun]) 
 
     known = list(dict.fromkeys(found for one in options if one.point == option.point and (found := conditions(one))))
     if len(known) < 2:
-        return {}
+        return option.point, option.point_words
     own = conditions(option) or known[0]
     differing = [k for k in range(len(OF_CELLS)) if len({found[k] for found in known}) > 1]
     words = ", ".join(f"{OF_CELLS[k]} {own[k].removeprefix(OF_CELLS[k]).strip() or 'none'}" for k in differing)
     number = known.index(own)
-    return {
-        # The word of the point stays at the end, where its number is read.
-        "point": f"{number + 1}:{option.point}" if number else option.point,
-        "point_words": f"{option.point_words} ({words})",
-    }
+    # The word of the point stays at the end, where its number is read.
+    return f"{number + 1}:{option.point}" if number else option.point, f"{option.point_words} ({words})"
 
 
 def _in_order(options: Iterable[Option]) -> list[str]:
