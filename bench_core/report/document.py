@@ -180,24 +180,25 @@ def _always(_view: RunView) -> bool:
     return True
 
 
-# Columns of a cell of closed batches besides those of the results, and whether a run has them.
-_OF_CELLS: tuple[tuple[_Told, Sequence[Column[Cell]]], ...] = (
-    (_always, (*KEY, *RAW)),
-    (_always, (*times.TIMES, *times.MEASURED, *times.RAW)),
-    (_always, (*memory.stages("device_memory"), *memory.stages("host_memory"), *memory.POOL, *memory.RAW)),
-    (lambda view: view.quality is not None, (*quality.QUALITY, *quality.RAW)),
-    (device.device_told, (*device.DEVICE, *device.RAW)),
-    (lambda view: bool(view.calibrations), roofline.ROOFLINE),
-    (host.cpu_told, (*host.CPU, *host.CPU_RAW)),
-)
-_OF_SERVED: Sequence[Column[Served]] = (*detail.MEASURED, *detail.RAW)
+def _of_cells() -> Iterator[tuple[_Told, Sequence[Column[Cell]]]]:
+    """Columns of a cell of closed batches besides those of the results, and whether a run has them."""
+    yield _always, (*KEY, *RAW)
+    yield _always, (*times.TIMES, *times.MEASURED, *times.RAW)
+    yield (
+        _always,
+        (*memory.stages("device_memory"), *memory.stages("host_memory"), *memory.POOL, *memory.RAW),
+    )
+    yield lambda view: view.quality is not None, (*quality.QUALITY, *quality.RAW)
+    yield device.device_told, (*device.DEVICE, *device.RAW)
+    yield lambda view: bool(view.calibrations), roofline.ROOFLINE
+    yield host.cpu_told, (*host.CPU, *host.CPU_RAW)
 
 
 def cell_columns(view: RunView, prices: Prices = NO_PRICE) -> Iterator[Column[Cell]]:
     """Every column of a cell that this run's tables have, each table's in their order, and those of the CSV alone."""
     yield from results.result_columns(view)
     yield from parity_columns(view)
-    for told, columns in _OF_CELLS:
+    for told, columns in _of_cells():
         if told(view):
             yield from columns
     yield from cell_cost_columns(prices)
@@ -205,18 +206,18 @@ def cell_columns(view: RunView, prices: Prices = NO_PRICE) -> Iterator[Column[Ce
 
 def every_cell_column() -> tuple[Column[Cell], ...]:
     """The same of any run, without costs."""
-    return (*results.columns_on(on_cuda=True), *(column for _, columns in _OF_CELLS for column in columns))
+    return (*results.columns_on(on_cuda=True), *(column for _, columns in _of_cells() for column in columns))
 
 
 def served_columns(view: RunView, prices: Prices = NO_PRICE) -> Iterator[Column[Served]]:
     """Every column of a cell under load that this run's tables have, and those of the CSV alone."""
-    yield from (*SERVED_RAW, *load.load_columns(view), *_OF_SERVED)
+    yield from (*SERVED_RAW, *load.load_columns(view), *detail.MEASURED, *detail.RAW)
     yield from served_cost_columns(prices)
 
 
 def every_served_column() -> tuple[Column[Served], ...]:
     """The same of any run, without costs."""
-    return (*SERVED_RAW, *load.EVERY, *_OF_SERVED)
+    return (*SERVED_RAW, *load.EVERY, *detail.MEASURED, *detail.RAW)
 
 
 def _meanings(view: RunView, prices: Prices) -> Iterator[tuple[str, str]]:
