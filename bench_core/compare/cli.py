@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from bench_core import __version__
-from bench_core.compare.comparison import OF_CELLS, OF_RUNS, Asked, Comparison, compare
+from bench_core.compare.comparison import Asked, Comparison, compare
 from bench_core.compare.quantities import bounds_of, chosen, share_of
 from bench_core.compare.read import read_sides
 from bench_core.compare.record import record_of
@@ -17,6 +17,7 @@ from bench_core.compare.verdict import Verdict
 from bench_core.compare.write import console, markdown
 from bench_core.contract.errors import BadInput, MachineFailure, nearest
 from bench_core.contract.records.outcome import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INCONCLUSIVE, EXIT_OK
+from bench_core.report.conditions import OF_CELLS, OF_RUNS
 from bench_core.system.files import write_text
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)

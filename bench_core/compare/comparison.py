@@ -12,10 +12,7 @@ from bench_core.compare.side import Cell, Side
 from bench_core.compare.verdict import WORST_FIRST, Judged, Verdict, judge, judge_memory
 from bench_core.contract.errors import BadInput
 from bench_core.contract.statistics.interval import FEWEST_BATCHES
-
-# What may be named by --allow-different; those of runs first, then those of single cells.
-OF_RUNS = ("gpu", "cpu", "model", "workload", "lengths")
-OF_CELLS = ("threads", "schedule", "prefix-cache")
+from bench_core.report.conditions import OF_CELLS, OF_RUNS
 
 
 @dataclass(frozen=True)

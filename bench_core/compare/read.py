@@ -15,8 +15,8 @@ from bench_core.contract.records.events import BatchEvent, Event
 from bench_core.contract.serving.measures import ServeMetrics
 from bench_core.contract.statistics.correlated import BLOCKS, Estimate
 from bench_core.contract.statistics.workload_rate import LEAST_FREEDOM, WorkloadRate
+from bench_core.report.conditions import cell_conditions, run_conditions, run_facts, run_names
 from bench_core.report.explain.marks import untold
-from bench_core.report.format import NO_GPU
 from bench_core.runs.load import load_run
 from bench_core.runs.view import Ended, Row, RunView, ServedRow
 from bench_core.system.text import foreign, one_line
@@ -33,8 +33,7 @@ def read_sides(folders: Sequence[Path]) -> list[Side]:
     # Started anew, not forked: a caller may have threads.
     with ProcessPoolExecutor(max_workers=len(folders), mp_context=get_context("spawn")) as pool:
         sides = list(pool.map(read_side, folders))
-    names = [side.name for side in sides]
-    return [replace(side, name=one_line(side.folder)) if names.count(side.name) > 1 else side for side in sides]
+    return [replace(side, name=name) for side, name in zip(sides, run_names(folders), strict=True)]
 
 
 def read_side(folder: Path) -> Side:
@@ -59,8 +58,8 @@ def read_side(folder: Path) -> Side:
     return Side(
         name=one_line(folder.resolve().name),
         folder=folder.as_posix(),
-        conditions=_conditions(view),
-        facts=_facts(view),
+        conditions=run_conditions(view),
+        facts=run_facts(view),
         forced=view.record.length == "forced",
         cells={key: _cell(view, key, found, times) for key, found in groups.items()},
     )
@@ -76,38 +75,6 @@ class _Watcher:
         """The next event of the log."""
         if isinstance(event, BatchEvent):
             self._times.add(event)
-
-
-def _conditions(view: RunView) -> dict[str, str]:
-    record = view.record
-    gpus = sorted({foreign(gpu.name) for gpu in record.gpus})
-    model = record.model
-    found = {
-        "gpu": ", ".join(gpus) or (NO_GPU if record.device == "cpu" else "not recorded"),
-        "model": f"{foreign(model.name)}, digest {model.digest[:12]}",
-        "workload": f"{foreign(record.workload.name)}, {record.workload.prompts} prompts, "
-        f"digest {record.workload.digest[:12]}",
-        "lengths": f"{record.length}, {record.max_new_tokens} new tokens",
-    }
-    if record.device == "cpu":
-        found["cpu"] = foreign(record.host.cpu)
-    return found
-
-
-def _facts(view: RunView) -> dict[str, str]:
-    record, visits = view.record, view.record.all_visits
-    drivers = sorted({gpu.driver_version for visit in visits for gpu in visit.gpus})
-    cards = {gpu.uuid for visit in visits for gpu in visit.gpus}
-    hosts = {(visit.host.cpu, visit.host.cores, visit.host.system) for visit in visits}
-    return {
-        "date": foreign(record.created_utc),
-        "suite": f"{foreign(record.bench_version)}, commit {foreign(record.git_commit or 'not known')[:12]}",
-        "host": "; ".join(sorted(foreign(f"{cpu}, {cores} cores, {system}") for cpu, cores, system in hosts)),
-        "driver": ", ".join(map(foreign, drivers)) or "none",
-        "cards": str(len(cards)),
-        "visits": str(len(visits)),
-        "repeats": str(record.repeats),
-    }
 
 
 def _cell(view: RunView, key: Key, rows: Sequence[Row | ServedRow], times: dict[str, BatchTimes]) -> Cell:
@@ -129,7 +96,7 @@ def _cell(view: RunView, key: Key, rows: Sequence[Row | ServedRow], times: dict[
         trouble="" if good else troubles[rows[0].planned.cell],
         failed=not good and all(_failed(row) for row in rows),
         saturated=any(isinstance(row, ServedRow) and row.result and row.result.metrics.saturated for row in good),
-        conditions=_cell_conditions(told),
+        conditions=cell_conditions(told),
         versions={foreign(k): foreign(v) for k, v in _versions(told).items()},
         options={foreign(k): foreign(str(v)) for k, v in spec.options.items()} if spec is not None else {},
     )
@@ -145,23 +112,6 @@ def _trouble(view: RunView, row: Row | ServedRow) -> str:
 
 def _failed(row: Ended) -> bool:
     return not row.measured and row.damage is None and row.verdict is not None and row.verdict.outcome.is_of_the_cell
-
-
-def _cell_conditions(row: Row | ServedRow) -> dict[str, str]:
-    spec = row.spec
-    if spec is None:
-        return {}
-    found = {"threads": str(spec.threads)} if spec.device == "cpu" else {}
-    if spec.serve is not None:
-        prefix = "on" if spec.serve.prefix_cache else "off"
-        # The digest of a schedule holds its length, which decides nothing; of a trace there is no seed.
-        sent = (
-            spec.serve.schedule[:12]
-            if row.planned.scenario.word == "trace"
-            else f"seed {spec.serve.protocol.arrival_seed}"
-        )
-        found |= {"schedule": sent, "prefix-cache": prefix}
-    return found
 
 
 def _versions(row: Row | ServedRow) -> dict[str, str]:

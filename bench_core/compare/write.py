@@ -70,16 +70,10 @@ def markdown(comparisons: Sequence[Comparison]) -> str:
         parts += [sheet_markdown(summary(comparison))]
         lines = detail(comparison, everything=False)
         if lines.rows:
-            parts += [sheet_markdown(_plain_heads(lines))]
+            parts += [sheet_markdown(lines)]
         elif lines.notes:
             parts += [markdown_text(note) for note in lines.notes]
         parts += [markdown_text(note) for note in comparison.notes]
-        table = sheet_markdown(_plain_heads(differences(comparison)))
+        table = sheet_markdown(differences(comparison))
         parts += [f"<details><summary>What was compared</summary>\n\n{table}\n\n</details>"]
     return "\n\n".join(parts) + "\n"
-
-
-def _plain_heads(sheet: Sheet) -> Sheet:
-    """Headings hold the names of runs, which are folders' and anybody's."""
-    heads = tuple((markdown_text(name), numbers) for name, numbers in sheet.columns)
-    return Sheet(sheet.heading, heads, sheet.rows, sheet.notes)

@@ -1,4 +1,5 @@
-"""JSON Schemas of the files that people write, so that editors complete and check them; a test keeps them current."""
+"""JSON Schemas of the files that people write, so that editors complete and check them, and of a run's export, so that
+programs can rely on it; a test keeps them current."""
 
 from __future__ import annotations
 
@@ -11,10 +12,12 @@ from bench_core.contract.asked.manifest import Manifest
 from bench_core.contract.records.record import LARGEST_FLOAT, LARGEST_INT, SMALLEST_INT, Record
 from bench_core.drive.ask.request import Suite
 from bench_core.drive.plan.catalogue import REPOSITORY
+from bench_core.report.export.schema import Export
 
 SCHEMAS: dict[Path, type[Record]] = {
     REPOSITORY / "docs" / "schema" / "image.schema.json": Manifest,
     REPOSITORY / "docs" / "schema" / "suite.schema.json": Suite,
+    REPOSITORY / "docs" / "schema" / "export.schema.json": Export,
 }
 
 

@@ -108,10 +108,14 @@ def _cause(cell: Cell) -> str:
     return cell.row.problem or "; ".join(f"not ranked: {breach}" for breach in cell.row.breaches)
 
 
+def _visit(cell: Cell) -> int | None:
+    return cell.view.visit_of(cell.row)
+
+
 # In the CSV alone.
 RAW: tuple[Column[Cell], ...] = (
     *raw("row.planned", "cell", "image", "variant", "repeat"),
-    Column("", lambda cell: cell.view.visit_of(cell.row), csv="visit"),
+    Column("", _visit, csv="visit"),
     *raw("row.spec", "gpu_uuid", "batching"),
     Column("", "row.status", csv="outcome"),
     Column("", _cause, csv="cause"),

@@ -4,117 +4,83 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
 from bench_core.contract.errors import BadInput
 from bench_core.contract.records.outcome import EXIT_BAD_INPUT, EXIT_FAILED
+from bench_core.report import options as given
 from bench_core.report.decide.choose import choose as find
 from bench_core.report.decide.cost import Prices, prices
 from bench_core.report.decide.option import options_of
-from bench_core.report.decide.wanted import EXAMPLE, parse_wanted
+from bench_core.report.decide.wanted import parse_wanted
 from bench_core.report.write.files import differences, write_report
 from bench_core.runs.load import load_run
 
 _PLAIN_WIDTH = 160  # of tables where standard output is no terminal
-
-_Publish = Annotated[
-    Path | None,
-    typer.Option(
-        "--publish",
-        metavar="FOLDER",
-        help="Copy the run there, raw events compressed, without what is private, and verify the copy.",
-        show_default=False,
-    ),
-]
-_Choose = Annotated[
-    str | None,
-    typer.Option(
-        "--choose",
-        metavar="LIMITS",
-        help=f"Write nothing; show which method to take within limits: {EXAMPLE}. Exit with 1 if none fits.",
-        show_default=False,
-    ),
-]
-_GpuHourPrice = Annotated[
-    float | None,
-    typer.Option(help="Price of an hour of the device: adds the cost of a million output tokens.", show_default=False),
-]
-_KwhPrice = Annotated[
-    float | None, typer.Option(help="Price of a kWh: adds the cost of the device's energy.", show_default=False)
-]
-_Currency = Annotated[str, typer.Option(help="Of the prices, a word for headings, as EUR.", show_default=False)]
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
 def report(
-    run: Annotated[Path, typer.Argument(help="The run's folder: results/<run>.", show_default=False)],
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Folder of the report. Default: the run's folder.", show_default=False)
-    ] = None,
-    embed: Annotated[
-        Path | None,
-        typer.Option(
-            "--embed", help="Write only this: the run's tables into a page's marked blocks.", show_default=False
-        ),
-    ] = None,
-    check: Annotated[
-        bool, typer.Option("--check", help="Write nothing; exit with 1 if report.md or a CSV differs.")
-    ] = False,
-    publish_to: _Publish = None,
-    without_prompts: Annotated[
-        bool, typer.Option("--without-prompts", help="With --publish: leave the prompts' token ids out.")
-    ] = False,
-    unfinished: Annotated[
-        bool, typer.Option("--unfinished", help="With --publish: though planned cells have not been reached yet.")
-    ] = False,
-    choose: _Choose = None,
-    gpu_hour_price: _GpuHourPrice = None,
-    kwh_price: _KwhPrice = None,
-    currency: _Currency = "",
+    runs: given.RunFolders,
+    out: given.Out = None,
+    embed: given.Embed = None,
+    check: given.Check = False,
+    publish_to: given.Publish = None,
+    without_prompts: given.WithoutPrompts = False,
+    unfinished: given.Unfinished = False,
+    choose: given.Choose = None,
+    export_to: given.Export = None,
+    export_format: given.ExportFormat = "",
+    gpu_hour_price: given.GpuHourPrice = None,
+    kwh_price: given.KwhPrice = None,
+    currency: given.Currency = "",
 ) -> None:
     """Recompute a run's tables and figures from its raw events."""
     try:
         priced = prices(gpu_hour_price, kwh_price, currency)
-        elsewhere = check or embed is not None or publish_to is not None
-        if priced and elsewhere:
-            raise BadInput("prices go with a report or with --choose", "leave them out")
-        if choose is not None:
-            _choose(run, choose, priced, alone=not elsewhere and out is None)
-            return
-        if publish_to is not None:
-            if check or out is not None:
-                raise BadInput("--publish makes a folder of its own", "leave out --check and --out")
-            _publish(run, publish_to, prompts=not without_prompts, unfinished=unfinished)
-            return
-        if without_prompts or unfinished:
-            raise BadInput(f"--{'without-prompts' if without_prompts else 'unfinished'} goes with --publish")
-        if check:
-            _check(run, out)
-            return
-        if embed is not None:
-            from bench_core.report.write.embed import embed as put  # noqa: PLC0415  # the one use
-
-            put(embed, run, run.as_posix())
-            typer.echo(embed)
-            return
-        paths = write_report(run, out, priced)
+        asked = given.Asked(
+            runs, out, embed, check, publish_to, without_prompts, unfinished, choose, export_to, export_format, priced
+        )
+        asked.require_sense()
+        _do(asked)
     except BadInput as error:
         typer.echo(f"error: {error.cause}", err=True)
         if error.hint:
             typer.echo(f"hint: {error.hint}", err=True)
         raise typer.Exit(EXIT_BAD_INPUT) from None
-    for path in (paths.markdown, paths.page, *paths.tables, *paths.figures):
-        typer.echo(path)
 
 
-def _choose(run: Path, limits: str, priced: Prices, *, alone: bool) -> None:
-    """Shows the answer; exits with 1 if no method is within the limits. ``alone``: nothing else was asked for."""
-    if not alone:
-        raise BadInput("--choose writes nothing", "leave out --out, --check, --embed and --publish")
+def _do(asked: given.Asked) -> None:
+    # What only one of the ways needs is imported there: it loads libraries that --help need not wait for.
+    run = asked.runs[0]
+    if len(asked.runs) > 1 and asked.out is not None:
+        from bench_core.report.together.write import write_together  # noqa: PLC0415
+
+        typer.echo(write_together(asked.runs, asked.out, asked.prices))
+    elif asked.choose is not None:
+        _choose(run, asked.choose, asked.prices)
+    elif asked.export_to is not None:
+        _export(run, asked.export_to, asked.export_format)
+    elif asked.publish_to is not None:
+        _publish(run, asked.publish_to, prompts=not asked.without_prompts, unfinished=asked.unfinished)
+    elif asked.check:
+        _check(run, asked.out)
+    elif asked.embed is not None:
+        from bench_core.report.write.embed import embed as put  # noqa: PLC0415
+
+        put(asked.embed, run, run.as_posix())
+        typer.echo(asked.embed)
+    else:
+        paths = write_report(run, asked.out, asked.prices)
+        for path in (paths.markdown, paths.page, *paths.tables, *paths.figures):
+            typer.echo(path)
+
+
+def _choose(run: Path, limits: str, priced: Prices) -> None:
+    """Shows the answer; exits with 1 if no method is within the limits."""
     from rich.console import Console  # noqa: PLC0415  # the one use
 
     from bench_core.report.write.choice import console_choice  # noqa: PLC0415
@@ -126,6 +92,13 @@ def _choose(run: Path, limits: str, priced: Prices, *, alone: bool) -> None:
         console.print(part)
     if not choice.ranked:
         raise typer.Exit(EXIT_FAILED)
+
+
+def _export(run: Path, target: Path, formats: str) -> None:
+    from bench_core.report.export.write import export, formats_of  # noqa: PLC0415  # the one use
+
+    for path in export(run, target, formats_of(formats)):
+        typer.echo(path)
 
 
 def _check(run: Path, out: Path | None) -> None:

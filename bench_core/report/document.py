@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from bench_core.contract.statistics.distribution import VALUES_BEYOND_A_PERCENTILE
@@ -78,6 +78,8 @@ class Document:
         figures: groups of them, where there are any.
         details: further tables over all batch sizes.
         failures: every cell without numbers, with its cause.
+        beside: where the report is of several runs, what is equal in them and what differs; stands at the top.
+        closing: what the numbers follow from; ``again``: how they are made again, in Markdown.
     """
 
     title: str
@@ -90,6 +92,9 @@ class Document:
     figures: tuple[FigureGroup, ...]
     details: tuple[Sheet, ...]
     failures: tuple[Failure, ...]
+    beside: tuple[Sheet, ...] = ()
+    closing: str = "Every number here follows from the raw events of this run."
+    again: str = "`python -m bench_core.report RUN` computes them again."
 
 
 def document(view: RunView, prices: Prices = NO_PRICE) -> Document:
@@ -107,8 +112,13 @@ def document(view: RunView, prices: Prices = NO_PRICE) -> Document:
         ),
         figures=tuple(_figures(view)),
         details=tuple(_details(view, prices)),
-        failures=tuple(_failure(row) for row in view.every if not row.measured),
+        failures=failures_of(view),
     )
+
+
+def failures_of(view: RunView) -> tuple[Failure, ...]:
+    """Every cell without numbers."""
+    return tuple(_failure(row) for row in view.every if not row.measured)
 
 
 def _figures(view: RunView) -> Iterator[FigureGroup]:
@@ -163,27 +173,51 @@ def _batch_details(view: RunView) -> Iterator[Sheet]:
     yield from compare.control_sheet(view)
 
 
+_Told = Callable[[RunView], bool]
+
+
+def _always(_view: RunView) -> bool:
+    return True
+
+
+def _of_cells() -> Iterator[tuple[_Told, Sequence[Column[Cell]]]]:
+    """Columns of a cell of closed batches besides those of the results, and whether a run has them."""
+    yield _always, (*KEY, *RAW)
+    yield _always, (*times.TIMES, *times.MEASURED, *times.RAW)
+    yield (
+        _always,
+        (*memory.stages("device_memory"), *memory.stages("host_memory"), *memory.POOL, *memory.RAW),
+    )
+    yield lambda view: view.quality is not None, (*quality.QUALITY, *quality.RAW)
+    yield device.device_told, (*device.DEVICE, *device.RAW)
+    yield lambda view: bool(view.device_rates), roofline.ROOFLINE
+    yield host.cpu_told, (*host.CPU, *host.CPU_RAW)
+
+
 def cell_columns(view: RunView, prices: Prices = NO_PRICE) -> Iterator[Column[Cell]]:
     """Every column of a cell that this run's tables have, each table's in their order, and those of the CSV alone."""
-    yield from (*results.result_columns(view), *KEY, *RAW)
-    yield from (*times.TIMES, *times.MEASURED, *times.RAW)
-    yield from (*memory.stages("device_memory"), *memory.stages("host_memory"), *memory.POOL, *memory.RAW)
+    yield from results.result_columns(view)
     yield from parity_columns(view)
-    if view.quality is not None:
-        yield from (*quality.QUALITY, *quality.RAW)
-    if device.device_told(view):
-        yield from (*device.DEVICE, *device.RAW)
-    if view.device_rates:
-        yield from roofline.ROOFLINE
-    if host.cpu_told(view):
-        yield from (*host.CPU, *host.CPU_RAW)
+    for told, columns in _of_cells():
+        if told(view):
+            yield from columns
     yield from cell_cost_columns(prices)
+
+
+def every_cell_column() -> tuple[Column[Cell], ...]:
+    """The same of any run, without costs."""
+    return (*results.columns_on(on_cuda=True), *(column for _, columns in _of_cells() for column in columns))
 
 
 def served_columns(view: RunView, prices: Prices = NO_PRICE) -> Iterator[Column[Served]]:
     """Every column of a cell under load that this run's tables have, and those of the CSV alone."""
     yield from (*SERVED_RAW, *load.load_columns(view), *detail.MEASURED, *detail.RAW)
     yield from served_cost_columns(prices)
+
+
+def every_served_column() -> tuple[Column[Served], ...]:
+    """The same of any run, without costs."""
+    return (*SERVED_RAW, *load.EVERY, *detail.MEASURED, *detail.RAW)
 
 
 def _meanings(view: RunView, prices: Prices) -> Iterator[tuple[str, str]]:

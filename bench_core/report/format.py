@@ -149,7 +149,14 @@ def _inert(match: re.Match[str]) -> str:
     return _ENTITIES.get(found, f"\\{found}")
 
 
+# What a spreadsheet takes for the beginning of a formula; the wide forms are for those of East Asian languages.
+_FORMULA = (
+    "=", "+", "-", "@",
+    "\N{FULLWIDTH EQUALS SIGN}", "\N{FULLWIDTH PLUS SIGN}", "\N{FULLWIDTH HYPHEN-MINUS}", "\N{FULLWIDTH COMMERCIAL AT}",
+)  # fmt: skip
+
+
 def csv_text(text: str) -> str:
     """Any text for a CSV field: one line, whole, and never a formula when a spreadsheet opens the file."""
     plain = one_line(text)
-    return f"'{plain}" if plain.startswith(("=", "+", "-", "@")) else plain
+    return f"'{plain}" if plain.startswith(_FORMULA) else plain

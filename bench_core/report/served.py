@@ -110,6 +110,14 @@ def _cause(line: Served) -> str:
     return row.problem or (f"not ranked: {row.unranked}" if row.unranked else "")
 
 
+def _visit(line: Served) -> int | None:
+    return line.view.visit_of(line.row)
+
+
+def _arrivals(line: Served) -> str | None:
+    return line.row.load.arrivals if line.row.load.load == "rate" else None
+
+
 # In the CSV alone.
 RAW: tuple[Column[Served], ...] = (
     *raw("row.planned", "cell", "image", "variant"),
@@ -117,9 +125,9 @@ RAW: tuple[Column[Served], ...] = (
     Column("", "row.load.load", csv="load"),
     Column("", "row.load.concurrency", csv="concurrency"),
     Column("", "row.load.request_rate", csv="request_rate_per_s"),
-    Column("", lambda line: line.row.load.arrivals if line.row.load.load == "rate" else None, csv="arrivals"),
+    Column("", _arrivals, csv="arrivals"),
     *raw("row.planned", "repeat"),
-    Column("", lambda line: line.view.visit_of(line.row), csv="visit"),
+    Column("", _visit, csv="visit"),
     *raw("row.spec", "gpu_uuid"),
     Column("", "row.status", csv="outcome"),
     Column("", _cause, csv="cause"),

@@ -23,6 +23,7 @@ from bench_core.contract.records.run import PlannedCell, RunRecord
 from bench_core.contract.records.spec import CellSpec
 from bench_core.contract.records.workload import Workload
 from bench_core.contract.serving.capacity import Capacity
+from bench_core.contract.serving.log import ServeEvents
 from bench_core.contract.statistics.steadiness import sample
 from bench_core.contract.statistics.stopping import rate_of
 from bench_core.contract.statistics.workload_rate import WholeWork
@@ -39,15 +40,17 @@ R = TypeVar("R", bound=Record)
 
 
 Watch = Callable[[str], Callable[[Event], None]]
+Served = Callable[[str, ServeEvents], None]
 
 
-def load_run(folder: Path, watch: Watch | None = None) -> RunView:
+def load_run(folder: Path, watch: Watch | None = None, served_events: Served | None = None) -> RunView:
     """Reads a run; a damaged cell is a row that says so.
 
     Args:
         watch: from a cell's name to what is shown each of its events, in order, while its log is read for its numbers:
             a log of many megabytes is parsed once. It has seen all events of a row that has a ``result``, and of no
             other row.
+        served_events: what is shown the name and the events of each cell under load that has a ``result``.
 
     Raises:
         BadInput: the folder is not a run: it, or a readable ``run.json`` with a consistent plan, is missing; or its
@@ -71,7 +74,7 @@ def load_run(folder: Path, watch: Watch | None = None) -> RunView:
     offline = [planned for planned in record.cells if planned.load is None]
     scripted = [planned for planned in own_error_cells(record) if planned.load is None]
     served = [
-        served_row(folder, record, planned, workload)
+        served_row(folder, record, planned, workload, served_events)
         for planned in (*record.cells, *own_error_cells(record))
         if planned.load is not None
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bench_core.contract.errors import BadInput, first_line
@@ -25,8 +25,15 @@ from bench_core.runs.view import ServedRow
 _SAME_MOMENT_S = 2e-6
 
 
-def served_row(run_folder: Path, record: RunRecord, planned: PlannedCell, workload: Workload | None) -> ServedRow:
-    """A planned cell under load; a damaged one is a row that says so."""
+def served_row(
+    run_folder: Path,
+    record: RunRecord,
+    planned: PlannedCell,
+    workload: Workload | None,
+    shown: Callable[[str, ServeEvents], None] | None = None,
+) -> ServedRow:
+    """A planned cell under load; a damaged one is a row that says so. ``shown``: is given the events of one with
+    numbers."""
     folder = layout.cell_folder(run_folder, planned.cell)
     spec: CellSpec | None = None
     verdict: Verdict | None = None
@@ -40,11 +47,14 @@ def served_row(run_folder: Path, record: RunRecord, planned: PlannedCell, worklo
         if spec is None or spec.serve is None:
             raise Unreadable(layout.SPEC_FILE, "the file is missing, or does not say how requests were sent")
         events = read_serve_events(run_folder, folder)
-        return _measured(run_folder, planned, spec, verdict, events, workload)
+        row = _measured(run_folder, planned, spec, verdict, events, workload)
     except Unreadable as damaged:
         return ServedRow(planned, spec, verdict, damage=damaged.damage)
     except OSError as error:
         return ServedRow(planned, spec, verdict, damage=Damage(planned.cell, error.strerror or first_line(error)))
+    if shown is not None:
+        shown(planned.cell, events)
+    return row
 
 
 def read_serve_events(run_folder: Path, folder: Path) -> ServeEvents:

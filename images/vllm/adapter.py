@@ -72,7 +72,8 @@ class VllmAdapter:
     """Options.
 
     ``dtype``: float32, float16 or bfloat16. ``max_num_seqs``, ``max_num_batched_tokens``: the engine's limits for one
-    step. ``quantization``: fp8, or empty. ``gpu_memory_utilization``: its share of the GPU. ``cpu_cache_gib``: its key-value cache on a CPU.
+    step. ``quantization``: fp8, or empty. ``gpu_memory_utilization``: its share of the GPU. ``cpu_cache_gib``: its
+    key-value cache on a CPU.
     """
 
     def __init__(self) -> None:

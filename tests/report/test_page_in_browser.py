@@ -18,6 +18,7 @@ from test_report_written import EVIL, MIXED
 from bench_core.contract.records.outcome import Outcome
 from bench_core.report.decide.choose import Wanted, choose
 from bench_core.report.decide.option import options_of
+from bench_core.report.together.write import write_together
 from bench_core.report.write.files import write_report
 from bench_core.runs.load import load_run
 
@@ -319,6 +320,41 @@ def test_limits_in_the_form_rule_methods_out(browser: Browser, study: Path) -> N
     page.fill("[name=memory_gib]", "")
     page.fill("[name=gpu_hour_price]", "2.5")
     expect(page.locator("#answer ol li").first).to_contain_text("for a million output tokens")
+
+
+def test_a_page_of_several_runs_shows_one_ranking_at_a_time(browser: Browser, tmp_path: Path) -> None:
+    """Two runs that share a ranking, one of another length and one under load: no figure, table or answer has cells
+    of two rankings."""
+    script = Script((VLLM, CT2), batch_sizes=(1, 4))
+    faster = replace(VLLM, ttft_s=VLLM.ttft_s / 2, tpot_s=VLLM.tpot_s / 2)
+    folders = [
+        write_run(tmp_path, replace(script, run_id="old")),
+        write_run(tmp_path, replace(script, run_id="new", methods=(faster, CT2))),
+        write_run(tmp_path, replace(script, run_id="long", new_tokens=40)),
+        write_loaded(tmp_path),
+    ]
+    opened = Opened(browser, write_together(folders, tmp_path / "page.html"))
+    page, parts = opened.page, opened.page.locator("#parts button")
+    assert [text.split(" on ")[0] for text in parts.all_inner_texts()] == ["old, new", "long", "loaded"]
+    assert len(opened.methods()) == 8
+    assert {name.rsplit(" · ", 1)[1] for name in opened.methods()} == {"old", "new"}
+    expect(page.locator("#answer li").first).to_contain_text("vLLM fp16 · new")
+    opened.all_drawn()
+    parts.nth(1).click()
+    expect(page.locator("#cell-table tbody tr")).to_have_count(4)
+    assert not [name for name in opened.methods() if " · " in name]
+    assert page.locator("#legend button[data-method]").count() == 2
+    opened.all_drawn()
+    bars = page.locator("#chart-fastest svg .mark-rect path, #chart-fastest svg .mark-rect rect")
+    assert bars.count() == 2
+    parts.nth(1).press("ArrowRight")
+    expect(page.locator("#points button").first).to_have_text("concurrency 4")
+    assert page.locator("#points button").count() == 2
+    expect(page.locator("#parts button").nth(2)).to_be_focused()
+    opened.all_drawn()
+    assert page.locator("#chart-throughput").count() == 0, "a figure of closed batches"
+    assert opened.errors == []
+    assert opened.requests == [opened.page.url]
 
 
 def test_the_scripted_engine_is_ranked_nowhere(browser: Browser, tmp_path: Path) -> None:

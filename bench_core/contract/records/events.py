@@ -27,6 +27,8 @@ Moment = Annotated[float, Field(ge=0, le=1e12)]
 # A nanosecond is what clocks tell apart; less would divide into numbers without end.
 Duration = Annotated[float, Field(ge=1e-9, le=1e12)]
 
+NOT_INSTALLED = "not installed"  # in place of a version
+
 BatchPhase = Literal["warmup", "measure", "latency", "paired", "direct"]
 Phase = Literal["start", "load", "prepare", "warmup", "measure", "latency", "paired", "direct", "score", "close"]
 
@@ -36,7 +38,8 @@ class StartEvent(Record):
 
     Attributes:
         wall_time_utc: ISO 8601, the same moment as ``t_s``.
-        versions: distribution name to version, of the image's ``packages`` and of Python.
+        versions: distribution name to version, of Python and of the image's ``packages`` in their order, the engine
+            first; ``NOT_INSTALLED`` for one that is not there.
         host: facts of the machine as the container sees it (cpu, cores, kernel).
         harness: digest of the suite's own code that measures, as it lies in the image (``digest.own_code_sha256``);
             ``None`` in logs of before it was kept.

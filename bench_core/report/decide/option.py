@@ -60,6 +60,7 @@ class Option:
             of random weights, of which no text is likelier than another.
         perplexity: of the fixed text.
         repeat: which of several measurements of the same cell.
+        run: the run's name, where cells of several runs stand beside each other.
     """
 
     cell: str
@@ -88,6 +89,7 @@ class Option:
     nll_increase: float | None = None
     perplexity: float | None = None
     repeat: int = 1
+    run: str = ""
 
     @property
     def ranked(self) -> bool:

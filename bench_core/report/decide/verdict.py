@@ -34,7 +34,11 @@ class Verdict:
 
 def verdict(view: RunView) -> Verdict:
     """Of a run; where nothing is ranked, that and why."""
-    options = options_of(view)
+    return verdict_of(options_of(view), tuple(limit_sentences(view)))
+
+
+def verdict_of(options: tuple[Option, ...], limits: tuple[str, ...] = ()) -> Verdict:
+    """Of cells that may be compared. ``limits``: what else there is to say of latency limits."""
     reference = reference_perplexity(options)
     kinds = [_ends(options, kind) for kind in _KINDS]
     choices = tuple(choice for ends in kinds for choice in ends)
@@ -42,7 +46,7 @@ def verdict(view: RunView) -> Verdict:
         sentences = list(_alone(choices, reference))
     else:
         sentences = [sentence for ends in kinds for sentence in _compared(options, ends, reference)]
-    sentences += limit_sentences(view)
+    sentences += limits
     if not choices:
         return Verdict((_nothing(options), *sentences))
     if any("±" in sentence for sentence in sentences):

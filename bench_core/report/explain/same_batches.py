@@ -9,11 +9,14 @@ was measured, and is compared with the fastest of those on the batches that both
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from bench_core.report.explain.marks import WIDEST_COMPARED, told_interval
 from bench_core.runs.view import Row, RunView
+
+K = TypeVar("K")
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ def shared_batches(view: RunView, rows: Iterable[Row]) -> Shared | None:
     cells = view.ranked(rows)
     if len(cells) < 2:
         return None
-    common = frozenset.intersection(*map(_prompts, cells))
+    common = _in_all(cells)
     counts = [len(row.pace) for row in cells]
     rates = {row.planned.cell: _throughput(row, common) for row in cells} if common else {}
     return Shared(len(common), min(counts), max(counts), rates)
@@ -62,24 +65,32 @@ def fastest(view: RunView, rows: Sequence[Row]) -> frozenset[str]:
 
 
 def compared_rates(view: RunView, rows: Sequence[Row]) -> dict[str, float]:
-    """The throughput by which each ranked cell of a batch size is compared, tokens/s.
+    """The throughput by which each ranked cell of a batch size is compared, tokens/s."""
+    return rates_of({row.planned.cell: row for row in view.ranked(rows)})
+
+
+def rates_of(ranked: Mapping[K, Row]) -> dict[K, float]:
+    """The throughput by which ranked cells of a batch size are compared, tokens/s; of one workload, in whatever runs.
 
     Its own where it has an interval to compare by. Without one: as much slower or faster than the fastest of those
     with one as it was on the batches that both measured. Where none has one, they are compared on the batches that all
     of them measured.
     """
-    ranked = view.ranked(rows)
-    known = {row.planned.cell: row.rate.throughput_tok_s for row in ranked if row.rate and told_interval(row)}
+    known = {key: row.rate.throughput_tok_s for key, row in ranked.items() if row.rate and told_interval(row)}
     if known:
-        lead = max((row for row in ranked if row.planned.cell in known), key=lambda row: known[row.planned.cell])
-        others = [row for row in ranked if row.planned.cell not in known]
-        values = {**known, **{row.planned.cell: _beside(row, lead) * known[lead.planned.cell] for row in others}}
-    else:
-        values = {row.planned.cell: _throughput(row, _prompts(row)) for row in ranked}
-        shared = shared_batches(view, rows)
-        if shared is not None and shared.differs and shared.throughput_tok_s:
-            values = shared.throughput_tok_s
-    return values
+        lead = max(known, key=lambda key: known[key])
+        others = {key: _beside(row, ranked[lead]) * known[lead] for key, row in ranked.items() if key not in known}
+        return {**known, **others}
+    common = _in_all(ranked.values())
+    if common and len(common) < max(len(row.pace) for row in ranked.values()):
+        return {key: _throughput(row, common) for key, row in ranked.items()}
+    return {key: _throughput(row, _prompts(row)) for key, row in ranked.items()}
+
+
+def _in_all(rows: Iterable[Row]) -> frozenset[tuple[int, str]]:
+    """The batches that all measured."""
+    prompts = [_prompts(row) for row in rows]
+    return frozenset.intersection(*prompts) if prompts else frozenset()
 
 
 def shared_note(view: RunView, rows: Sequence[Row]) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -21,20 +21,38 @@ SCHEMA_VERSION = 1
 
 def page_data(view: RunView) -> dict[str, Any]:
     """Engines, methods, points (batch sizes and load points), cells, and the device's measured peaks."""
-    options = options_of(view)
-    images = list(dict.fromkeys(option.image for option in options))
-    rows = {row.planned.cell: row for row in view.grid}
-    series = {row.planned.cell: row.series for row in view.every}
+    return {"schema_version": SCHEMA_VERSION, "run": view.record.run_id, **part_data(options_of(view), {"": view})}
+
+
+def several_data(title: str, parts: Iterable[tuple[str, tuple[Option, ...], Mapping[str, RunView]]]) -> dict[str, Any]:
+    """The same of several rankings, of which the page shows one at a time.
+
+    Args:
+        parts: of each ranking its words, its cells, and the runs by the names that its cells have for them.
+    """
     return {
         "schema_version": SCHEMA_VERSION,
-        "run": view.record.run_id,
-        "on_gpu": view.on_cuda,
+        "run": title,
+        "parts": [{"part": words, **part_data(options, views)} for words, options, views in parts],
+    }
+
+
+def part_data(options: tuple[Option, ...], views: Mapping[str, RunView]) -> dict[str, Any]:
+    """Cells that stand beside each other. ``views``: their runs, by the name that an option has for its run."""
+    images = list(dict.fromkeys(option.image for option in options))
+    rows = {(name, row.planned.cell): row for name, view in views.items() for row in view.grid}
+    series = {(name, row.planned.cell): row.series for name, view in views.items() for row in view.every}
+    synthetic = any(view.record.model.synthetic for view in views.values())
+    return {
+        "on_gpu": any(view.on_cuda for view in views.values()),
         "engines": [{"image": name, "colour": colour} for name, colour in engine_colours(images).items()],
         "methods": _methods(options),
         "points": [{"word": word, "words": words} for word, words in points_of(options).items()],
-        "cells": [_cell(view, option, rows.get(option.cell), series[option.cell]) for option in options],
-        "peaks": _peaks(view),
-        "quality": not view.record.model.synthetic and any(option.perplexity for option in options),
+        "cells": [
+            _cell(views[one.run], one, rows.get((one.run, one.cell)), series[one.run, one.cell]) for one in options
+        ],
+        "peaks": _peaks(views.values()),
+        "quality": not synthetic and any(option.perplexity for option in options),
     }
 
 
@@ -60,8 +78,9 @@ def _methods(options: Iterable[Option]) -> list[dict[str, Any]]:
 
 
 def method_key(option: Option) -> str:
-    """What a method is known by: labels of two may be equal."""
-    return f"{option.image}.{option.variant}"
+    """What a method is known by: labels of two may be equal, and several runs may have it."""
+    method = f"{option.image}.{option.variant}"
+    return f"{option.run}/{method}" if option.run else method
 
 
 def _cell(view: RunView, option: Option, row: Row | None, series: Iterable[Series]) -> dict[str, Any]:
@@ -111,10 +130,10 @@ def _placed(view: RunView, row: Row) -> dict[str, Any]:
     return found
 
 
-def _peaks(view: RunView) -> list[dict[str, Any]]:
+def _peaks(views: Iterable[RunView]) -> list[dict[str, Any]]:
     """Each device's measured peaks; of several measurements of one device the last."""
     found: dict[str, dict[str, Any]] = {}
-    for peaks in view.device_rates:
+    for peaks in (peaks for view in views for peaks in view.device_rates):
         rates = {dtype: peaks.matrix_flop_s(dtype) for dtype in ("float16", "bfloat16", "tf32", "float32")}
         device = peaks.gpu_uuid or f"{peaks.cpu}, {peaks.threads} threads"
         found[device] = {

@@ -1,10 +1,11 @@
 // The page's program: one state (what is shown, what is highlighted, which limits are set); figures, table and answer
 // follow from it. Text from a run enters the page as text nodes only.
 
-const data = JSON.parse(document.getElementById("data").textContent);
-const byKey = new Map(data.methods.map((method) => [method.key, method]));
-const colours = new Map(data.engines.map((engine) => [engine.image, engine.colour]));
-const words = new Map(data.points.map((point) => [point.word, point.words]));
+// A page of one run has one part. A page of several has one for each set of runs that may share a ranking, and shows one
+// part at a time, so that no figure, table or choice ever holds cells of two.
+const whole = JSON.parse(document.getElementById("data").textContent);
+const parts = whole.parts ?? [whole];
+let data, byKey, colours, words, names;
 const OUTCOMES = {oom_load: "out of memory", oom_kv: "out of memory", oom_runtime: "out of memory"};
 const MOST_STRONG = 8, FIRST_ROWS = 200;
 
@@ -18,10 +19,7 @@ function element(name, properties = {}, ...children) {
 }
 
 const state = {
-  data,
-  point: data.points.find((point) => data.cells.some((cell) => cell.point === point.word && cell.ranked))?.word ?? data.points[0]?.word,
   picked: new Set(),
-  hasQuality: data.quality,
   cells: () => data.cells,
   methods: () => data.methods,
   at: (point) => data.cells.filter((cell) => cell.point === point),
@@ -38,9 +36,20 @@ const state = {
   },
 };
 
-// Labels of two methods may be equal: then their keys stand behind.
-const names = new Map(data.methods.map((method) => [method.key,
-  data.methods.filter((other) => other.label === method.label).length > 1 ? `${method.label} (${method.key})` : method.label]));
+// Takes a part: all that is looked up of it.
+function take(part) {
+  data = part;
+  byKey = new Map(data.methods.map((method) => [method.key, method]));
+  colours = new Map(data.engines.map((engine) => [engine.image, engine.colour]));
+  words = new Map(data.points.map((point) => [point.word, point.words]));
+  // Labels of two methods may be equal: then their keys stand behind.
+  names = new Map(data.methods.map((method) => [method.key,
+    data.methods.filter((other) => other.label === method.label).length > 1 ? `${method.label} (${method.key})` : method.label]));
+  state.data = data;
+  state.hasQuality = data.quality;
+  state.point = data.points.find((point) => data.cells.some((cell) => cell.point === point.word && cell.ranked))?.word ?? data.points[0]?.word;
+  state.picked.clear();
+}
 
 function strong() {
   if (state.picked.size) return [...state.picked];
@@ -51,11 +60,25 @@ function strong() {
 
 // --- figures ---
 
-const charts = [{...FASTEST, place: document.getElementById("chart-fastest")}];
+const charts = [];
 const views = new Map();
+const seen = new IntersectionObserver((entries) => {
+  for (const entry of entries) {
+    const chart = charts.find((one) => one.place === entry.target);
+    if (!chart) continue;
+    chart.visible = entry.isIntersecting;
+    if (chart.visible && chart.dirty) draw(chart);
+  }
+}, {rootMargin: "300px"});
+window.addEventListener("beforeprint", () => charts.filter((chart) => chart.dirty).forEach(draw));
 
 function placeFigures() {
   const grid = document.getElementById("grid");
+  seen.disconnect();
+  views.forEach((view) => view.finalize());
+  views.clear();
+  grid.replaceChildren();
+  charts.splice(0, charts.length, {...FASTEST, place: document.getElementById("chart-fastest")});
   for (const chart of figures(data)) {
     if (!chart.rows(state).length && !data.points.some((point) => chart.rows({...state, point: point.word}).length)) continue;
     const place = element("figure", {className: "chart", id: `chart-${chart.id}`});
@@ -64,18 +87,10 @@ function placeFigures() {
   }
   document.getElementById("figures").hidden = charts.length === 1;
   for (const chart of charts) {
-    chart.place.append(element("h3", {textContent: chart.title}), element("div", {className: "plot"}), element("figcaption"));
+    chart.place.replaceChildren(element("h3", {textContent: chart.title}), element("div", {className: "plot"}), element("figcaption"));
     chart.dirty = true;
+    seen.observe(chart.place);
   }
-  const seen = new IntersectionObserver((entries) => {
-    for (const entry of entries) {
-      const chart = charts.find((one) => one.place === entry.target);
-      chart.visible = entry.isIntersecting;
-      if (chart.visible && chart.dirty) draw(chart);
-    }
-  }, {rootMargin: "300px"});
-  charts.forEach((chart) => seen.observe(chart.place));
-  window.addEventListener("beforeprint", () => charts.filter((chart) => chart.dirty).forEach(draw));
 }
 
 async function draw(chart) {
@@ -96,6 +111,10 @@ async function draw(chart) {
   };
   try {
     const {view} = await window.vegaEmbed(plot, spec, {actions: false, renderer: "svg", mode: "vega-lite", logLevel: 1});
+    if (!charts.includes(chart)) {
+      view.finalize();
+      return;
+    }
     views.set(chart.id, view);
     view.addEventListener("click", (_, item) => item?.datum?.method && pick(item.datum.method));
   } catch (error) {
@@ -156,31 +175,33 @@ function fillLegend() {
   document.getElementById("legend").replaceChildren(...buttons, all);
 }
 
-function fillPoints() {
-  const home = document.getElementById("points");
-  const buttons = data.points.map((point) => {
-    const button = element("button", {type: "button", textContent: point.words, tabIndex: point.word === state.point ? 0 : -1});
+// Buttons of which one is on; arrows move between them.
+function radios(home, entries, chosen, choose) {
+  const focused = home.contains(document.activeElement);
+  home.replaceChildren(...entries.map(({word, words: text}, place) => {
+    const button = element("button", {type: "button", textContent: text, tabIndex: word === chosen ? 0 : -1});
     button.setAttribute("role", "radio");
-    button.setAttribute("aria-checked", String(point.word === state.point));
-    button.addEventListener("click", () => choosePoint(point.word));
+    button.setAttribute("aria-checked", String(word === chosen));
+    button.addEventListener("click", () => choose(word));
     button.addEventListener("keydown", (event) => {
       const step = {ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1}[event.key];
       if (!step) return;
       event.preventDefault();
-      const next = data.points[(state.place(point.word) + step + data.points.length) % data.points.length];
-      choosePoint(next.word);
+      choose(entries[(place + step + entries.length) % entries.length].word);
     });
     return button;
-  });
-  home.replaceChildren(...buttons);
-  home.hidden = data.points.length < 2;
+  }));
+  home.hidden = entries.length < 2;
+  if (focused) home.querySelector("[aria-checked=true]").focus();
+}
+
+function fillPoints() {
+  radios(document.getElementById("points"), data.points, state.point, choosePoint);
 }
 
 function choosePoint(word) {
-  const home = document.getElementById("points"), focused = home.contains(document.activeElement);
   state.point = word;
   fillPoints();
-  if (focused) home.querySelector("[aria-checked=true]").focus();
   fillLegend();
   answer();
   redraw();
@@ -281,11 +302,12 @@ const COLUMNS = [
   ["Throughput (token/s)", (cell) => cell.throughput_tok_s?.[0], (_, cell) => throughputText(cell).replace(" token/s", ""), "descending"],
   ["TTFT (s)", (cell) => cell.ttft_s?.[0], SAYS], ["TPOT (ms)", (cell) => cell.tpot_s && cell.tpot_s[0] * 1e3, SAYS],
   ["TTFT p99 (s)", (cell) => cell.ttft_p99_s?.[0], SAYS], ["TPOT p99 (ms)", (cell) => cell.tpot_p99_s && cell.tpot_p99_s[0] * 1e3, SAYS],
-  [data.on_gpu ? "GPU memory (GiB)" : "Host memory (GiB)", (cell) => cell.memory_bytes && cell.memory_bytes / GIB, SAYS],
+  [() => (data.on_gpu ? "GPU memory (GiB)" : "Host memory (GiB)"), (cell) => cell.memory_bytes && cell.memory_bytes / GIB, SAYS],
   ["Energy (J/1000 tokens)", (cell) => cell.joules_per_token && cell.joules_per_token * 1000, SAYS],
   ["Perplexity", (cell) => (data.quality ? cell.perplexity : undefined), SAYS], ["Bits per weight", (cell) => cell.bits, SAYS],
   ["Cost of a million output tokens", (cell) => cost(cell, limitsOf(document.getElementById("chooser"))), SAYS],
 ];
+const titleOf = ([title]) => (typeof title === "function" ? title() : title);
 const sorting = {column: 2, down: true, all: false};
 const filters = {};
 
@@ -330,7 +352,7 @@ function fillTable() {
   // Under equal values, and where there is none, ranked cells come first.
   const rows = data.cells.filter(kept).sort((a, b) => (b.ranked - a.ranked) || compareBy(active[1], sorting.down)(a, b));
   const heads = columns.map((column) => {
-    const button = element("button", {type: "button", textContent: column[0]});
+    const button = element("button", {type: "button", textContent: titleOf(column)});
     const head = element("th", {scope: "col", className: column[2] === null ? "" : "number"}, button);
     if (column === active) head.setAttribute("aria-sort", sorting.down ? "descending" : "ascending");
     button.addEventListener("click", () => {
@@ -396,7 +418,7 @@ function showCell(cell) {
   });
   const close = element("button", {type: "button", textContent: "Close"});
   close.addEventListener("click", () => { home.hidden = true; });
-  const facts = COLUMNS.slice(1).map(([title, value, write]) => [title, value(cell), write]).filter(([, number]) => number !== undefined)
+  const facts = COLUMNS.slice(1).map((column) => [titleOf(column), column[1](cell), column[2]]).filter(([, number]) => number !== undefined)
     .flatMap(([title, number, write]) => [element("dt", {textContent: title}), element("dd", {textContent: write(number, cell)})]);
   if (cell.cause) facts.push(element("dt", {textContent: "Cause"}), element("dd", {textContent: cell.cause}));
   if (cell.roof?.bound) facts.push(element("dt", {textContent: "Held back by"}), element("dd", {textContent: `${cell.roof.bound}${cell.roof.mbu ? `, ${SAYS(cell.roof.mbu * 100)} % of the measured bandwidth` : ""}`}));
@@ -408,11 +430,11 @@ function showCell(cell) {
 }
 
 const SERIES = {ttft_s: ["Time to first token, from the least to the most", "ms"], tpot_s: ["Time per output token, from the least to the most", "ms"],
-  power_w: ["Power of the device", "W"], memory_bytes: [data.on_gpu ? "GPU memory in use" : "Resident memory", "GiB"], utilisation_percent: ["Time in which a kernel ran", "%"]};
+  power_w: ["Power of the device", "W"], memory_bytes: [() => (data.on_gpu ? "GPU memory in use" : "Resident memory"), "GiB"], utilisation_percent: ["Time in which a kernel ran", "%"]};
 
 function seriesOf(cell) {
   return Object.entries(cell.series ?? {}).map(([name, {first_x, step_x, values}]) => {
-    const [title, unit] = SERIES[name], share = name === "ttft_s" || name === "tpot_s";
+    const title = titleOf(SERIES[name]), unit = SERIES[name][1], share = name === "ttft_s" || name === "tpot_s";
     const plot = element("div", {className: "plot"});
     const rows = values.map((value, k) => ({x: (first_x + k * step_x) * (share ? 100 : 1), value}));
     plot.drawn = () => window.vegaEmbed(plot, {config: CONFIG, width: "container", height: 130, autosize: {type: "fit-x", contains: "padding"},
@@ -473,18 +495,17 @@ function theme() {
   say();
 }
 
-function begin() {
+// Shows a part as if it were alone on the page.
+function show(part) {
+  take(part);
+  radios(document.getElementById("parts"), parts.map((one) => ({word: one, words: one.part})), part, show);
   for (const label of document.querySelectorAll("[data-if]")) {
     label.hidden = label.dataset.if === "quality" ? !data.quality : !data.cells.some((cell) => cell.batch_size === undefined);
   }
-  const form = document.getElementById("chooser");
-  form.addEventListener("submit", (event) => event.preventDefault());
-  form.addEventListener("input", () => { answer(); fillTable(); });
-  if (matchMedia("(max-width: 640px)").matches) document.querySelector("#contents details").open = false;
-  theme();
-  tooltips();
-  sortableTables();
-  if (!data.cells.length) return;
+  document.getElementById("cell").hidden = true;
+  for (const name of Object.keys(filters)) delete filters[name];
+  Object.assign(sorting, {column: 2, down: true, all: false});
+  if (!data.cells.length && parts.length === 1) return;
   placeFigures();
   fillPoints();
   fillLegend();
@@ -492,6 +513,17 @@ function begin() {
   fillTable();
   answer();
   highlight();
+}
+
+function begin() {
+  const form = document.getElementById("chooser");
+  form.addEventListener("submit", (event) => event.preventDefault());
+  form.addEventListener("input", () => { answer(); fillTable(); });
+  if (matchMedia("(max-width: 640px)").matches) document.querySelector("#contents details").open = false;
+  theme();
+  tooltips();
+  sortableTables();
+  show(parts[0]);
 }
 
 begin();

@@ -12,6 +12,7 @@ import re
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -46,15 +47,22 @@ _ENVIRONMENT.filters["unbroken"] = unbroken
 
 
 def html(view: RunView, document: Document, prices: Prices = NO_PRICE, *, runtime: str | None = None) -> str:
-    """The whole page. Whatever comes from a run is escaped.
+    """The whole page of a run. Whatever comes from a run is escaped.
 
     Args:
         runtime: of the figures; by default :func:`vega_runtime`.
     """
+    return page_of(document, _subject(view), page_data(view), prices, runtime=runtime)
+
+
+def page_of(
+    document: Document, subject: str, data: dict[str, Any], prices: Prices = NO_PRICE, *, runtime: str | None = None
+) -> str:
+    """A page of a document, with what its program works with: the data of one run, or those of several rankings."""
     program = "\n".join(_resource(name) for name in _PROGRAM)
     return _ENVIRONMENT.get_template("page.html.jinja").render(
         document=document,
-        subject=_subject(view),
+        subject=subject,
         verdict=document.verdict,
         sheets=(*document.glance, *document.results, *document.details),
         prices=prices,
@@ -62,7 +70,7 @@ def html(view: RunView, document: Document, prices: Prices = NO_PRICE, *, runtim
         notes=notes,
         style=Markup(_resource("page.css")),  # noqa: S704  # the package's own
         program=Markup(f'"use strict";\n{program}'),  # noqa: S704  # the package's own
-        data=Markup(as_script(page_data(view))),  # noqa: S704  # no bracket is left in it
+        data=Markup(as_script(data)),  # noqa: S704  # no bracket is left in it
         runtime=Markup(vega_runtime() if runtime is None else runtime),  # noqa: S704  # the pinned library's own
     )
 

@@ -44,7 +44,7 @@ def _verdict(cell: Cell) -> Entry:
 
 def _agreement(title: str, name: str, *, rows: bool = False) -> Column[Cell]:
     path = f"quality.agreement.{name}"
-    return Column(title, at(path), "{:.1%}".format, csv=f"agreement_{name}", shown=_rows(path) if rows else None)
+    return Column(title, path, "{:.1%}".format, csv=f"agreement_{name}", shown=_rows(path) if rows else None)
 
 
 QUALITY: Sequence[Column[Cell]] = [

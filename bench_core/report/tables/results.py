@@ -155,9 +155,14 @@ def memory_column(view: RunView) -> Column[Cell]:
 
 def result_columns(view: RunView) -> tuple[Column[Cell], ...]:
     """Columns of the tables of one batch size each."""
+    return columns_on(on_cuda=view.on_cuda)
+
+
+def columns_on(*, on_cuda: bool) -> tuple[Column[Cell], ...]:
+    """The same for runs on a GPU, or without one."""
     method = replace(METHOD, mark=_method_marks)
     batches = replace(BATCHES, failed=_absent)
-    study = (LATENCY, TOKENS, THROUGHPUT, _gpu_memory(view.on_cuda))
+    study = (LATENCY, TOKENS, THROUGHPUT, _gpu_memory(on_cuda))
     return (method, *study, TTFT, TPOT, HOST_MEMORY, batches, BITS)
 
 

@@ -13,7 +13,11 @@ from bench_core.report.format import markdown_text
 def markdown(document: Document) -> str:
     """The whole report. Text from names, causes and facts is inert in it."""
     verdict = " ".join(markdown_text(sentence) for sentence in document.verdict)
-    parts = [f"# {markdown_text(document.title)}", verdict, _facts(document.facts)]
+    parts = [f"# {markdown_text(document.title)}", verdict]
+    if document.beside:
+        parts += [_sheet(sheet, level=2) for sheet in document.beside]
+    else:
+        parts += [_facts(document.facts)]
     parts += [_sheet(sheet, level=2) for sheet in document.glance]
     parts += ["What the columns mean:", _facts(document.meanings)]
     parts += [_sheet(sheet, level=2) for sheet in document.results]
@@ -23,27 +27,25 @@ def markdown(document: Document) -> str:
     if document.failures:
         parts += ["## Cells without numbers", "\n".join(_failure(failure) for failure in document.failures)]
     parts += ["## Details"]
+    parts += [_facts(document.facts)] if document.beside else []
     parts += [_sheet(sheet, level=3) for sheet in (*document.details, document.images)]
-    parts += [
-        "Every number here follows from the raw events of this run; "
-        "`python -m bench_core.report RUN` computes them again."
-    ]
+    parts += [f"{document.closing.removesuffix('.')}; {document.again}"]
     return "\n\n".join(parts) + "\n"
 
 
 def _facts(facts: Sequence[tuple[str, str]]) -> str:
-    return "\n".join(f"- **{name}**: {markdown_text(text)}" for name, text in facts)
+    return "\n".join(f"- **{markdown_text(name)}**: {markdown_text(text)}" for name, text in facts)
 
 
 def _sheet(sheet: Sheet, level: int) -> str:
-    return f"{'#' * level} {sheet.heading}\n\n{sheet_markdown(sheet)}"
+    return f"{'#' * level} {markdown_text(sheet.heading)}\n\n{sheet_markdown(sheet)}"
 
 
 def sheet_markdown(sheet: Sheet) -> str:
     """A table and its notes, without its heading."""
     if not sheet.rows:
         return "No cell was measured."
-    lines = ["| " + " | ".join(title for title, _ in sheet.columns) + " |"]
+    lines = ["| " + " | ".join(markdown_text(title) for title, _ in sheet.columns) + " |"]
     lines.append("|" + "|".join("---:" if of_numbers else "---" for _, of_numbers in sheet.columns) + "|")
     lines += ["| " + " | ".join(_entry(entry) for entry in row) + " |" for row in sheet.rows]
     for note in sheet.notes:

@@ -15,6 +15,7 @@ from bench_core.contract.adapter import Adapter, Converter, Direct
 from bench_core.contract.asked.manifest import Manifest
 from bench_core.contract.errors import BadInput
 from bench_core.contract.records.device_rates import MeasuresDevice
+from bench_core.contract.records.events import NOT_INSTALLED
 
 
 def load_adapter(folder: Path, manifest: Manifest) -> Adapter:
@@ -89,5 +90,5 @@ def versions(manifest: Manifest) -> dict[str, str]:
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            found[package] = "not installed"
+            found[package] = NOT_INSTALLED
     return found

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from bench_core.contract.serving.load import Serve
 from bench_core.contract.statistics.distribution import VALUES_BEYOND_A_PERCENTILE
-from bench_core.report.column import Column, Entry, Sheet, at, sheet
+from bench_core.report.column import Column, Entry, Sheet, sheet
 from bench_core.report.explain.marks import NOT_RANKED_MARK
 from bench_core.report.explain.own_error import own_error_under_load
 from bench_core.report.explain.under_load import (
@@ -188,36 +188,43 @@ _SPEED: Sequence[Column[Served]] = [
 ]
 
 
+_GPU_MEMORY = Column[Served](
+    "GPU memory",
+    "metrics.device_peak_bytes",
+    gib,
+    csv="device_peak_bytes",
+    absent=NOT_READ,
+    failed=nothing,
+    meaning="in use on the GPU by all processes, highest in the window",
+)
+_SERVER_MEMORY = Column[Served](
+    "Server memory",
+    "row.result.host_peak_bytes",
+    gib,
+    csv="host_peak_bytes",
+    absent=NOT_READ,
+    failed=nothing,
+    meaning="resident memory of the server's processes, highest in the window",
+)
+_ENERGY = Column[Served](
+    "Energy",
+    "metrics.telemetry.joules_per_output_token",
+    digits(3),
+    unit="J/token",
+    csv="joules_per_output_token",
+    failed=nothing,
+    meaning="of the device over the window / output tokens",
+)
+# Of any run.
+EVERY: Sequence[Column[Served]] = (METHOD, *_SPEED, WITHIN, GOODPUT, _GPU_MEMORY, _SERVER_MEMORY, _ENERGY, STATE)
+
+
 def _memory(view: RunView) -> Iterator[Column[Served]]:
     if view.on_cuda:
-        yield Column(
-            "GPU memory",
-            "metrics.device_peak_bytes",
-            gib,
-            csv="device_peak_bytes",
-            absent=NOT_READ,
-            failed=nothing,
-            meaning="in use on the GPU by all processes, highest in the window",
-        )
-    yield Column(
-        "Server memory",
-        "row.result.host_peak_bytes",
-        gib,
-        csv="host_peak_bytes",
-        absent=NOT_READ,
-        failed=nothing,
-        meaning="resident memory of the server's processes, highest in the window",
-    )
-    if any(at("metrics.telemetry.joules_per_output_token")(line) is not None for line in measured(view)):
-        yield Column(
-            "Energy",
-            "metrics.telemetry.joules_per_output_token",
-            digits(3),
-            unit="J/token",
-            csv="joules_per_output_token",
-            failed=nothing,
-            meaning="of the device over the window / output tokens",
-        )
+        yield _GPU_MEMORY
+    yield _SERVER_MEMORY
+    if any(_ENERGY.of(line) is not None for line in measured(view)):
+        yield _ENERGY
 
 
 def load_columns(view: RunView) -> tuple[Column[Served], ...]:
