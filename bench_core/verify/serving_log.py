@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -13,6 +14,7 @@ from bench_core.contract.serving.protocol import ServeProtocol
 from bench_core.contract.serving.requests import RequestEvent, WindowEvent
 from bench_core.contract.serving.saturation import FIRST_REQUESTS, in_flight
 from bench_core.contract.serving.schedule import Schedule
+from bench_core.contract.serving.streams import PAUSE_AFTER_REFUSED_NS
 from bench_core.contract.serving.window import LEAST_REQUESTS, LEAST_SECONDS
 
 # Arrivals are whole microseconds after a sending time; sums of both are known to this.
@@ -20,6 +22,7 @@ _SLACK_S = 2e-6
 # The client looks about four times a second; a machine that is busy, later.
 _LOOK_SLACK_S = 5.0
 _HTTP_OK = 200
+_PAUSE_S = PAUSE_AFTER_REFUSED_NS / 1e9
 # Ends of a window at which the warm-up need not have ended.
 _EARLY = ("saturated", "stopped", "schedule_used_up")
 
@@ -123,9 +126,15 @@ def _taken_in(events: ServeEvents) -> Iterator[str]:
 
 
 def _closed_loop(requests: Sequence[RequestEvent], concurrency: int) -> Iterator[str]:
-    """Each request but the first of each stream is to be sent when another has ended; so many at once, and no more."""
-    ends = {request.ended_s for request in requests}
-    free = [r for r in requests if r.index >= concurrency and r.scheduled_s not in ends]
+    """Each request but the first of each stream is to be sent when another has ended, or a pause after one that was
+    refused; so many at once, and no more."""
+    ends = {request.ended_s for request in requests if request.end != "refused"}
+    refused = sorted(request.ended_s + _PAUSE_S for request in requests if request.end == "refused")
+    free = [
+        r
+        for r in requests
+        if r.index >= concurrency and r.scheduled_s not in ends and not _holds(refused, r.scheduled_s)
+    ]
     if free:
         yield f"request {free[0].index}: was to be sent when no other had ended" + (
             f" (and {len(free) - 1} more)" if len(free) > 1 else ""
@@ -137,6 +146,12 @@ def _closed_loop(requests: Sequence[RequestEvent], concurrency: int) -> Iterator
         most = max(most, at_once)
     if most > concurrency:
         yield f"{most} requests were in flight at once, in a closed loop of {concurrency}"
+
+
+def _holds(moments: Sequence[float], moment_s: float) -> bool:
+    """Whether a moment is one of these, which ascend."""
+    place = bisect.bisect_left(moments, moment_s - _SLACK_S)
+    return place < len(moments) and moments[place] <= moment_s + _SLACK_S
 
 
 def _window(

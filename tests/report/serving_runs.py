@@ -34,9 +34,11 @@ from bench_core.contract.serving.protocol import ServeProtocol
 from bench_core.contract.serving.requests import GeneratorEvent, RequestEvent, WindowEvent
 from bench_core.contract.serving.result import serving_result
 from bench_core.contract.serving.schedule import Schedule, make_schedule
+from bench_core.contract.serving.streams import PAUSE_AFTER_REFUSED_NS
 
 TOKENS = 10
 BEGUN_S, RAMP_S = 100.0, 2.0
+_REFUSED_AFTER_S = 1e-4
 HARNESS = "4b" * 32
 PROMPTS = tuple(tuple(random.Random(k).randrange(3, 999) for _ in range(20 + k)) for k in range(7))  # noqa: S311
 
@@ -47,7 +49,7 @@ class Engine:
 
     Attributes:
         slots: requests that it works on at once.
-        fails: every so manieth request, from how it ends; 0: none.
+        fails: every so manieth request, from how it ends; 0: none. ``refuses``: likewise, no connection.
         busy: others take its CPUs.
         dies: it runs out of memory when it is loaded.
     """
@@ -60,6 +62,7 @@ class Engine:
     slots: int = 16
     ranked: bool = True
     fails: int = 0
+    refuses: int = 0
     busy: bool = False
     dies: bool = False
 
@@ -253,12 +256,20 @@ def _closed(engine: Engine, concurrency: int, begun_s: float, stop_s: float) -> 
         due_s = heapq.heappop(streams)
         if due_s > stop_s:
             break
+        if _refused(engine, index):
+            found.append((index, due_s, due_s))
+            heapq.heappush(streams, due_s + _REFUSED_AFTER_S + PAUSE_AFTER_REFUSED_NS / 1e9)
+            continue
         taken_s = max(due_s, heapq.heappop(free))
         found.append((index, due_s, taken_s))
         ended_s = _ended_s(engine, index, due_s, taken_s)
         heapq.heappush(free, ended_s)
         heapq.heappush(streams, ended_s)
     return found
+
+
+def _refused(engine: Engine, index: int) -> bool:
+    return bool(engine.refuses) and index % engine.refuses == engine.refuses - 1
 
 
 def _waits(asked: Sequence[_Times], stop_s: float) -> bool:
@@ -288,8 +299,13 @@ def _request(
     ids = workload.prompts[prompt]
     at_us = _arrivals(engine, index, due_s, taken_s)
     ended_s = _ended_s(engine, index, due_s, taken_s)
-    end, status, cause = "ok", 200, ""
-    if engine.fails and index % engine.fails == 0:
+    end, cause = "ok", ""
+    status: int | None = 200
+    sent_s: float | None = due_s
+    if _refused(engine, index):
+        end, status, cause, at_us = "refused", None, "no connection: Connection refused", []
+        sent_s, ended_s = None, due_s + _REFUSED_AFTER_S
+    elif engine.fails and index % engine.fails == 0:
         end, status, cause, at_us = "status", 500, "HTTP status 500", []
         ended_s = max(ended_s, due_s)
     elif ended_s > cut_s and taken_s - due_s > 0.5:
@@ -298,7 +314,7 @@ def _request(
     tokens = len(at_us)
     return RequestEvent.model_validate({
         "index": index, "process": 0, "prompt": prompt, "prompt_digest": prompts_sha256([ids])[:16],
-        "prompt_tokens": len(ids), "scheduled_s": due_s, "sent_s": due_s, "headers_s": due_s, "arrivals_us": at_us,
+        "prompt_tokens": len(ids), "scheduled_s": due_s, "sent_s": sent_s, "headers_s": sent_s, "arrivals_us": at_us,
         "arrival_tokens": [1] * tokens, "ended_s": ended_s, "output_tokens": tokens, "asked_tokens": TOKENS,
         "counted_by": "ids" if tokens else None, "output_digest": "ab" * 8 if tokens else None, "end": end,
         "status": status, "cause": cause,

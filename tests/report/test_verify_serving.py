@@ -222,6 +222,23 @@ def test_a_closed_loop_has_no_more_requests_than_it_may(mine: Path) -> None:
     assert named(found, CLOSED, EVENTS, "requests were in flight at once, in a closed loop of 4")
 
 
+def test_a_stream_of_a_closed_loop_pauses_after_a_refused_connection_and_nowhere_else(tmp_path: Path) -> None:
+    refusing = Engine("refusing", "fp16", "Refusing fp16", refuses=5)
+    run = write_loaded(tmp_path, LoadScript(engines=(refusing,), loads=("c4",), window_s=6.0))
+    assert verify_run(run, published=False).differences == ()
+
+    def at_once(lines: list[Line]) -> None:
+        """A stream goes on before its pause is over."""
+        refused = requests(lines)[44]
+        assert refused["end"] == "refused"
+        after_s = refused["ended_s"] + 0.25
+        following = min(requests(lines), key=lambda line: abs(line["scheduled_s"] - after_s))
+        following["scheduled_s"] -= 0.05
+
+    change_log(run, "refusing.fp16.c4", at_once, sealed=True)
+    assert named(differences(run), "refusing.fp16.c4", EVENTS, "was to be sent when no other had ended")
+
+
 def test_a_log_copied_from_another_cell_is_found(mine: Path) -> None:
     one, other = (layout.cell_folder(mine, cell) for cell in ("vllm.fp16.r20", "flaky.fp16.r20"))
     for name in (EVENTS, RESULT, OUTCOME):

@@ -17,6 +17,7 @@ from bench_core.client.load.framing import BadFraming
 from bench_core.client.load.outbox import Outbox
 from bench_core.client.load.timer import Timer
 from bench_core.client.load.wire import End, Facts, Job
+from bench_core.contract.serving.streams import PAUSE_AFTER_REFUSED_NS
 
 _SECOND = 1_000_000_000
 _READ_BYTES = 16384
@@ -25,8 +26,6 @@ _SOCKETS_PER_TURN = 64
 # A timer wakes a process some time after it has expired, on a virtual machine up to 0.1 ms; the loop is woken this much
 # before a request is due and looks at its sockets until then.
 _AWAKE_BEFORE_NS = 100_000
-# A closed loop on a server that refuses connections.
-_PAUSE_NS = _SECOND // 4
 # Responses wait for a moment without work no longer than this.
 _HANDED_WITHIN_NS = _SECOND // 4
 _MOST_BYTES = 1 << 28
@@ -240,7 +239,7 @@ class Loop:
         self._carried.pop(flight.index, None)
         self._outbox.add(flight.response(end, cause, now_ns))
         if not self._job.offsets_us:
-            due_ns = now_ns + (_PAUSE_NS if end == "refused" else 0)
+            due_ns = now_ns + (PAUSE_AFTER_REFUSED_NS if end == "refused" else 0)
             heapq.heappush(self._again, (due_ns, due_ns))
 
     def _drop(self, connection: Connection) -> None:
