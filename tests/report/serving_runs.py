@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import itertools
 import json
+import math
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -31,13 +33,15 @@ from bench_core.contract.serving.cell import ServePlan, ServerFacts
 from bench_core.contract.serving.load import Serve
 from bench_core.contract.serving.log import CpuEvent, ServeEvents
 from bench_core.contract.serving.protocol import ServeProtocol
-from bench_core.contract.serving.requests import GeneratorEvent, RequestEvent, WindowEvent
+from bench_core.contract.serving.requests import CourseEvent, GeneratorEvent, RequestEvent, WindowEvent
 from bench_core.contract.serving.result import serving_result
 from bench_core.contract.serving.schedule import Schedule, make_schedule
 from bench_core.contract.serving.streams import PAUSE_AFTER_REFUSED_NS
+from bench_core.contract.serving.window import Course
 
 TOKENS = 10
-BEGUN_S, RAMP_S = 100.0, 2.0
+BEGUN_S, RAMP_S, LONGEST_RAMP_S = 100.0, 2.0, 20.0
+LOOK_EVERY_S = 0.25
 _REFUSED_AFTER_S = 1e-4
 HARNESS = "4b" * 32
 PROMPTS = tuple(tuple(random.Random(k).randrange(3, 999) for _ in range(20 + k)) for k in range(7))  # noqa: S311
@@ -74,11 +78,13 @@ SCRIPTED = Engine("null", "scripted", "null scripted", ranked=False)
 
 @dataclass(frozen=True)
 class LoadScript:
-    """A run to write. ``loads``: words; ``window_s``: length of each window."""
+    """A run to write. ``loads``: words; ``window_s``: length of each window, at most where it is ``followed``: then it
+    ends by the rules of a client, and its log has the looks at the load."""
 
     engines: tuple[Engine, ...] = (FAST, SLOW)
     loads: tuple[str, ...] = ("c4", "r20")
     window_s: float = 10.0
+    followed: bool = False
     slo: tuple[str, ...] = ("ttft_s=0.2", "tpot_s=0.03")
     device: Any = "cuda"
     run_id: str = "loaded"
@@ -87,7 +93,8 @@ class LoadScript:
     @property
     def protocol(self) -> ServeProtocol:
         """Of every cell."""
-        return ServeProtocol(max_serve_seconds=self.window_s, max_ramp_seconds=RAMP_S, slo=self.slo)
+        ramp_s = LONGEST_RAMP_S if self.followed else RAMP_S
+        return ServeProtocol(max_serve_seconds=self.window_s, max_ramp_seconds=ramp_s, slo=self.slo)
 
 
 def load_of(word: str) -> Serve:
@@ -108,7 +115,7 @@ def write_loaded(root: Path, script: LoadScript = LoadScript()) -> Path:
     (folder / layout.WORKLOAD_FILE).write_bytes(workload.packed())
     schedules = {}
     for word in script.loads:
-        horizon_s = RAMP_S + script.window_s + 60
+        horizon_s = script.protocol.max_ramp_seconds + script.window_s + 60
         schedules[word] = make_schedule(load_of(word), 1, len(script.prompts), TOKENS, horizon_s)
         (folder / layout.SCHEDULES_FOLDER / f"{word}.json.gz").write_bytes(schedules[word].packed())
     record = _record(script, workload)
@@ -117,7 +124,7 @@ def write_loaded(root: Path, script: LoadScript = LoadScript()) -> Path:
     for engine in script.engines:
         for word in script.loads:
             _cell(folder, script, engine, word, schedules[word], workload, begun_s)
-            begun_s += RAMP_S + script.window_s + 100
+            begun_s += script.protocol.max_ramp_seconds + script.window_s + 100
     return folder
 
 
@@ -192,8 +199,13 @@ def _events(
     if engine.dies:
         cause = "CUDA out of memory"
         return [start, EndEvent(t_s=begun_s, outcome=Outcome.OOM_LOAD, phase="load", cause=cause)]
-    stop_s = begun_s + RAMP_S + script.window_s
+    stop_s = begun_s + script.protocol.max_ramp_seconds + script.window_s
     asked = _closed(engine, load.concurrency, begun_s, stop_s) if load.concurrency else _open(engine, schedule, begun_s)
+    if script.followed:
+        course, window, requests = _followed(
+            script, load, schedule, [_request(engine, schedule, workload, *times, cut_s=math.inf) for times in asked]
+        )
+        return [start, phase, *_beside(script, engine, window), *_ended(requests, [course, window])]
     overloaded = load.request_rate is not None and load.request_rate * engine.ttft_s > engine.slots * 0.5
     saturated = overloaded or _waits(asked, stop_s)
     if saturated:
@@ -207,14 +219,47 @@ def _events(
         begin_s=(begun_s + stop_s) / 2 if saturated else begun_s + RAMP_S, end_s=stop_s,
         warmup_steady=not saturated, reason="saturated" if saturated else "max_seconds",
     )  # fmt: skip
-    last_s = max([stop_s + 0.2, *(request.ended_s for request in requests)]) + 0.1
+    return [start, phase, *_beside(script, engine, window), *_ended(requests, [window])]
+
+
+def _ended(requests: list[RequestEvent], windows: list[Any]) -> list[Any]:
+    """The requests, and what follows them in a log."""
+    begun_s = min(request.scheduled_s for request in requests)
+    last_s = max([windows[-1].end_s + 0.2, *(request.ended_s for request in requests)]) + 0.1
     taken = sum(sum(request.arrival_tokens) for request in requests)
     generator = GeneratorEvent(
         process=0, started_s=begun_s, ended_s=last_s, cpu_s=1.0, busy_s=0.5, longest_turn_s=1e-3, tokens=taken
     )
-    return [start, phase, *_beside(script, engine, window), *requests, generator, window, EndEvent(
-        t_s=last_s + 0.1, outcome=Outcome.OK
-    )]  # fmt: skip
+    return [*requests, generator, *windows, EndEvent(t_s=last_s + 0.1, outcome=Outcome.OK)]
+
+
+def _followed(
+    script: LoadScript, load: Serve, schedule: Schedule, requests: list[RequestEvent]
+) -> tuple[CourseEvent, WindowEvent, list[RequestEvent]]:
+    """The course of a load as a client follows it, and the requests that were sent until its window ended, in the order
+    of their ends."""
+    due = sorted(requests, key=lambda request: request.scheduled_s)
+    ended = sorted(requests, key=lambda request: request.ended_s)
+    start_s = min(request.scheduled_s for request in requests)
+    if schedule.offsets_us:
+        start_s = due[0].scheduled_s - schedule.offsets_us[0] / 1e6
+    course, looks = Course(load, script.protocol, start_s, requests=schedule.requests), []
+    begun = over = 0
+    for number in itertools.count(1):
+        now_s = start_s + number * LOOK_EVERY_S
+        while begun < len(due) and due[begun].scheduled_s <= now_s:
+            course.sent(due[begun].scheduled_s)
+            begun += 1
+        while over < len(ended) and ended[over].ended_s <= now_s:
+            course.finished(ended[over])
+            over += 1
+        looks.append((now_s, over, begun))
+        if (window := course.look(now_s).window) is not None:
+            break
+    t_s, known, sent = zip(*looks, strict=True)
+    order = tuple(request.index for request in due[:begun])
+    event = CourseEvent(start_s=start_s, t_s=t_s, ended=known, due=sent, order=order)
+    return event, window, [request for request in ended if request.scheduled_s <= window.end_s]
 
 
 def _beside(script: LoadScript, engine: Engine, window: WindowEvent) -> Iterable[Any]:

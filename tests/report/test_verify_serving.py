@@ -17,9 +17,11 @@ from bench_core.contract.records import layout
 from bench_core.contract.serving.load import Serve
 from bench_core.contract.serving.schedule import Schedule
 from bench_core.report.write.files import write_report
+from bench_core.runs.load import load_run
 from bench_core.verify.differences import Difference
 from bench_core.verify.publish import publish
 from bench_core.verify.run import verify_run
+from bench_core.verify.serving import NO_COURSE
 
 CLOSED, OPEN, OVER = "vllm.fp16.c4", "vllm.fp16.r20", "vllm.fp16.r90"
 FAILING = Engine("flaky", "fp16", "Flaky fp16", fails=25, slots=4)
@@ -53,7 +55,7 @@ def named(found: tuple[Difference, ...], cell: str, file: str, what: str) -> boo
 def test_an_untouched_run_verifies_and_nothing_of_it_is_left_unchecked(real: Path) -> None:
     done = verify_run(real, published=False)
     assert done.differences == ()
-    assert done.not_checked == ()
+    assert done.not_checked == (f"{NO_COURSE} (6 x)",), "logs of an earlier version"
     assert done.cells == 9
 
 
@@ -244,6 +246,104 @@ def test_a_log_copied_from_another_cell_is_found(mine: Path) -> None:
     for name in (EVENTS, RESULT, OUTCOME):
         shutil.copyfile(one / name, other / name)
     assert any("its batches are those of" in d.what for d in differences(mine))
+
+
+# --- the looks at a load, and the window that follows from them -------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def followed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Windows that ended by the rules of a client: as precise, at their limit, and as saturated."""
+    script = LoadScript(engines=(replace(FAST, slots=4),), loads=("c4", "r20", "r90"), window_s=20.0, followed=True)
+    return write_loaded(tmp_path_factory.mktemp("followed"), script)
+
+
+@pytest.fixture
+def looked(followed: Path, tmp_path: Path) -> Path:
+    """A copy to change."""
+    return Path(shutil.copytree(followed, tmp_path / "loaded"))
+
+
+def test_windows_that_follow_from_the_looks_verify_and_are_of_each_kind(followed: Path) -> None:
+    done = verify_run(followed, published=False)
+    assert done.differences == ()
+    assert done.not_checked == ()
+    reasons = {row.planned.cell: row.result.metrics.stop_reason for row in load_run(followed).served if row.result}
+    assert reasons == {CLOSED: "precise", OPEN: "max_seconds", OVER: "saturated"}
+
+
+def _stopped_early(lines: list[Line]) -> None:
+    """Less time than the rule took, and still as long as a window has to be."""
+    the(lines, "window")["end_s"] -= 1.0
+
+
+def _fewer_looks(lines: list[Line]) -> None:
+    """With the window's end at the last of them."""
+    course = the(lines, "course")
+    for column in ("t_s", "ended", "due"):
+        del course[column][-2:]
+    the(lines, "window")["end_s"] = course["t_s"][-1]
+
+
+def _knew_the_future(lines: list[Line]) -> None:
+    the(lines, "course")["ended"][-2] = the(lines, "course")["ended"][-1]
+
+
+def _due_before_its_time(lines: list[Line]) -> None:
+    the(lines, "course")["due"][-2] = the(lines, "course")["due"][-1]
+
+
+def _begun_at_another_time(lines: list[Line]) -> None:
+    the(lines, "course")["start_s"] += 0.1
+
+
+def _unknown_request(lines: list[Line]) -> None:
+    the(lines, "course")["order"][3] = 10**6
+
+
+def _begins_later(lines: list[Line]) -> None:
+    the(lines, "window")["begin_s"] += 0.25
+
+
+LOOKS: dict[Callable[[list[Line]], None], str] = {
+    _stopped_early: "the window is not what follows from the looks at the load: end_s is",
+    _fewer_looks: "the window has not ended by the last look",
+    _knew_the_future: "knew of a request that ended later",
+    _due_before_its_time: "knew of a request that was due later",
+    _begun_at_another_time: "are of one that began at another time",
+    _unknown_request: "a look knew of a request that is not in the log",
+    _begins_later: "the window is not what follows from the looks at the load: begin_s is",
+}
+
+
+@pytest.mark.parametrize("change", LOOKS, ids=lambda change: change.__name__.strip("_"))
+def test_a_window_that_does_not_follow_from_the_looks_is_found(
+    looked: Path, change: Callable[[list[Line]], None]
+) -> None:
+    change_log(looked, CLOSED, change, sealed=True)
+    recompute(looked, CLOSED)
+    assert named(differences(looked), CLOSED, EVENTS, LOOKS[change])
+
+
+@pytest.mark.parametrize(("cell", "called"), [(CLOSED, "max_requests"), (OVER, "max_seconds")])
+def test_a_window_that_ended_for_another_reason_is_found(looked: Path, cell: str, called: str) -> None:
+    change_log(looked, cell, lambda lines: the(lines, "window").update(reason=called), sealed=True)
+    recompute(looked, cell)
+    assert named(differences(looked), cell, EVENTS, f"reason is {called} and follows as")
+
+
+def test_requests_that_would_not_have_ended_a_window_as_precise_are_found(looked: Path) -> None:
+    """First tokens that come later for some seconds, and sooner again: a percentile that is known less well."""
+
+    def scattered(lines: list[Line]) -> None:
+        begin_s = the(lines, "window")["begin_s"]
+        for line in requests(lines):
+            if line["scheduled_s"] > begin_s and line["index"] % 5 == 0:
+                line["arrivals_us"][0] //= 4
+
+    change_log(looked, CLOSED, scattered, sealed=True)
+    recompute(looked, CLOSED)
+    assert named(differences(looked), CLOSED, EVENTS, "from the looks at the load|by the last look at the load")
 
 
 # --- records and schedules --------------------------------------------------------------------------------------------
