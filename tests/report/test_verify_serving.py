@@ -333,7 +333,7 @@ def test_a_window_that_ended_for_another_reason_is_found(looked: Path, cell: str
 
 
 def test_requests_that_would_not_have_ended_a_window_as_precise_are_found(looked: Path) -> None:
-    """First tokens that come later for some seconds, and sooner again: a percentile that is known less well."""
+    """One first token of ten comes later: the 90th percentile lies between both kinds, and is known less well."""
 
     def scattered(lines: list[Line]) -> None:
         begin_s = the(lines, "window")["begin_s"]
