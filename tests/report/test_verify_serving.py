@@ -338,8 +338,8 @@ def test_requests_that_would_not_have_ended_a_window_as_precise_are_found(looked
     def scattered(lines: list[Line]) -> None:
         begin_s = the(lines, "window")["begin_s"]
         for line in requests(lines):
-            if line["scheduled_s"] > begin_s and line["index"] % 5 == 0:
-                line["arrivals_us"][0] //= 4
+            if line["scheduled_s"] > begin_s and line["index"] % 10 == 0:
+                line["arrivals_us"][:2] = [line["arrivals_us"][2]] * 2
 
     change_log(looked, CLOSED, scattered, sealed=True)
     recompute(looked, CLOSED)
