@@ -6,6 +6,7 @@ longer the more slots are taken.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import heapq
 import itertools
@@ -29,12 +30,13 @@ from bench_core.contract.records.record import Record
 from bench_core.contract.records.run import ImageInfo, PlannedCell, RunRecord, VisitInfo
 from bench_core.contract.records.spec import CellSpec
 from bench_core.contract.records.workload import Workload
+from bench_core.contract.serving.capacity import Capacity, LoadTrial, search_capacity
 from bench_core.contract.serving.cell import ServePlan, ServerFacts
 from bench_core.contract.serving.load import Serve
 from bench_core.contract.serving.log import CpuEvent, ServeEvents
 from bench_core.contract.serving.protocol import ServeProtocol
 from bench_core.contract.serving.requests import CourseEvent, GeneratorEvent, RequestEvent, WindowEvent
-from bench_core.contract.serving.result import serving_result
+from bench_core.contract.serving.result import ServeResult, serving_result
 from bench_core.contract.serving.schedule import Schedule, make_schedule
 from bench_core.contract.serving.streams import PAUSE_AFTER_REFUSED_NS
 from bench_core.contract.serving.window import Course
@@ -364,6 +366,36 @@ def _request(
         "counted_by": "ids" if tokens else None, "output_digest": "ab" * 8 if tokens else None, "end": end,
         "status": status, "cause": cause,
     })  # fmt: skip
+
+
+def write_search(run: Path, script: LoadScript, engine: Engine, first: int, limit: int) -> Capacity:
+    """Writes a search for the highest concurrency within the script's limits into a run, with its trials."""
+    workload = Workload.parse(gzip.decompress((run / layout.WORKLOAD_FILE).read_bytes()), "workload")
+    limits = script.protocol.limits
+    assert limits is not None
+    begun_s = BEGUN_S + 10_000
+    home = run / layout.CAPACITY_FOLDER / f"{engine.image}.{engine.variant}"
+
+    def attempt(load: float) -> LoadTrial:
+        nonlocal begun_s
+        number, word = len(list(home.glob("*"))) + 1, f"c{load:g}"
+        folder = home / layout.trial_folder(number)
+        schedule = make_schedule(load_of(word), 1, len(script.prompts), TOKENS, 60.0)
+        (folder / layout.SCHEDULES_FOLDER).mkdir(parents=True)
+        (folder / layout.SCHEDULES_FOLDER / f"{word}.json.gz").write_bytes(schedule.packed())
+        _cell(folder, script, engine, word, schedule, workload, begun_s)
+        begun_s += 1000
+        cell = layout.cell_folder(folder, layout.cell_id(engine.image, engine.variant, word))
+        metrics = ServeResult.read(cell / layout.RESULT_FILE).metrics
+        return LoadTrial.of(load, number, Verdict.read(cell / layout.OUTCOME_FILE), metrics)
+
+    found = search_capacity("concurrency", first, limit, attempt)
+    record = Capacity(
+        image=engine.image, variant=engine.variant, varied="concurrency", limits=limits, conditions={}, limit=limit,
+        trials=found.trials, highest=found.highest, lowest_failing=found.lowest_failing, problem=found.problem,
+    )  # fmt: skip
+    _put(run / layout.CAPACITY_FOLDER / f"{record.method}.json", record)
+    return record
 
 
 # --- changing one ---------------------------------------------------------------------------------------------------

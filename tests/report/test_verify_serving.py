@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from serving_runs import FAST, Engine, Line, LoadScript, change_log, edit, recompute, write_loaded
+from serving_runs import FAST, Engine, Line, LoadScript, change_log, edit, recompute, write_loaded, write_search
 
 from bench_core.contract.records import layout
 from bench_core.contract.serving.load import Serve
@@ -344,6 +344,92 @@ def test_requests_that_would_not_have_ended_a_window_as_precise_are_found(looked
     change_log(looked, CLOSED, scattered, sealed=True)
     recompute(looked, CLOSED)
     assert named(differences(looked), CLOSED, EVENTS, "from the looks at the load|by the last look at the load")
+
+
+# --- a search for the highest load, and the cells of its trials -------------------------------------------------------
+
+SEARCH = f"{layout.CAPACITY_FOLDER}/vllm.fp16.json"
+
+
+@pytest.fixture(scope="module")
+def sought(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A search that doubled, failed and halved."""
+    engine = replace(FAST, slots=4)
+    script = LoadScript(engines=(engine,), loads=("c2",), window_s=6.0, slo=("ttft_s=0.05",))
+    run = write_loaded(tmp_path_factory.mktemp("sought"), script)
+    found = write_search(run, script, engine, first=2, limit=8)
+    assert (found.highest, [trial.load for trial in found.trials]) == (4, [2, 4, 8, 6, 5])
+    return run
+
+
+@pytest.fixture
+def search(sought: Path, tmp_path: Path) -> Path:
+    """A copy to change."""
+    return Path(shutil.copytree(sought, tmp_path / "loaded"))
+
+
+def told_of(found: tuple[Difference, ...], file: str, what: str) -> bool:
+    return any(re.search(file, d.file) and re.search(what, d.what) for d in found)
+
+
+def trial(run: Path, number: int) -> Path:
+    return run / layout.CAPACITY_FOLDER / "vllm.fp16" / layout.trial_folder(number)
+
+
+def test_an_untouched_search_verifies(sought: Path) -> None:
+    assert differences(sought) == ()
+
+
+def test_what_a_search_says_of_a_trial_is_held_against_its_cell(search: Path) -> None:
+    def better(record: Line) -> None:
+        record["trials"][3]["attainment"].update(value=1.0, low=0.999, high=1.0)
+
+    edit(search / SEARCH, better)
+    assert told_of(differences(search), SEARCH, r"trial 4 \(concurrency 6\): attainment.value is 1.0, its cell says 0")
+
+
+def test_a_search_of_other_limits_or_loads_than_its_trials_is_found(search: Path) -> None:
+    edit(search / SEARCH, lambda record: record["limits"].update(ttft_s=0.5))
+    edit(search / SEARCH, lambda record: record["trials"][0].update(load=3))
+    found = differences(search)
+    assert told_of(found, SEARCH, r"trial 5 .*its cell has the limits ttft_s <= 0.05")
+    assert told_of(found, SEARCH, r"trial 1 \(concurrency 3\): its cell is of concurrency 2")
+
+
+def test_a_trial_that_is_called_a_failure_is_found(search: Path) -> None:
+    edit(search / SEARCH, lambda record: record["trials"][1].update(problem="crashed: gone", attainment=None))
+    assert told_of(differences(search), SEARCH, r"trial 2 .*problem is crashed: gone, its cell says\s*$")
+
+
+def test_a_trials_log_is_checked_as_that_of_a_cell(search: Path) -> None:
+    """And its result with it, though its digest is made to fit."""
+
+    def sooner(lines: list[Line]) -> None:
+        for line in requests(lines)[10:60]:
+            line["arrivals_us"][0] = min(line["arrivals_us"][0], 30_000)
+
+    change_log(trial(search, 4), "vllm.fp16.c6", sooner)
+    assert told_of(differences(search), "trial-04/.*/events.jsonl", "is not the log that the worker wrote")
+    change_log(trial(search, 4), "vllm.fp16.c6", sooner, sealed=True)
+    found = differences(search)
+    assert told_of(found, "trial-04/.*/result.json", "recomputed")
+    recompute(trial(search, 4), "vllm.fp16.c6")
+    assert told_of(differences(search), SEARCH, "trial 4 .*attainment.value is")
+
+
+def test_a_trial_that_was_taken_away_or_copied_is_found(search: Path) -> None:
+    shutil.rmtree(trial(search, 3))
+    name = Path(layout.CELLS_FOLDER, "vllm.fp16.c4")
+    for file in (EVENTS, RESULT, OUTCOME):
+        shutil.copyfile(trial(search, 2) / name / file, trial(search, 5) / name.with_name("vllm.fp16.c5") / file)
+    found = differences(search)
+    assert told_of(found, SEARCH, "trial 3 .*holds 0 cells")
+    assert told_of(found, "trial-05/.*/events.jsonl", "its batches are those of .*trial-02")
+
+
+def test_a_trial_by_other_code_than_any_visits_is_found(search: Path) -> None:
+    change_log(trial(search, 1), "vllm.fp16.c2", lambda lines: lines[0].update(harness="5c" * 32), sealed=True)
+    assert told_of(differences(search), "trial-01/.*/events.jsonl", "which no visit in run.json had")
 
 
 # --- records and schedules --------------------------------------------------------------------------------------------
