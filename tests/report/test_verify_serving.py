@@ -405,7 +405,7 @@ def test_a_trials_log_is_checked_as_that_of_a_cell(search: Path) -> None:
     """And its result with it, though its digest is made to fit."""
 
     def sooner(lines: list[Line]) -> None:
-        for line in requests(lines)[10:60]:
+        for line in requests(lines)[200:260]:
             line["arrivals_us"][0] = min(line["arrivals_us"][0], 30_000)
 
     change_log(trial(search, 4), "vllm.fp16.c6", sooner)
