@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from benchmark import Measured, Scene, Timed, judged, machine_cpu_s, own_cpu_s
 from null_server import NullServer
@@ -26,6 +26,8 @@ PEERS = {"aiperf": "aiperf==0.13.0", "guidellm": "guidellm==0.8.1", "inference-p
 PYTHONS = {"inference-perf": "python3.12"}
 PROMPT = " ".join(f"t{number}" for number in range(100, 300))
 LIMIT_S = 240
+
+R = TypeVar("R")
 
 # A tokenizer of whole words, so that nothing is downloaded; they count tokens with one.
 TOKENIZER = """
@@ -80,7 +82,7 @@ def installed(name: str, folder: Path, cpu: int) -> Path:
     return environment
 
 
-def spent(run: Callable[[], tuple[list[Timed], int]]) -> tuple[float, tuple[list[Timed], int]]:
+def spent(run: Callable[[], R]) -> tuple[float, R]:
     """CPU time of a run's processes, seconds, and what it gave."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     found = run()
