@@ -28,6 +28,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -110,9 +111,12 @@ def write_trace(load: Load, path: Path) -> list[TraceRequest]:
     return read_trace(path, [0])
 
 
-def own(
-    server: Server, trace: Path, requests: list[TraceRequest], folder: Path, cpu: int
-) -> tuple[list[Timed], int, bool]:
+# What a client says of its requests: those answered, in the trace's order; how many failed; whether their prompts were
+# the trace's, as the server counts them.
+Told = tuple[list[Timed], int, bool]
+
+
+def own(server: Server, trace: Path, requests: list[TraceRequest], folder: Path, cpu: int) -> Told:
     """This client."""
     words = ["--image", str(server.image), "--server", server.host, "--trace", str(trace), "--cpu", str(cpu)]
     with (folder / "own.jsonl").open("w", encoding="utf-8") as out:
@@ -208,21 +212,18 @@ def compared(server: Server, load: Load, given: argparse.Namespace, folder: Path
     trace = folder / f"{server.image.name}.jsonl"
     requests = write_trace(load, trace)
     environment = installed("aiperf", given.peers, given.client_cpu)
+    peer, cpu = PEERS["aiperf"], given.client_cpu
+    clients: dict[str, Callable[[], Told]] = {
+        "this client": partial(own, server, trace, requests, folder, cpu),
+        peer: partial(aiperf, server, requests, folder, environment, cpu, by_server=True),
+        f"{peer}, tokens counted from the text": partial(
+            aiperf, server, requests, folder, environment, cpu, by_server=False
+        ),
+    }
     found = []
     for _ in range(given.rounds):
-        found += [
-            turn("this client", server, lambda: own(server, trace, requests, folder, given.client_cpu)),
-            *(
-                turn(
-                    PEERS["aiperf"] + ("" if by_server else ", tokens counted from the text"), server,
-                    lambda by_server=by_server: aiperf(
-                        server, requests, folder, environment, given.client_cpu, by_server
-                    ),
-                )
-                for by_server in (True, False)
-            ),
-        ]  # fmt: skip
-        for one in found[-3:]:
+        found += [turn(name, server, send) for name, send in clients.items()]
+        for one in found[-len(clients) :]:
             sys.stderr.write(f"{server.name}: {one.client}: others used {one.others_cpus:.2f} CPUs\n")
     return rows(server, requests, found)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import heapq
-import itertools
 import json
 import math
 import random
@@ -246,8 +245,10 @@ def _followed(
     if schedule.offsets_us:
         start_s = due[0].scheduled_s - schedule.offsets_us[0] / 1e6
     course, looks = Course(load, script.protocol, start_s, requests=schedule.requests), []
-    begun = over = 0
-    for number in itertools.count(1):
+    begun = over = number = 0
+    window: WindowEvent | None = None
+    while window is None:
+        number += 1
         now_s = start_s + number * LOOK_EVERY_S
         while begun < len(due) and due[begun].scheduled_s <= now_s:
             course.sent(due[begun].scheduled_s)
@@ -256,8 +257,7 @@ def _followed(
             course.finished(ended[over])
             over += 1
         looks.append((now_s, over, begun))
-        if (window := course.look(now_s).window) is not None:
-            break
+        window = course.look(now_s).window
     t_s, known, sent = zip(*looks, strict=True)
     order = tuple(request.index for request in due[:begun])
     event = CourseEvent(start_s=start_s, t_s=t_s, ended=known, due=sent, order=order)
