@@ -184,14 +184,13 @@ class CellRun:
         self._sampled_s = time.monotonic()
         try:
             taken = self._doors.sidecar.take()
-            state = self._doors.sidecar.state()
         except MachineFailure:
             return None
         if taken.telemetry is not None:
             writer.event(taken.telemetry)
         if taken.cpu is not None:
             writer.event(CpuEvent(reading=taken.cpu))
-        return state
+        return taken.state
 
     def _tell(self, now: float) -> None:
         protocol = self._plan.protocol

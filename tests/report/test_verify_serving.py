@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import re
@@ -210,6 +211,14 @@ def test_result_no_longer_follows_from_a_changed_log_whose_digest_is_made_to_fit
 def test_a_request_told_twice_is_damage(mine: Path) -> None:
     change_log(mine, OPEN, _twice, sealed=True)
     assert named(differences(mine), OPEN, EVENTS, "tells a request twice")
+
+
+def test_a_compressed_log_whose_end_is_cut_off_is_damage(mine: Path) -> None:
+    path = layout.cell_folder(mine, OPEN) / EVENTS
+    packed = gzip.compress(path.read_bytes())
+    path.unlink()
+    (path.parent / layout.COMPRESSED_EVENTS_FILE).write_bytes(packed[: len(packed) // 2])
+    assert named(differences(mine), OPEN, layout.COMPRESSED_EVENTS_FILE, "ended before")
 
 
 def test_a_closed_loop_has_no_more_requests_than_it_may(mine: Path) -> None:
