@@ -8,7 +8,7 @@ they did, in the trace's order, is checked by what the server says of each promp
 output tokens by the server's usage record, and as it does unasked, by encoding the text again. ``peers.py`` says where
 aiperf comes from. Server and client have one CPU each; each client goes ``--rounds`` times, in turns, and of its rounds
 that is shown in which others used the least of the machine. ``MODEL`` is a Hugging Face folder, prepared and converted
-as any run does it; Docker has to be there for it.
+as any run does it, unless ``--gguf`` names a file of it; Docker has to be there for it.
 """
 
 from __future__ import annotations
@@ -252,7 +252,8 @@ def _process_cpu_s(pid: int) -> float:
 @contextlib.contextmanager
 def llama(given: argparse.Namespace, work: Path) -> Iterator[Server]:
     """llama.cpp's own server, in the suite's image of it, on one thread."""
-    artifact = _converted(given.model, work)
+    words = given.gguf.stem if given.gguf is not None else f"{given.model.name} {VARIANT}"
+    file = given.gguf.resolve() if given.gguf is not None else _converted(given.model, work) / "model.gguf"
     manifest = Manifest.load(ROOT / "images" / LLAMA)
     entry = manifest.serve
     assert entry is not None
@@ -266,7 +267,7 @@ def llama(given: argparse.Namespace, work: Path) -> Iterator[Server]:
     started = subprocess.run(
         [
             "docker", "run", "--detach", "--rm", "--network", "host", "--cpuset-cpus", str(given.server_cpu),
-            "--mount", f"type=bind,source={artifact},target=/artifact,readonly", "--entrypoint", command[0],
+            "--mount", f"type=bind,source={file},target=/artifact/model.gguf,readonly", "--entrypoint", command[0],
             f"llm-bench/{LLAMA}:cpu", *command[1:],
         ],
         check=True, capture_output=True, text=True,
@@ -280,7 +281,7 @@ def llama(given: argparse.Namespace, work: Path) -> Iterator[Server]:
         pid = int(shown.stdout)
         body = {**entry.body, **entry.forced, **entry.prefix_cache_off.body, "stream_options": {"include_usage": True}}
         yield Server(
-            f"llama-server, {given.model.name} {VARIANT}", f"127.0.0.1:{given.port}", ROOT / "images" / LLAMA, body,
+            f"llama-server, {words}", f"127.0.0.1:{given.port}", ROOT / "images" / LLAMA, body,
             given.model.resolve(), lambda: _process_cpu_s(pid),
         )  # fmt: skip
     finally:
@@ -322,6 +323,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="The same recorded load by this client and by aiperf.")
     parser.add_argument("--peers", type=Path, required=True, help="folder for the virtual environments of others")
     parser.add_argument("--model", type=Path, help="a model's folder; without it only the scripted server is asked")
+    parser.add_argument("--gguf", type=Path, help="a file of that model, taken as it is; else one is converted")
     parser.add_argument("--work", type=Path, help="folder that keeps the converted model; else a temporary one")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--port", type=int, default=8431, help="of llama.cpp's server")
