@@ -11,11 +11,10 @@ from bench_core.contract.records.outcome import Outcome
 from bench_core.contract.records.spec import CellSpec
 from bench_core.contract.serving.load import Serve
 from bench_core.contract.serving.log import ServeEvents
-from bench_core.contract.serving.protocol import ServeProtocol
+from bench_core.contract.serving.protocol import PAUSE_AFTER_REFUSED_S, ServeProtocol
 from bench_core.contract.serving.requests import CourseEvent, RequestEvent, WindowEvent
 from bench_core.contract.serving.saturation import FIRST_REQUESTS, in_flight
 from bench_core.contract.serving.schedule import Schedule
-from bench_core.contract.serving.streams import PAUSE_AFTER_REFUSED_NS
 from bench_core.contract.serving.window import LEAST_REQUESTS, LEAST_SECONDS, retraced
 
 # Arrivals are whole microseconds after a sending time; sums of both are known to this.
@@ -23,7 +22,6 @@ _SLACK_S = 2e-6
 # The client looks about four times a second; a machine that is busy, later.
 _LOOK_SLACK_S = 5.0
 _HTTP_OK = 200
-_PAUSE_S = PAUSE_AFTER_REFUSED_NS / 1e9
 # Ends of a window at which the warm-up need not have ended.
 _EARLY = ("saturated", "stopped", "schedule_used_up")
 
@@ -132,7 +130,7 @@ def _closed_loop(requests: Sequence[RequestEvent], concurrency: int) -> Iterator
     """Each request but the first of each stream is to be sent when another has ended, or a pause after one that was
     refused; so many at once, and no more."""
     ends = {request.ended_s for request in requests if request.end != "refused"}
-    refused = sorted(request.ended_s + _PAUSE_S for request in requests if request.end == "refused")
+    refused = sorted(request.ended_s + PAUSE_AFTER_REFUSED_S for request in requests if request.end == "refused")
     free = [
         r
         for r in requests

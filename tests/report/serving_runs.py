@@ -33,11 +33,10 @@ from bench_core.contract.serving.capacity import Capacity, LoadTrial, search_cap
 from bench_core.contract.serving.cell import ServePlan, ServerFacts
 from bench_core.contract.serving.load import Serve
 from bench_core.contract.serving.log import CpuEvent, ServeEvents
-from bench_core.contract.serving.protocol import ServeProtocol
+from bench_core.contract.serving.protocol import PAUSE_AFTER_REFUSED_S, ServeProtocol
 from bench_core.contract.serving.requests import CourseEvent, GeneratorEvent, RequestEvent, WindowEvent
 from bench_core.contract.serving.result import ServeResult, serving_result
 from bench_core.contract.serving.schedule import Schedule, make_schedule
-from bench_core.contract.serving.streams import PAUSE_AFTER_REFUSED_NS
 from bench_core.contract.serving.window import Course
 
 TOKENS = 10
@@ -305,7 +304,7 @@ def _closed(engine: Engine, concurrency: int, begun_s: float, stop_s: float) -> 
             break
         if _refused(engine, index):
             found.append((index, due_s, due_s))
-            heapq.heappush(streams, due_s + _REFUSED_AFTER_S + PAUSE_AFTER_REFUSED_NS / 1e9)
+            heapq.heappush(streams, due_s + _REFUSED_AFTER_S + PAUSE_AFTER_REFUSED_S)
             continue
         taken_s = max(due_s, heapq.heappop(free))
         found.append((index, due_s, taken_s))

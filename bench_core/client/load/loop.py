@@ -17,7 +17,6 @@ from bench_core.client.load.framing import BadFraming
 from bench_core.client.load.outbox import Outbox
 from bench_core.client.load.timer import Timer
 from bench_core.client.load.wire import End, Facts, Job
-from bench_core.contract.serving.streams import PAUSE_AFTER_REFUSED_NS
 
 _SECOND = 1_000_000_000
 _READ_BYTES = 16384
@@ -239,7 +238,7 @@ class Loop:
         self._carried.pop(flight.index, None)
         self._outbox.add(flight.response(end, cause, now_ns))
         if not self._job.offsets_us:
-            due_ns = now_ns + (PAUSE_AFTER_REFUSED_NS if end == "refused" else 0)
+            due_ns = now_ns + (self._job.pause_ns if end == "refused" else 0)
             heapq.heappush(self._again, (due_ns, due_ns))
 
     def _drop(self, connection: Connection) -> None:
