@@ -303,18 +303,15 @@ def _until_ready(port: int, path: str) -> None:
 def _converted(model: Path, work: Path) -> Path:
     """The artifact's folder, made by one short cell of a run, where it is not there yet."""
     name = Manifest.load(ROOT / "images" / LLAMA).variants[VARIANT].artifact
-    folders = ["--data", str(work / "data"), "--models", str(work / "models")]
     if not list((work / "models").glob(f"*/{name}/model.gguf")):
-        module = [sys.executable, "-m"]
-        prepare = ["bench_core.prepare", "--model", str(model.resolve()), "--samples", "4", *folders]
         drive = [
-            "bench_core.drive", "--images", LLAMA, "--variants", VARIANT, "--device", "cpu", "--launcher", "docker",
-            "--concurrency", "1", "--samples", "4", "--max-new-tokens", "8", "--max-ramp-seconds", "1",
-            "--max-serve-seconds", "1", "--no-harness-check", "--no-calibration", "--on-busy", "ignore", "--yes",
-            "--results", str(work / "results"), *folders,
+            "bench_core.drive", "--model", str(model.resolve()), "--images", LLAMA, "--variants", VARIANT,
+            "--device", "cpu", "--launcher", "docker", "--concurrency", "1", "--samples", "4", "--max-new-tokens", "8",
+            "--max-ramp-seconds", "1", "--max-serve-seconds", "1", "--no-harness-check", "--no-calibration",
+            "--on-busy", "ignore", "--yes", "--results", str(work / "results"), "--data", str(work / "data"),
+            "--models", str(work / "models"),
         ]  # fmt: skip
-        for words in (prepare, drive):
-            subprocess.run([*module, *words], cwd=ROOT, check=True, stdout=sys.stderr)
+        subprocess.run([sys.executable, "-m", *drive], cwd=ROOT, check=True, stdout=sys.stderr)
     return next(path for path in (work / "models").glob(f"*/{name}") if path.is_dir()).resolve()
 
 
