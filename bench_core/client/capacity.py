@@ -72,15 +72,12 @@ def _trial(
     folder = home / layout.trial_folder(number)
     write_file(folder / layout.SCHEDULES_FOLDER / f"{point.word}.json.gz", schedule.packed())
     verdict = client.cell(cell, here, schedule, folder)
-    if verdict.outcome is not Outcome.OK:
-        problem = f"{verdict.outcome.value}: {verdict.cause}"
-        return LoadTrial(load=load, number=number, attainment=None, problem=problem)
+    result = layout.cell_folder(folder, cell.cell_id) / layout.RESULT_FILE
     try:
-        metrics = ServeResult.read(layout.cell_folder(folder, cell.cell_id) / layout.RESULT_FILE).metrics
+        metrics = ServeResult.read(result).metrics if verdict.outcome is Outcome.OK else None
     except BadInput as error:
         return LoadTrial(load=load, number=number, attainment=None, problem=error.cause)
-    attainment = metrics.kept.attainment if metrics.kept is not None else None
-    return LoadTrial(load=load, number=number, attainment=attainment, saturated=metrics.saturated)
+    return LoadTrial.of(load, number, verdict, metrics)
 
 
 def _load_point(ask: CapacityAsk, load: float) -> Serve:

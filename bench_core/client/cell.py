@@ -17,7 +17,7 @@ from bench_core.contract.records.outcome import MARKED, Outcome, Verdict, stoppe
 from bench_core.contract.records.spec import CellSpec
 from bench_core.contract.serving.log import CpuEvent, ServeEvents
 from bench_core.contract.serving.protocol import DRAIN_S
-from bench_core.contract.serving.requests import RequestEvent, WindowEvent
+from bench_core.contract.serving.requests import CourseEvent, RequestEvent, WindowEvent
 from bench_core.contract.serving.result import ServeResult, serving_result
 from bench_core.contract.serving.sidecar import Greeting, ServerState
 from bench_core.contract.serving.window import Course
@@ -75,7 +75,8 @@ class CellRun:
         self._open: Counter[float] = Counter()  # when requests in flight were due
         self._sampled_s = self._looked_s = self._t0_s = 0.0
         self._told = 0
-        self._known: set[int] = set()
+        self._known: dict[int, None] = {}  # requests that are due, in the order in which that was learned
+        self._looks: list[tuple[float, int, int]] = []  # when, and how many were known to have ended and to be due
 
     def run(self, writer: CellWriter) -> Verdict:
         """Measures the cell; returns the verdict on it, which is not written yet.
@@ -97,6 +98,7 @@ class CellRun:
         if self._doors.gone():
             raise ServerGone
         if self._window is not None:
+            writer.event(self._traced())
             writer.event(self._window)
         self._sample(writer)
         verdict = dead or self._judged(self._window)
@@ -133,6 +135,7 @@ class CellRun:
         self._looked_s = now
         self._sent(course)
         if self._window is None:
+            self._looks.append((now, len(self._requests), len(self._known)))
             look = course.look(now)
             self._window = look.window
             if look.phase == "measuring" and self._begun_s is None:
@@ -146,6 +149,12 @@ class CellRun:
             count and due_s <= window.end_s for due_s, count in self._open.items()
         )
 
+    def _traced(self) -> CourseEvent:
+        """What was known at each look."""
+        t_s, ended, due = zip(*self._looks, strict=True)
+        known = itertools.islice(self._known, due[-1])
+        return CourseEvent(start_s=self._t0_s, t_s=t_s, ended=ended, due=due, order=tuple(known))
+
     def _sent(self, course: Course) -> None:
         """Tells the course which requests are due since the last call."""
         for index, scheduled_s in itertools.islice(self._generators.started.items(), self._told, None):
@@ -154,7 +163,7 @@ class CellRun:
 
     def _due(self, course: Course, index: int, scheduled_s: float) -> None:
         if index not in self._known:
-            self._known.add(index)
+            self._known[index] = None
             self._open[scheduled_s] += 1
             course.sent(scheduled_s)
 
@@ -175,14 +184,13 @@ class CellRun:
         self._sampled_s = time.monotonic()
         try:
             taken = self._doors.sidecar.take()
-            state = self._doors.sidecar.state()
         except MachineFailure:
             return None
         if taken.telemetry is not None:
             writer.event(taken.telemetry)
         if taken.cpu is not None:
             writer.event(CpuEvent(reading=taken.cpu))
-        return state
+        return taken.state
 
     def _tell(self, now: float) -> None:
         protocol = self._plan.protocol

@@ -21,6 +21,7 @@ from bench_core.client.read import Reader
 from bench_core.contract.asked.server import ServerEntry
 from bench_core.contract.errors import BadInput, MachineFailure
 from bench_core.contract.serving.load import Serve
+from bench_core.contract.serving.protocol import PAUSE_AFTER_REFUSED_S
 from bench_core.contract.serving.requests import GeneratorEvent, RequestEvent
 
 _READ_BYTES = 1 << 20
@@ -193,8 +194,8 @@ class Generators:
             own = (cpus[number % len(cpus)],) if cpus else ()
             jobs.append(
                 Job(
-                    number, processes, *address, int(timeout_s * _SECOND), opened, streams, total, self._order,
-                    tuple(blobs), offsets_us, own,
+                    number, processes, *address, int(timeout_s * _SECOND), int(PAUSE_AFTER_REFUSED_S * _SECOND), opened,
+                    streams, total, self._order, tuple(blobs), offsets_us, own,
                 )
             )  # fmt: skip
         return jobs

@@ -81,7 +81,7 @@ class SidecarClient:
         return self._ask("POST", "/begin", ServerState)
 
     def take(self) -> Taken:
-        """Samples since the last call."""
+        """Samples since the last call, and how the server is."""
         return self._ask("GET", "/take", Taken)
 
     def log(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeVar, cast
@@ -16,6 +16,7 @@ from bench_core.contract.records.events import Event, parse_events
 from bench_core.contract.records.record import Record
 from bench_core.contract.records.run import RunRecord
 from bench_core.contract.records.workload import Workload
+from bench_core.contract.serving.log import ServeEvents, parse_serve_events
 
 # A batch is one line: 1024 rows of 4096 tokens with their arrival times need about 70 MB.
 MAX_LINE_BYTES = 256 * 1024 * 1024
@@ -24,6 +25,7 @@ MAX_WORKLOAD_BYTES = 256 * 1024 * 1024  # unpacked: 100,000 prompts of 400 token
 INSANE = "a number in it is infinite or beyond 64 bits"
 
 R = TypeVar("R", bound=Record)
+E = TypeVar("E")
 
 
 @dataclass(frozen=True)
@@ -81,23 +83,51 @@ def check_inside(run_folder: Path, path: Path) -> None:
 
 
 def read_events(run_folder: Path, folder: Path) -> Iterator[Event]:
-    """The events of a cell, one in memory at a time: the one place that opens an event log, compressed or not.
+    """The events of a cell of closed batches, one in memory at a time.
 
     Raises:
         Unreadable: missing, outside the run's folder, or damaged; with where and what.
     """
+    return _read_log(run_folder, folder, parse_events)
+
+
+def read_serve_events(run_folder: Path, folder: Path) -> ServeEvents:
+    """All events of a cell under load.
+
+    Raises:
+        Unreadable: as :func:`read_events`, or an event has a number beyond reason, or none can stand where it does.
+    """
+    events = ServeEvents()
+    for event in _read_log(run_folder, folder, parse_serve_events):
+        if not sane(event.model_dump()):
+            raise Unreadable(log_name(folder), INSANE)
+        try:
+            events.add(event)
+        except BadInput as error:
+            raise Unreadable(log_name(folder), error.cause) from error
+    return events
+
+
+def _read_log(run_folder: Path, folder: Path, parse: Callable[[Iterable[bytes], str], Iterator[E]]) -> Iterator[E]:
+    """The one place that opens an event log, compressed or not."""
     path = log_path(folder)
     if path is None:
         raise Unreadable(layout.EVENTS_FILE, "the file is missing")
     check_inside(run_folder, path)
     try:
         with open_log(path) as stream:
-            yield from parse_events(_lines(stream, path.name), path.name)
+            yield from parse(_lines(stream, path.name), path.name)
     except BadInput as error:
         where, _, what = error.cause.partition(": ")
         raise Unreadable(where, what) from error
     except (OSError, EOFError, zlib.error) as error:  # a bad gzip header is an OSError, a cut end an EOFError
         raise Unreadable(path.name, first_line(error)) from error
+
+
+def log_name(folder: Path) -> str:
+    """The name of a cell's event log."""
+    path = log_path(folder)
+    return path.name if path is not None else layout.EVENTS_FILE
 
 
 def log_path(folder: Path) -> Path | None:

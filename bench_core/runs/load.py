@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from bench_core.contract.errors import BadInput, first_line
+from bench_core.contract.errors import BadInput
 from bench_core.contract.measures.cell import CellEvents, CellResult, summarise
 from bench_core.contract.measures.equal_work import breaches_between, cell_work
 from bench_core.contract.measures.max_batch import MaxBatch
@@ -17,7 +17,7 @@ from bench_core.contract.models.stored_bits import StoredBits, stored_bits
 from bench_core.contract.records import layout
 from bench_core.contract.records.device_rates import DeviceRates
 from bench_core.contract.records.events import Event
-from bench_core.contract.records.outcome import Outcome, Verdict
+from bench_core.contract.records.outcome import Verdict
 from bench_core.contract.records.record import Record
 from bench_core.contract.records.run import PlannedCell, RunRecord
 from bench_core.contract.records.spec import CellSpec
@@ -27,13 +27,13 @@ from bench_core.contract.serving.log import ServeEvents
 from bench_core.contract.statistics.steadiness import sample
 from bench_core.contract.statistics.stopping import rate_of
 from bench_core.contract.statistics.workload_rate import WholeWork
-from bench_core.runs.files import INSANE, Damage, Unreadable, log_path, read_events, read_record, read_workload, sane
+from bench_core.runs.ended import ended_row
+from bench_core.runs.files import INSANE, Damage, Unreadable, log_name, read_events, read_record, read_workload, sane
 from bench_core.runs.plan import check_plan, own_error_cells
 from bench_core.runs.published import read_published
 from bench_core.runs.quality import Outputs
 from bench_core.runs.series import of_batches
 from bench_core.runs.served import served_row
-from bench_core.runs.specs import check_spec
 from bench_core.runs.view import Paced, Row, RunView
 
 R = TypeVar("R", bound=Record)
@@ -139,23 +139,10 @@ def _with_bits(rows: Iterable[Row]) -> list[Row]:
 def _row(
     run_folder: Path, record: RunRecord, planned: PlannedCell, workload: Workload | None, watch: Watch | None
 ) -> Row:
-    folder = layout.cell_folder(run_folder, planned.cell)
-    spec: CellSpec | None = None
-    verdict: Verdict | None = None
-    try:
-        spec = read_record(run_folder, folder / layout.SPEC_FILE, CellSpec)
-        if spec is not None:
-            check_spec(spec, record, planned)
-        verdict = read_record(run_folder, folder / layout.OUTCOME_FILE, Verdict)
-        if verdict is None or verdict.outcome is not Outcome.OK:
-            return Row(planned, spec, verdict)
-        if spec is None:
-            raise Unreadable(layout.SPEC_FILE, "the file is missing, so what was measured is not known")
+    def measured(spec: CellSpec, verdict: Verdict) -> Row:
         return _measured_row(run_folder, planned, spec, verdict, workload, watch)
-    except Unreadable as damaged:
-        return Row(planned, spec, verdict, damage=damaged.damage)
-    except OSError as error:  # a folder that may not be searched, for example
-        return Row(planned, spec, verdict, damage=Damage(planned.cell, error.strerror or first_line(error)))
+
+    return ended_row(Row, run_folder, record, planned, measured)
 
 
 def _check_protocol(spec: CellSpec, result: CellResult) -> None:
@@ -185,8 +172,8 @@ def _measured_row(
         try:
             events.add(event)
         except BadInput as error:
-            raise Unreadable(_log_name(folder), error.cause) from error
-    result = _result(_log_name(folder), planned.cell, events)
+            raise Unreadable(log_name(folder), error.cause) from error
+    result = _result(log_name(folder), planned.cell, events)
     _check_protocol(spec, result)
     batches = [batch for of_phase in events.batches.values() for batch in of_phase]
     work = cell_work(spec, batches, workload.prompts if workload is not None else None)
@@ -225,11 +212,6 @@ def _whole_work(spec: CellSpec, workload: Workload | None) -> WholeWork | None:
     if workload is None or len(workload.prompts) < spec.batch_size:
         return None
     return workload.whole_work(spec.batch_size)
-
-
-def _log_name(folder: Path) -> str:
-    path = log_path(folder)
-    return path.name if path is not None else layout.EVENTS_FILE
 
 
 def _result(name: str, cell: str, events: CellEvents) -> CellResult:

@@ -9,16 +9,16 @@ from bench_core.contract.errors import BadInput, first_line
 from bench_core.contract.measures.own_error import Gap, Script, served_gaps
 from bench_core.contract.records import layout
 from bench_core.contract.records.digest import ids_digest
-from bench_core.contract.records.outcome import Outcome, Verdict
+from bench_core.contract.records.outcome import Verdict
 from bench_core.contract.records.run import PlannedCell, RunRecord
 from bench_core.contract.records.spec import CellSpec
 from bench_core.contract.records.workload import Workload
-from bench_core.contract.serving.log import ServeEvents, parse_serve_events
+from bench_core.contract.serving.log import ServeEvents
 from bench_core.contract.serving.result import ServeResult, serving_result
 from bench_core.contract.serving.schedule import Schedule
-from bench_core.runs.files import INSANE, Damage, Unreadable, check_inside, log_path, open_log, read_record, sane
+from bench_core.runs.ended import ended_row
+from bench_core.runs.files import Unreadable, check_inside, read_serve_events
 from bench_core.runs.series import of_requests
-from bench_core.runs.specs import check_spec
 from bench_core.runs.view import ServedRow
 
 # Two machines agree on a sum of seconds and microseconds to this.
@@ -34,49 +34,17 @@ def served_row(
 ) -> ServedRow:
     """A planned cell under load; a damaged one is a row that says so. ``shown``: is given the events of one with
     numbers."""
-    folder = layout.cell_folder(run_folder, planned.cell)
-    spec: CellSpec | None = None
-    verdict: Verdict | None = None
-    try:
-        spec = read_record(run_folder, folder / layout.SPEC_FILE, CellSpec)
-        if spec is not None:
-            check_spec(spec, record, planned)
-        verdict = read_record(run_folder, folder / layout.OUTCOME_FILE, Verdict)
-        if verdict is None or verdict.outcome is not Outcome.OK:
-            return ServedRow(planned, spec, verdict)
-        if spec is None or spec.serve is None:
-            raise Unreadable(layout.SPEC_FILE, "the file is missing, or does not say how requests were sent")
-        events = read_serve_events(run_folder, folder)
+
+    def measured(spec: CellSpec, verdict: Verdict) -> ServedRow:
+        if spec.serve is None:
+            raise Unreadable(layout.SPEC_FILE, "does not say how requests were sent")
+        events = read_serve_events(run_folder, layout.cell_folder(run_folder, planned.cell))
         row = _measured(run_folder, planned, spec, verdict, events, workload)
-    except Unreadable as damaged:
-        return ServedRow(planned, spec, verdict, damage=damaged.damage)
-    except OSError as error:
-        return ServedRow(planned, spec, verdict, damage=Damage(planned.cell, error.strerror or first_line(error)))
-    if shown is not None:
-        shown(planned.cell, events)
-    return row
+        if shown is not None:
+            shown(planned.cell, events)
+        return row
 
-
-def read_serve_events(run_folder: Path, folder: Path) -> ServeEvents:
-    """All events of a cell under load.
-
-    Raises:
-        Unreadable: there is no log, or it is damaged.
-    """
-    path = log_path(folder)
-    if path is None:
-        raise Unreadable(layout.EVENTS_FILE, "the file is missing")
-    check_inside(run_folder, path)
-    events = ServeEvents()
-    with open_log(path) as stream:
-        try:
-            for event in parse_serve_events(stream, path.name):
-                if not sane(event.model_dump()):
-                    raise Unreadable(path.name, INSANE)
-                events.add(event)
-        except BadInput as error:
-            raise Unreadable(path.name, error.cause) from error
-    return events
+    return ended_row(ServedRow, run_folder, record, planned, measured)
 
 
 def _measured(

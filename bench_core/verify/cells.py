@@ -10,7 +10,7 @@ from bench_core.contract.measures.cell import CellEvents, CellResult, summarise
 from bench_core.contract.records import layout
 from bench_core.contract.records.outcome import Outcome, Verdict
 from bench_core.contract.records.run import RunRecord
-from bench_core.runs.files import Unreadable, log_path, read_events
+from bench_core.runs.files import Unreadable, read_events
 from bench_core.runs.view import Row, RunView
 from bench_core.verify.differences import Difference, in_cell, of_run, present
 from bench_core.verify.logs import LogChecks, LogFacts
@@ -19,7 +19,7 @@ from bench_core.verify.records import RecordChecks
 _PIECE_BYTES = 1 << 20
 
 
-class CellChecks(RecordChecks):
+class CellChecks(RecordChecks[Row]):
     """All checks of the cells of closed batches of one run."""
 
     def __init__(self, folder: Path, view: RunView, logs: Mapping[str, LogChecks]) -> None:
@@ -27,38 +27,19 @@ class CellChecks(RecordChecks):
         super().__init__(folder, view)
         self._logs = logs
 
-    def run(self) -> None:
-        """Checks every cell."""
-        for row in (*self._view.rows, *self._view.own_error):
-            self._cell(row)
-
-    def _cell(self, row: Row) -> None:
-        folder = layout.cell_folder(self._folder, row.planned.cell)
-        if not folder.is_dir():
-            return  # told with the plan
-        self._records(row, folder)
-        self.found += [in_cell(row.planned.cell, layout.EVENTS_FILE, breach) for breach in row.breaches]
-        self._log(row, folder)
-        self._result(row, folder, row.result)
-
-    # --- the event log: itself, and against outcome.json --------------------------------------------------------------
+    @property
+    def _rows(self) -> Iterable[Row]:
+        return (*self._view.rows, *self._view.own_error)
 
     def _log(self, row: Row, folder: Path) -> None:
-        cell, verdict = row.planned.cell, row.verdict
-        path = log_path(folder)
-        if path is None:
-            if verdict is not None and verdict.judged_by == "worker" and row.damage is None:
-                self.found.append(in_cell(cell, layout.EVENTS_FILE, "the file is missing"))
+        there = self._whole_log(row, folder)
+        if there is None:
             return
-        self._content(cell, path, verdict)
-        if verdict is None:
-            return
+        cell, (path, verdict) = row.planned.cell, there
         try:
             log = self._checked(row, folder)
         except Unreadable as error:
-            # A box that was ended may have left half a line; a worker that judged has closed its log before.
-            if row.damage is None and verdict.judged_by == "worker":
-                self.found.append(in_cell(cell, error.damage.where, error.damage.what))
+            self._unreadable(row, verdict, error)
             return
         if log.beyond_reason:
             self.found.append(in_cell(cell, path.name, f"a number in it is beyond reason: {log.beyond_reason}"))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Generic
 
 from bench_core.contract.errors import first_line
 from bench_core.contract.measures.cell import CellResult
@@ -15,7 +17,8 @@ from bench_core.contract.records.events import StartEvent
 from bench_core.contract.records.outcome import Verdict
 from bench_core.contract.records.run import VisitInfo
 from bench_core.contract.serving.result import ServeResult
-from bench_core.runs.files import Damage, Unreadable, check_inside, open_log, read_record
+from bench_core.runs.ended import ROW
+from bench_core.runs.files import Damage, Unreadable, check_inside, log_path, open_log, read_record
 from bench_core.runs.view import DAMAGED, NOT_RUN, Ended, RunView
 from bench_core.verify.differences import Difference, absent, in_cell, of_run, present, unequal
 from bench_core.verify.logs import LogFacts
@@ -23,7 +26,7 @@ from bench_core.verify.logs import LogFacts
 _PIECE_BYTES = 1 << 20
 
 
-class RecordChecks:
+class RecordChecks(ABC, Generic[ROW]):
     """Checks of cells of one run.
 
     Attributes:
@@ -38,6 +41,26 @@ class RecordChecks:
         self.found: list[Difference] = []
         self.not_checked: dict[str, int] = {}
         self.facts: list[tuple[str, str, LogFacts]] = []
+
+    def run(self) -> None:
+        """Checks every cell."""
+        for row in self._rows:
+            folder = layout.cell_folder(self._folder, row.planned.cell)
+            if not folder.is_dir():
+                continue  # told with the plan
+            self._records(row, folder)
+            self.found += [in_cell(row.planned.cell, layout.EVENTS_FILE, breach) for breach in row.breaches]
+            self._log(row, folder)
+            self._result(row, folder, row.result)
+
+    @property
+    @abstractmethod
+    def _rows(self) -> Iterable[ROW]:
+        """The cells, those of the scripted engine included."""
+
+    @abstractmethod
+    def _log(self, row: ROW, folder: Path) -> None:
+        """The event log: itself, and against other files."""
 
     def _records(self, row: Ended, folder: Path) -> None:
         """Spec and outcome, and what loading found."""
@@ -125,6 +148,24 @@ class RecordChecks:
         elif told != recorded:
             what = f"measured by code of digest {told[:12]}, {layout.RUN_FILE} says {recorded[:12]}"
             self.found.append(in_cell(row.planned.cell, name, what))
+
+    def _whole_log(self, row: Ended, folder: Path) -> tuple[Path, Verdict] | None:
+        """A cell's log and the verdict on it, once the log's digest has been compared; ``None`` where there are not
+        both."""
+        cell, verdict = row.planned.cell, row.verdict
+        path = log_path(folder)
+        if path is None:
+            if verdict is not None and verdict.judged_by == "worker" and row.damage is None:
+                self.found.append(in_cell(cell, layout.EVENTS_FILE, "the file is missing"))
+            return None
+        self._content(cell, path, verdict)
+        return (path, verdict) if verdict is not None else None
+
+    def _unreadable(self, row: Ended, verdict: Verdict, error: Unreadable) -> None:
+        """A log that cannot be read. A box that was ended may have left half a line; a worker or a client that judged
+        has closed its log before."""
+        if row.damage is None and verdict.judged_by == "worker":
+            self.found.append(in_cell(row.planned.cell, error.damage.where, error.damage.what))
 
     def _content(self, cell: str, path: Path, verdict: Verdict | None) -> None:
         if verdict is None or verdict.events_sha256 is None:

@@ -16,6 +16,7 @@ from bench_core.runs.files import Unreadable, check_inside
 from bench_core.runs.load import load_run
 from bench_core.runs.plan import check_plan
 from bench_core.runs.view import RunView
+from bench_core.verify.capacity import TrialChecks
 from bench_core.verify.cells import CellChecks, plan_differences, raw_files, unplanned_digests, unreached
 from bench_core.verify.differences import Difference, in_cell, of_run, present
 from bench_core.verify.logs import LogChecks, overlaps
@@ -68,10 +69,12 @@ def verify_run(folder: Path, *, published: bool = True) -> Verification:
     checks.run()
     served = ServedChecks(folder, view)
     served.run()
-    found += [*checks.found, *served.found, *search_differences(folder, view)]
+    trials = TrialChecks(folder, view)
+    trials.run()
+    found += [*checks.found, *served.found, *trials.found, *search_differences(folder, view)]
     together = overlaps([*checks.facts, *served.facts])
     found += [in_cell(cell, layout.EVENTS_FILE, what) for cell, what in together]
-    left: Counter[str] = Counter(checks.not_checked) + Counter(served.not_checked)
+    left: Counter[str] = Counter(checks.not_checked) + Counter(served.not_checked) + Counter(trials.not_checked)
     notes = [f"{what} ({count} x)" for what, count in left.items()]
     if view.workload is None and view.workload_damage is None:
         notes.append("ids given to the engines: the run does not keep its prompts; cells were compared with each other")

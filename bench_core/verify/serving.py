@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from bench_core.contract.errors import BadInput, first_line
@@ -14,8 +14,8 @@ from bench_core.contract.records.spec import CellSpec
 from bench_core.contract.serving.log import ServeEvents
 from bench_core.contract.serving.result import serving_result
 from bench_core.contract.serving.schedule import Schedule, constant, poisson
-from bench_core.runs.files import Unreadable, log_path
-from bench_core.runs.served import read_schedule, read_serve_events
+from bench_core.runs.files import Unreadable, read_serve_events
+from bench_core.runs.served import read_schedule
 from bench_core.runs.view import ServedRow
 from bench_core.verify.differences import in_cell, of_run
 from bench_core.verify.logs import LogFacts
@@ -25,21 +25,15 @@ from bench_core.verify.serving_log import log_differences
 # Two C libraries may round a logarithm to neighbouring microseconds.
 _SAME_OFFSET_US = 1
 
+NO_COURSE = "why windows ended when they did: logs of an earlier version do not keep the looks at the load"
 
-class ServedChecks(RecordChecks):
+
+class ServedChecks(RecordChecks[ServedRow]):
     """All checks of the cells under load of one run."""
 
-    def run(self) -> None:
-        """Checks every cell."""
-        for row in (*self._view.served, *self._view.own_error_served):
-            folder = layout.cell_folder(self._folder, row.planned.cell)
-            if not folder.is_dir():
-                continue  # told with the plan
-            self._records(row, folder)
-            self.found += [in_cell(row.planned.cell, layout.EVENTS_FILE, breach) for breach in row.breaches]
-            schedule = self._schedule(row)
-            self._log(row, folder, schedule)
-            self._result(row, folder, row.result)
+    @property
+    def _rows(self) -> Iterable[ServedRow]:
+        return (*self._view.served, *self._view.own_error_served)
 
     def _schedule(self, row: ServedRow) -> Schedule | None:
         """The cell's schedule, held against its spec and made again; ``None`` where there is none to use."""
@@ -62,30 +56,25 @@ class ServedChecks(RecordChecks):
         self.found += [of_run(name, what, cell) for what in schedule_differences(spec, schedule)]
         return schedule
 
-    def _log(self, row: ServedRow, folder: Path, schedule: Schedule | None) -> None:
-        cell, verdict = row.planned.cell, row.verdict
-        path = log_path(folder)
-        if path is None:
-            if verdict is not None and verdict.judged_by == "worker" and row.damage is None:
-                self.found.append(in_cell(cell, layout.EVENTS_FILE, "the file is missing"))
+    def _log(self, row: ServedRow, folder: Path) -> None:
+        schedule = self._schedule(row)  # which a cell without a log has as well
+        there = self._whole_log(row, folder)
+        if there is None:
             return
-        self._content(cell, path, verdict)
-        if verdict is None:
-            return
+        cell, (path, verdict) = row.planned.cell, there
         try:
             events = read_serve_events(self._folder, folder)
         except Unreadable as error:
-            # A box that was ended may have left half a line; a client that judged has closed its log before.
-            if row.damage is None and verdict.judged_by == "worker":
-                self.found.append(in_cell(cell, error.damage.where, error.damage.what))
-            return
-        except OSError as error:
-            self.found.append(in_cell(cell, path.name, first_line(error)))
+            self._unreadable(row, verdict, error)
             return
         self.found += [in_cell(cell, layout.OUTCOME_FILE, what) for what in _outcome(cell, row, verdict, events)]
         if row.spec is not None and row.spec.serve is not None and row.spec.load is not None:
             found = log_differences(events, row.spec, row.spec.serve.protocol, row.spec.load, schedule)
             self.found += [in_cell(cell, path.name, what) for what in found]
+            if events.window is not None and events.course is None:
+                self._note(
+                    "why windows ended when they did: logs of an earlier version do not keep the looks at the load"
+                )
             if self._view.workload is not None:
                 lengths = [len(ids) for ids in self._view.workload.prompts]
                 self.found += [in_cell(cell, path.name, what) for what in _lengths(events, lengths)]

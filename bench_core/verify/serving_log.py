@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
+from bench_core.contract.errors import first_line
 from bench_core.contract.records.outcome import Outcome
 from bench_core.contract.records.spec import CellSpec
 from bench_core.contract.serving.load import Serve
 from bench_core.contract.serving.log import ServeEvents
-from bench_core.contract.serving.protocol import ServeProtocol
-from bench_core.contract.serving.requests import RequestEvent, WindowEvent
+from bench_core.contract.serving.protocol import PAUSE_AFTER_REFUSED_S, ServeProtocol
+from bench_core.contract.serving.requests import CourseEvent, RequestEvent, WindowEvent
 from bench_core.contract.serving.saturation import FIRST_REQUESTS, in_flight
 from bench_core.contract.serving.schedule import Schedule
-from bench_core.contract.serving.window import LEAST_REQUESTS, LEAST_SECONDS
+from bench_core.contract.serving.window import LEAST_REQUESTS, LEAST_SECONDS, retraced
 
 # Arrivals are whole microseconds after a sending time; sums of both are known to this.
 _SLACK_S = 2e-6
@@ -35,6 +37,8 @@ def log_differences(
         yield from _closed_loop(events.requests, load.concurrency)
     if events.window is not None and events.requests:
         yield from _window(events, events.window, protocol, load, schedule)
+        if events.course is not None:
+            yield from _course(events.course, events.requests, events.window, protocol, load, schedule)
 
 
 def _frame(events: ServeEvents) -> Iterator[str]:
@@ -123,9 +127,15 @@ def _taken_in(events: ServeEvents) -> Iterator[str]:
 
 
 def _closed_loop(requests: Sequence[RequestEvent], concurrency: int) -> Iterator[str]:
-    """Each request but the first of each stream is to be sent when another has ended; so many at once, and no more."""
-    ends = {request.ended_s for request in requests}
-    free = [r for r in requests if r.index >= concurrency and r.scheduled_s not in ends]
+    """Each request but the first of each stream is to be sent when another has ended, or a pause after one that was
+    refused; so many at once, and no more."""
+    ends = {request.ended_s for request in requests if request.end != "refused"}
+    refused = sorted(request.ended_s + PAUSE_AFTER_REFUSED_S for request in requests if request.end == "refused")
+    free = [
+        r
+        for r in requests
+        if r.index >= concurrency and r.scheduled_s not in ends and not _holds(refused, r.scheduled_s)
+    ]
     if free:
         yield f"request {free[0].index}: was to be sent when no other had ended" + (
             f" (and {len(free) - 1} more)" if len(free) > 1 else ""
@@ -137,6 +147,12 @@ def _closed_loop(requests: Sequence[RequestEvent], concurrency: int) -> Iterator
         most = max(most, at_once)
     if most > concurrency:
         yield f"{most} requests were in flight at once, in a closed loop of {concurrency}"
+
+
+def _holds(moments: Sequence[float], moment_s: float) -> bool:
+    """Whether a moment is one of these, which ascend."""
+    place = bisect.bisect_left(moments, moment_s - _SLACK_S)
+    return place < len(moments) and moments[place] <= moment_s + _SLACK_S
 
 
 def _window(
@@ -167,6 +183,40 @@ def _window(
         yield "a load generator ended within the window"
     if window.reason != "saturated" and not any(r.scheduled_s >= window.end_s - _idle_s(requests) for r in requests):
         yield "the window goes on after the last request"
+
+
+def _course(
+    course: CourseEvent,
+    requests: Sequence[RequestEvent],
+    window: WindowEvent,
+    protocol: ServeProtocol,
+    load: Serve,
+    schedule: Schedule | None,
+) -> Iterator[str]:
+    """The window follows from what was known at each look at the load, and no look knew what came after it."""
+    try:
+        follows = retraced(course, requests, load, protocol, schedule.requests if schedule is not None else None)
+    except (ArithmeticError, ValueError) as error:
+        yield f"no window follows from the looks at the load: {first_line(error)}"
+        return
+    if abs(course.start_s - _begun_s(requests, schedule)) > _SLACK_S:
+        yield "the looks at the load are of one that began at another time"
+    due_s = {request.index: request.scheduled_s for request in requests}
+    due = ended = 0
+    for t_s, due_by, ended_by in zip(course.t_s, course.due, course.ended, strict=True):
+        if any(request.ended_s > t_s + _SLACK_S for request in requests[ended:ended_by]):
+            yield f"a look {t_s - course.start_s:.1f} s after the load's beginning knew of a request that ended later"
+            return
+        if any(due_s[index] > t_s + _SLACK_S for index in course.order[due:due_by]):
+            yield f"a look {t_s - course.start_s:.1f} s after the load's beginning knew of a request that was due later"
+            return
+        due, ended = due_by, ended_by
+    if follows is None:
+        yield "the window has not ended by the last look at the load"
+    elif follows != window:
+        names = [name for name in WindowEvent.model_fields if getattr(follows, name) != getattr(window, name)]
+        told = (f"{name} is {getattr(window, name)} and follows as {getattr(follows, name)}" for name in names)
+        yield f"the window is not what follows from the looks at the load: {', '.join(told)}"
 
 
 def _begun_s(requests: Iterable[RequestEvent], schedule: Schedule | None) -> float:

@@ -16,16 +16,20 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from benchmark import Measured, Scene, Timed, judged, machine_cpu_s, own_cpu_s
 from null_server import NullServer
 
-PEERS = {"aiperf": "aiperf==0.13.0", "guidellm": "guidellm==0.8.1"}
+PEERS = {"aiperf": "aiperf==0.13.0", "guidellm": "guidellm==0.8.1", "inference-perf": "inference-perf==0.7.0"}
+# Its package takes no older Python than this.
+PYTHONS = {"inference-perf": "python3.12"}
 PROMPT = " ".join(f"t{number}" for number in range(100, 300))
 LIMIT_S = 240
 
-# A tokenizer of whole words, so that nothing is downloaded; both count tokens with one.
+R = TypeVar("R")
+
+# A tokenizer of whole words, so that nothing is downloaded; they count tokens with one.
 TOKENIZER = """
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -49,13 +53,10 @@ def peer_round(name: str, folder: Path, scene: Scene, cpu: int, server: NullServ
     Raises:
         RuntimeError: it cannot be installed, or does not end as it should.
     """
-    environment = folder / name
-    if not (environment / "bin" / name).exists():
-        checked([sys.executable, "-m", "venv", str(environment)], folder, cpu)
-        checked([str(environment / "bin" / "pip"), "install", "-q", PEERS[name]], folder, cpu)
+    environment = installed(name, folder, cpu)
     if not (folder / "tok").exists():
         checked([str(environment / "bin" / "python"), "-c", TOKENIZER], folder, cpu)
-    run = _aiperf if name == "aiperf" else _guidellm
+    run = _RUNS[name]
     few_cpu_s, (few, _) = spent(lambda: run(environment, folder, scene, max(scene.requests // 10, 1), cpu, server))
     machine, own, begin = machine_cpu_s(), own_cpu_s(server), time.monotonic()
     all_cpu_s, (requests, failed) = spent(lambda: run(environment, folder, scene, scene.requests, cpu, server))
@@ -68,7 +69,20 @@ def peer_round(name: str, folder: Path, scene: Scene, cpu: int, server: NullServ
     )  # fmt: skip
 
 
-def spent(run: Callable[[], tuple[list[Timed], int]]) -> tuple[float, tuple[list[Timed], int]]:
+def installed(name: str, folder: Path, cpu: int) -> Path:
+    """Its virtual environment, made where it is not there yet.
+
+    Raises:
+        RuntimeError: it cannot be.
+    """
+    environment = folder / name
+    if not (environment / "bin" / name).exists():
+        checked([PYTHONS.get(name, sys.executable), "-m", "venv", str(environment)], folder, cpu)
+        checked([str(environment / "bin" / "pip"), "install", "-q", PEERS[name]], folder, cpu)
+    return environment
+
+
+def spent(run: Callable[[], R]) -> tuple[float, R]:
     """CPU time of a run's processes, seconds, and what it gave."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     found = run()
@@ -87,6 +101,8 @@ def checked(command: list[str], folder: Path, cpu: int) -> None:
             ["taskset", "-c", str(cpu), *command],
             cwd=folder, capture_output=True, text=True, timeout=LIMIT_S, check=False,
         )  # fmt: skip
+    except OSError as error:
+        raise RuntimeError(f"{command[0]} cannot be started: {error}") from error
     except subprocess.TimeoutExpired as error:
         raise RuntimeError(f"{Path(command[0]).name} took more than {LIMIT_S} s") from error
     if ran.returncode:
@@ -149,3 +165,49 @@ def _guidellm(
         sent, ended, late = one["request_start_time"], one["request_end_time"], one["request_dispatch_delay"]
         found.append(Timed(sent, ttft, tpot, ended, one["output_tokens"], late))
     return found, len(told["errored"])
+
+
+def _inference_perf(
+    environment: Path, folder: Path, scene: Scene, requests: int, cpu: int, server: NullServer
+) -> tuple[list[Timed], int]:
+    lengths = {"total_count": requests, "std_dev": 0}
+    prompts, outputs = PROMPT.count(" ") + 1, scene.tokens
+    stage: dict[str, Any] = {"num_requests": requests, "concurrency_level": scene.streams}
+    if not scene.streams:
+        stage = {"rate": scene.rate, "duration": max(round(requests / scene.rate), 1)}
+    left_out = {"request": False, "response": False, "response_chunks": False}
+    asked = {
+        "api": {"type": "completion", "streaming": True},
+        "data": {
+            "type": "random",
+            "input_distribution": {**lengths, "min": prompts, "max": prompts, "mean": prompts},
+            "output_distribution": {**lengths, "min": outputs, "max": outputs, "mean": outputs},
+        },
+        "load": {
+            "type": "concurrent" if scene.streams else "poisson", "num_workers": 1, "interval": 0,
+            "worker_max_concurrency": max(scene.streams, 100), "stages": [stage],
+        },
+        "server": {"type": "vllm", "model_name": "scripted", "base_url": f"http://{server.address.header}"},
+        "tokenizer": {"pretrained_model_name_or_path": "./tok"},
+        "storage": {"local_storage": {"path": "inference-perf-out"}},
+        "report": {"request_lifecycle": {
+            "per_request": True, "use_server_output_tokens": True, "per_request_fields": left_out,
+        }},
+    }  # fmt: skip
+    (folder / "inference-perf.json").write_text(json.dumps(asked), encoding="utf-8")  # JSON is YAML
+    command = [str(environment / "bin" / "inference-perf"), "--config_file", "inference-perf.json"]
+    checked(command, folder, cpu)
+    found, failed = [], 0
+    told_of = folder / "inference-perf-out" / "per_request_lifecycle_metrics.json"
+    for one in json.loads(told_of.read_text(encoding="utf-8")):
+        told = one["info"]["response_metrics"]
+        if one["error"] or not told["output_token_times"]:
+            failed += 1
+            continue
+        times, sent = told["output_token_times"], one["start_time"]
+        tpot = (times[-1] - times[0]) / max(told["output_tokens"] - 1, 1)
+        found.append(Timed(sent, times[0] - sent, tpot, one["end_time"], told["output_tokens"]))
+    return found, failed
+
+
+_RUNS = {"aiperf": _aiperf, "guidellm": _guidellm, "inference-perf": _inference_perf}

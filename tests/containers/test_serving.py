@@ -18,8 +18,8 @@ from bench_core.contract.records import layout
 from bench_core.contract.records.outcome import Outcome
 from bench_core.contract.serving.capacity import Capacity
 from bench_core.contract.serving.log import ServeEvents
+from bench_core.runs.files import read_serve_events
 from bench_core.runs.load import load_run
-from bench_core.runs.served import read_serve_events
 from bench_core.runs.view import ServedRow
 from bench_core.verify.run import verify_run
 

@@ -12,6 +12,7 @@ from bench_core.contract.serving.measures import ServeMetrics
 from bench_core.runs.load import load_run
 from bench_core.runs.view import ServedRow
 from bench_core.verify.run import verify_run
+from bench_core.verify.serving import NO_COURSE
 
 pytestmark = pytest.mark.alone  # others' use of the CPUs is in every latency
 
@@ -55,7 +56,9 @@ def test_every_number_is_near_the_scripts(drive: Drive, tmp_path: Path) -> None:
     assert above.stop_reason == "saturated"
     assert above.kept is not None
     assert above.kept.attainment.value < 0.5
-    assert verify_run(folder).differences == ()
+    verified = verify_run(folder)
+    assert verified.differences == ()
+    assert not any(NO_COURSE in line for line in verified.not_checked), "each window was decided again"
 
 
 def _metrics(row: ServedRow) -> ServeMetrics:
@@ -74,6 +77,19 @@ def test_capacity_is_the_scripts(drive: Drive, tmp_path: Path) -> None:
     assert found.lowest_failing == SLOTS + 1
     assert [trial.load for trial in found.trials][:3] == [4, 8, 16]
     assert str(SLOTS) in done.err
+    assert verify_run(tmp_path / "results" / "mine", published=False).differences == ()
     again = drive("--resume", "mine", "--no-device-rates", "--yes", own_folders=True)
     assert again.code == 0, again.err
     assert "known already" in again.err
+
+
+def test_streams_that_met_refused_connections_verify(drive: Drive, tmp_path: Path) -> None:
+    """Each pauses before its next request."""
+    refuses = ("--option", "null.fail_every=40", "--option", "null.request_fails=refuse")
+    done = drive(*COMMON, "--concurrency", "4", "--max-serve-seconds", "4", *refuses)
+    assert done.code == 0, done.err
+    folder = tmp_path / "results" / "mine"
+    (row,) = load_run(folder).served
+    assert row.result is not None, row.problem
+    assert row.result.metrics.requests.failed.get("refused"), "there was none"
+    assert verify_run(folder).differences == ()

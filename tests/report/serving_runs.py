@@ -6,9 +6,11 @@ longer the more slots are taken.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import heapq
 import json
+import math
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -27,16 +29,20 @@ from bench_core.contract.records.record import Record
 from bench_core.contract.records.run import ImageInfo, PlannedCell, RunRecord, VisitInfo
 from bench_core.contract.records.spec import CellSpec
 from bench_core.contract.records.workload import Workload
+from bench_core.contract.serving.capacity import Capacity, LoadTrial, search_capacity
 from bench_core.contract.serving.cell import ServePlan, ServerFacts
 from bench_core.contract.serving.load import Serve
 from bench_core.contract.serving.log import CpuEvent, ServeEvents
-from bench_core.contract.serving.protocol import ServeProtocol
-from bench_core.contract.serving.requests import GeneratorEvent, RequestEvent, WindowEvent
-from bench_core.contract.serving.result import serving_result
+from bench_core.contract.serving.protocol import PAUSE_AFTER_REFUSED_S, ServeProtocol
+from bench_core.contract.serving.requests import CourseEvent, GeneratorEvent, RequestEvent, WindowEvent
+from bench_core.contract.serving.result import ServeResult, serving_result
 from bench_core.contract.serving.schedule import Schedule, make_schedule
+from bench_core.contract.serving.window import Course
 
 TOKENS = 10
-BEGUN_S, RAMP_S = 100.0, 2.0
+BEGUN_S, RAMP_S, LONGEST_RAMP_S = 100.0, 2.0, 20.0
+LOOK_EVERY_S = 0.25
+_REFUSED_AFTER_S = 1e-4
 HARNESS = "4b" * 32
 PROMPTS = tuple(tuple(random.Random(k).randrange(3, 999) for _ in range(20 + k)) for k in range(7))  # noqa: S311
 
@@ -47,7 +53,7 @@ class Engine:
 
     Attributes:
         slots: requests that it works on at once.
-        fails: every so manieth request, from how it ends; 0: none.
+        fails: every so manieth request, from how it ends; 0: none. ``refuses``: likewise, no connection.
         busy: others take its CPUs.
         dies: it runs out of memory when it is loaded.
     """
@@ -60,6 +66,7 @@ class Engine:
     slots: int = 16
     ranked: bool = True
     fails: int = 0
+    refuses: int = 0
     busy: bool = False
     dies: bool = False
 
@@ -71,11 +78,13 @@ SCRIPTED = Engine("null", "scripted", "null scripted", ranked=False)
 
 @dataclass(frozen=True)
 class LoadScript:
-    """A run to write. ``loads``: words; ``window_s``: length of each window."""
+    """A run to write. ``loads``: words; ``window_s``: length of each window, at most where it is ``followed``: then it
+    ends by the rules of a client, and its log has the looks at the load."""
 
     engines: tuple[Engine, ...] = (FAST, SLOW)
     loads: tuple[str, ...] = ("c4", "r20")
     window_s: float = 10.0
+    followed: bool = False
     slo: tuple[str, ...] = ("ttft_s=0.2", "tpot_s=0.03")
     device: Any = "cuda"
     run_id: str = "loaded"
@@ -84,7 +93,8 @@ class LoadScript:
     @property
     def protocol(self) -> ServeProtocol:
         """Of every cell."""
-        return ServeProtocol(max_serve_seconds=self.window_s, max_ramp_seconds=RAMP_S, slo=self.slo)
+        ramp_s = LONGEST_RAMP_S if self.followed else RAMP_S
+        return ServeProtocol(max_serve_seconds=self.window_s, max_ramp_seconds=ramp_s, slo=self.slo)
 
 
 def load_of(word: str) -> Serve:
@@ -105,7 +115,7 @@ def write_loaded(root: Path, script: LoadScript = LoadScript()) -> Path:
     (folder / layout.WORKLOAD_FILE).write_bytes(workload.packed())
     schedules = {}
     for word in script.loads:
-        horizon_s = RAMP_S + script.window_s + 60
+        horizon_s = script.protocol.max_ramp_seconds + script.window_s + 60
         schedules[word] = make_schedule(load_of(word), 1, len(script.prompts), TOKENS, horizon_s)
         (folder / layout.SCHEDULES_FOLDER / f"{word}.json.gz").write_bytes(schedules[word].packed())
     record = _record(script, workload)
@@ -114,7 +124,7 @@ def write_loaded(root: Path, script: LoadScript = LoadScript()) -> Path:
     for engine in script.engines:
         for word in script.loads:
             _cell(folder, script, engine, word, schedules[word], workload, begun_s)
-            begun_s += RAMP_S + script.window_s + 100
+            begun_s += script.protocol.max_ramp_seconds + script.window_s + 100
     return folder
 
 
@@ -189,8 +199,13 @@ def _events(
     if engine.dies:
         cause = "CUDA out of memory"
         return [start, EndEvent(t_s=begun_s, outcome=Outcome.OOM_LOAD, phase="load", cause=cause)]
-    stop_s = begun_s + RAMP_S + script.window_s
+    stop_s = begun_s + script.protocol.max_ramp_seconds + script.window_s
     asked = _closed(engine, load.concurrency, begun_s, stop_s) if load.concurrency else _open(engine, schedule, begun_s)
+    if script.followed:
+        course, window, requests = _followed(
+            script, load, schedule, [_request(engine, schedule, workload, *times, cut_s=math.inf) for times in asked]
+        )
+        return [start, phase, *_beside(script, engine, window), *_ended(requests, [course, window])]
     overloaded = load.request_rate is not None and load.request_rate * engine.ttft_s > engine.slots * 0.5
     saturated = overloaded or _waits(asked, stop_s)
     if saturated:
@@ -204,14 +219,48 @@ def _events(
         begin_s=(begun_s + stop_s) / 2 if saturated else begun_s + RAMP_S, end_s=stop_s,
         warmup_steady=not saturated, reason="saturated" if saturated else "max_seconds",
     )  # fmt: skip
-    last_s = max([stop_s + 0.2, *(request.ended_s for request in requests)]) + 0.1
+    return [start, phase, *_beside(script, engine, window), *_ended(requests, [window])]
+
+
+def _ended(requests: list[RequestEvent], windows: list[Any]) -> list[Any]:
+    """The requests, and what follows them in a log."""
+    begun_s = min(request.scheduled_s for request in requests)
+    last_s = max([windows[-1].end_s + 0.2, *(request.ended_s for request in requests)]) + 0.1
     taken = sum(sum(request.arrival_tokens) for request in requests)
     generator = GeneratorEvent(
         process=0, started_s=begun_s, ended_s=last_s, cpu_s=1.0, busy_s=0.5, longest_turn_s=1e-3, tokens=taken
     )
-    return [start, phase, *_beside(script, engine, window), *requests, generator, window, EndEvent(
-        t_s=last_s + 0.1, outcome=Outcome.OK
-    )]  # fmt: skip
+    return [*requests, generator, *windows, EndEvent(t_s=last_s + 0.1, outcome=Outcome.OK)]
+
+
+def _followed(
+    script: LoadScript, load: Serve, schedule: Schedule, requests: list[RequestEvent]
+) -> tuple[CourseEvent, WindowEvent, list[RequestEvent]]:
+    """The course of a load as a client follows it, and the requests that were sent until its window ended, in the order
+    of their ends."""
+    due = sorted(requests, key=lambda request: request.scheduled_s)
+    ended = sorted(requests, key=lambda request: request.ended_s)
+    start_s = min(request.scheduled_s for request in requests)
+    if schedule.offsets_us:
+        start_s = due[0].scheduled_s - schedule.offsets_us[0] / 1e6
+    course, looks = Course(load, script.protocol, start_s, requests=schedule.requests), []
+    begun = over = number = 0
+    window: WindowEvent | None = None
+    while window is None:
+        number += 1
+        now_s = start_s + number * LOOK_EVERY_S
+        while begun < len(due) and due[begun].scheduled_s <= now_s:
+            course.sent(due[begun].scheduled_s)
+            begun += 1
+        while over < len(ended) and ended[over].ended_s <= now_s:
+            course.finished(ended[over])
+            over += 1
+        looks.append((now_s, over, begun))
+        window = course.look(now_s).window
+    t_s, known, sent = zip(*looks, strict=True)
+    order = tuple(request.index for request in due[:begun])
+    event = CourseEvent(start_s=start_s, t_s=t_s, ended=known, due=sent, order=order)
+    return event, window, [request for request in ended if request.scheduled_s <= window.end_s]
 
 
 def _beside(script: LoadScript, engine: Engine, window: WindowEvent) -> Iterable[Any]:
@@ -253,12 +302,20 @@ def _closed(engine: Engine, concurrency: int, begun_s: float, stop_s: float) -> 
         due_s = heapq.heappop(streams)
         if due_s > stop_s:
             break
+        if _refused(engine, index):
+            found.append((index, due_s, due_s))
+            heapq.heappush(streams, due_s + _REFUSED_AFTER_S + PAUSE_AFTER_REFUSED_S)
+            continue
         taken_s = max(due_s, heapq.heappop(free))
         found.append((index, due_s, taken_s))
         ended_s = _ended_s(engine, index, due_s, taken_s)
         heapq.heappush(free, ended_s)
         heapq.heappush(streams, ended_s)
     return found
+
+
+def _refused(engine: Engine, index: int) -> bool:
+    return bool(engine.refuses) and index % engine.refuses == engine.refuses - 1
 
 
 def _waits(asked: Sequence[_Times], stop_s: float) -> bool:
@@ -288,8 +345,13 @@ def _request(
     ids = workload.prompts[prompt]
     at_us = _arrivals(engine, index, due_s, taken_s)
     ended_s = _ended_s(engine, index, due_s, taken_s)
-    end, status, cause = "ok", 200, ""
-    if engine.fails and index % engine.fails == 0:
+    end, cause = "ok", ""
+    status: int | None = 200
+    sent_s: float | None = due_s
+    if _refused(engine, index):
+        end, status, cause, at_us = "refused", None, "no connection: Connection refused", []
+        sent_s, ended_s = None, due_s + _REFUSED_AFTER_S
+    elif engine.fails and index % engine.fails == 0:
         end, status, cause, at_us = "status", 500, "HTTP status 500", []
         ended_s = max(ended_s, due_s)
     elif ended_s > cut_s and taken_s - due_s > 0.5:
@@ -298,11 +360,41 @@ def _request(
     tokens = len(at_us)
     return RequestEvent.model_validate({
         "index": index, "process": 0, "prompt": prompt, "prompt_digest": prompts_sha256([ids])[:16],
-        "prompt_tokens": len(ids), "scheduled_s": due_s, "sent_s": due_s, "headers_s": due_s, "arrivals_us": at_us,
+        "prompt_tokens": len(ids), "scheduled_s": due_s, "sent_s": sent_s, "headers_s": sent_s, "arrivals_us": at_us,
         "arrival_tokens": [1] * tokens, "ended_s": ended_s, "output_tokens": tokens, "asked_tokens": TOKENS,
         "counted_by": "ids" if tokens else None, "output_digest": "ab" * 8 if tokens else None, "end": end,
         "status": status, "cause": cause,
     })  # fmt: skip
+
+
+def write_search(run: Path, script: LoadScript, engine: Engine, first: int, limit: int) -> Capacity:
+    """Writes a search for the highest concurrency within the script's limits into a run, with its trials."""
+    workload = Workload.parse(gzip.decompress((run / layout.WORKLOAD_FILE).read_bytes()), "workload")
+    limits = script.protocol.limits
+    assert limits is not None
+    begun_s = BEGUN_S + 10_000
+    home = run / layout.CAPACITY_FOLDER / f"{engine.image}.{engine.variant}"
+
+    def attempt(load: float) -> LoadTrial:
+        nonlocal begun_s
+        number, word = len(list(home.glob("*"))) + 1, f"c{load:g}"
+        folder = home / layout.trial_folder(number)
+        schedule = make_schedule(load_of(word), 1, len(script.prompts), TOKENS, 60.0)
+        (folder / layout.SCHEDULES_FOLDER).mkdir(parents=True)
+        (folder / layout.SCHEDULES_FOLDER / f"{word}.json.gz").write_bytes(schedule.packed())
+        _cell(folder, script, engine, word, schedule, workload, begun_s)
+        begun_s += 1000
+        cell = layout.cell_folder(folder, layout.cell_id(engine.image, engine.variant, word))
+        metrics = ServeResult.read(cell / layout.RESULT_FILE).metrics
+        return LoadTrial.of(load, number, Verdict.read(cell / layout.OUTCOME_FILE), metrics)
+
+    found = search_capacity("concurrency", first, limit, attempt)
+    record = Capacity(
+        image=engine.image, variant=engine.variant, varied="concurrency", limits=limits, conditions={}, limit=limit,
+        trials=found.trials, highest=found.highest, lowest_failing=found.lowest_failing, problem=found.problem,
+    )  # fmt: skip
+    _put(run / layout.CAPACITY_FOLDER / f"{record.method}.json", record)
+    return record
 
 
 # --- changing one ---------------------------------------------------------------------------------------------------

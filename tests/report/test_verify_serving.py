@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import re
@@ -11,15 +12,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from serving_runs import FAST, Engine, Line, LoadScript, change_log, edit, recompute, write_loaded
+from serving_runs import FAST, Engine, Line, LoadScript, change_log, edit, recompute, write_loaded, write_search
 
 from bench_core.contract.records import layout
 from bench_core.contract.serving.load import Serve
 from bench_core.contract.serving.schedule import Schedule
 from bench_core.report.write.files import write_report
+from bench_core.runs.load import load_run
 from bench_core.verify.differences import Difference
 from bench_core.verify.publish import publish
 from bench_core.verify.run import verify_run
+from bench_core.verify.serving import NO_COURSE
 
 CLOSED, OPEN, OVER = "vllm.fp16.c4", "vllm.fp16.r20", "vllm.fp16.r90"
 FAILING = Engine("flaky", "fp16", "Flaky fp16", fails=25, slots=4)
@@ -53,7 +56,7 @@ def named(found: tuple[Difference, ...], cell: str, file: str, what: str) -> boo
 def test_an_untouched_run_verifies_and_nothing_of_it_is_left_unchecked(real: Path) -> None:
     done = verify_run(real, published=False)
     assert done.differences == ()
-    assert done.not_checked == ()
+    assert done.not_checked == (f"{NO_COURSE} (6 x)",), "logs of an earlier version"
     assert done.cells == 9
 
 
@@ -210,6 +213,14 @@ def test_a_request_told_twice_is_damage(mine: Path) -> None:
     assert named(differences(mine), OPEN, EVENTS, "tells a request twice")
 
 
+def test_a_compressed_log_whose_end_is_cut_off_is_damage(mine: Path) -> None:
+    path = layout.cell_folder(mine, OPEN) / EVENTS
+    packed = gzip.compress(path.read_bytes())
+    path.unlink()
+    (path.parent / layout.COMPRESSED_EVENTS_FILE).write_bytes(packed[: len(packed) // 2])
+    assert named(differences(mine), OPEN, layout.COMPRESSED_EVENTS_FILE, "ended before")
+
+
 def test_a_closed_loop_has_no_more_requests_than_it_may(mine: Path) -> None:
     def crowd(lines: list[Line]) -> None:
         for line in requests(lines)[40:44]:
@@ -222,11 +233,212 @@ def test_a_closed_loop_has_no_more_requests_than_it_may(mine: Path) -> None:
     assert named(found, CLOSED, EVENTS, "requests were in flight at once, in a closed loop of 4")
 
 
+def test_a_stream_of_a_closed_loop_pauses_after_a_refused_connection_and_nowhere_else(tmp_path: Path) -> None:
+    refusing = Engine("refusing", "fp16", "Refusing fp16", refuses=5)
+    run = write_loaded(tmp_path, LoadScript(engines=(refusing,), loads=("c4",), window_s=6.0))
+    assert verify_run(run, published=False).differences == ()
+
+    def at_once(lines: list[Line]) -> None:
+        """A stream goes on before its pause is over."""
+        refused = requests(lines)[44]
+        assert refused["end"] == "refused"
+        after_s = refused["ended_s"] + 0.25
+        following = min(requests(lines), key=lambda line: abs(line["scheduled_s"] - after_s))
+        following["scheduled_s"] -= 0.05
+
+    change_log(run, "refusing.fp16.c4", at_once, sealed=True)
+    assert named(differences(run), "refusing.fp16.c4", EVENTS, "was to be sent when no other had ended")
+
+
 def test_a_log_copied_from_another_cell_is_found(mine: Path) -> None:
     one, other = (layout.cell_folder(mine, cell) for cell in ("vllm.fp16.r20", "flaky.fp16.r20"))
     for name in (EVENTS, RESULT, OUTCOME):
         shutil.copyfile(one / name, other / name)
     assert any("its batches are those of" in d.what for d in differences(mine))
+
+
+# --- the looks at a load, and the window that follows from them -------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def followed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Windows that ended by the rules of a client: as precise, at their limit, and as saturated."""
+    script = LoadScript(engines=(replace(FAST, slots=4),), loads=("c4", "r20", "r90"), window_s=20.0, followed=True)
+    return write_loaded(tmp_path_factory.mktemp("followed"), script)
+
+
+@pytest.fixture
+def looked(followed: Path, tmp_path: Path) -> Path:
+    """A copy to change."""
+    return Path(shutil.copytree(followed, tmp_path / "loaded"))
+
+
+def test_windows_that_follow_from_the_looks_verify_and_are_of_each_kind(followed: Path) -> None:
+    done = verify_run(followed, published=False)
+    assert done.differences == ()
+    assert done.not_checked == ()
+    reasons = {row.planned.cell: row.result.metrics.stop_reason for row in load_run(followed).served if row.result}
+    assert reasons == {CLOSED: "precise", OPEN: "max_seconds", OVER: "saturated"}
+
+
+def _stopped_early(lines: list[Line]) -> None:
+    """Less time than the rule took, and still as long as a window has to be."""
+    the(lines, "window")["end_s"] -= 1.0
+
+
+def _fewer_looks(lines: list[Line]) -> None:
+    """With the window's end at the last of them."""
+    course = the(lines, "course")
+    for column in ("t_s", "ended", "due"):
+        del course[column][-2:]
+    the(lines, "window")["end_s"] = course["t_s"][-1]
+
+
+def _knew_the_future(lines: list[Line]) -> None:
+    the(lines, "course")["ended"][-2] = the(lines, "course")["ended"][-1]
+
+
+def _due_before_its_time(lines: list[Line]) -> None:
+    the(lines, "course")["due"][-2] = the(lines, "course")["due"][-1]
+
+
+def _begun_at_another_time(lines: list[Line]) -> None:
+    the(lines, "course")["start_s"] += 0.1
+
+
+def _unknown_request(lines: list[Line]) -> None:
+    the(lines, "course")["order"][3] = 10**6
+
+
+def _begins_later(lines: list[Line]) -> None:
+    the(lines, "window")["begin_s"] += 0.25
+
+
+LOOKS: dict[Callable[[list[Line]], None], str] = {
+    _stopped_early: "the window is not what follows from the looks at the load: end_s is",
+    _fewer_looks: "the window has not ended by the last look",
+    _knew_the_future: "knew of a request that ended later",
+    _due_before_its_time: "knew of a request that was due later",
+    _begun_at_another_time: "are of one that began at another time",
+    _unknown_request: "a look knew of a request that is not in the log",
+    _begins_later: "the window is not what follows from the looks at the load: begin_s is",
+}
+
+
+@pytest.mark.parametrize("change", LOOKS, ids=lambda change: change.__name__.strip("_"))
+def test_a_window_that_does_not_follow_from_the_looks_is_found(
+    looked: Path, change: Callable[[list[Line]], None]
+) -> None:
+    change_log(looked, CLOSED, change, sealed=True)
+    recompute(looked, CLOSED)
+    assert named(differences(looked), CLOSED, EVENTS, LOOKS[change])
+
+
+@pytest.mark.parametrize(("cell", "called"), [(CLOSED, "max_requests"), (OVER, "max_seconds")])
+def test_a_window_that_ended_for_another_reason_is_found(looked: Path, cell: str, called: str) -> None:
+    change_log(looked, cell, lambda lines: the(lines, "window").update(reason=called), sealed=True)
+    recompute(looked, cell)
+    assert named(differences(looked), cell, EVENTS, f"reason is {called} and follows as")
+
+
+def test_requests_that_would_not_have_ended_a_window_as_precise_are_found(looked: Path) -> None:
+    """One first token of ten comes later: the 90th percentile lies between both kinds, and is known less well."""
+
+    def scattered(lines: list[Line]) -> None:
+        begin_s = the(lines, "window")["begin_s"]
+        for line in requests(lines):
+            if line["scheduled_s"] > begin_s and line["index"] % 10 == 0:
+                line["arrivals_us"][:2] = [line["arrivals_us"][2]] * 2
+
+    change_log(looked, CLOSED, scattered, sealed=True)
+    recompute(looked, CLOSED)
+    assert named(differences(looked), CLOSED, EVENTS, "from the looks at the load|by the last look at the load")
+
+
+# --- a search for the highest load, and the cells of its trials -------------------------------------------------------
+
+SEARCH = f"{layout.CAPACITY_FOLDER}/vllm.fp16.json"
+
+
+@pytest.fixture(scope="module")
+def sought(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A search that doubled, failed and halved."""
+    engine = replace(FAST, slots=4)
+    script = LoadScript(engines=(engine,), loads=("c2",), window_s=6.0, slo=("ttft_s=0.05",))
+    run = write_loaded(tmp_path_factory.mktemp("sought"), script)
+    found = write_search(run, script, engine, first=2, limit=8)
+    assert (found.highest, [trial.load for trial in found.trials]) == (4, [2, 4, 8, 6, 5])
+    return run
+
+
+@pytest.fixture
+def search(sought: Path, tmp_path: Path) -> Path:
+    """A copy to change."""
+    return Path(shutil.copytree(sought, tmp_path / "loaded"))
+
+
+def told_of(found: tuple[Difference, ...], file: str, what: str) -> bool:
+    return any(re.search(file, d.file) and re.search(what, d.what) for d in found)
+
+
+def trial(run: Path, number: int) -> Path:
+    return run / layout.CAPACITY_FOLDER / "vllm.fp16" / layout.trial_folder(number)
+
+
+def test_an_untouched_search_verifies(sought: Path) -> None:
+    assert differences(sought) == ()
+
+
+def test_what_a_search_says_of_a_trial_is_held_against_its_cell(search: Path) -> None:
+    def better(record: Line) -> None:
+        record["trials"][3]["attainment"].update(value=1.0, low=0.999, high=1.0)
+
+    edit(search / SEARCH, better)
+    assert told_of(differences(search), SEARCH, r"trial 4 \(concurrency 6\): attainment.value is 1.0, its cell says 0")
+
+
+def test_a_search_of_other_limits_or_loads_than_its_trials_is_found(search: Path) -> None:
+    edit(search / SEARCH, lambda record: record["limits"].update(ttft_s=0.5))
+    edit(search / SEARCH, lambda record: record["trials"][0].update(load=3))
+    found = differences(search)
+    assert told_of(found, SEARCH, r"trial 5 .*its cell has the limits ttft_s <= 0.05")
+    assert told_of(found, SEARCH, r"trial 1 \(concurrency 3\): its cell is of concurrency 2")
+
+
+def test_a_trial_that_is_called_a_failure_is_found(search: Path) -> None:
+    edit(search / SEARCH, lambda record: record["trials"][1].update(problem="crashed: gone", attainment=None))
+    assert told_of(differences(search), SEARCH, r"trial 2 .*problem is crashed: gone, its cell says\s*$")
+
+
+def test_a_trials_log_is_checked_as_that_of_a_cell(search: Path) -> None:
+    """And its result with it, though its digest is made to fit."""
+
+    def sooner(lines: list[Line]) -> None:
+        for line in requests(lines)[200:260]:
+            line["arrivals_us"][0] = min(line["arrivals_us"][0], 30_000)
+
+    change_log(trial(search, 4), "vllm.fp16.c6", sooner)
+    assert told_of(differences(search), "trial-04/.*/events.jsonl", "is not the log that the worker wrote")
+    change_log(trial(search, 4), "vllm.fp16.c6", sooner, sealed=True)
+    found = differences(search)
+    assert told_of(found, "trial-04/.*/result.json", "recomputed")
+    recompute(trial(search, 4), "vllm.fp16.c6")
+    assert told_of(differences(search), SEARCH, "trial 4 .*attainment.value is")
+
+
+def test_a_trial_that_was_taken_away_or_copied_is_found(search: Path) -> None:
+    shutil.rmtree(trial(search, 3))
+    name = Path(layout.CELLS_FOLDER, "vllm.fp16.c4")
+    for file in (EVENTS, RESULT, OUTCOME):
+        shutil.copyfile(trial(search, 2) / name / file, trial(search, 5) / name.with_name("vllm.fp16.c5") / file)
+    found = differences(search)
+    assert told_of(found, SEARCH, "trial 3 .*holds 0 cells")
+    assert told_of(found, "trial-05/.*/events.jsonl", "its batches are those of .*trial-02")
+
+
+def test_a_trial_by_other_code_than_any_visits_is_found(search: Path) -> None:
+    change_log(trial(search, 1), "vllm.fp16.c2", lambda lines: lines[0].update(harness="5c" * 32), sealed=True)
+    assert told_of(differences(search), "trial-01/.*/events.jsonl", "which no visit in run.json had")
 
 
 # --- records and schedules --------------------------------------------------------------------------------------------

@@ -25,8 +25,6 @@ _SOCKETS_PER_TURN = 64
 # A timer wakes a process some time after it has expired, on a virtual machine up to 0.1 ms; the loop is woken this much
 # before a request is due and looks at its sockets until then.
 _AWAKE_BEFORE_NS = 100_000
-# A closed loop on a server that refuses connections.
-_PAUSE_NS = _SECOND // 4
 # Responses wait for a moment without work no longer than this.
 _HANDED_WITHIN_NS = _SECOND // 4
 _MOST_BYTES = 1 << 28
@@ -240,7 +238,7 @@ class Loop:
         self._carried.pop(flight.index, None)
         self._outbox.add(flight.response(end, cause, now_ns))
         if not self._job.offsets_us:
-            due_ns = now_ns + (_PAUSE_NS if end == "refused" else 0)
+            due_ns = now_ns + (self._job.pause_ns if end == "refused" else 0)
             heapq.heappush(self._again, (due_ns, due_ns))
 
     def _drop(self, connection: Connection) -> None:

@@ -43,6 +43,7 @@ class Job:
         process, processes: it sends the requests whose index leaves ``process`` when divided by ``processes``.
         host, port: of the server; an address, no name.
         timeout_ns: for one request, from its sending.
+        pause_ns: of a stream of a closed loop, after a connection that was refused.
         connections: opened before the clock, by this process.
         streams: of a closed loop, by this process; 0: an open loop.
         total: requests of the whole schedule.
@@ -57,6 +58,7 @@ class Job:
     host: str
     port: int
     timeout_ns: int
+    pause_ns: int
     connections: int
     streams: int
     total: int

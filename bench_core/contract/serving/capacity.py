@@ -9,7 +9,9 @@ from pydantic import Field
 
 from bench_core.contract.asked.manifest import Name
 from bench_core.contract.records import layout
+from bench_core.contract.records.outcome import Outcome, Verdict
 from bench_core.contract.records.record import Record
+from bench_core.contract.serving.measures import ServeMetrics
 from bench_core.contract.serving.protocol import Limits
 from bench_core.contract.statistics.bisection import Unanswered, narrow
 from bench_core.contract.statistics.correlated import Estimate
@@ -39,6 +41,15 @@ class LoadTrial(Record):
     attainment: Estimate | None
     saturated: bool = False
     problem: str = ""
+
+    @classmethod
+    def of(cls, load: float, number: int, verdict: Verdict, metrics: ServeMetrics | None) -> LoadTrial:
+        """From what became of its cell; ``metrics``: of one that is ok."""
+        if verdict.outcome is not Outcome.OK or metrics is None:
+            problem = f"{verdict.outcome.value}: {verdict.cause}"
+            return cls(load=load, number=number, attainment=None, problem=problem)
+        attainment = metrics.kept.attainment if metrics.kept is not None else None
+        return cls(load=load, number=number, attainment=attainment, saturated=metrics.saturated)
 
     @property
     def folder(self) -> str:

@@ -12,7 +12,7 @@ from bench_core.contract.errors import BadInput
 from bench_core.contract.measures.cpu_use import CpuReading
 from bench_core.contract.records.events import EndEvent, PhaseEvent, StartEvent, TelemetryEvent
 from bench_core.contract.records.record import Record, describe
-from bench_core.contract.serving.requests import GeneratorEvent, RequestEvent, WindowEvent
+from bench_core.contract.serving.requests import CourseEvent, GeneratorEvent, RequestEvent, WindowEvent
 
 
 class CpuEvent(Record):
@@ -23,7 +23,15 @@ class CpuEvent(Record):
 
 
 ServeEvent = (
-    StartEvent | PhaseEvent | RequestEvent | GeneratorEvent | WindowEvent | TelemetryEvent | CpuEvent | EndEvent
+    StartEvent
+    | PhaseEvent
+    | RequestEvent
+    | GeneratorEvent
+    | CourseEvent
+    | WindowEvent
+    | TelemetryEvent
+    | CpuEvent
+    | EndEvent
 )
 _ADAPTER: TypeAdapter[ServeEvent] = TypeAdapter(Annotated[ServeEvent, Field(discriminator="type")])
 
@@ -47,6 +55,7 @@ class ServeEvents:
 
     start: StartEvent | None = None
     end: EndEvent | None = None
+    course: CourseEvent | None = None
     window: WindowEvent | None = None
     phases: dict[str, PhaseEvent] = field(default_factory=dict)
     requests: list[RequestEvent] = field(default_factory=list)
@@ -58,7 +67,7 @@ class ServeEvents:
         """Files one event.
 
         Raises:
-            BadInput: a second start, window or end, a phase or a request told twice, or anything after the end.
+            BadInput: a second start, course, window or end, a phase or a request told twice, or anything after the end.
         """
         if self.end is not None:
             raise BadInput(f"the event log goes on after its end, with {event.type}")
@@ -76,6 +85,9 @@ class ServeEvents:
         elif isinstance(event, StartEvent):
             self._once(self.start is not None, "its start")
             self.start = event
+        elif isinstance(event, CourseEvent):
+            self._once(self.course is not None, "its course")
+            self.course = event
         elif isinstance(event, WindowEvent):
             self._once(self.window is not None, "its window")
             self.window = event

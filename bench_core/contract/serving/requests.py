@@ -27,7 +27,8 @@ class RequestEvent(Record):
         prompt: index into the workload.
         prompt_digest: of the ids that were sent (``digest.prompts_sha256`` of this one prompt, its first 16 digits).
         prompt_tokens: that were sent.
-        scheduled_s: when it was to be sent; in a closed loop when the request before it, on the same stream, had ended.
+        scheduled_s: when it was to be sent; in a closed loop when the request before it, on the same stream, had ended,
+            and a pause later where that was refused (``serving.protocol``).
         sent_s: when its last byte was handed to the kernel; ``None`` where it never was.
         headers_s: when the response's first byte was there.
         arrivals_us: when tokens were there, one entry for each read of the connection that brought some: whole
@@ -113,6 +114,38 @@ class GeneratorEvent(Record):
     longest_turn_s: float = Field(ge=0)
     tokens: Count
     cpus: tuple[int, ...] = ()
+
+
+class CourseEvent(Record):
+    """What a client knew each time it asked what follows (``serving.window.Course``), so that it can be asked again:
+    columns, with one value for each look.
+
+    Attributes:
+        start_s: when the load began.
+        t_s: when it looked.
+        ended: how many requests it knew to have ended: so many of the log's first.
+        due: how many it knew to be due: so many of the first of ``order``.
+        order: requests by their index, in the order in which it learned that they were due.
+    """
+
+    type: Literal["course"] = "course"
+    start_s: Moment
+    t_s: tuple[Moment, ...]
+    ended: tuple[Count, ...]
+    due: tuple[Count, ...]
+    order: tuple[Count, ...]
+
+    @model_validator(mode="after")
+    def _columns(self) -> CourseEvent:
+        if not len(self.t_s) == len(self.ended) == len(self.due):
+            raise ValueError("columns of looks differ in length")
+        if any(
+            later < earlier for one in (self.t_s, self.ended, self.due) for earlier, later in itertools.pairwise(one)
+        ):
+            raise ValueError("looks are not in the order of time")
+        if max(self.due, default=0) > len(self.order) or len(set(self.order)) != len(self.order):
+            raise ValueError("more requests were due than are told, or one is told twice")
+        return self
 
 
 StopReason = Literal["precise", "max_seconds", "max_requests", "saturated", "schedule_used_up", "stopped"]

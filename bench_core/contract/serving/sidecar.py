@@ -1,8 +1,8 @@
 """What a server's supervisor and a client say to each other, in JSON over HTTP, beside the requests that are measured.
 
 ``GET /greeting`` (once), ``GET /state``, ``POST /start`` (a server process, where none lives), ``POST /begin`` (of a
-cell: log and highest memory begin anew), ``GET /take`` (samples since the last call), ``GET /log`` (of the cell).
-Where no driver has planned, ``POST /plan`` comes first (what a person asks for, and what becomes of it) and
+cell: log and highest memory begin anew), ``GET /take`` (samples since the last call, and the state), ``GET /log`` (of
+the cell). Where no driver has planned, ``POST /plan`` comes first (what a person asks for, and what becomes of it) and
 ``POST /end`` last. A refusal has status 400 (what is asked for) or 503 (this machine), and is a ``Refusal``.
 """
 
@@ -86,7 +86,8 @@ class ServerState(Record):
 
 
 class Taken(Record):
-    """Samples since the last call, and the counters of the CPUs now."""
+    """Samples since the last call, and the counters of the CPUs and the server's state now."""
 
     telemetry: TelemetryEvent | None
     cpu: CpuReading | None
+    state: ServerState

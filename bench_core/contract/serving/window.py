@@ -34,7 +34,7 @@ from typing import Literal, NamedTuple
 
 from bench_core.contract.serving.load import Serve
 from bench_core.contract.serving.protocol import ServeFields
-from bench_core.contract.serving.requests import RequestEvent, StopReason, WindowEvent
+from bench_core.contract.serving.requests import CourseEvent, RequestEvent, StopReason, WindowEvent
 from bench_core.contract.serving.saturation import FIRST_REQUESTS, LOOK_GROWTH, grows
 from bench_core.contract.statistics.correlated import Estimate, percentile_interval, rate_interval
 from bench_core.contract.statistics.trend import trend
@@ -274,6 +274,38 @@ class Course:
         )
         self._precise_looks = self._precise_looks + 1 if narrow else 0
         return self._precise_looks >= 2
+
+
+def retraced(
+    course: CourseEvent,
+    requests: Sequence[RequestEvent],
+    load: Serve,
+    options: ServeFields,
+    scheduled: int | None = None,
+) -> WindowEvent | None:
+    """The window that follows from what a client knew at its looks; ``None`` where none has ended.
+
+    Args:
+        requests: of the log, in its order.
+        scheduled: requests of the schedule; ``None``: without end.
+
+    Raises:
+        ValueError: a look knew of a request that is not in the log.
+    """
+    due_s = {request.index: request.scheduled_s for request in requests}
+    if len(requests) < max(course.ended, default=0) or not due_s.keys() >= set(course.order):
+        raise ValueError("a look knew of a request that is not in the log")
+    again = Course(load, options, course.start_s, requests=scheduled)
+    due = ended = 0
+    for now_s, due_by, ended_by in zip(course.t_s, course.due, course.ended, strict=True):
+        for index in course.order[due:due_by]:
+            again.sent(due_s[index])
+        for request in requests[ended:ended_by]:
+            again.finished(request)
+        due, ended = due_by, ended_by
+        if (window := again.look(now_s).window) is not None:
+            return window
+    return None
 
 
 def _means(values: Sequence[float], blocks: int) -> list[float]:

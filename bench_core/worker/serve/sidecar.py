@@ -209,9 +209,10 @@ class Sidecar:
         return self.state()
 
     def take(self) -> Taken:
-        """Samples since the last call."""
+        """Samples since the last call, and the state."""
         telemetry = self._server.sampler.take() if self._server is not None else None
-        return Taken(telemetry=telemetry, cpu=self._meter.read() if self._meter is not None else None)
+        cpu = self._meter.read() if self._meter is not None else None
+        return Taken(telemetry=telemetry, cpu=cpu, state=self.state())
 
     def log(self) -> str:
         """What the server has printed in this cell, and before the first."""
