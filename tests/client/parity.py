@@ -307,7 +307,7 @@ def _converted(model: Path, work: Path) -> Path:
         drive = [
             "bench_core.drive", "--model", str(model.resolve()), "--images", LLAMA, "--variants", VARIANT,
             "--device", "cpu", "--launcher", "docker", "--concurrency", "1", "--samples", "4", "--max-new-tokens", "8",
-            "--max-ramp-seconds", "1", "--max-serve-seconds", "1", "--no-harness-check", "--no-calibration",
+            "--max-ramp-seconds", "1", "--max-serve-seconds", "1", "--no-harness-check", "--no-device-rates",
             "--on-busy", "ignore", "--yes", "--results", str(work / "results"), "--data", str(work / "data"),
             "--models", str(work / "models"),
         ]  # fmt: skip
