@@ -79,7 +79,7 @@ class OnnxRuntimeGenAiAdapter:
         return [Completion(row) for row in rows]
 
     def score(self, token_ids: Sequence[int]) -> Sequence[float]:
-        """Log-probability of each token but the first, in a generator of its own; of the ids that the model came with."""
+        """Log-probability of each token but the first, among the ids that the model came with."""
         generator = new_generator(self._model, 1, len(token_ids) + 1)
         generator.append_tokens(rectangle([token_ids], self._pad_id))
         logits = generator.get_output("logits")[0, :-1, : self._pad_id].astype(np.float64)

@@ -1,4 +1,4 @@
-"""ONNX models with ONNX Runtime GenAI's own model builder, of the precision that the artifact's name says (``ort-*``)."""
+"""ONNX models by ONNX Runtime GenAI's own builder, of the precision that the artifact's name says (``ort-*``)."""
 
 from __future__ import annotations
 
@@ -46,8 +46,9 @@ def to_onnx(conversion: Conversion) -> Mapping[str, str]:
     precision = conversion.artifact.removeprefix(_PREFIX)
     if not conversion.artifact.startswith(_PREFIX) or precision not in _PRECISIONS:
         raise BadInput(
-            f"{conversion.artifact} is no artifact of ONNX Runtime GenAI", f"{_PREFIX} followed by {', '.join(_PRECISIONS)}"
-        )  # fmt: skip
+            f"{conversion.artifact} is no artifact of ONNX Runtime GenAI",
+            f"{_PREFIX} followed by {', '.join(_PRECISIONS)}",
+        )
     torch.set_num_threads(conversion.device.threads)
     transformers.utils.logging.disable_progress_bar()
     config = transformers.AutoConfig.from_pretrained(conversion.source, local_files_only=True)
@@ -66,7 +67,7 @@ def _build(source: Path, target: Path, precision: str) -> int:
     with tempfile.TemporaryDirectory(dir=target) as scratch:
         folder, cache = Path(scratch) / "model", Path(scratch) / "cache"
         model = read_whole(source, dtype="auto", attn_implementation=attention_of(source))
-        size = model.get_input_embeddings().num_embeddings
+        size = int(model.get_input_embeddings().num_embeddings)
         grown = (size // _GRAIN + 1) * _GRAIN
         model.resize_token_embeddings(grown, mean_resizing=False)
         with torch.no_grad():
@@ -87,8 +88,9 @@ def _build(source: Path, target: Path, precision: str) -> int:
 
 def _put_tokenizer(folder: Path) -> None:
     """The builder asks for one. Only ids cross the contract, so any will do."""
-    words = Tokenizer(models.WordLevel({"0": 0}, unk_token="0"))
-    transformers.PreTrainedTokenizerFast(tokenizer_object=words, unk_token="0").save_pretrained(folder)
+    word = "0"
+    words = Tokenizer(models.WordLevel({word: 0}, unk_token=word))
+    transformers.PreTrainedTokenizerFast(tokenizer_object=words, unk_token=word).save_pretrained(folder)
 
 
 def _run_builder(source: Path, target: Path, precision: str, cache: Path) -> None:
@@ -111,7 +113,9 @@ def _check_special_ids(path: Path, size: int, grown: int) -> None:
 def _stored_bytes(folder: Path) -> str:
     sizes: Counter[str] = Counter()
     for tensor in onnx.load(folder / "model.onnx", load_external_data=False).graph.initializer:
-        length = next((int(entry.value) for entry in tensor.external_data if entry.key == "length"), len(tensor.raw_data))
+        length = next(
+            (int(entry.value) for entry in tensor.external_data if entry.key == "length"), len(tensor.raw_data)
+        )
         sizes[onnx.TensorProto.DataType.Name(tensor.data_type).lower()] += length
     return ", ".join(f"{kind} {size}" for kind, size in sizes.most_common())
 

@@ -25,8 +25,8 @@ from images._torch.same_function import Engine, require_same_function
 
 _PREFIX = "ov-"
 _FLOATS = ("fp32", "fp16")
-# What `optimum-cli export openvino --weight-format int8` and `int4` ask NNCF for where no other wish is named. Rows that
-# do not fill a group get smaller groups, and int8 where none fits; embeddings and head are int8 in both.
+# What `optimum-cli export openvino --weight-format int8` and `int4` ask NNCF for where no other wish is named. Rows
+# that do not fill a group get smaller groups, and int8 where none fits; embeddings and head are int8 in both.
 _QUANTISED: Mapping[str, Mapping[str, Any]] = {
     "int8": {"mode": nncf.CompressWeightsMode.INT8_ASYM},
     "int4": {
@@ -36,7 +36,7 @@ _QUANTISED: Mapping[str, Mapping[str, Any]] = {
         "advanced_parameters": AdvancedCompressionParameters(group_size_fallback_mode=GroupSizeFallbackMode.ADJUST),
     },
 }
-_EXACT = {"inference_precision": "f32", "kv_precision": "f32", "max_num_batched_tokens": 256}
+_EXACT: Mapping[str, str | int] = {"inference_precision": "f32", "kv_precision": "f32", "max_num_batched_tokens": 256}
 
 
 def to_openvino(conversion: Conversion) -> Mapping[str, str]:
@@ -52,8 +52,9 @@ def to_openvino(conversion: Conversion) -> Mapping[str, str]:
     kind = conversion.artifact.removeprefix(_PREFIX)
     if not conversion.artifact.startswith(_PREFIX) or kind not in (*_FLOATS, *_QUANTISED):
         raise BadInput(
-            f"{conversion.artifact} is no artifact of OpenVINO", f"{_PREFIX} followed by {', '.join((*_FLOATS, *_QUANTISED))}"
-        )  # fmt: skip
+            f"{conversion.artifact} is no artifact of OpenVINO",
+            f"{_PREFIX} followed by {', '.join((*_FLOATS, *_QUANTISED))}",
+        )
     torch.set_num_threads(conversion.device.threads)
     transformers.utils.logging.disable_progress_bar()
     nncf.set_log_level(logging.WARNING)

@@ -1,10 +1,10 @@
-"""What the adapter of ONNX Runtime GenAI asks of its engine, with an engine that does what it is told; needs no engine."""
+"""What the adapter of ONNX Runtime GenAI asks of its engine, with one that does what it is told."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -82,16 +82,25 @@ class Sink:
 
 
 @pytest.fixture
-def module(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+def module(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     engine: Any = ModuleType("onnxruntime_genai")
-    engine.Config, engine.Model, engine.GeneratorParams, engine.Generator = Config, lambda config: config, Params, Generator
+    engine.Config, engine.Model, engine.GeneratorParams, engine.Generator = (
+        Config,
+        lambda config: config,
+        Params,
+        Generator,
+    )
     monkeypatch.setitem(sys.modules, "onnxruntime_genai", engine)
     Generator.made = []
-    yield image_module("onnxruntime-genai", "adapter")
+    return image_module("onnxruntime-genai", "adapter")
 
 
 def loaded(module: ModuleType, folder: Path, ends: list[int] | None = None) -> Any:
-    settings = {"pad_token_id": PAD, "eos_token_id": list(range(PAD, SIZE)) if ends is None else ends, "vocab_size": SIZE}
+    settings = {
+        "pad_token_id": PAD,
+        "eos_token_id": list(range(PAD, SIZE)) if ends is None else ends,
+        "vocab_size": SIZE,
+    }
     (folder / "genai_config.json").write_text(json.dumps({"model": settings}), encoding="utf-8")
     adapter = module.OnnxRuntimeGenAiAdapter()
     adapter.load(folder, Variant("int4", "ort-int4"), Device("cpu", threads=3))

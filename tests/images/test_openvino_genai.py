@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -15,7 +15,7 @@ from bench_core.contract.adapter import Decoding, Device, Variant
 from bench_core.contract.records.outcome import Outcome
 
 OPTIONS: Mapping[str, Any] = {"inference_precision": "auto", "kv_precision": "auto", "max_num_batched_tokens": 8}
-MODEL = '<layer>\n<data element_type="u4" offset="0" size="30" shape="6,10"/>\n<data element_type="f16" shape="1" size="4"/>'
+MODEL = '<data element_type="u4" offset="0" size="30" shape="6,10"/>\n<data element_type="f16" shape="1" size="4"/>'
 
 
 class Handle:
@@ -93,7 +93,7 @@ class Sink:
 
 
 @pytest.fixture
-def module(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+def module(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     engine: Any = ModuleType("openvino_genai")
     engine.ContinuousBatchingPipeline, engine.SchedulerConfig, engine.GenerationConfig = (
         Pipeline,
@@ -105,7 +105,7 @@ def module(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     monkeypatch.setitem(sys.modules, "openvino_genai", engine)
     monkeypatch.setitem(sys.modules, "openvino", runtime)
     Pipeline.made = []
-    yield image_module("openvino-genai", "adapter")
+    return image_module("openvino-genai", "adapter")
 
 
 def loaded(module: ModuleType, folder: Path, **options: Any) -> Any:
@@ -116,7 +116,7 @@ def loaded(module: ModuleType, folder: Path, **options: Any) -> Any:
 
 
 def test_prompts_that_it_has_seen_are_read_again(module: ModuleType, tmp_path: Path) -> None:
-    """Without a scheduler the engine keeps a cache of prefixes: a repeated prompt had its first token in 7 ms, not 56."""
+    """Without a scheduler the engine keeps a cache of prefixes: a repeated prompt had its first token in 7 ms."""
     loaded(module, tmp_path)
     (pipeline,) = Pipeline.made
     _, scheduler, device, properties = pipeline.asked
