@@ -18,7 +18,7 @@ from bench_core.contract.records.outcome import Outcome
 _CONFIG = "genai_config.json"
 _OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "failed to allocate memory", "not enough memory")
 # The engine's words where a kernel of the model does not exist for its sizes.
-_UNSUPPORTED = ("head_size must be a multiple", "not implemented", "could not find an implementation")
+_UNSUPPORTED = ("head_size shall be a multiple", "not implemented", "could not find an implementation")
 
 
 class OnnxRuntimeGenAiAdapter:

@@ -25,8 +25,9 @@ from images._torch.same_function import Engine, require_same_function
 
 _PREFIX = "ov-"
 _FLOATS = ("fp32", "fp16")
-# What `optimum-cli export openvino --weight-format int8` and `int4` ask NNCF for where no other wish is named. Rows
-# that do not fill a group get smaller groups, and int8 where none fits; embeddings and head are int8 in both.
+# What `optimum-cli export openvino --weight-format int8` and `int4` ask NNCF for where no other wish is named;
+# embeddings and head are int8 in both. Rows that do not fill a group of 128 are an error there: here they get the
+# largest group that fits, and int8 where none does.
 _QUANTISED: Mapping[str, Mapping[str, Any]] = {
     "int8": {"mode": nncf.CompressWeightsMode.INT8_ASYM},
     "int4": {

@@ -162,7 +162,7 @@ def test_an_artifact_that_ends_at_ids_of_the_models_own_is_refused(
 def test_failures_by_the_engines_words(module: ModuleType) -> None:
     adapter = module.OnnxRuntimeGenAiAdapter()
     assert adapter.classify(RuntimeError("Failed to allocate memory for requested buffer")) is Outcome.OOM_KV
-    assert adapter.classify(RuntimeError("head_size must be a multiple of 16. Got head_size % 16 == 8")) is (
+    assert adapter.classify(RuntimeError("head_size shall be a multiple of 16. Got head_size % 16 == 8")) is (
         Outcome.UNSUPPORTED
     )
     assert adapter.classify(RuntimeError("something else")) is None
