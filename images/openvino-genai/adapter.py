@@ -55,6 +55,8 @@ class OpenVinoGenAiAdapter:
         self._told = {
             "dtype": _chosen(properties, "INFERENCE_PRECISION_HINT", str(variant.options["inference_precision"])),
             "kv_dtype": _chosen(properties, "KV_CACHE_PRECISION", str(variant.options["kv_precision"])),
+            # Activations that meet quantised weights are rounded to 8 bits in groups of so many.
+            "dynamic_quantization_group": str(openvino.Core().get_property("CPU", "DYNAMIC_QUANTIZATION_GROUP_SIZE")),
             "stored_bytes": stored_bytes(artifact / MODEL_FILE),
         }
         self._pipeline = self._new_pipeline()

@@ -74,6 +74,8 @@ class Core:
     """A CPU that has bfloat16."""
 
     def get_property(self, _device: str, name: str) -> Any:
+        if name == "DYNAMIC_QUANTIZATION_GROUP_SIZE":
+            return 32
         own = {"INFERENCE_PRECISION_HINT": "bf16", "KV_CACHE_PRECISION": "u8"}[name]
         return SimpleNamespace(get_type_name=lambda: own)
 
@@ -127,6 +129,7 @@ def test_prompts_that_it_has_seen_are_read_again(module: ModuleType, tmp_path: P
 def test_what_it_computes_in_is_told_where_the_engine_chooses(module: ModuleType, tmp_path: Path) -> None:
     told = loaded(module, tmp_path).describe()
     assert (told["dtype"], told["kv_dtype"], told["stored_bytes"]) == ("bfloat16", "uint8", "u4 30, f16 4")
+    assert told["dynamic_quantization_group"] == "32"
     told = loaded(module, tmp_path, inference_precision="f32", kv_precision="f32").describe()
     assert (told["dtype"], told["kv_dtype"]) == ("float32", "float32")
     assert Pipeline.made[-1].asked[3]["INFERENCE_PRECISION_HINT"] == "f32"
