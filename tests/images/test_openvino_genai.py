@@ -9,9 +9,11 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from conftest import ROOT
 from image_module import image_module
 
 from bench_core.contract.adapter import Decoding, Device, Variant
+from bench_core.contract.asked.manifest import Manifest
 from bench_core.contract.records.outcome import Outcome
 
 OPTIONS: Mapping[str, Any] = {"inference_precision": "auto", "kv_precision": "auto", "max_num_batched_tokens": 8}
@@ -124,6 +126,14 @@ def test_prompts_that_it_has_seen_are_read_again(module: ModuleType, tmp_path: P
     _, scheduler, device, properties = pipeline.asked
     assert (scheduler.enable_prefix_caching, device, properties) == (False, "CPU", {"INFERENCE_NUM_THREADS": 3})
     assert scheduler.max_num_seqs == scheduler.max_num_batched_tokens == OPTIONS["max_num_batched_tokens"]
+
+
+def test_nothing_is_sent_when_it_is_imported() -> None:
+    """openvino-telemetry sends an event at ``import openvino`` unless ``CI`` is true, and so does the converter's."""
+    folder = ROOT / "images" / "openvino-genai"
+    assert Manifest.load(folder).environment["CI"] == "true"
+    convert = (folder / "Dockerfile").read_text(encoding="utf-8").partition(" AS convert")[2]
+    assert "ENV CI=true" in convert
 
 
 def test_what_it_computes_in_is_told_where_the_engine_chooses(module: ModuleType, tmp_path: Path) -> None:
