@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench_core.contract.asked.manifest import Manifest
+from bench_core.drive.launch.launcher import Target
 from bench_core.drive.launch.processes import environments
 from bench_core.drive.launch.processes.environments import Environments, complete_files, requirement_files
 from bench_core.drive.plan.catalogue import Catalogue, Image
@@ -41,6 +42,15 @@ def test_complete_lists_are_apart_from_the_requirements_that_pip_resolves(image:
     ]
     assert [path.name for path in complete_files(image, "measure", "cuda")] == ["requirements.no-deps.txt"]
     assert not any("no-deps" in path.name for path in requirement_files(image, "measure", "cpu"))
+
+
+def test_a_converter_has_a_complete_list_of_its_own(image: Image) -> None:
+    text = MANIFEST + "converts: {other: convert:to_other}\nconvert_target: true\n"
+    (image.folder / "image.yaml").write_text(text, encoding="utf-8")
+    (image.folder / "requirements.convert.no-deps.txt").write_text("# nothing\n", encoding="utf-8")
+    converting = Image(image.folder, Manifest.load(image.folder))
+    assert [path.name for path in complete_files(converting, "convert", "cpu")] == ["requirements.convert.no-deps.txt"]
+    assert len(complete_files(converting, "measure", "cpu")) == 2
 
 
 def test_complete_lists_are_installed_last_and_without_dependencies(
@@ -81,10 +91,12 @@ def test_a_changed_complete_list_makes_another_environment(
 
 def test_dockerfiles_install_every_complete_list_without_dependencies() -> None:
     images = Catalogue()
-    concerned = [image for image in map(images.get, images.names) if complete_files(image, "measure", "cuda")]
-    assert concerned, "no image has a complete list: this test guards nothing"
-    for image in concerned:
-        dockerfile = (image.folder / "Dockerfile").read_text(encoding="utf-8")
-        assert "--no-deps" in dockerfile
-        for path in complete_files(image, "measure", "cuda"):
-            assert path.name.replace(".cuda.", ".${FLAVOUR}.") in dockerfile
+    targets: tuple[Target, ...] = ("measure", "convert")
+    for target in targets:
+        found = {name: complete_files(images.get(name), target, "cuda") for name in images.names}
+        assert any(found.values()), f"no image has a complete list for {target}: this test guards nothing"
+        for name, paths in found.items():
+            dockerfile = (images.get(name).folder / "Dockerfile").read_text(encoding="utf-8")
+            assert not paths or "--no-deps" in dockerfile
+            for path in paths:
+                assert path.name.replace(".cuda.", ".${FLAVOUR}.") in dockerfile

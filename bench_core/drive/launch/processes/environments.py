@@ -45,9 +45,9 @@ def complete_files(image: Image, target: Target, device: DeviceKind) -> list[Pat
 
     For an engine whose metadata demands more than it uses, or releases that exclude those of the other requirements.
     """
-    if target == "convert" and image.manifest.convert_target:
-        return []
-    names = ["requirements.no-deps.txt", f"requirements.no-deps.{device}.txt"]
+    converting = target == "convert" and image.manifest.convert_target
+    stem = "requirements.convert.no-deps" if converting else "requirements.no-deps"
+    names = [f"{stem}.txt", f"{stem}.{device}.txt"]
     return [path for name in names if (path := image.folder / name).is_file()]
 
 
