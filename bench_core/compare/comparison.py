@@ -108,8 +108,9 @@ def compare(old: Side, new: Side, asked: Asked) -> Comparison:
     """
     warnings = tuple(_run_differences(old, new, asked.allowed))
     if not old.cells.keys() & new.cells.keys():
+        one, other = (old.name, new.name) if old.folder == new.folder else (old.folder, new.folder)
         raise BadInput(
-            f"{old.folder} and {new.folder} have no cell in common",
+            f"{one} and {other} have no cell in common",
             "cells are paired by image, variant, and batch size or load point",
         )
     alone: dict[str, list[Line]] = {}

@@ -11,7 +11,7 @@ from bench_core.contract.asked.scenario import Offline, Scenario, scenario_of_wo
 from bench_core.contract.errors import BadInput, nearest
 from bench_core.contract.records import layout
 from bench_core.contract.records.record import Scalar
-from bench_core.contract.records.run import PlannedCell
+from bench_core.contract.records.run import EngineVersion, PlannedCell
 from bench_core.contract.serving.load import Serve
 from bench_core.drive.ask.request import Suite
 from bench_core.drive.plan.catalogue import Catalogue, Image
@@ -152,6 +152,12 @@ class Plan:
         return tuple({job.image.name: job.image for job in self.jobs}.values())
 
     @property
+    def engine_versions(self) -> dict[str, EngineVersion]:
+        """Of the images of its cells those that were made for a version of an engine."""
+        images = {job.image.name: job.image for job in (*self.grid, *self.jobs)}
+        return {name: image.version for name, image in images.items() if image.version is not None}
+
+    @property
     def batch_sizes(self) -> tuple[int, ...]:
         """Batch sizes to be measured, ascending."""
         offline = (s for job in self.jobs for s in job.scenarios if isinstance(s, Offline))
@@ -187,7 +193,7 @@ def make_plan(suite: Suite, catalogue: Catalogue, device: DeviceKind) -> Plan:
     """
     everything = "all" in suite.images
     names = catalogue.names if everything else tuple(dict.fromkeys(suite.images))
-    images = [catalogue.get(name) for name in names]
+    images = list({image.name: image for name in names for image in catalogue.meant(name)}.values())
     for name, options in suite.options.items():
         catalogue.get(name).manifest.options_on(None).checked(options)
     left_out: list[str] = []
@@ -285,7 +291,8 @@ def _job(image: Image, variant: str, scenarios: tuple[Scenario, ...], suite: Sui
             f"variant {variant} of {image.name} does not run on {device}",
             f"those that do: {', '.join(runnable) or 'none'}",
         )
-    options = image.manifest.options_on(device).checked(suite.options.get(image.name, {}))
+    asked = {**suite.options.get(image.engine, {}), **suite.options.get(image.name, {})}  # of a version above all's
+    options = image.manifest.options_on(device).checked(asked)
     return Job(image, variant, scenarios, dict(options))
 
 
@@ -318,7 +325,7 @@ def cell_parts(cell: str, option: str, catalogue: Catalogue) -> tuple[Image, str
             f"{option} {cell!r} is not a cell: IMAGE.VARIANT.bN",
             f"for example null.scripted.b1; images: {', '.join(catalogue.names)}",
         )
-    return image, method.removeprefix(f"{image.name}."), scenario
+    return _single(image, option, method, catalogue), method.removeprefix(f"{image.name}."), scenario
 
 
 def method_job(method: str, option: str, suite: Suite, catalogue: Catalogue, device: DeviceKind) -> Job:
@@ -327,8 +334,36 @@ def method_job(method: str, option: str, suite: Suite, catalogue: Catalogue, dev
     Raises:
         BadInput: not such a name, or it does not run here; ``option`` is where it was given.
     """
-    image = image_of(method, option, catalogue)
-    return _job(image, method.removeprefix(f"{image.name}."), (Offline(batch_size=1),), suite, device)
+    named = image_of(method, option, catalogue)
+    image = _single(named, option, method, catalogue)
+    return _job(image, method.removeprefix(f"{named.name}."), (Offline(batch_size=1),), suite, device)
+
+
+def _single(image: Image, option: str, word: str, catalogue: Catalogue) -> Image:
+    """Of an image of which versions were asked for the one that is meant.
+
+    Raises:
+        BadInput: there are several.
+    """
+    images = catalogue.meant(image.name)
+    if len(images) > 1:
+        names = ", ".join(f"{one.name}{word.removeprefix(image.name)}" for one in images)
+        raise BadInput(f"{option} {word}: {image.name} is measured at {len(images)} versions", f"name one: {names}")
+    return images[0]
+
+
+def methods_meant(methods: Iterable[str], option: str, catalogue: Catalogue) -> tuple[str, ...]:
+    """``image.variant`` of each, where versions of the image were asked for of each version.
+
+    Raises:
+        BadInput: not such a name; ``option`` is where it was given.
+    """
+    found: dict[str, None] = {}
+    for method in methods:
+        named = image_of(method, option, catalogue)
+        variant = method.removeprefix(f"{named.name}.")
+        found |= dict.fromkeys(f"{image.name}.{variant}" for image in catalogue.meant(named.name))
+    return tuple(found)
 
 
 def image_of(method: str, option: str, catalogue: Catalogue) -> Image:
@@ -358,14 +393,15 @@ def _chosen_variants(words: tuple[str, ...], images: list[Image], catalogue: Cat
     for word in words:
         image_named = _owner(word, catalogue)
         if image_named is not None:
-            image_name, variant = image_named.name, word.removeprefix(f"{image_named.name}.")
-            if variant not in image_named.manifest.variants:
-                raise BadInput(
-                    f"image {image_name} has no variant {variant!r}", nearest(variant, image_named.manifest.variants)
-                )
-            if image_named not in images:
-                raise BadInput(f"--variants names {word}, but {image_name} is not among the images of this run")
-            chosen.setdefault(image_name, []).append(variant)
+            variant = word.removeprefix(f"{image_named.name}.")
+            for image in catalogue.meant(image_named.name):
+                if variant not in image.manifest.variants:
+                    raise BadInput(
+                        f"image {image.name} has no variant {variant!r}", nearest(variant, image.manifest.variants)
+                    )
+                if image not in images:
+                    raise BadInput(f"--variants names {word}, but {image.name} is not among the images of this run")
+                chosen.setdefault(image.name, []).append(variant)
             continue
         owners = [image for image in images if word in image.manifest.variants]
         if not owners:

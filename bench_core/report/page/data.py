@@ -23,14 +23,15 @@ def page_data(view: RunView) -> dict[str, Any]:
     """Engines, methods, points (batch sizes and load points), cells, and the device's measured peaks."""
     options = options_of(view)
     images = list(dict.fromkeys(option.image for option in options))
+    colours = engine_colours(map(view.record.engine_of, images))
     rows = {row.planned.cell: row for row in view.grid}
     series = {row.planned.cell: row.series for row in view.every}
     return {
         "schema_version": SCHEMA_VERSION,
         "run": view.record.run_id,
         "on_gpu": view.on_cuda,
-        "engines": [{"image": name, "colour": colour} for name, colour in engine_colours(images).items()],
-        "methods": _methods(options),
+        "engines": [{"image": name, "colour": colours[view.record.engine_of(name)]} for name in images],
+        "methods": _methods(view, options),
         "points": [{"word": word, "words": words} for word, words in points_of(options).items()],
         "cells": [_cell(view, option, rows.get(option.cell), series[option.cell]) for option in options],
         "peaks": _peaks(view),
@@ -44,12 +45,12 @@ def as_script(data: dict[str, Any]) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _methods(options: Iterable[Option]) -> list[dict[str, Any]]:
+def _methods(view: RunView, options: Iterable[Option]) -> list[dict[str, Any]]:
     """Each method once, in the order of the plan, with the shape of its points."""
     of_methods: dict[str, Option] = {}
     for option in options:
         of_methods.setdefault(method_key(option), option)
-    styles = looks({key: option.image for key, option in of_methods.items()})
+    styles = looks({key: view.record.engine_of(option.image) for key, option in of_methods.items()})
     return [
         {
             "key": key, "label": option.method, "image": option.image, "shape": styles[key][1], "dash": styles[key][2],
