@@ -24,7 +24,7 @@ class _Plain(BaseModel):
 
 
 class RunRecordOf(_Plain):
-    """A run, or one version of an engine in a run: its name, the folder that was given, what has to be alike, and what may
+    """A run, or one version of an engine in it: its name, the folder that was given, what has to be alike, and what may
     differ."""
 
     name: str
