@@ -81,9 +81,10 @@ class Comparison:
 
     @property
     def verdict(self) -> Verdict:
-        """FAIL where one line failed, else INCONCLUSIVE where one is, else PASS."""
+        """FAIL where one line failed, else INCONCLUSIVE where one is or where nothing could be compared, else PASS."""
         found = {line.verdict for line in self.lines}
-        return next((v for v in (Verdict.FAIL, Verdict.INCONCLUSIVE) if v in found), Verdict.PASS)
+        order = (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS)
+        return next((verdict for verdict in order if verdict in found), Verdict.INCONCLUSIVE)
 
     @property
     def worst_first(self) -> list[Line]:

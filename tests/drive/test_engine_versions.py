@@ -23,11 +23,10 @@ from bench_core.contract.records.outcome import Outcome, Verdict
 from bench_core.contract.records.run import EngineVersion, RunRecord
 from bench_core.drive.ask import words
 from bench_core.drive.ask.request import Suite
-from bench_core.drive.launch.containers.build import ImageBuilder
 from bench_core.drive.launch.processes.environments import Environments
 from bench_core.drive.plan import engine_versions
 from bench_core.drive.plan.catalogue import IMAGES_FOLDER, REPOSITORY, Catalogue, Image
-from bench_core.drive.plan.engine_versions import joined, make_version, name_of, with_versions
+from bench_core.drive.plan.engine_versions import joined, made_images, make_version, name_of, with_versions
 from bench_core.drive.plan.plan import make_plan, methods_meant
 from bench_core.drive.prune import stale_environments
 from bench_core.verify.run import verify_run
@@ -277,7 +276,7 @@ def test_a_search_is_made_for_each_version_and_a_single_cell_needs_one(images: P
     methods = methods_meant(["toy.fast", "other.exact"], "--find-max-batch", catalogue)
     assert methods == ("toy-v2_0.fast", "toy-v1_0.fast", "other.exact")
     suite = Suite(images=("toy",), batch_sizes=(1,), control="toy.fast.b1")
-    with pytest.raises(BadInput, match="--control toy.fast: toy is measured at 2 versions") as refused:
+    with pytest.raises(BadInput, match=r"--control toy\.fast: toy is measured at 2 versions") as refused:
         make_plan(suite, catalogue, "cpu")
     assert "toy-v2_0.fast, toy-v1_0.fast" in refused.value.hint
     named = make_plan(suite.model_copy(update={"control": "toy-v1_0.fast.b1"}), catalogue, "cpu")
@@ -408,7 +407,7 @@ def test_one_run_of_two_versions_tells_that_the_upgrade_made_it_slower(drive: Dr
     assert missing.outcome is Outcome.LOAD_FAILED
     assert "No matching distribution found for toyengine==9.9" in missing.cause
     assert "Traceback" not in called.out + called.err
-    assert not verify_run(run).problems
+    assert verify_run(run).differences == ()
     sides = read_versions(run, "toy", ["1.0", "2.0"])
     versions = [next(iter(side.cells.values())).versions["toyengine"] for side in sides]
     assert versions == ["1.0", "2.0"]
@@ -429,7 +428,10 @@ def test_one_run_of_two_versions_tells_that_the_upgrade_made_it_slower(drive: Dr
         "toy-v1_1",
     }
     assert Suite.read(run / layout.SUITE_FILE).engine_version == {"toy": ("1.0", "2.0", "9.9", "1.1")}
-    with_all = with_versions(Catalogue(), {"toy": ("1.0", "2.0")})
-    assert [path.name for path in stale_environments(with_all, tmp_path / "envs")]
+    made = made_images(toy / "made")
+    assert [image.name for image in made] == ["toy-v1_0", "toy-v1_1", "toy-v2_0", "toy-v9_9"]
+    installed = {path.name.partition("-cpu")[0] for path in stale_environments(Catalogue(), tmp_path / "envs")}
+    assert installed == {"toy-v1_0", "toy-v1_1", "toy-v2_0", "toy-v9_9"}
+    assert stale_environments(Catalogue(), tmp_path / "envs", made) == [], "they may be asked for again"
     page = (run / layout.PAGE_FILE).read_text(encoding="utf-8")
     assert "--engine-version toy=2.0 --images toy-v2_0 --variants toy-v2_0.scripted" in page

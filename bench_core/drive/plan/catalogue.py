@@ -44,7 +44,17 @@ class Image:
     @property
     def place(self) -> str:
         """The folder's path in the repository, with slashes."""
-        return self.folder.relative_to(REPOSITORY).as_posix()
+        return self._named(self.folder)
+
+    @property
+    def file_places(self) -> list[str]:
+        """Paths of :attr:`files` in the repository."""
+        return [self._named(path) for path in self.files]
+
+    def _named(self, path: Path) -> str:
+        if self.version is not None:
+            return path.relative_to(REPOSITORY).as_posix()
+        return f"{IMAGES_FOLDER.name}/{path.relative_to(self.folder.parent).as_posix()}"
 
     @property
     def files(self) -> list[Path]:

@@ -165,7 +165,7 @@ class ImageBuilder:
         Unlike the label of a built image it holds no id of this machine, and not the suite's own code.
         """
         bases = _chain(image.manifest.base)
-        names = [*_folders(image), *(base_dockerfile(base) for base in bases)]
+        names = [*image.file_places, *(base_dockerfile(base) for base in bases)]
         names += [name for base in bases for name in _base_files(base, flavour)]
         words = {"flavour": flavour, "os": self.operating_system(flavour, bases[0]), **self._build_image(flavour)}
         return recipe_of([REPOSITORY / name for name in names], words)
@@ -226,7 +226,7 @@ class ImageBuilder:
         if not image.manifest.convert_target:  # one image for both, under one tag
             target = "measure"
         rooms = ("__init__.py", "contract", "system", "worker")
-        files = [*(f"bench_core/{room}" for room in rooms), *_folders(image)]
+        files = [*(f"bench_core/{room}" for room in rooms), *image.file_places]
         parents = [tag_of(image.manifest.base, flavour)]
         if target == "convert":
             parents.append(tag_of("torch", flavour))
@@ -343,11 +343,6 @@ def _size(image: DockerImage) -> int:
 def _chain(base: str) -> list[str]:
     """A base and what it stands on, the lowest first."""
     return [base] if base in SYSTEMS else ["base", base]
-
-
-def _folders(image: Image) -> list[str]:
-    """Of the repository: what an image's own code is made of."""
-    return [path.relative_to(REPOSITORY).as_posix() for path in image.files]
 
 
 def _base_files(name: str, flavour: DeviceKind) -> list[str]:

@@ -59,7 +59,7 @@ def _hint(text: str) -> str:
         if versions in ([""], ["none"]):
             return f"the package index that pip asks has nothing for {requirement}, or not for this Python and platform"
         shown = ", ".join(versions[-_VERSIONS_SHOWN:])
-        return f"{requirement} does not exist at the package index that pip asks, which has {shown}: mend the pin"
+        return f"{requirement} does not exist at the package index that pip asks, which has {shown}: take one of these"
     if _CONTRADICTION.search(text):
         return "two requirements contradict each other: compare the image's requirements with its constraints"
     return ""
