@@ -40,6 +40,8 @@ ERROR: No matching distribution found for engine==1.0
         ("ERROR: Cannot install a==1 and b==2 because these package versions have conflicting dependencies.\n"
          "ERROR: ResolutionImpossible: for help visit the documentation\n", NotInstalled, "ResolutionImpossible",
          "two requirements contradict each other"),
+        ("\x1b[91mERROR: No matching distribution found for engine==9.9\x1b[0m\n", NotInstalled,
+         "x could not be installed: No matching distribution", "as it was"),
         ("something else\nerror: subprocess-exited-with-error\n", NotInstalled, "subprocess-exited", "as it was"),
         (MISSING + "The command '/bin/sh -c pip install' returned a non-zero code: 1\n", NotInstalled,
          "No matching distribution found for engine==9.9", "does not exist"),
