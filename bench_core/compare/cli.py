@@ -24,23 +24,27 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 _EXIT_CODES = {Verdict.PASS: EXIT_OK, Verdict.FAIL: EXIT_FAILED, Verdict.INCONCLUSIVE: EXIT_INCONCLUSIVE}
 
 
+_Runs = Annotated[
+    list[Path],
+    typer.Argument(
+        help="Folders of runs: the baseline first, then each run to compare with it. "
+        "Of one run alone, the versions of its engine are compared."
+    ),
+]
+_Versions = Annotated[
+    str,
+    typer.Option(
+        "--engine-version",
+        help="Of one run: compare these versions, as vllm=0.26.0,0.33.0, the baseline first.",
+        show_default="all that it has",
+    ),
+]
+
+
 @app.command("compare")
 def compare_runs(
-    runs: Annotated[
-        list[Path],
-        typer.Argument(
-            help="Folders of runs: the baseline first, then each run to compare with it. "
-            "Of one run alone, the versions of its engine are compared."
-        ),
-    ],
-    engine_version: Annotated[
-        str,
-        typer.Option(
-            "--engine-version",
-            help="Of one run: compare these versions, as vllm=0.26.0,0.33.0, the baseline first.",
-            show_default="all that it has",
-        ),
-    ] = "",
+    runs: _Runs,
+    engine_version: _Versions = "",
     max_regression: Annotated[
         str, typer.Option("--max-regression", help="Allowed worsening, as 3%, or with some of its own: 3%,memory=5%.")
     ] = "3%",

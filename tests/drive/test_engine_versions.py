@@ -27,7 +27,8 @@ from bench_core.drive.launch.processes.environments import Environments
 from bench_core.drive.plan import engine_versions
 from bench_core.drive.plan.catalogue import IMAGES_FOLDER, REPOSITORY, Catalogue, Image
 from bench_core.drive.plan.engine_versions import joined, made_images, make_version, name_of, with_versions
-from bench_core.drive.plan.plan import make_plan, methods_meant
+from bench_core.drive.plan.named import methods_meant
+from bench_core.drive.plan.plan import make_plan
 from bench_core.drive.prune import stale_environments
 from bench_core.verify.run import verify_run
 

@@ -21,7 +21,7 @@ from bench_core.drive.ask.options import AsPath, Panels, click_option, given
 from bench_core.drive.ask.request import SERVED_BY, Modes, Request, Suite
 from bench_core.drive.plan.catalogue import Catalogue
 from bench_core.drive.plan.engine_versions import joined, with_versions
-from bench_core.drive.plan.plan import image_of, methods_meant
+from bench_core.drive.plan.named import image_of, methods_meant
 from bench_core.drive.plan.resume import Earlier, find_run
 from bench_core.drive.run.progress import printable
 from bench_core.drive.run.session import Session

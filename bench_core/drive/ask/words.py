@@ -11,7 +11,7 @@ from bench_core.contract.errors import BadInput
 from bench_core.contract.records.record import Scalar
 from bench_core.drive.ask.version import normal_version
 from bench_core.drive.plan.catalogue import Catalogue
-from bench_core.drive.plan.plan import cell_parts
+from bench_core.drive.plan.named import cell_parts
 
 Given = dict[str, dict[str, Scalar]]
 

@@ -7,7 +7,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from bench_core.contract.asked.manifest import DeviceKind
-from bench_core.contract.asked.scenario import Offline, Scenario, scenario_of_word
+from bench_core.contract.asked.scenario import Offline, Scenario
 from bench_core.contract.errors import BadInput, nearest
 from bench_core.contract.records import layout
 from bench_core.contract.records.record import Scalar
@@ -15,6 +15,7 @@ from bench_core.contract.records.run import EngineVersion, PlannedCell
 from bench_core.contract.serving.load import Serve
 from bench_core.drive.ask.request import Suite
 from bench_core.drive.plan.catalogue import Catalogue, Image
+from bench_core.drive.plan.named import cell_parts, image_of, owner, single
 
 
 @dataclass(frozen=True)
@@ -311,23 +312,6 @@ def cell_job(cell: str, option: str, suite: Suite, catalogue: Catalogue, device:
     return _job(image, variant, (scenario,), suite, device)
 
 
-def cell_parts(cell: str, option: str, catalogue: Catalogue) -> tuple[Image, str, Scenario]:
-    """Image, variant and scenario of ``image.variant.bN``; either name may hold dots.
-
-    Raises:
-        BadInput: not such a name; ``option`` is where it was given.
-    """
-    method, _, word = cell.rpartition(".")
-    scenario = scenario_of_word(word)
-    image = _owner(method, catalogue)
-    if scenario is None or image is None:
-        raise BadInput(
-            f"{option} {cell!r} is not a cell: IMAGE.VARIANT.bN",
-            f"for example null.scripted.b1; images: {', '.join(catalogue.names)}",
-        )
-    return _single(image, option, method, catalogue), method.removeprefix(f"{image.name}."), scenario
-
-
 def method_job(method: str, option: str, suite: Suite, catalogue: Catalogue, device: DeviceKind) -> Job:
     """One variant of one image at batch size 1, written ``image.variant``; either name may hold dots.
 
@@ -335,54 +319,8 @@ def method_job(method: str, option: str, suite: Suite, catalogue: Catalogue, dev
         BadInput: not such a name, or it does not run here; ``option`` is where it was given.
     """
     named = image_of(method, option, catalogue)
-    image = _single(named, option, method, catalogue)
+    image = single(named, option, method, catalogue)
     return _job(image, method.removeprefix(f"{named.name}."), (Offline(batch_size=1),), suite, device)
-
-
-def _single(image: Image, option: str, word: str, catalogue: Catalogue) -> Image:
-    """Of an image of which versions were asked for the one that is meant.
-
-    Raises:
-        BadInput: there are several.
-    """
-    images = catalogue.meant(image.name)
-    if len(images) > 1:
-        names = ", ".join(f"{one.name}{word.removeprefix(image.name)}" for one in images)
-        raise BadInput(f"{option} {word}: {image.name} is measured at {len(images)} versions", f"name one: {names}")
-    return images[0]
-
-
-def methods_meant(methods: Iterable[str], option: str, catalogue: Catalogue) -> tuple[str, ...]:
-    """``image.variant`` of each, where versions of the image were asked for of each version.
-
-    Raises:
-        BadInput: not such a name; ``option`` is where it was given.
-    """
-    found: dict[str, None] = {}
-    for method in methods:
-        named = image_of(method, option, catalogue)
-        variant = method.removeprefix(f"{named.name}.")
-        found |= dict.fromkeys(f"{image.name}.{variant}" for image in catalogue.meant(named.name))
-    return tuple(found)
-
-
-def image_of(method: str, option: str, catalogue: Catalogue) -> Image:
-    """The image of ``image.variant``.
-
-    Raises:
-        BadInput: not such a name.
-    """
-    image = _owner(method, catalogue)
-    if image is None:
-        raise BadInput(
-            f"{option} {method!r} is no method: IMAGE.VARIANT",
-            f"for example null.scripted; images: {', '.join(catalogue.names)}",
-        )
-    return image
-
-
-def _owner(method: str, catalogue: Catalogue) -> Image | None:
-    return catalogue.owner(method, lambda image: image.manifest.variants)
 
 
 def _chosen_variants(words: tuple[str, ...], images: list[Image], catalogue: Catalogue) -> dict[str, tuple[str, ...]]:
@@ -391,7 +329,7 @@ def _chosen_variants(words: tuple[str, ...], images: list[Image], catalogue: Cat
     if words == ("all",):
         return {}
     for word in words:
-        image_named = _owner(word, catalogue)
+        image_named = owner(word, catalogue)
         if image_named is not None:
             variant = word.removeprefix(f"{image_named.name}.")
             for image in catalogue.meant(image_named.name):
