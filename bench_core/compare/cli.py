@@ -11,7 +11,7 @@ import typer
 from bench_core import __version__
 from bench_core.compare.comparison import Asked, Comparison, compare
 from bench_core.compare.quantities import bounds_of, chosen, share_of
-from bench_core.compare.read import read_sides
+from bench_core.compare.read import read_sides, read_versions
 from bench_core.compare.record import record_of
 from bench_core.compare.verdict import Verdict
 from bench_core.compare.write import console, markdown
@@ -25,11 +25,27 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 _EXIT_CODES = {Verdict.PASS: EXIT_OK, Verdict.FAIL: EXIT_FAILED, Verdict.INCONCLUSIVE: EXIT_INCONCLUSIVE}
 
 
+_Runs = Annotated[
+    list[Path],
+    typer.Argument(
+        help="Folders of runs: the baseline first, then each run to compare with it. "
+        "Of one run alone, the versions of its engine are compared."
+    ),
+]
+_Versions = Annotated[
+    str,
+    typer.Option(
+        "--engine-version",
+        help="Of one run: compare these versions, as vllm=0.26.0,0.33.0, the baseline first.",
+        show_default="all that it has",
+    ),
+]
+
+
 @app.command("compare")
 def compare_runs(
-    runs: Annotated[
-        list[Path], typer.Argument(help="Folders of runs: the baseline first, then each run to compare with it.")
-    ],
+    runs: _Runs,
+    engine_version: _Versions = "",
     max_regression: Annotated[
         str, typer.Option("--max-regression", help="Allowed worsening, as 3%, or with some of its own: 3%,memory=5%.")
     ] = "3%",
@@ -63,14 +79,14 @@ def compare_runs(
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Show lines that pass, too, however many.")] = False,
 ) -> None:
-    """Compare runs cell by cell with a baseline.
+    """Compare runs cell by cell with a baseline, or the versions of an engine in one run.
 
     Exit code 0: nothing is worse than allowed. 1: something is. 3: nothing is known to be, but not all can be told.
     2: these runs cannot be compared.
     """
     try:
         asked = Asked(chosen(quantities), bounds_of(max_regression), _allowed(allow_different), _starts(between_runs))
-        comparisons = _compared(runs, asked, figure_file)
+        comparisons = _compared(runs, engine_version, asked, figure_file)
         verdict = _worst(comparisons)
         _tell(comparisons, everything=everything)
         _write(comparisons, verdict, markdown_file, json_file, figure_file)
@@ -82,12 +98,12 @@ def compare_runs(
     raise typer.Exit(_EXIT_CODES[verdict])
 
 
-def _compared(runs: Sequence[Path], asked: Asked, figure: Path | None) -> list[Comparison]:
-    if len(runs) < 2:
-        raise BadInput("one run alone", "give the baseline and at least one other run")
+def _compared(runs: Sequence[Path], versions: str, asked: Asked, figure: Path | None) -> list[Comparison]:
+    if versions and len(runs) > 1:
+        raise BadInput("--engine-version compares versions within one run", "give one run, or leave it out")
     if figure is not None and figure.suffix != ".svg":
         raise BadInput(f"--figure {figure}: its name does not end in .svg")
-    sides = read_sides(runs)
+    sides = read_sides(runs) if len(runs) > 1 else read_versions(runs[0], *_versions(versions))
     return [compare(sides[0], side, asked) for side in sides[1:]]
 
 
@@ -101,6 +117,15 @@ def _allowed(words: str) -> frozenset[str]:
     for name in sorted(names - {*OF_RUNS, *OF_CELLS}):
         raise BadInput(f"--allow-different: {name!r} is nothing that may differ", nearest(name, (*OF_RUNS, *OF_CELLS)))
     return names
+
+
+def _versions(words: str) -> tuple[str, list[str]]:
+    """``IMAGE=VERSION,VERSION`` or ``IMAGE`` alone, of which all are meant; nothing where one engine has versions."""
+    engine, separator, listed = words.partition("=")
+    versions = list(dict.fromkeys(word.strip() for word in listed.split(",") if word.strip()))
+    if words and (not engine or (separator and len(versions) < 2)):
+        raise BadInput(f"--engine-version {words!r} is not IMAGE=VERSION,VERSION", "for example vllm=0.26.0,0.33.0")
+    return engine.strip(), versions
 
 
 def _starts(text: str) -> float:

@@ -78,9 +78,10 @@ class Comparison:
 
     @property
     def verdict(self) -> Verdict:
-        """FAIL where one line failed, else INCONCLUSIVE where one is, else PASS."""
+        """FAIL where one line failed, else INCONCLUSIVE where one is or where nothing could be compared, else PASS."""
         found = {line.verdict for line in self.lines}
-        return next((v for v in (Verdict.FAIL, Verdict.INCONCLUSIVE) if v in found), Verdict.PASS)
+        order = (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS)
+        return next((verdict for verdict in order if verdict in found), Verdict.INCONCLUSIVE)
 
     @property
     def worst_first(self) -> list[Line]:
@@ -105,8 +106,9 @@ def compare(old: Side, new: Side, asked: Asked) -> Comparison:
     """
     warnings = tuple(_run_differences(old, new, asked.allowed))
     if not old.cells.keys() & new.cells.keys():
+        one, other = (old.name, new.name) if old.folder == new.folder else (old.folder, new.folder)
         raise BadInput(
-            f"{old.folder} and {new.folder} have no cell in common",
+            f"{one} and {other} have no cell in common",
             "cells are paired by image, variant, and batch size or load point",
         )
     alone: dict[str, list[Line]] = {}

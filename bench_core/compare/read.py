@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from bench_core.compare.batches import BatchTimes, known_of
 from bench_core.compare.side import Cell, Key, Known, Repeat, Side
+from bench_core.contract.errors import BadInput, nearest
 from bench_core.contract.measures.cell import CellMetrics
 from bench_core.contract.records.events import BatchEvent, Event
 from bench_core.contract.serving.measures import ServeMetrics
@@ -42,26 +43,99 @@ def read_side(folder: Path) -> Side:
     Raises:
         BadInput: it is none.
     """
+    view, times = _read(folder)
+    planned = dict.fromkeys(row.planned.image for row in (*view.rows, *view.served))
+    return _side(view, times, folder, one_line(folder.resolve().name), {image: image for image in planned})
+
+
+def read_versions(folder: Path, engine: str = "", versions: Sequence[str] = ()) -> list[Side]:
+    """The versions of an engine that one run has measured, each as if it were a run of its own, whose cells are the
+    engine's; that which the image pins, where it was measured too, is the first, the others as they were asked for.
+
+    Args:
+        engine: the image; not needed where the run has versions of one alone.
+        versions: these alone, in this order; all where empty.
+
+    Raises:
+        BadInput: not a run, or it does not have two such versions.
+    """
+    view, times = _read(folder)
+    made = view.record.engine_versions
+    engines = list(dict.fromkeys(version.image for version in made.values()))
+    if not engines:
+        raise BadInput(
+            f"{folder} is one run alone, without versions of an engine",
+            "give the baseline and at least one other run, or measure with --engine-version IMAGE=VERSION,VERSION",
+        )
+    if engine and engine not in engines:
+        raise BadInput(f"{folder} has no versions of {engine!r}", nearest(engine, engines))
+    if not engine and len(engines) > 1:
+        words = (f"{one}={','.join(v.version for v in made.values() if v.image == one)}" for one in engines)
+        raise BadInput(
+            f"{folder} has versions of several engines",
+            f"say which: {' or '.join(f'--engine-version {w}' for w in words)}",
+        )
+    engine = engine or engines[0]
+    planned = {row.planned.image for row in (*view.rows, *view.served)}
+    images = {"": engine} if engine in planned else {}
+    images |= {v.version: name for name, v in made.items() if v.image == engine and name in planned}
+    for version in versions:
+        if version not in images:
+            raise BadInput(f"{folder} has no version {version!r} of {engine}", nearest(version, filter(None, images)))
+    wanted = list(versions) or list(images)
+    if len(wanted) < 2:
+        raise BadInput(
+            f"{folder} has one version of {engine} alone", f"--resume it with --engine-version {engine}=VERSION"
+        )
+    return [
+        _side(
+            view,
+            times,
+            folder,
+            foreign(f"{engine} {version}" if version else f"{engine} as pinned"),
+            {images[version]: engine},
+            version,
+        )
+        for version in wanted
+    ]
+
+
+def _read(folder: Path) -> tuple[RunView, dict[str, BatchTimes]]:
+    """A run, and the times of the batches of its cells."""
     times: dict[str, BatchTimes] = {}
 
     def watch(cell: str) -> _Watcher:
         times[cell] = BatchTimes()
         return _Watcher(times[cell])
 
-    view = load_run(folder, watch)
+    return load_run(folder, watch), times
+
+
+def _side(
+    view: RunView, times: dict[str, BatchTimes], folder: Path, name: str, images: Mapping[str, str], version: str = ""
+) -> Side:
+    """The cells of some images of a run.
+
+    Args:
+        images: by name; with what stands for each in the keys of its cells.
+        version: what their labels say and those of the other side do not.
+    """
     groups: dict[Key, list[Row | ServedRow]] = {}
     rows: list[Row | ServedRow] = [*view.rows, *view.served]
     for row in rows:
-        if row.planned.repeat <= view.record.repeats:
-            planned = row.planned
-            groups.setdefault(Key(planned.image, planned.variant, planned.scenario.word), []).append(row)
+        planned = row.planned
+        if planned.repeat <= view.record.repeats and planned.image in images:
+            groups.setdefault(Key(images[planned.image], planned.variant, planned.scenario.word), []).append(row)
+    cells = {key: _cell(view, key, found, times) for key, found in groups.items()}
+    if version:
+        cells = {key: replace(cell, label=cell.label.replace(f" {version} ", " ", 1)) for key, cell in cells.items()}
     return Side(
-        name=one_line(folder.resolve().name),
+        name=name,
         folder=folder.as_posix(),
         conditions=run_conditions(view),
         facts=run_facts(view),
         forced=view.record.length == "forced",
-        cells={key: _cell(view, key, found, times) for key, found in groups.items()},
+        cells=cells,
     )
 
 

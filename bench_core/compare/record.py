@@ -24,7 +24,8 @@ class _Plain(BaseModel):
 
 
 class RunRecordOf(_Plain):
-    """A run: its name, the folder that was given, what has to be alike, and what may differ."""
+    """A run, or one version of an engine in it: its name, the folder that was given, what has to be alike, and what may
+    differ."""
 
     name: str
     folder: str

@@ -100,10 +100,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Side:
-    """A run.
+    """A run, or one version of an engine in a run.
 
     Attributes:
-        name: of the folder; ``folder``: as it was given, which is also the name where two folders have the same.
+        name: of the folder, or engine and version; ``folder``: as it was given, which is also the name where two have
+            the same.
         conditions: by name, what must be alike for its numbers to be compared with another run's.
         facts: by name, what may differ and is told: driver, host, suite.
         forced: whether all rows have the same number of tokens.

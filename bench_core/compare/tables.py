@@ -128,9 +128,12 @@ def detail(comparison: Comparison, *, everything: bool) -> Sheet:
 def head(comparison: Comparison) -> str:
     """The verdict in one sentence."""
     counts = {verdict: comparison.count(verdict) for verdict in WORST_FIRST}
+    open_lines = counts[Verdict.INCONCLUSIVE]
     words = {
         Verdict.FAIL: f"{quantity(counts[Verdict.FAIL], 'line')} worse than allowed",
-        Verdict.INCONCLUSIVE: f"{quantity(counts[Verdict.INCONCLUSIVE], 'line')} cannot be told",
+        Verdict.INCONCLUSIVE: f"{quantity(open_lines, 'line')} cannot be told"
+        if open_lines
+        else "nothing was compared",
         Verdict.PASS: f"all {quantity(counts[Verdict.PASS], 'change')} within what is allowed",
     }
     return (

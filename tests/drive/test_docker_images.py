@@ -13,6 +13,7 @@ from bench_core.contract.asked.manifest import Manifest
 from bench_core.drive.launch.containers.build import LOCAL_OPERATING_SYSTEM, SYSTEMS, ImageBuilder, tag_of
 from bench_core.drive.plan.builds import BuildCosts, BuildLog
 from bench_core.drive.plan.catalogue import Catalogue, Image
+from bench_core.drive.plan.engine_versions import make_version
 
 MANIFEST = """\
 name: based
@@ -132,6 +133,24 @@ def test_a_converter_of_its_own_has_a_tag_and_a_label_of_its_own() -> None:
     builder(engine).ensure(image, "convert", "cpu", lambda _line: None)
     assert builder(engine).is_current(image, "convert", "cpu")
     assert builder(engine).is_current(image, "measure", "cpu")
+
+
+def test_a_version_of_an_engine_is_built_from_its_own_folder_under_its_own_tag(tmp_path: Path) -> None:
+    engine, image = Engine(LOCAL_OPERATING_SYSTEM), make_version(Catalogue().get("ctranslate2"), "4.8.4")
+    building = ImageBuilder(engine, BuildLog(tmp_path / "builds.json"))  # type: ignore[arg-type]  # a stand-in
+    needed = building.builds(image, "measure", "cpu")
+    assert [build.name for build in needed] == ["base:cpu", "ctranslate2-v4_8_4:cpu"]
+    assert needed[1].instead == ("ctranslate2:cpu",), "expected to take what the image itself takes"
+    expected, unknown = BuildLog(tmp_path / "none").expected(needed)
+    assert [one.build.name for one in expected] == ["base:cpu", "ctranslate2-v4_8_4:cpu"]
+    assert unknown == []
+    own, other = building.recipe(image, "cpu"), building.recipe(Catalogue().get("ctranslate2"), "cpu")
+    assert own != other
+    found = building.ensure(image, "measure", "cpu", lambda _line: None)
+    assert (found.reference, found.recipe) == ("llm-bench/ctranslate2-v4_8_4:cpu", own)
+    assert building.is_current(image, "measure", "cpu")
+    assert not building.is_current(Catalogue().get("ctranslate2"), "measure", "cpu")
+    assert engine.built[-1]["dockerfile"] == "build/engine-versions/ctranslate2-v4_8_4/Dockerfile"
 
 
 def test_what_a_build_takes_is_kept_and_expected_of_the_next(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ ERROR: No matching distribution found for engine==1.0
     ("said", "kind", "cause", "hint"),
     [
         (MISSING, NotInstalled, "No matching distribution found for engine==9.9",
-         "engine==9.9 does not exist at the package index that pip asks, which has 0.2, 0.3, 0.4, 0.5, 1.0: mend"),
+         "engine==9.9 does not exist at the package index that pip asks, which has 0.2, 0.3, 0.4, 0.5, 1.0: take"),
         (MISSING.replace("0.1, 0.2, 0.3, 0.4, 0.5, 1.0", "none"), NotInstalled, "No matching distribution",
          "has nothing for engine==9.9, or not for this Python and platform"),
         ("ERROR: Ignored the following versions that require a different python version: 9.9 Requires-Python >=3.13\n"
@@ -40,6 +40,8 @@ ERROR: No matching distribution found for engine==1.0
         ("ERROR: Cannot install a==1 and b==2 because these package versions have conflicting dependencies.\n"
          "ERROR: ResolutionImpossible: for help visit the documentation\n", NotInstalled, "ResolutionImpossible",
          "two requirements contradict each other"),
+        ("\x1b[91mERROR: No matching distribution found for engine==9.9\x1b[0m\n", NotInstalled,
+         "x could not be installed: No matching distribution", "as it was"),
         ("something else\nerror: subprocess-exited-with-error\n", NotInstalled, "subprocess-exited", "as it was"),
         (MISSING + "The command '/bin/sh -c pip install' returned a non-zero code: 1\n", NotInstalled,
          "No matching distribution found for engine==9.9", "does not exist"),
@@ -62,4 +64,6 @@ def test_this_pip_says_it_in_these_words(tmp_path: Path) -> None:
     done = subprocess.run([*command, *target], capture_output=True, text=True, check=False)
     error = explain("x could not be installed", (done.stdout + done.stderr).splitlines(), "as it was")
     assert type(error) is NotInstalled
-    assert error.hint == "engine==9.9 does not exist at the package index that pip asks, which has 1.0: mend the pin"
+    assert (
+        error.hint == "engine==9.9 does not exist at the package index that pip asks, which has 1.0: take one of these"
+    )

@@ -14,6 +14,7 @@ from bench_core.contract.records import layout
 from bench_core.drive import prune
 from bench_core.drive.launch.processes.environments import Environments
 from bench_core.drive.plan.catalogue import Catalogue
+from bench_core.drive.plan.engine_versions import make_version
 from bench_core.prepare.disk import taken_bytes
 from bench_core.system.locks import Locks
 
@@ -82,6 +83,23 @@ def test_environments_of_old_requirements_are_stale(tmp_path: Path) -> None:
     assert prune.remove_environments([old]) >= 4096
     assert current.exists()
     assert not old.exists()
+
+
+def test_a_version_of_an_engine_stays_until_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = make_version(Catalogue().get("ctranslate2"), "4.0.1", tmp_path / "made")
+    monkeypatch.setattr(prune, "made_images", lambda: [image])
+    monkeypatch.setattr(prune, "environments_of", lambda _image, _folder=None: {tmp_path / "env", tmp_path / "none"})
+    monkeypatch.setattr(prune, "connect", _no_engine)
+    (tmp_path / "env").mkdir()
+    (tmp_path / "env" / "file").write_bytes(bytes(4096))
+    assert prune.look(tmp_path).versions == {"ctranslate2-v4_0_1": image}
+    assert prune.remove_version(image) >= 4096
+    assert not image.folder.exists()
+    assert not (tmp_path / "env").exists()
+
+
+def _no_engine() -> None:
+    raise BadInput("there is no Docker engine")
 
 
 def test_a_file_with_a_second_name_gives_nothing_back(tmp_path: Path) -> None:

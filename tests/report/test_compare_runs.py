@@ -14,14 +14,16 @@ from make_large_run import Noise, make_large_run
 from report_runs import GPU, Method, Script, measured, read_log, write_log, write_run
 from serving_runs import FAST, SLOW, LoadScript, write_loaded
 
+from bench_core.compare.cli import app
 from bench_core.compare.comparison import Asked, Comparison, Line, compare, needed
 from bench_core.compare.quantities import bounds_of, chosen
-from bench_core.compare.read import read_side
+from bench_core.compare.read import read_side, read_versions
+from bench_core.compare.tables import head
 from bench_core.compare.verdict import Verdict
 from bench_core.contract.errors import BadInput
 from bench_core.contract.records import layout
 from bench_core.contract.records.outcome import Outcome
-from bench_core.contract.records.run import RunRecord
+from bench_core.contract.records.run import EngineVersion, RunRecord
 
 CELLS, BATCHES = 4, 40
 # As of an engine on a GPU that behaves: 1 % from batch to batch, 0.3 % from start to start.
@@ -172,6 +174,15 @@ def test_a_cell_that_fails_in_the_new_run_fails_and_one_that_failed_in_the_old_i
     assert only(between(bad, bad), "vllm.fp16.b4").verdict is Verdict.NOTE
 
 
+def test_where_nothing_has_numbers_nothing_passes(tmp_path: Path) -> None:
+    dies = dict.fromkeys((1, 4), (Outcome.OOM_KV, "out of memory"))
+    bad = _write(tmp_path, replace(SCRIPT, methods=(replace(VLLM, dies=dies),)))
+    found = between(bad, bad)
+    assert {line.verdict for line in found.lines} == {Verdict.NOTE}
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert head(found).endswith("nothing was compared")
+
+
 def test_a_cell_that_was_stopped_or_never_reached_is_open(tmp_path: Path) -> None:
     good = _write(tmp_path / "good", SCRIPT)
     stopped = replace(VLLM, dies={1: (Outcome.KILLED, "stopped on request")}, unreached=(4,))
@@ -240,6 +251,85 @@ def test_another_engine_version_is_what_it_is_for(tmp_path: Path) -> None:
     assert found.verdict is Verdict.PASS
     versions = [next(iter(side.cells.values())).versions["null"] for side in (found.old, found.new)]
     assert versions == ["1.0", "2.0"]
+
+
+# --- versions in one run ----------------------------------------------------------------------------------------------
+
+OLD = Method("vllm-v0_26_0", "fp16", "vLLM 0.26.0 16-bit", versions={"vllm": "0.26.0"})
+NEW = replace(OLD, image="vllm-v0_33_0", label="vLLM 0.33.0 16-bit", versions={"vllm": "0.33.0"}, tpot_s=0.006)
+NEWEST = replace(OLD, image="vllm-v0_34_0", label="vLLM 0.34.0 16-bit")
+
+
+def _versions(home: Path, *methods: Method) -> Path:
+    """A run whose images are versions as their names say."""
+    run = _write(home, replace(SCRIPT, methods=methods))
+    made = {
+        one.image: EngineVersion(
+            image=one.image.partition("-v")[0], version=one.image.partition("-v")[2].replace("_", ".")
+        )
+        for one in methods
+        if "-v" in one.image
+    }
+    record = RunRecord.read(run / layout.RUN_FILE)
+    (run / layout.RUN_FILE).write_text(record.model_copy(update={"engine_versions": made}).to_json())
+    return run
+
+
+def test_versions_of_an_engine_in_one_run_are_compared_as_runs_are(tmp_path: Path) -> None:
+    run = _versions(tmp_path, OLD, OTHER, NEW, NEWEST)
+    old, new, newest = read_versions(run)
+    assert [side.name for side in (old, new, newest)] == ["vllm 0.26.0", "vllm 0.33.0", "vllm 0.34.0"]
+    found = compare(old, new, asked("throughput,tpot"))
+    assert found.verdict is Verdict.FAIL
+    assert {(line.cell, line.label) for line in found.lines} == {
+        ("vllm.fp16.b1", "vLLM 16-bit"), ("vllm.fp16.b4", "vLLM 16-bit")
+    }  # fmt: skip
+    assert head(found).startswith("FAIL: vllm 0.33.0 against vllm 0.26.0: ")
+    assert compare(old, newest, asked("tpot")).verdict is Verdict.PASS
+    back = read_versions(run, "vllm", ["0.34.0", "0.26.0"])
+    assert [side.name for side in back] == ["vllm 0.34.0", "vllm 0.26.0"]
+
+
+def test_what_the_image_pins_is_the_baseline_where_it_was_measured_too(tmp_path: Path) -> None:
+    assert [side.name for side in read_versions(_versions(tmp_path, NEW, VLLM))] == ["vllm as pinned", "vllm 0.33.0"]
+
+
+def test_the_command_compares_the_versions_of_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = _versions(tmp_path, OLD, NEW)
+
+    def call(*arguments: str) -> int:
+        with pytest.raises(SystemExit) as ended:
+            app([*arguments], standalone_mode=True)
+        return int(ended.value.code or 0)
+
+    assert call(str(run), "--json", str(tmp_path / "c.json"), "--quantities", "tpot") == 1
+    assert "FAIL: vllm 0.33.0 against vllm 0.26.0" in " ".join(capsys.readouterr().out.split())
+    record = json.loads((tmp_path / "c.json").read_text())
+    assert (record["baseline"]["name"], record["comparisons"][0]["run"]["name"]) == ("vllm 0.26.0", "vllm 0.33.0")
+    assert call(str(run), "--engine-version", "vllm=0.33.0,0.26.0", "--quantities", "tpot") == 0
+    assert call(str(run), "--engine-version", "vllm", "--quantities", "tpot") == 1
+    for wrong in (
+        (str(run), str(run), "--engine-version", "vllm"),
+        (str(run), "--engine-version", "vllm=0.33.0"),
+    ):
+        assert call(*wrong) == 2
+
+
+@pytest.mark.parametrize(
+    ("methods", "asked_for", "cause"),
+    [
+        ((VLLM,), ("", []), "one run alone, without versions of an engine"),
+        ((OLD, OTHER), ("", []), "has one version of vllm alone"),
+        ((OLD, NEW), ("exllama", []), "has no versions of 'exllama'"),
+        ((OLD, NEW), ("vllm", ["0.26.0", "0.32.0"]), "has no version '0.32.0' of vllm"),
+        ((OLD, NEW, replace(NEW, image="exllama-v1_0")), ("", []), "has versions of several engines"),
+    ],
+)
+def test_a_run_without_two_versions_is_refused(
+    tmp_path: Path, methods: tuple[Method, ...], asked_for: tuple[str, list[str]], cause: str
+) -> None:
+    with pytest.raises(BadInput, match=cause):
+        read_versions(_versions(tmp_path, *methods), *asked_for)
 
 
 def test_runs_without_a_common_cell_are_refused(tmp_path: Path) -> None:

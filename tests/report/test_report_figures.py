@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from report_runs import VLLM, Script, measured_repeatedly, visit_again, write_run
 
+from bench_core.contract.records.run import EngineVersion
 from bench_core.report.figures.colours import SPARE, _known, engine_colours, looks
 from bench_core.report.figures.scaling import _intervals, throughput
+from bench_core.report.page.data import page_data
 from bench_core.runs.load import load_run
 from bench_core.runs.view import RunView
 
@@ -103,3 +106,20 @@ def test_bars_are_the_range_of_repeats(tmp_path: Path) -> None:
         found = re.search(rf"\b{word}: ([\d.]+)", said)
         assert found is not None
         assert float(found[1]) == pytest.approx(expected)
+
+
+def test_versions_of_an_engine_have_its_colour_and_shapes_of_their_own(tmp_path: Path) -> None:
+    methods = [replace(VLLM, image=f"vllm-v{n}_0", label=f"vLLM {n}.0 16-bit") for n in (1, 2)]
+    view = load_run(write_run(tmp_path, Script(methods=tuple(methods))))
+    made = {f"vllm-v{n}_0": EngineVersion(image="vllm", version=f"{n}.0") for n in (1, 2)}
+    view = replace(view, record=view.record.model_copy(update={"engine_versions": made}))
+    data = page_data(view)
+    colour = _known()["vllm"]
+    assert data["engines"] == [{"image": name, "colour": colour} for name in made]
+    assert len({(method["shape"], *method["dash"]) for method in data["methods"]}) == 2
+    commands = [cell["command"] for cell in data["cells"]]
+    assert all("--engine-version vllm=" in command for command in commands)
+    assert "--engine-version vllm=1.0 --images vllm-v1_0 --variants vllm-v1_0.fp16" in commands[0]
+    svg = throughput(view).svg
+    drawn = {known for known in (*_known().values(), *SPARE) if known in svg.lower()}
+    assert drawn == {colour}

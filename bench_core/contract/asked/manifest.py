@@ -107,6 +107,11 @@ class Manifest(Record):
         {}, description="variables that the engine reads, set before the adapter is imported, under every launcher"
     )
     packages: tuple[str, ...] = Field(description="distributions whose versions are recorded with every cell")
+    engine_packages: tuple[str, ...] = Field(
+        (),
+        description="distributions whose version is the engine's, where it has another one for another device: "
+        "--engine-version sets all of them; the first of packages where empty",
+    )
     direct: EntryPoint | None = Field(
         None, description="module:function that calls the loaded engine as its documentation does, for parity"
     )
@@ -201,6 +206,11 @@ class Manifest(Record):
     def variants_on(self, device: str) -> tuple[str, ...]:
         """Names of the variants that run on a device, in the order of the file."""
         return tuple(self._on(device)) if device in self.devices else ()
+
+    @property
+    def engine_distributions(self) -> tuple[str, ...]:
+        """Distributions whose version is the engine's; empty for an engine without packages."""
+        return self.engine_packages or self.packages[:1]
 
     @property
     def server_options(self) -> frozenset[str]:

@@ -51,6 +51,13 @@ class GpuInfo(Record):
     driver_version: str
 
 
+class EngineVersion(Record):
+    """Of an image that was made for one version of an engine: of which image of the repository, and the version."""
+
+    image: str
+    version: str
+
+
 class ImageInfo(Record):
     """What a cell of this image really ran in: a Docker image's id, or the digest of a virtual environment's pins.
 
@@ -140,6 +147,14 @@ class RunRecord(Record):
     visits: tuple[VisitInfo, ...] = ()
     quality: QualityBounds = QualityBounds()
     repeats: int = Field(1, ge=1, le=MAX_REPEAT)
+    engine_versions: dict[str, EngineVersion] = Field(
+        {}, description="of images that were made for one version of an engine, by their names"
+    )
+
+    def engine_of(self, image: str) -> str:
+        """The image of the repository that an image of this run is, or is a version of."""
+        made = self.engine_versions.get(image)
+        return image if made is None else made.image
 
     @property
     def all_visits(self) -> tuple[VisitInfo, ...]:

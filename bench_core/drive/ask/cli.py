@@ -20,7 +20,8 @@ from bench_core.drive.ask.command import refuse
 from bench_core.drive.ask.options import AsPath, Panels, click_option, given
 from bench_core.drive.ask.request import SERVED_BY, Modes, Request, Suite
 from bench_core.drive.plan.catalogue import Catalogue
-from bench_core.drive.plan.plan import image_of
+from bench_core.drive.plan.engine_versions import joined, with_versions
+from bench_core.drive.plan.named import image_of, methods_meant
 from bench_core.drive.plan.resume import Earlier, find_run
 from bench_core.drive.run.progress import printable
 from bench_core.drive.run.session import Session
@@ -29,6 +30,7 @@ from bench_core.system.locks import Locks
 
 # What is asked for is declared by the records; what decides where that is read from stands here.
 _SUITE, _REQUEST, _MODES = declared(Suite), declared(Request), declared(Modes)
+_SEARCHES = {"find_max_batch": "--find-max-batch", "find_capacity": "--find-capacity"}
 _SELECTION = ("images", "variants", "batch_sizes", *SERVED_BY)
 
 
@@ -106,6 +108,12 @@ def drive(context: click.Context, suite: Path | None, resume: str | None, **valu
             base = base.model_copy(update={"variants": ()})
     else:
         base = Suite()
+    versions = words.engine_versions(asked.get("engine_version", ()))
+    if versions:
+        asked["engine_version"] = (
+            joined(base.engine_version, versions) if suite is None else {**base.engine_version, **versions}
+        )
+    catalogue = with_versions(catalogue, asked.get("engine_version", base.engine_version))
     if suite is None:
         _complete(asked, modes.get("min_memory"), catalogue, resumed=resume is not None)
     named = words.options(asked.get("options", ()), catalogue)
@@ -114,11 +122,14 @@ def drive(context: click.Context, suite: Path | None, resume: str | None, **valu
     if "artifacts" in asked:
         asked["artifacts"] = {**base.artifacts, **words.sources(asked["artifacts"])}
     try:
-        merged = Suite.model_validate({**base.model_dump(), **asked})
-        whole = earlier is not None and suite is None and not asked.keys() & {*_SELECTION}
+        merged = _of_each_version(Suite.model_validate({**base.model_dump(), **asked}), catalogue)
+        whole = earlier is not None and suite is None and not asked.keys() & {*_SELECTION, "engine_version"}
         request = Request.model_validate({"suite": merged, "whole_run": whole, **places})
         told = {*asked, *(["suite"] if suite else [])}
-        wanted = Modes.model_validate({**modes, "options_of": frozenset(named), "given": frozenset(told)})
+        of_versions = {*versions, *(base.engine_version if suite is not None else ())}
+        wanted = Modes.model_validate(
+            {**modes, "options_of": frozenset(named), "versions_of": of_versions, "given": frozenset(told)}
+        )
     except ValidationError as error:
         raise BadInput(_as_option(describe(error)), "see --help") from error
     web = _web(wanted)
@@ -140,11 +151,23 @@ def _web(modes: Modes) -> Web | None:
     return Web(modes.watch)
 
 
+def _of_each_version(suite: Suite, catalogue: Catalogue) -> Suite:
+    """The searches of a suite, for each version of their engines."""
+    searches = {
+        name: methods_meant(getattr(suite, name), flag, catalogue)
+        for name, flag in _SEARCHES.items()
+        if getattr(suite, name)
+    }
+    return suite.model_copy(update=searches)
+
+
 def _complete(asked: dict[str, Any], min_memory: str | None, catalogue: Catalogue, *, resumed: bool) -> None:
     """What follows from what a command line asks for, where there is no suite file: a search says which cells it begins
-    with, and a load over HTTP that no closed batches are meant."""
+    with, versions of an engine which images are meant, and a load over HTTP that no closed batches are."""
     if not resumed and not asked.keys() & {*_SELECTION}:
         asked |= _selection_of_searches(min_memory, asked, catalogue)
+    if not resumed and asked.get("engine_version"):
+        asked.setdefault("images", tuple(asked["engine_version"]))
     if asked.keys() & {*SERVED_BY}:
         asked.setdefault("batch_sizes", ())
     elif not resumed and asked.get("find_capacity") and "batch_sizes" not in asked:
@@ -158,7 +181,7 @@ def _selection_of_searches(cell: str | None, asked: dict[str, Any], catalogue: C
     if cell is not None:
         image, variant, size = words.parts_of_cell(cell, "--min-memory", catalogue)
         return {"images": (image,), "variants": (variant,), "batch_sizes": (size,)}
-    for name, flag in (("find_max_batch", "--find-max-batch"), ("find_capacity", "--find-capacity")):
+    for name, flag in _SEARCHES.items():
         if (methods := asked.get(name)) is not None:
             images = tuple(image_of(method, flag, catalogue).name for method in methods or ("",))
             return {

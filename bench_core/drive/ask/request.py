@@ -20,6 +20,7 @@ from bench_core.contract.records.run import LauncherName
 from bench_core.contract.records.workload import DEFAULT_SAMPLE_SEED, SEEDS
 from bench_core.contract.serving.capacity import DEFAULT_ATTAINMENT
 from bench_core.drive.ask.suite_paths import SuitePaths
+from bench_core.drive.ask.version import normal_version
 
 SERVED_BY = ("concurrency", "request_rate", "trace")  # options that ask for cells over HTTP
 
@@ -78,6 +79,13 @@ class Suite(MeasureOptions, Loads, Subjects):
         dict[str, dict[str, Scalar]],
         Said(flag="option", metavar="IMAGE.KEY=VALUE", default="the variant's; --list-options lists them"),
     ] = Field({}, description="engines' options, by image; may be repeated")
+    engine_version: Annotated[
+        dict[str, tuple[str, ...]],
+        Said(flag="engine-version", metavar="IMAGE=VERSION[,VERSION...]", default="the one that the image pins"),
+    ] = Field(
+        {},
+        description="versions of an engine, each measured in an image made for it, the baseline first; may be repeated",
+    )
     artifacts: Annotated[
         dict[Name, Annotated[str, Field(min_length=1)]],
         MayDiffer(),
@@ -143,6 +151,17 @@ class Suite(MeasureOptions, Loads, Subjects):
         nothing."""
         words = value if isinstance(value, list | tuple) else [value]
         return tuple("null" if word is None else word for word in words)
+
+    @field_validator("engine_version", mode="before")
+    @classmethod
+    def _versions(cls, value: object) -> object:
+        """A single version is a list of one; versions are compared in their normal form (PEP 440)."""
+        if not isinstance(value, dict):
+            return value
+        return {
+            image: tuple(dict.fromkeys(map(normal_version, asked if isinstance(asked, list | tuple) else [asked])))
+            for image, asked in value.items()
+        }
 
     @field_validator("batch_sizes")
     @classmethod
@@ -219,6 +238,7 @@ class Modes(Record):
 
     Attributes:
         options_of: images that ``--option`` names.
+        versions_of: images of which versions are asked for by this call.
         given: keys of the suite that the command line gives, and ``suite`` for a file.
     """
 
@@ -239,4 +259,5 @@ class Modes(Record):
     build_only: bool = Field(False, description="build images and converters, then stop")
     self_check: bool = Field(False, description="run each image's contract suite instead")
     options_of: Annotated[frozenset[str], Said(hidden=True)] = frozenset()
+    versions_of: Annotated[frozenset[str], Said(hidden=True)] = frozenset()
     given: Annotated[frozenset[str], Said(hidden=True)] = frozenset()

@@ -9,8 +9,9 @@ from typing import Literal
 from bench_core.contract.asked.scenario import Offline
 from bench_core.contract.errors import BadInput
 from bench_core.contract.records.record import Scalar
+from bench_core.drive.ask.version import normal_version
 from bench_core.drive.plan.catalogue import Catalogue
-from bench_core.drive.plan.plan import cell_parts
+from bench_core.drive.plan.named import cell_parts
 
 Given = dict[str, dict[str, Scalar]]
 
@@ -54,6 +55,26 @@ def sources(words: Iterable[str]) -> dict[str, str]:
                 f"--artifact {word!r} is not NAME=SOURCE", "for example gptq-int4-g128=TheBloke/Llama-2-7B-GPTQ"
             )
         found[name] = source
+    return found
+
+
+def engine_versions(words: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """``--engine-version IMAGE=VERSION,VERSION`` as images and versions; those of an image that is named twice add up.
+
+    Raises:
+        BadInput: not such a word.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for word in words:
+        name, _, versions = word.partition("=")
+        if not (name and listed(versions)):
+            raise BadInput(
+                f"--engine-version {word!r} is not IMAGE=VERSION[,VERSION...]", "for example vllm=0.26.0,0.33.0"
+            )
+        try:
+            found[name] = (*found.get(name, ()), *map(normal_version, listed(versions)))
+        except ValueError as error:
+            raise BadInput(f"--engine-version {word!r}: {error}") from error
     return found
 
 

@@ -7,14 +7,15 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from bench_core.contract.asked.manifest import DeviceKind
-from bench_core.contract.asked.scenario import Offline, Scenario, scenario_of_word
+from bench_core.contract.asked.scenario import Offline, Scenario
 from bench_core.contract.errors import BadInput, nearest
 from bench_core.contract.records import layout
 from bench_core.contract.records.record import Scalar
-from bench_core.contract.records.run import PlannedCell
+from bench_core.contract.records.run import EngineVersion, PlannedCell
 from bench_core.contract.serving.load import Serve
 from bench_core.drive.ask.request import Suite
 from bench_core.drive.plan.catalogue import Catalogue, Image
+from bench_core.drive.plan.named import cell_parts, image_of, owner, single
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,12 @@ class Plan:
         return tuple({job.image.name: job.image for job in self.jobs}.values())
 
     @property
+    def engine_versions(self) -> dict[str, EngineVersion]:
+        """Of the images of its cells those that were made for a version of an engine."""
+        images = {job.image.name: job.image for job in (*self.grid, *self.jobs)}
+        return {name: image.version for name, image in images.items() if image.version is not None}
+
+    @property
     def batch_sizes(self) -> tuple[int, ...]:
         """Batch sizes to be measured, ascending."""
         offline = (s for job in self.jobs for s in job.scenarios if isinstance(s, Offline))
@@ -187,7 +194,7 @@ def make_plan(suite: Suite, catalogue: Catalogue, device: DeviceKind) -> Plan:
     """
     everything = "all" in suite.images
     names = catalogue.names if everything else tuple(dict.fromkeys(suite.images))
-    images = [catalogue.get(name) for name in names]
+    images = list({image.name: image for name in names for image in catalogue.meant(name)}.values())
     for name, options in suite.options.items():
         catalogue.get(name).manifest.options_on(None).checked(options)
     left_out: list[str] = []
@@ -285,7 +292,8 @@ def _job(image: Image, variant: str, scenarios: tuple[Scenario, ...], suite: Sui
             f"variant {variant} of {image.name} does not run on {device}",
             f"those that do: {', '.join(runnable) or 'none'}",
         )
-    options = image.manifest.options_on(device).checked(suite.options.get(image.name, {}))
+    asked = {**suite.options.get(image.engine, {}), **suite.options.get(image.name, {})}  # of a version above all's
+    options = image.manifest.options_on(device).checked(asked)
     return Job(image, variant, scenarios, dict(options))
 
 
@@ -304,50 +312,15 @@ def cell_job(cell: str, option: str, suite: Suite, catalogue: Catalogue, device:
     return _job(image, variant, (scenario,), suite, device)
 
 
-def cell_parts(cell: str, option: str, catalogue: Catalogue) -> tuple[Image, str, Scenario]:
-    """Image, variant and scenario of ``image.variant.bN``; either name may hold dots.
-
-    Raises:
-        BadInput: not such a name; ``option`` is where it was given.
-    """
-    method, _, word = cell.rpartition(".")
-    scenario = scenario_of_word(word)
-    image = _owner(method, catalogue)
-    if scenario is None or image is None:
-        raise BadInput(
-            f"{option} {cell!r} is not a cell: IMAGE.VARIANT.bN",
-            f"for example null.scripted.b1; images: {', '.join(catalogue.names)}",
-        )
-    return image, method.removeprefix(f"{image.name}."), scenario
-
-
 def method_job(method: str, option: str, suite: Suite, catalogue: Catalogue, device: DeviceKind) -> Job:
     """One variant of one image at batch size 1, written ``image.variant``; either name may hold dots.
 
     Raises:
         BadInput: not such a name, or it does not run here; ``option`` is where it was given.
     """
-    image = image_of(method, option, catalogue)
-    return _job(image, method.removeprefix(f"{image.name}."), (Offline(batch_size=1),), suite, device)
-
-
-def image_of(method: str, option: str, catalogue: Catalogue) -> Image:
-    """The image of ``image.variant``.
-
-    Raises:
-        BadInput: not such a name.
-    """
-    image = _owner(method, catalogue)
-    if image is None:
-        raise BadInput(
-            f"{option} {method!r} is no method: IMAGE.VARIANT",
-            f"for example null.scripted; images: {', '.join(catalogue.names)}",
-        )
-    return image
-
-
-def _owner(method: str, catalogue: Catalogue) -> Image | None:
-    return catalogue.owner(method, lambda image: image.manifest.variants)
+    named = image_of(method, option, catalogue)
+    image = single(named, option, method, catalogue)
+    return _job(image, method.removeprefix(f"{named.name}."), (Offline(batch_size=1),), suite, device)
 
 
 def _chosen_variants(words: tuple[str, ...], images: list[Image], catalogue: Catalogue) -> dict[str, tuple[str, ...]]:
@@ -356,16 +329,17 @@ def _chosen_variants(words: tuple[str, ...], images: list[Image], catalogue: Cat
     if words == ("all",):
         return {}
     for word in words:
-        image_named = _owner(word, catalogue)
+        image_named = owner(word, catalogue)
         if image_named is not None:
-            image_name, variant = image_named.name, word.removeprefix(f"{image_named.name}.")
-            if variant not in image_named.manifest.variants:
-                raise BadInput(
-                    f"image {image_name} has no variant {variant!r}", nearest(variant, image_named.manifest.variants)
-                )
-            if image_named not in images:
-                raise BadInput(f"--variants names {word}, but {image_name} is not among the images of this run")
-            chosen.setdefault(image_name, []).append(variant)
+            variant = word.removeprefix(f"{image_named.name}.")
+            for image in catalogue.meant(image_named.name):
+                if variant not in image.manifest.variants:
+                    raise BadInput(
+                        f"image {image.name} has no variant {variant!r}", nearest(variant, image.manifest.variants)
+                    )
+                if image not in images:
+                    raise BadInput(f"--variants names {word}, but {image.name} is not among the images of this run")
+                chosen.setdefault(image.name, []).append(variant)
             continue
         owners = [image for image in images if word in image.manifest.variants]
         if not owners:

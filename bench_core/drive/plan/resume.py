@@ -22,6 +22,7 @@ from bench_core.contract.records.workload import order_words
 from bench_core.drive.ask.request import SERVED_BY, Suite
 from bench_core.drive.launch.launcher import Launcher
 from bench_core.drive.material.prepared import Prepared
+from bench_core.drive.plan.engine_versions import joined
 from bench_core.drive.plan.plan import Plan
 from bench_core.runs.load import load_run
 from bench_core.runs.view import Ended, RunView
@@ -126,7 +127,8 @@ class Earlier:
         """What the run asks for from now on: the cells of its beginning, with the repeats that were added to all of
         them (``whole``), everything else as it was given last."""
         first = self.suite()
-        kept = {key: getattr(first, key) for key in _SELECTION}
+        kept: dict[str, object] = {key: getattr(first, key) for key in _SELECTION}
+        kept["engine_version"] = joined(first.engine_version, now.engine_version)
         return now.model_copy(update={**kept, "repeats": now.repeats} if whole else kept)
 
     def require_same_plan(self, plan: Plan, suite: Suite, launcher: Launcher, gpus: Iterable[GpuInfo]) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from bench_core.contract.asked.declaration import declared, fields_that_may_differ
-from bench_core.contract.asked.manifest import DeviceKind, VariantEntry
+from bench_core.contract.asked.manifest import DeviceKind
 from bench_core.contract.errors import BadInput, nearest
 from bench_core.contract.records import layout
 from bench_core.contract.records.outcome import EXIT_INTERRUPTED, EXIT_OK, Outcome, Verdict
@@ -21,6 +20,7 @@ from bench_core.drive.material.prepared import Prepared
 from bench_core.drive.material.provide import Provision
 from bench_core.drive.plan.catalogue import Catalogue, Image
 from bench_core.drive.plan.effort import effort_of
+from bench_core.drive.plan.engine_versions import with_versions
 from bench_core.drive.plan.outlook import plan_words
 from bench_core.drive.plan.own_error import own_error_jobs
 from bench_core.drive.plan.plan import Job, Plan, make_plan, plan_of_cells
@@ -65,7 +65,7 @@ class Session:
     ) -> None:
         self._request = request
         self._modes = modes
-        self._catalogue = Catalogue()
+        self._catalogue = with_versions(Catalogue(), request.suite.engine_version)
         self._earlier = earlier
         self._locks = locks or Locks()
         self._news = News(modes)
@@ -182,14 +182,17 @@ class Session:
         self._searches(device).require()
 
     def _require_use_of_options(self, plan: Plan, device: DeviceKind) -> None:
-        """Nothing that ``--option`` says is left aside: each image that it names is measured or searched with here."""
+        """Nothing that ``--option`` and ``--engine-version`` say is left aside: each image that they name is measured
+        or searched with here."""
         jobs = [*plan.grid, *([plan.control] if plan.control else []), *self._searches(device).max_batch_jobs()]
-        unused = sorted(self._modes.options_of - {job.image.name for job in jobs})
-        if unused:
-            raise BadInput(
-                f"--option names {unused[0]}, which is not among the images of this run",
-                f"those are {', '.join(dict.fromkeys(job.image.name for job in jobs))}",
-            )
+        names = {name for job in jobs for name in (job.image.name, job.image.engine)}
+        for option, named in (("--option", self._modes.options_of), ("--engine-version", self._modes.versions_of)):
+            unused = sorted(named - names)
+            if unused:
+                raise BadInput(
+                    f"{option} names {unused[0]}, which is not among the images of this run",
+                    f"those are {', '.join(dict.fromkeys(job.image.name for job in jobs))}",
+                )
 
     def _require_use_without_cells(self) -> None:
         """Every cell of a resumed run is complete: what would only show in new cells must not be taken in silence.
@@ -313,7 +316,7 @@ class Session:
     def _plan(self, device: DeviceKind) -> Plan:
         """What is asked for; of a run that is resumed, without the cells that are complete."""
         suite = self._request.suite
-        known = {entry.artifact for name in self._catalogue.names for entry in self._variants(name)}
+        known = {entry.artifact for image in self._catalogue.every for entry in image.manifest.variants.values()}
         known -= {layout.HF_ARTIFACT, layout.NO_ARTIFACT}  # the model itself, and nothing
         for artifact in suite.artifacts:
             if artifact not in known:
@@ -340,9 +343,6 @@ class Session:
         visit = 1 if self._earlier is None else 1 + len(self._earlier.record.all_visits)
         jobs = own_error_jobs(plan, self._catalogue, visit, self._request.suite.max_new_tokens)
         return replace(plan, own_error=jobs)
-
-    def _variants(self, image: str) -> Iterable[VariantEntry]:
-        return self._catalogue.get(image).manifest.variants.values()
 
     def _self_check(
         self, execution: Execution, provision: Provision, plan: Plan, ready: list[Job], prepared: Prepared

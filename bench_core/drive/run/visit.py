@@ -93,6 +93,7 @@ def new_record(run_id: str, suite: Suite, plan: Plan, visit: VisitInfo, prepared
         visits=(visit,),
         quality=suite.quality,
         repeats=plan.repeats,
+        engine_versions=plan.engine_versions,
     )
 
 
@@ -109,6 +110,7 @@ def extended_record(record: RunRecord, plan: Plan, visit: VisitInfo) -> RunRecor
             "images": {**record.images, **visit.images},
             "visits": (*record.all_visits, visit),
             "repeats": max(record.repeats, plan.repeats),
+            "engine_versions": {**record.engine_versions, **plan.engine_versions},
         }
     )
 

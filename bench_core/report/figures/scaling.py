@@ -87,7 +87,7 @@ def _points(view: RunView, value: Callable[[Row], float | None], spans: _Spans) 
         planned = row.planned
         label = labels[planned.image, planned.variant]
         low, high = spans.get(planned.cell, (None, None)) if number is not None else (None, None)
-        points.append(Point(planned.image, label, planned.batch_size, number, status, low, high))
+        points.append(Point(view.record.engine_of(planned.image), label, planned.batch_size, number, status, low, high))
     return points
 
 

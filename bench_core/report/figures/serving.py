@@ -90,7 +90,10 @@ def ttft(view: RunView) -> Figure:
         if row.result and row.result.metrics.saturated and row.planned.cell not in told
     ]
     names = list(dict.fromkeys([point.method for point in points] + [name for name, _ in ends]))
-    engines = {_rated(methods[row.planned.image, row.planned.variant], row.load): row.planned.image for row in rows}
+    engine_of = view.record.engine_of
+    engines = {
+        _rated(methods[row.planned.image, row.planned.variant], row.load): engine_of(row.planned.image) for row in rows
+    }
     crosses = "circles: median; triangles: p99; \N{MULTIPLICATION SIGN}: saturated" + (
         "; at the upper edge: no first token in its window" if ends else ""
     )
@@ -141,7 +144,9 @@ def _methods(view: RunView) -> dict[tuple[str, str], str]:
 
 
 def _styles(view: RunView, methods: dict[tuple[str, str], str]) -> Looks:
-    return looks({methods[row.planned.image, row.planned.variant]: row.planned.image for row in _drawn(view)})
+    engine_of = view.record.engine_of
+    drawn = [row.planned for row in _drawn(view)]
+    return looks({methods[cell.image, cell.variant]: engine_of(cell.image) for cell in drawn})
 
 
 def _rated(method: str, load: Serve) -> str:

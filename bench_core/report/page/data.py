@@ -40,13 +40,15 @@ def several_data(title: str, parts: Iterable[tuple[str, tuple[Option, ...], Mapp
 def part_data(options: tuple[Option, ...], views: Mapping[str, RunView]) -> dict[str, Any]:
     """Cells that stand beside each other. ``views``: their runs, by the name that an option has for its run."""
     images = list(dict.fromkeys(option.image for option in options))
+    engines = {name: _engine_of(views, name) for name in images}
+    colours = engine_colours(engines.values())
     rows = {(name, row.planned.cell): row for name, view in views.items() for row in view.grid}
     series = {(name, row.planned.cell): row.series for name, view in views.items() for row in view.every}
     synthetic = any(view.record.model.synthetic for view in views.values())
     return {
         "on_gpu": any(view.on_cuda for view in views.values()),
-        "engines": [{"image": name, "colour": colour} for name, colour in engine_colours(images).items()],
-        "methods": _methods(options),
+        "engines": [{"image": name, "colour": colours[engine]} for name, engine in engines.items()],
+        "methods": _methods(engines, options),
         "points": [{"word": word, "words": words} for word, words in points_of(options).items()],
         "cells": [
             _cell(views[one.run], one, rows.get((one.run, one.cell)), series[one.run, one.cell]) for one in options
@@ -62,12 +64,17 @@ def as_script(data: dict[str, Any]) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _methods(options: Iterable[Option]) -> list[dict[str, Any]]:
-    """Each method once, in the order of the plan, with the shape of its points."""
+def _engine_of(views: Mapping[str, RunView], image: str) -> str:
+    """The image of the repository that an image is, or is a version of, as the runs that have it tell."""
+    return next((found for view in views.values() if (found := view.record.engine_of(image)) != image), image)
+
+
+def _methods(engines: Mapping[str, str], options: Iterable[Option]) -> list[dict[str, Any]]:
+    """Each method once, in the order of the plan, with the shape of its points. ``engines``: of each image."""
     of_methods: dict[str, Option] = {}
     for option in options:
         of_methods.setdefault(method_key(option), option)
-    styles = looks({key: option.image for key, option in of_methods.items()})
+    styles = looks({key: engines[option.image] for key, option in of_methods.items()})
     return [
         {
             "key": key, "label": option.method, "image": option.image, "shape": styles[key][1], "dash": styles[key][2],

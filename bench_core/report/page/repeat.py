@@ -11,7 +11,9 @@ from bench_core.runs.view import RunView
 def repeat_command(view: RunView, option: Option) -> str:
     """The driver's command line for one cell. Where a run was of a folder of its maker's, only its name is known."""
     record = view.record
+    made = record.engine_versions.get(option.image)
     words = [
+        *(["--engine-version", f"{made.image}={made.version}"] if made is not None else []),
         "--images", option.image, "--variants", f"{option.image}.{option.variant}",
         "--model", record.model.name, "--dataset", record.workload.name, "--samples", str(record.workload.prompts),
         "--max-new-tokens", str(record.max_new_tokens), "--length", record.length, "--device", record.device,

@@ -60,8 +60,11 @@ def images_sheet(view: RunView) -> Sheet:
         )
         for name in dict.fromkeys(row.planned.image for row in view.every)
     ]
-    notes = [f"{image.name}: {image.infos[-1].notes}" for image in images if image.infos and image.infos[-1].notes]
-    return sheet("Engines", _IMAGES, images, notes)
+    noted: dict[str, list[str]] = {}  # versions of one engine tell the same
+    for image in images:
+        if image.infos and image.infos[-1].notes:
+            noted.setdefault(image.infos[-1].notes, []).append(image.name)
+    return sheet("Engines", _IMAGES, images, [f"{', '.join(names)}: {text}" for text, names in noted.items()])
 
 
 @dataclass(frozen=True)

@@ -118,8 +118,12 @@ class ImageBuilder:
             return []
         names = [image.manifest.base]
         names += ["torch"] if target == "convert" and image.manifest.convert_target else []
-        dockerfile = f"images/{image.name}/Dockerfile"
-        own = _build(image_tag(image, target, flavour), dockerfile, _pinned(image))
+        own = _build(
+            image_tag(image, target, flavour),
+            f"{image.place}/Dockerfile",
+            _pinned(image),
+            _like(image, target, flavour),
+        )
         return [*self._stale_bases(names, flavour), own]
 
     def service_builds(self, name: str, flavour: DeviceKind) -> list[Build]:
@@ -148,7 +152,7 @@ class ImageBuilder:
         arguments = {"BASE_IMAGE": tag_of(image.manifest.base, flavour), "TORCH_IMAGE": tag_of("torch", flavour)}
         arguments |= self._build_image(flavour)
         stage = target if image.manifest.convert_target else "measure"
-        dockerfile = f"images/{image.name}/Dockerfile"
+        dockerfile = f"{image.place}/Dockerfile"
         below = "torch" if target == "convert" and image.manifest.convert_target else image.manifest.base
         order = _Order(_build(tag, dockerfile, _pinned(image)), tag, dockerfile, context, tag_of(below, flavour), stage)
         built = self._build_if_needed(order, flavour, arguments, tell)
@@ -161,7 +165,7 @@ class ImageBuilder:
         Unlike the label of a built image it holds no id of this machine, and not the suite's own code.
         """
         bases = _chain(image.manifest.base)
-        names = [*_folders(image), *(base_dockerfile(base) for base in bases)]
+        names = [*image.file_places, *(base_dockerfile(base) for base in bases)]
         names += [name for base in bases for name in _base_files(base, flavour)]
         words = {"flavour": flavour, "os": self.operating_system(flavour, bases[0]), **self._build_image(flavour)}
         return recipe_of([REPOSITORY / name for name in names], words)
@@ -222,12 +226,12 @@ class ImageBuilder:
         if not image.manifest.convert_target:  # one image for both, under one tag
             target = "measure"
         rooms = ("__init__.py", "contract", "system", "worker")
-        files = [*(f"bench_core/{room}" for room in rooms), *_folders(image)]
+        files = [*(f"bench_core/{room}" for room in rooms), *image.file_places]
         parents = [tag_of(image.manifest.base, flavour)]
         if target == "convert":
             parents.append(tag_of("torch", flavour))
         extra = {"flavour": flavour, "target": target, "build": os.environ.get("BENCH_CUDA_BUILD_IMAGE", "")}
-        return self._digest(f"images/{image.name}/Dockerfile", files, parents, extra)
+        return self._digest(f"{image.place}/Dockerfile", files, parents, extra)
 
     def _digest(self, dockerfile: str, files: Iterable[str], parents: list[str], extra: Mapping[str, str]) -> str:
         digest = hashlib.sha256()
@@ -309,14 +313,22 @@ class ImageBuilder:
         return cached
 
 
-def _build(tag: str, dockerfile: str, files: Iterable[str]) -> Build:
+def _build(tag: str, dockerfile: str, files: Iterable[str], instead: tuple[str, ...] = ()) -> Build:
     """A build under the name of its tag; ``files`` say what it installs."""
-    return Build(tag.partition("/")[2], recipe_of([REPOSITORY / name for name in (dockerfile, *files)], {}))
+    return Build(tag.partition("/")[2], recipe_of([REPOSITORY / name for name in (dockerfile, *files)], {}), instead)
+
+
+def _like(image: Image, target: Target, flavour: DeviceKind) -> tuple[str, ...]:
+    """Of an image that was made for a version: the build that it is like."""
+    if image.version is None:
+        return ()
+    own = image_tag(image, target, flavour).partition("/")[2]
+    return (own.replace(image.name, image.engine, 1),)
 
 
 def _pinned(image: Image) -> list[str]:
     """Of an image's folder: the files that say what it installs."""
-    return [f"images/{image.name}/{path.name}" for path in sorted(image.folder.glob("*.txt"))]
+    return [f"{image.place}/{path.name}" for path in sorted(image.folder.glob("*.txt"))]
 
 
 def _service_files(name: str) -> list[str]:
@@ -331,11 +343,6 @@ def _size(image: DockerImage) -> int:
 def _chain(base: str) -> list[str]:
     """A base and what it stands on, the lowest first."""
     return [base] if base in SYSTEMS else ["base", base]
-
-
-def _folders(image: Image) -> list[str]:
-    """Of the repository: what an image's own code is made of."""
-    return [f"images/{folder.name}" for folder in image.files]
 
 
 def _base_files(name: str, flavour: DeviceKind) -> list[str]:

@@ -93,7 +93,7 @@ class Environments:
         name, _, identity = self.path(image, target, device).name.rpartition("-")
         converting = target == "convert" and image.manifest.convert_target
         bases = dict.fromkeys(["base", "torch" if converting else image.manifest.base])
-        own = f"{image.name}-convert" if converting else image.name
+        own = f"{image.engine}-convert" if converting else image.engine
         return Build(name, identity, tuple(f"{layer}:{device}" for layer in (*bases, own)))
 
     def ensure(self, image: Image, target: Target, device: DeviceKind, tell: Callable[[str], None]) -> Path:

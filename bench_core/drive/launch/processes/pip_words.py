@@ -22,6 +22,7 @@ _NO_VERSION = re.compile(
 )
 _OTHER_PYTHON = re.compile(r"ignored the following versions that require a different python version", re.IGNORECASE)
 _CONTRADICTION = re.compile(r"resolutionimpossible|conflicting dependencies|conflict is caused by", re.IGNORECASE)
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # Docker's classic builder paints what a step writes on standard error
 _VERSIONS_SHOWN = 5
 _LONGEST = 300
 
@@ -34,7 +35,7 @@ def explain(what: str, lines: Sequence[str], otherwise: str) -> BadInput:
         lines: what pip or the build said last.
         otherwise: the hint where pip's words are not known.
     """
-    said = [line.strip() for line in lines if line.strip()]
+    said = [plain for line in lines if (plain := _COLOURS.sub("", line).strip())]
     text = "\n".join(said)
     cause = shortened(f"{what}: {_cause(said)}", _LONGEST)
     if _NO_SPACE.search(text):
@@ -59,7 +60,7 @@ def _hint(text: str) -> str:
         if versions in ([""], ["none"]):
             return f"the package index that pip asks has nothing for {requirement}, or not for this Python and platform"
         shown = ", ".join(versions[-_VERSIONS_SHOWN:])
-        return f"{requirement} does not exist at the package index that pip asks, which has {shown}: mend the pin"
+        return f"{requirement} does not exist at the package index that pip asks, which has {shown}: take one of these"
     if _CONTRADICTION.search(text):
         return "two requirements contradict each other: compare the image's requirements with its constraints"
     return ""
