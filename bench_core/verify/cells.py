@@ -29,7 +29,7 @@ class CellChecks(RecordChecks):
 
     def run(self) -> None:
         """Checks every cell."""
-        for row in (*self._view.rows, *self._view.own_error):
+        for row in (*self._view.rows, *self._view.own_error, *self._view.alone):
             self._cell(row)
 
     def _cell(self, row: Row) -> None:

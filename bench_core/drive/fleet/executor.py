@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from bench_core.contract.errors import MachineFailure
+from bench_core.contract.records.placement import Placement
 from bench_core.contract.records.run import GpuInfo
 from bench_core.contract.records.spec import Assignment
 from bench_core.drive.launch.launcher import Ended, Launch
@@ -25,10 +26,12 @@ class Worker:
     Attributes:
         name: unique among the workers of an executor.
         gpu: ``None`` for the CPUs.
+        placement: its share of the host; ``None`` where it has all of it to itself.
     """
 
     name: str
     gpu: GpuInfo | None = None
+    placement: Placement | None = None
 
 
 @dataclass(frozen=True)

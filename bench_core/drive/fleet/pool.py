@@ -92,10 +92,13 @@ class HostPool:
         launch = task.launch
         data = launch.folders.data
         assert data is not None  # noqa: S101  # cells have a workload
-        with handed_over(task.assignment, data) as path:
+        assignment = task.assignment
+        if worker.placement is not None:
+            assignment = assignment.model_copy(update={"placement": worker.placement})
+        with handed_over(assignment, data) as path:
             arguments = ("--assignment", path, *launch.arguments, *(("--marked", mark) if mark else ()))
             lock = self._locks.run_descriptor(task.holds) if task.holds is not None else None
-            launch = replace(launch, arguments=arguments, gpu=worker.gpu, run_lock=lock)
+            launch = replace(launch, arguments=arguments, gpu=worker.gpu, run_lock=lock, placement=worker.placement)
             return self._launcher.run(launch, lambda line: self._events.put(Said(worker, line)))
 
     def _is_stopping(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bench_core.contract.asked.manifest import DeviceKind
 from bench_core.contract.asked.scenario import Offline
 from bench_core.drive.ask.request import Suite
-from bench_core.drive.plan.plan import Plan
+from bench_core.drive.plan.plan import Job, Plan
 
 # Rough rates for an estimate that a person reads, not for any published number: bytes of weights read per second by
 # one decoding step, and what a step costs beside that.
@@ -39,26 +39,30 @@ def conversion_estimate_s(weights_bytes: int, earlier_bytes_per_s: float | None)
 def measuring_estimate_s(plan: Plan, suite: Suite, weights_bytes: int, prompts: int, *, probed: bool = False) -> float:
     """Seconds of measuring, roughly: each step reads all weights once; batch size does not matter to that until
     compute does. ``probed``: the device itself is measured, too."""
-    step_s = weights_bytes / _BYTES_PER_S[plan.device] + _STEP_S[plan.device]
     beside_s = _OWN_ERROR_S * len(plan.own_error) + (_PROBE_S if probed else 0.0)
     total_s = beside_s if plan.jobs else 0.0
-    for job in plan.jobs:
-        total_s += _START_S
-        for scenario in job.scenarios:
-            if not isinstance(scenario, Offline):
-                total_s += min(suite.max_ramp_seconds, _TYPICAL_RAMP_S) + min(
-                    suite.max_serve_seconds, _TYPICAL_WINDOW_S
-                )
-                continue
-            protocol = suite.protocol_of(scenario, plan.device, first=True)
-            batches = prompts // scenario.batch_size
-            if protocol.precision is not None:
-                batches = min(batches, _TYPICAL_BATCHES)
-            if protocol.max_batches is not None:
-                batches = min(batches, protocol.max_batches)
-            direct = protocol.direct_batches if job.image.manifest.direct else 0
-            pairs = min(direct, batches) * protocol.direct_rounds
-            total_s += (batches + protocol.warmup_rule.fewest + 2 * pairs) * suite.max_new_tokens * step_s
+    parts = [job_estimate_s(job, plan.device, suite, weights_bytes, prompts) for job in plan.jobs]
+    alone = [job_estimate_s(job, plan.device, suite, weights_bytes, prompts) for job, _ in plan.alone]
+    return total_s + max(sum(parts) / plan.devices, max(parts, default=0.0)) + sum(alone)
+
+
+def job_estimate_s(job: Job, device: DeviceKind, suite: Suite, weights_bytes: int, prompts: int) -> float:
+    """Seconds of one launch, roughly."""
+    step_s = weights_bytes / _BYTES_PER_S[device] + _STEP_S[device]
+    total_s = _START_S
+    for scenario in job.scenarios:
+        if not isinstance(scenario, Offline):
+            total_s += min(suite.max_ramp_seconds, _TYPICAL_RAMP_S) + min(suite.max_serve_seconds, _TYPICAL_WINDOW_S)
+            continue
+        protocol = suite.protocol_of(scenario, device, first=True)
+        batches = prompts // scenario.batch_size
+        if protocol.precision is not None:
+            batches = min(batches, _TYPICAL_BATCHES)
+        if protocol.max_batches is not None:
+            batches = min(batches, protocol.max_batches)
+        direct = protocol.direct_batches if job.image.manifest.direct else 0
+        pairs = min(direct, batches) * protocol.direct_rounds
+        total_s += (batches + protocol.warmup_rule.fewest + 2 * pairs) * suite.max_new_tokens * step_s
     return total_s
 
 

@@ -29,6 +29,7 @@ class Finished:
         launch_s: job title to seconds from the box's making to its removal, the engine's own work included; of the
             last launch, where a box died and another one went on.
         refusal: why the rest was not measured, where this machine did not allow it.
+        ran_on: cell to the worker that measured it now.
     """
 
     run_folder: Path
@@ -36,6 +37,7 @@ class Finished:
     kept: dict[str, Verdict] = field(default_factory=dict)
     launch_s: dict[str, float] = field(default_factory=dict)
     refusal: BadInput | None = None
+    ran_on: dict[str, Worker] = field(default_factory=dict)
 
     @property
     def all_verdicts(self) -> dict[str, Verdict]:
@@ -194,7 +196,7 @@ class Conduct:
         if isinstance(event, Said):
             self._told.line(attempt.left.cells, event.line)
         elif isinstance(event, Over):
-            self._judge(attempt, event.ended)
+            self._judge(event.worker, attempt, event.ended)
         elif isinstance(event, Failed | Lost):
             raise event.error
 
@@ -215,15 +217,13 @@ class Conduct:
         attempt = self._at[worker]
         attempt.given_up = True
         if isinstance(error, MachineFailure) and not isinstance(error, MayPass):
-            left = attempt.left.without(self._finished.verdicts)
-            if left.scenarios:
-                self._queue.put_back(left)
+            self._queue.put_back(worker.name, attempt.left.without(self._finished.verdicts))
             return
         if not self._stop.ending:
             self._stop.ending = True
             self._executor.stop()
 
-    def _judge(self, attempt: _Attempt, ended: Ended) -> None:
+    def _judge(self, worker: Worker, attempt: _Attempt, ended: Ended) -> None:
         """After a launch: a verdict for each of its cells, or another attempt.
 
         Raises:
@@ -247,7 +247,9 @@ class Conduct:
             self._note(f"the Docker engine went away; measuring again: {', '.join(again)}")
         for cell, verdict in verdicts.items():
             self._told.verdict(cell, verdict)
+            self._finished.ran_on[cell] = worker
         self._finished.launch_s[job.title] = ended.ended_s - ended.started_s
+        self._queue.took(attempt.left, ended.ended_s - ended.started_s)
         attempt.left, attempt.pause_s = attempt.left.without(verdicts), 0.0
         if ended.exit_code == EXIT_MACHINE:
             failure = failed(ended)

@@ -19,11 +19,13 @@ from bench_core.contract.serving.cell import CapacityAsk
 from bench_core.contract.serving.load import Serve
 from bench_core.drive.ask.request import Request
 from bench_core.drive.fleet.executor import Executor, Task, Worker, follow
+from bench_core.drive.fleet.placement import workers_of
 from bench_core.drive.fleet.pool import HostPool
-from bench_core.drive.fleet.queue import JobQueue
+from bench_core.drive.fleet.queue import NOTHING_BEFORE, Before, JobQueue
 from bench_core.drive.launch.launcher import Ended, Folders, Launch, Launcher, LineTaker
 from bench_core.drive.material.prepared import Prepared
 from bench_core.drive.material.schedules import place_schedules
+from bench_core.drive.plan.estimate import job_estimate_s
 from bench_core.drive.plan.plan import Job, Plan
 from bench_core.drive.run.collect import judge, stated_cause
 from bench_core.drive.run.conduct import Conduct, Finished, Stop, Told, failed
@@ -77,8 +79,14 @@ class Execution:
         self._measuring = False
         self.retries = Retries(display.note)
         self._stop = Stop()
-        workers = [Worker(gpu.uuid, gpu) for gpu in gpus] or [Worker("CPU")]
-        self._executor: Executor = executor or HostPool(launcher, workers, self._locks, self._gate, self._cpu_gate)
+        self._executor: Executor = executor or self._pool()
+
+    def _pool(self) -> HostPool:
+        """The devices of this host."""
+        workers = workers_of(self._gpus, self._request.suite.cpu_slices, self._launcher.name)
+        # Of several slices of the CPUs each would see its neighbours; each batch looks at the slice's own CPUs.
+        cpu_gate = self._cpu_gate if len(workers) == 1 else None
+        return HostPool(self._launcher, workers, self._locks, self._gate, cpu_gate)
 
     def measure_own_error(self, jobs: Sequence[Job], prepared: Prepared, run_folder: Path) -> None:
         """Measures the scripted engine, on the first device where there are several; the report reads what it left."""
@@ -128,12 +136,14 @@ class Execution:
         kept: Mapping[str, Verdict],
         jobs: Sequence[Job] | None = None,
         judged: Mapping[str, Verdict] | None = None,
+        before: Before = NOTHING_BEFORE,
     ) -> Finished:
         """Launches every job, on each device one at a time, and returns the verdicts; the folder is there already.
 
         Args:
             jobs: those of the plan that can be launched; all where that is ``None``.
             judged: verdicts on cells of the others.
+            before: what earlier visits tell of where cells were measured, and how long that took.
         """
         finished = Finished(run_folder, kept=dict(kept))
         told = Told(finished, self._display, self._cells)
@@ -143,16 +153,52 @@ class Execution:
         def task_of(job: Job, mark: str, pause_s: float) -> Task:
             return replace(self._task(job, prepared, run_folder), mark=mark, pause_s=pause_s)
 
-        home, queue = self._run or run_folder, JobQueue(self._plan.jobs if jobs is None else jobs)
+        home = self._run or run_folder
+        queue = self._queue(self._plan.jobs if jobs is None else jobs, prepared, before)
         conduct = Conduct(
             self._executor, queue, task_of, told, finished, prepared, home, self._stop, self._display.note
         )
         self._measuring = True
         try:
             conduct.run()
+            if finished.refusal is None:
+                self._measure_alone(prepared, finished)
         finally:
             self._measuring = False
         return finished
+
+    def _queue(self, jobs: Sequence[Job], prepared: Prepared, before: Before) -> JobQueue:
+        suite, weights_bytes, prompts = self._request.suite, prepared.model.weights_bytes, prepared.workload.prompts
+
+        def seconds(job: Job) -> float:
+            return job_estimate_s(job, self._plan.device, suite, weights_bytes, len(prompts))
+
+        return JobQueue(
+            jobs,
+            [worker.name for worker in self._executor.workers],
+            seconds,
+            controls=self._plan.controls,
+            together=suite.compare_on_one_gpu,
+            before=before,
+        )
+
+    def _measure_alone(self, prepared: Prepared, finished: Finished) -> None:
+        """The sample of cells that tells what neighbours cost: each where it was measured beside them."""
+        for job, beside in self._plan.alone:
+            worker, verdict = finished.ran_on.get(beside), finished.verdicts.get(beside)
+            if self._stop.ending:
+                return
+            if worker is None or verdict is None or verdict.outcome is not Outcome.OK:
+                continue
+            task = self._task(job, prepared, finished.run_folder)
+            ended = follow(self._executor, task, worker, lambda _line: None)
+            if ended is None:
+                return
+            for cell, found in judge(finished.run_folder, list(job.cells), ended).items():
+                if found.outcome is not Outcome.OK:
+                    self._display.note(f"{beside}, again and alone: {found.outcome.value}: {found.cause}")
+                else:
+                    self._display.note(f"{beside} was measured again alone, as {cell}")
 
     def settle(self, what: str) -> None:
         """After a box that is no cell's: the memory of the GPUs must have come back before the next one, or marks its
@@ -180,6 +226,11 @@ class Execution:
         if not self._measuring:
             raise KeyboardInterrupt
         self._executor.stop()
+
+    @property
+    def workers(self) -> tuple[Worker, ...]:
+        """The devices that cells are measured on, side by side."""
+        return self._executor.workers
 
     @property
     def stopped(self) -> bool:
