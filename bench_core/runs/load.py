@@ -26,6 +26,7 @@ from bench_core.contract.serving.capacity import Capacity
 from bench_core.contract.statistics.steadiness import sample
 from bench_core.contract.statistics.stopping import rate_of
 from bench_core.contract.statistics.workload_rate import WholeWork
+from bench_core.runs.beside import marked, sampled
 from bench_core.runs.files import INSANE, Damage, Unreadable, log_path, read_events, read_record, read_workload, sane
 from bench_core.runs.plan import beside_the_plan, check_plan
 from bench_core.runs.published import read_published
@@ -81,9 +82,10 @@ def load_run(folder: Path, watch: Watch | None = None) -> RunView:
     count = len(offline)
     beside = folder / layout.BESIDE_FILE
     published = read_published(beside) if beside.is_file() else None
+    alone = tuple(row for row in rows[count:] if not row.planned.harness)
     return RunView(
         record,
-        tuple(rows[:count]),
+        tuple(marked(rows[:count], sampled(record, rows[:count], alone))),
         tuple(row for row in rows[count:] if row.planned.harness),
         tuple(row for row in served if not row.planned.harness),
         workload,
@@ -94,7 +96,7 @@ def load_run(folder: Path, watch: Watch | None = None) -> RunView:
         tuple(_records(folder, layout.MAX_BATCH_FOLDER, MaxBatch)),
         tuple(_records(folder, layout.CAPACITY_FOLDER, Capacity)),
         tuple(row for row in served if row.planned.harness),
-        tuple(row for row in rows[count:] if not row.planned.harness),
+        alone,
     )
 
 

@@ -113,6 +113,7 @@ class Row(Ended):
         rate: of the whole workload, estimated from these; present exactly if ``result`` is.
         bits: what a weight of its method takes, by any of the method's rows that tells it.
         alive_s: when its log begins and ends, by its host's clock; it is known exactly if ``result`` is.
+        beside_others: what neighbours on its host cost its method, in a few words, where that matters.
     """
 
     result: CellResult | None = None
@@ -122,6 +123,7 @@ class Row(Ended):
     rate: WorkloadRate | None = None
     bits: StoredBits | None = None
     alive_s: tuple[float, float] | None = None
+    beside_others: str = ""
 
     @property
     def label(self) -> str:
