@@ -154,7 +154,7 @@ def main() -> int:
     if given.one:
         place = Path(tempfile.mkdtemp(prefix="llm-bench-scale-"))
         try:
-            sys.stdout.write(json.dumps(asdict(measured(*given.one, place, given.seed))) + "\n")
+            sys.stdout.write(json.dumps(asdict(measured(given.one[0], given.one[1], place, given.seed))) + "\n")
         finally:
             shutil.rmtree(place)
         return 0

@@ -58,7 +58,8 @@ def test_where_nobody_tells_a_gpus_node_the_shares_are_still_equal_and_apart() -
 
 
 def test_more_gpus_than_cores_share_those_of_the_node() -> None:
-    workers = deal_gpus([gpu(n) for n in range(3)], [f"GPU-{n}" for n in range(3)], (node(0, (0,), (1,)),), lambda _: 0, "process")  # fmt: skip
+    gpus, small = [gpu(n) for n in range(3)], node(0, (0,), (1,))
+    workers = deal_gpus(gpus, [one.uuid for one in gpus], (small,), lambda _: 0, "process")
     assert _cpus(workers) == [(0, 1)] * 3
 
 

@@ -16,6 +16,7 @@ from conftest import ROOT, Drive, Made
 from waiting import wait_until
 
 from bench_core.contract.asked.scenario import Offline
+from bench_core.contract.errors import BadInput
 from bench_core.contract.records import layout
 from bench_core.contract.records.digest import prompts_sha256
 from bench_core.contract.records.outcome import Outcome, Verdict
@@ -34,6 +35,7 @@ from bench_core.drive.run.gpu_gate import GpuGate
 from bench_core.drive.run.progress import Display
 from bench_core.prepare.models.model import ModelRequest, prepare_model
 from bench_core.runs.load import load_run
+from bench_core.system.locks import Locks
 from bench_core.verify.run import verify_run
 
 POOL = (
@@ -67,9 +69,8 @@ def test_slices_share_no_cpu_and_each_cell_tells_its_own(pool: Path) -> None:
     for spec in _specs(pool).values():
         assert spec.placement is not None
         assert spec.threads == len(spec.placement.cpus), "an engine takes the threads of its slice"
-    assert RunRecord.read(pool / layout.RUN_FILE).visits[0].workers == tuple(
-        by_worker[name] for name in sorted(by_worker)
-    )
+    visit = RunRecord.read(pool / layout.RUN_FILE).visits[0]
+    assert visit.workers == tuple(by_worker[name] for name in sorted(by_worker))
 
 
 def test_every_cell_is_measured_once_and_what_is_published_follows_from_the_events(pool: Path) -> None:
@@ -88,8 +89,9 @@ def test_every_cell_is_measured_once_and_what_is_published_follows_from_the_even
 
 def test_cells_ran_at_the_same_time_on_different_slices_and_the_sample_alone(pool: Path) -> None:
     view = load_run(pool)
-    control = {row.spec.placement.worker: row for row in view.rows if row.planned.cell in ("null.scripted.b2", "null.scripted.b2.r4") and row.spec and row.spec.placement}  # fmt: skip
-    assert set(control) == {"slice 0", "slice 1"}, "every device measures the control"
+    controls = [row for row in view.rows if row.planned.cell in ("null.scripted.b2", "null.scripted.b2.r4")]
+    control = {row.spec.placement.worker for row in controls if row.spec and row.spec.placement}
+    assert control == {"slice 0", "slice 1"}, "every device measures the control"
     (alone,) = view.alone
     assert alone.alive_s is not None
     assert all(row.alive_s is not None and row.alive_s[1] <= alone.alive_s[0] for row in view.rows)
@@ -209,14 +211,10 @@ def test_four_gpus_run_at_once_each_with_its_own_share(tmp_path: Path) -> None:
 def test_two_drivers_on_overlapping_gpus_are_refused_by_the_card_they_share(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bench_core.contract.errors import BadInput
-    from bench_core.system.locks import Locks
-
     monkeypatch.setenv("BENCH_LOCK_FOLDER", str(tmp_path / "locks"))
     hold = "import sys, time\nfrom bench_core.system.locks import Locks\nlocks = Locks()\n"
-    hold += (
-        "for uuid in ('GPU-0', 'GPU-1'):\n    locks.hold_gpu(uuid, 'theirs')\nprint('held', flush=True)\ntime.sleep(60)"
-    )
+    hold += "locks.hold_gpu('GPU-0', 'theirs')\nlocks.hold_gpu('GPU-1', 'theirs')\n"
+    hold += "print('held', flush=True)\ntime.sleep(60)\n"
     other = subprocess.Popen([sys.executable, "-c", hold], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     mine = Locks()
     try:

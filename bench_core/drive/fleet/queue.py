@@ -113,7 +113,7 @@ class JobQueue:
             self._at_hand.extend(self._groups(self._blocks.popleft()))
 
     def put_back(self, worker: str, left: Job) -> None:
-        """A worker takes no more: what it has left, for another one. Its control is nobody else's."""
+        """A worker takes no more: what it has left is for another one; each cell tells where it ran."""
         own = self._own.pop(worker, deque())
         rest = [*([left] if left.scenarios else []), *own]
         if rest:
