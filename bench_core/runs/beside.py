@@ -16,6 +16,7 @@ from bench_core.runs.view import Row, RunView
 
 # A difference matters if it is surely there, and as large as what cells are measured to (--precision).
 MATTERS_FROM = 0.01
+FEWEST_NEIGHBOURS = 0.5
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,16 @@ class Sampled:
     neighbours: float | None
     change: Change | None
 
+    @property
+    def told(self) -> Change | None:
+        """The change, where there were neighbours for half of the time or more to bring it about."""
+        return self.change if self.neighbours is not None and self.neighbours >= FEWEST_NEIGHBOURS else None
+
 
 def sampled(record: RunRecord, rows: Sequence[Row], alone: Iterable[Row]) -> tuple[Sampled, ...]:
     """Each cell that was measured again alone, with the one that it is held against."""
     by_name = {row.planned.cell: row for row in rows}
-    beside_of = {cell.cell: cell.beside for visit in record.visits for cell in visit.alone}
+    beside_of = {cell.cell: cell.beside for cell in record.alone}
     found = []
     for row in alone:
         beside = by_name.get(beside_of[row.planned.cell])
@@ -113,9 +119,9 @@ def marked(rows: Iterable[Row], found: Iterable[Sampled]) -> list[Row]:
     """The rows, with what neighbours cost the methods of the sample where that matters: it holds for all cells of such
     a method that ran beside others."""
     costs = {
-        (one.beside.planned.image, one.beside.planned.variant): one.change.words
+        (one.beside.planned.image, one.beside.planned.variant): one.told.words
         for one in found
-        if one.change is not None and one.change.matters
+        if one.told is not None and one.told.matters
     }
     return [
         replace(row, beside_others=costs.get((row.planned.image, row.planned.variant), ""))

@@ -16,7 +16,7 @@ def own_error_cells(record: RunRecord) -> tuple[PlannedCell, ...]:
 def beside_the_plan(record: RunRecord) -> tuple[PlannedCell, ...]:
     """Cells that are in no table of the plan's: the scripted engine's, and those of a pool that were measured again
     alone."""
-    return (*own_error_cells(record), *(planned for visit in record.visits for planned in visit.alone))
+    return (*own_error_cells(record), *record.alone)
 
 
 def check_plan(record: RunRecord, origin: str) -> None:

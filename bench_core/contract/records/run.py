@@ -158,9 +158,9 @@ class RunRecord(Record):
     repeats: int = Field(1, ge=1, le=MAX_REPEAT)
 
     @property
-    def every_cell(self) -> tuple[PlannedCell, ...]:
-        """All cells that were ever planned, those measured again alone among them."""
-        return (*self.cells, *(cell for visit in self.visits for cell in visit.alone))
+    def alone(self) -> tuple[AloneCell, ...]:
+        """Of all visits."""
+        return tuple(cell for visit in self.visits for cell in visit.alone)
 
     @property
     def all_visits(self) -> tuple[VisitInfo, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
@@ -30,7 +31,7 @@ def sampled(plan: Plan, suite: Suite, devices: int, known: Iterable[PlannedCell]
     control's, which all devices measure at the same time, then the shortest of other methods.
 
     Args:
-        known: all cells that the run has planned so far, to find a repeat that none of them has.
+        known: cells that the run has measured alone so far.
     """
     plan = replace(plan, devices=devices)
     order = [
@@ -41,15 +42,12 @@ def sampled(plan: Plan, suite: Suite, devices: int, known: Iterable[PlannedCell]
     for job in order:
         if isinstance(job.scenarios[0], Offline):
             chosen.setdefault(job.title, job)
-    taken: dict[tuple[str, str, str], int] = {}
-    for cell in (*known, *plan.cells):
-        key = (cell.image, cell.variant, cell.scenario.word)
-        taken[key] = max(taken.get(key, 0), cell.repeat)
+    before = Counter((cell.image, cell.variant, cell.scenario.word) for cell in known)
     found = []
     for job in list(chosen.values())[: suite.beside_sample]:
-        repeat = taken[job.image.name, job.variant, job.scenarios[0].word] + 1
-        if repeat <= MAX_REPEAT:
-            found.append((replace(job, repeat=repeat), job.cells[0]))
+        # From above: the grid's repeats and the control's, which may be asked for later, count from below.
+        repeat = MAX_REPEAT - before[job.image.name, job.variant, job.scenarios[0].word]
+        found.append((replace(job, repeat=repeat), job.cells[0]))
     return replace(plan, alone=tuple(found))
 
 

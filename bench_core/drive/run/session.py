@@ -328,7 +328,7 @@ class Session:
         devices = len(workers_of(gpus, self._request.suite.cpu_slices, launcher.name))
         suite = with_control(self._request.suite, plan, devices)
         self._request = self._request.model_copy(update={"suite": suite})
-        known = self._earlier.record.every_cell if self._earlier else ()
+        known = self._earlier.record.alone if self._earlier else ()
         return sampled(self._plan(plan.device), suite, devices, known) if devices > 1 else plan
 
     def _with_own_error(self, plan: Plan) -> Plan:

@@ -62,7 +62,7 @@ def _failed(row: Row) -> str:
 
 
 def _mark(one: Sampled) -> str:
-    return BESIDE if one.change is not None and one.change.matters else ""
+    return BESIDE if one.told is not None and one.told.matters else ""
 
 
 _SAMPLE: Sequence[Column[Sampled]] = [
@@ -79,7 +79,8 @@ _SAMPLE_NOTES = (
     "Others: cells of other devices that were at work meanwhile, on average. Difference: of the throughput beside "
     "them from that alone, over the batches that both measured, each held against itself, ± half of its 95 % "
     "confidence interval; what an engine differs by from start to start is not in it. From "
-    f"{100 * MATTERS_FROM:.0f} % on, where the interval leaves no doubt, the method's cells are marked {BESIDE}.",
+    f"{100 * MATTERS_FROM:.0f} % on, where the interval leaves no doubt and there were others for half of the time or "
+    f"more, the method's cells are marked {BESIDE}.",
 )
 
 

@@ -18,11 +18,13 @@ def side_by_side(view: RunView) -> str | None:
     if len(places) < 2:
         return None
     found = [f"{quantity(len(places), 'device')}, one cell each"]
-    known = [(one.neighbours, one.change) for one in sampled_of(view) if one.change is not None]
-    if known:
-        beside = [neighbours for neighbours, _ in known if neighbours is not None]
-        others = f"beside {sum(beside) / len(beside):.1f} others" if beside else "beside others"
-        found.append(f"{others}: {together([change for _, change in known]).words} ({quantity(len(known), 'cell')})")
+    known = [(one.neighbours, one.told) for one in sampled_of(view) if one.neighbours is not None]
+    told = [(neighbours, change) for neighbours, change in known if change is not None]
+    if told:
+        others = f"beside {sum(neighbours for neighbours, _ in told) / len(told):.1f} others"
+        found.append(f"{others}: {together([change for _, change in told]).words} ({quantity(len(told), 'cell')})")
+    elif known:
+        found.append("no cell of the sample had neighbours for half of its time, so what these cost is not told")
     spread = spread_of(control_rates(view))
     if spread is not None:
         found.append(f"the control cell differs by {100 * spread:.1f} % at most from device to device")
