@@ -115,6 +115,7 @@ def test_a_resumed_run_keeps_its_slices_and_refuses_others(pool: Path, make_run:
     kept = make_run(root, "--resume", "mine", "--dry-run")
     assert "6 of 6 cells asked for are complete and kept" in kept.stdout
     more = make_run(root, "--resume", "mine", "--dry-run", "--repeats", "4")
+    assert "side by side: 2 launches at a time" in more.stdout
     assert "control: null.scripted.b2.r5" in more.stdout
 
 

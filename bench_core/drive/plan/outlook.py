@@ -128,6 +128,8 @@ def plan_words(
     if resumed is not None:
         kept = sum(cell.cell in plan.kept for cell in plan.cells)
         lines.insert(0, f"resumes {resumed}: {kept} of {len(plan.cells)} cells asked for are complete and kept")
+    if plan.devices > 1:
+        lines.append(f"side by side: {plan.devices} launches at a time, each on a device of its own, the longest first")
     if plan.controls:
         everywhere = f", on each of {plan.devices} devices" if plan.devices > 1 else ""
         lines.append(f"control: {', '.join(plan.controls[0].cells)}, measured first{everywhere}")
