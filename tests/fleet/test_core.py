@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,19 @@ def test_what_is_compared_keeps_to_one_worker_and_to_the_one_that_has_begun_it(t
     assert len(executor.ran) == 6, "a launch for each cell"
     where = {ran.cells[0]: ran.worker for ran in executor.ran}
     assert where["null.scripted.b4"] == "three"
+    assert where["null.scripted.b1.r2"] == "two"
+
+
+def test_what_is_compared_with_a_control_follows_it(tmp_path: Path) -> None:
+    """Two methods at two sizes; the control is the first method's cell at size 1, and is measured on both workers."""
+    other = replace(job(1, 2), options={"ttft_s": 0.5}, variant="harness")
+    plan = Plan("cpu", (job(1, 2), other), control=job(1), devices=2)
+    executor = VirtualExecutor(TWO, by_size)
+    suite = Suite(images=("null",), batch_sizes=(1, 2), compare_on_one_gpu=True)
+    measure(tmp_path, plan, suite, executor)
+    where = {ran.cells[0]: ran.worker for ran in executor.ran}
+    assert where["null.scripted.b1"] == where["null.harness.b1"] == "one"
+    assert where["null.scripted.b2"] == where["null.harness.b2"]
     assert where["null.scripted.b1.r2"] == "two"
 
 

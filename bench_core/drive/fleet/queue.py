@@ -85,6 +85,8 @@ class JobQueue:
         for job in jobs:
             if id(job) in first and len(self._workers) > 1:
                 self._own[first[id(job)]].append(job)
+                for scenario in job.scenarios:  # what it is compared with follows it
+                    self._homes.setdefault((scenario.word, job.repeat), first[id(job)])
                 continue
             if not self._blocks or job.repeat != repeat:
                 self._blocks.append([])
