@@ -168,10 +168,11 @@ class Execution:
         return finished
 
     def _queue(self, jobs: Sequence[Job], prepared: Prepared, before: Before) -> JobQueue:
-        suite, weights_bytes, prompts = self._request.suite, prepared.model.weights_bytes, prepared.workload.prompts
+        suite = self._request.suite
 
         def seconds(job: Job) -> float:
-            return job_estimate_s(job, self._plan.device, suite, weights_bytes, len(prompts))
+            weights_bytes, prompts = prepared.model.weights_bytes, len(prepared.workload.prompts)
+            return job_estimate_s(job, self._plan.device, suite, weights_bytes, prompts)
 
         return JobQueue(
             jobs,
