@@ -17,7 +17,7 @@ STAGES ?= all
 ONE_BY_ONE := docker or alone
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-quick lint format build-all self-check own-error harness quality published soak soak-kill fuzz gpu airgap new-image compose lock schema clean
+.PHONY: help setup demo test test-quick lint format build-all self-check own-error harness quality published soak soak-kill fleet-scale fuzz gpu airgap new-image compose lock schema clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/:.*  ## /\t/' | expand -t 16
@@ -94,8 +94,11 @@ soak: setup  ## 500 cells in containers in one run, and what they cost the drive
 	docker/local-os.sh
 	PYTHONPATH=. $(PY) tests/faults/soak.py --cells $(CELLS)
 
-soak-kill: setup  ## kill the driver at 200 seeded random moments and finish each run (POINTS=n, SEED=n, LAUNCHER=x)
-	PYTHONPATH=. $(PY) tests/faults/kill_points.py --points $(POINTS) --seed $(SEED) --launcher $(LAUNCHER)
+fleet-scale: setup  ## what the driver costs with 10,000 cells on up to 512 workers of a virtual clock: docs/fleet.md
+	PYTHONPATH=. $(PY) tests/fleet/scale.py
+
+soak-kill: setup  ## kill the driver at 200 seeded random moments and finish each run (POINTS=n, SEED=n, LAUNCHER=x, POOL=--pool)
+	PYTHONPATH=. $(PY) tests/faults/kill_points.py --points $(POINTS) --seed $(SEED) --launcher $(LAUNCHER) $(POOL)
 
 fuzz: setup  ## give 100,000 damaged inputs to every reader of files, and 500 runs to whole commands (INPUTS=n, RUNS=n, SEED=n)
 	PYTHONPATH=.:tests $(PY) tests/faults/fuzz_readers.py --inputs $(INPUTS) --seed $(SEED)

@@ -11,6 +11,7 @@ from bench_core.report.column import Column, Sheet
 from bench_core.report.decide.cost import NO_PRICE, Prices
 from bench_core.report.decide.verdict import verdict
 from bench_core.report.explain.facts import facts
+from bench_core.report.fleet.sheets import fleet_sheets
 from bench_core.report.served import RAW as SERVED_RAW
 from bench_core.report.served import Served
 from bench_core.report.tables import (
@@ -147,6 +148,7 @@ def _details(view: RunView, prices: Prices) -> Iterator[Sheet]:
     yield from capacity_sheets(view)
     if view.rows:
         yield from _batch_details(view)
+    yield from fleet_sheets(view)
     yield from compare.visits_sheet(view)
     yield from marked_sheet(view)
     yield from host.own_error_sheets(view)

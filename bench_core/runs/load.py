@@ -27,9 +27,10 @@ from bench_core.contract.serving.log import ServeEvents
 from bench_core.contract.statistics.steadiness import sample
 from bench_core.contract.statistics.stopping import rate_of
 from bench_core.contract.statistics.workload_rate import WholeWork
+from bench_core.runs.beside import marked, sampled
 from bench_core.runs.ended import ended_row
 from bench_core.runs.files import INSANE, Damage, Unreadable, log_name, read_events, read_record, read_workload, sane
-from bench_core.runs.plan import check_plan, own_error_cells
+from bench_core.runs.plan import beside_the_plan, check_plan
 from bench_core.runs.published import read_published
 from bench_core.runs.quality import Outputs
 from bench_core.runs.series import of_batches
@@ -72,22 +73,23 @@ def load_run(folder: Path, watch: Watch | None = None, served_events: Served | N
     except Unreadable as damaged:
         workload, damage = None, damaged.damage
     offline = [planned for planned in record.cells if planned.load is None]
-    scripted = [planned for planned in own_error_cells(record) if planned.load is None]
+    beside_them = [planned for planned in beside_the_plan(record) if planned.load is None]
     served = [
         served_row(folder, record, planned, workload, served_events)
-        for planned in (*record.cells, *own_error_cells(record))
+        for planned in (*record.cells, *beside_the_plan(record))
         if planned.load is not None
     ]
-    rows = [_row(folder, record, planned, workload, watch) for planned in (*offline, *scripted)]
+    rows = [_row(folder, record, planned, workload, watch) for planned in (*offline, *beside_them)]
     between = breaches_between(row.work for row in rows if row.work is not None)
     rows = _with_bits(_with_breach(row, between.get(row.planned.cell)) for row in rows)
     count = len(offline)
     beside = folder / layout.BESIDE_FILE
     published = read_published(beside) if beside.is_file() else None
+    alone = tuple(row for row in rows[count:] if not row.planned.harness)
     return RunView(
         record,
-        tuple(rows[:count]),
-        tuple(rows[count:]),
+        tuple(marked(rows[:count], sampled(record, rows[:count], alone))),
+        tuple(row for row in rows[count:] if row.planned.harness),
         tuple(row for row in served if not row.planned.harness),
         workload,
         damage,
@@ -101,6 +103,7 @@ def load_run(folder: Path, watch: Watch | None = None, served_events: Served | N
         tuple(_records(folder, layout.MAX_BATCH_FOLDER, MaxBatch)),
         tuple(_records(folder, layout.CAPACITY_FOLDER, Capacity)),
         tuple(row for row in served if row.planned.harness),
+        alone,
     )
 
 
@@ -192,8 +195,14 @@ def _measured_row(
         pace=tuple(Paced((b.index, b.prompts_digest), sum(b.output_tokens), b.latency_s) for b in measured),
         rate=rate_of([sample(batch) for batch in measured], whole),
         series=of_batches(events.stamped, events.telemetry, spec.device == "cuda"),
+        alive_s=_alive(events),
     )  # fmt: skip
     return _with_breach(row, _other_work(told, whole)) if told is not None and whole is not None else row
+
+
+def _alive(events: CellEvents) -> tuple[float, float] | None:
+    """From the first line of a log to its last."""
+    return (events.start.t_s, events.end.t_s) if events.start is not None and events.end is not None else None
 
 
 def _other_work(told: WholeWork, workloads: WholeWork) -> str | None:

@@ -13,6 +13,12 @@ def own_error_cells(record: RunRecord) -> tuple[PlannedCell, ...]:
     return tuple(planned for visit in record.visits for planned in visit.harness_check or ())
 
 
+def beside_the_plan(record: RunRecord) -> tuple[PlannedCell, ...]:
+    """Cells that are in no table of the plan's: the scripted engine's, and those of a pool that were measured again
+    alone."""
+    return (*own_error_cells(record), *record.alone)
+
+
 def check_plan(record: RunRecord, origin: str) -> None:
     """A cell's name becomes a path: it must be the one that its parts make, and its parts plain names.
 
@@ -24,7 +30,7 @@ def check_plan(record: RunRecord, origin: str) -> None:
     if not record.cells:
         raise BadInput(f"{origin}: the plan has no cell")
     seen: set[str] = set()
-    for planned in (*record.cells, *own_error_cells(record)):
+    for planned in (*record.cells, *beside_the_plan(record)):
         parts_are_names = layout.is_name(planned.image) and layout.is_name(planned.variant)
         if not parts_are_names or planned.cell != planned.cell_id:
             raise BadInput(f"{origin}: {planned.cell[:100]!r} is not the name of its own cell")

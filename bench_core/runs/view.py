@@ -15,7 +15,7 @@ from bench_core.contract.measures.own_error import Gap
 from bench_core.contract.models.stored_bits import StoredBits, bits_in_title, title_with_bits
 from bench_core.contract.records.device_rates import DeviceRates
 from bench_core.contract.records.outcome import Outcome, Verdict
-from bench_core.contract.records.run import PlannedCell, RunRecord
+from bench_core.contract.records.run import PlannedCell, RunRecord, VisitInfo
 from bench_core.contract.records.spec import CellSpec
 from bench_core.contract.records.workload import Workload
 from bench_core.contract.serving.capacity import Capacity
@@ -112,6 +112,8 @@ class Row(Ended):
         pace: of the measured batches, in order; empty without ``result``.
         rate: of the whole workload, estimated from these; present exactly if ``result`` is.
         bits: what a weight of its method takes, by any of the method's rows that tells it.
+        alive_s: when its log begins and ends, by its host's clock; it is known exactly if ``result`` is.
+        beside_others: what neighbours on its host cost its method, in a few words, where that matters.
     """
 
     result: CellResult | None = None
@@ -120,6 +122,8 @@ class Row(Ended):
     pace: tuple[Paced, ...] = ()
     rate: WorkloadRate | None = None
     bits: StoredBits | None = None
+    alive_s: tuple[float, float] | None = None
+    beside_others: str = ""
 
     @property
     def label(self) -> str:
@@ -184,6 +188,10 @@ class ServedRow(Ended):
         return f"the client was the bottleneck: {limited}" if limited else ""
 
 
+def _cells_of(visit: VisitInfo) -> tuple[str, ...]:
+    return (*visit.cells, *(planned.cell for planned in visit.alone))
+
+
 @dataclass(frozen=True)
 class RunView:
     """A run as the report sees it: its record, and its rows in the order of the plan.
@@ -195,6 +203,7 @@ class RunView:
         workload: the prompts, where the run keeps them.
         workload_damage: why it cannot be used, where the file is there.
         capacities: searches for the highest load that keeps latency limits.
+        alone: of cells measured beside others a sample, measured again without them; in no table of the others.
     """
 
     record: RunRecord
@@ -209,6 +218,7 @@ class RunView:
     max_batches: tuple[MaxBatch, ...] = ()
     capacities: tuple[Capacity, ...] = ()
     own_error_served: tuple[ServedRow, ...] = ()
+    alone: tuple[Row, ...] = ()
 
     def device_rates_of(self, row: Row) -> DeviceRates | None:
         """What was measured of a row's device at the visit that measured the row; of a GPU, else at the last visit
@@ -247,7 +257,7 @@ class RunView:
         visits = self.record.all_visits
         if row.planned.harness:
             return row.planned.repeat
-        return next((n for n in range(len(visits), 0, -1) if row.planned.cell in visits[n - 1].cells), None)
+        return next((n for n in range(len(visits), 0, -1) if row.planned.cell in _cells_of(visits[n - 1])), None)
 
     @property
     def every(self) -> tuple[Ended, ...]:
@@ -257,7 +267,7 @@ class RunView:
     @property
     def planned(self) -> tuple[Ended, ...]:
         """All planned cells."""
-        return (*self.rows, *self.own_error, *self.served, *self.own_error_served)
+        return (*self.rows, *self.own_error, *self.served, *self.own_error_served, *self.alone)
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:

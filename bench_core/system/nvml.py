@@ -42,6 +42,16 @@ def _info(index: int, driver: str) -> GpuInfo | None:
         return None
 
 
+def pci_bus_id(uuid: str) -> str | None:
+    """Where a GPU sits, ``00000000:17:00.0``; ``None`` where NVML does not answer."""
+    try:
+        pynvml.nvmlInit()
+        place = pynvml.nvmlDeviceGetPciInfo(pynvml.nvmlDeviceGetHandleByUUID(uuid))
+        return _text(place.busId)
+    except pynvml.NVMLError:
+        return None
+
+
 class GpuReader:
     """Open readings of one GPU. Each method gives ``None`` where this GPU or driver does not answer."""
 

@@ -29,7 +29,7 @@ class CellChecks(RecordChecks[Row]):
 
     @property
     def _rows(self) -> Iterable[Row]:
-        return (*self._view.rows, *self._view.own_error)
+        return (*self._view.rows, *self._view.own_error, *self._view.alone)
 
     def _log(self, row: Row, folder: Path) -> None:
         there = self._whole_log(row, folder)

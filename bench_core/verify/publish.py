@@ -13,7 +13,7 @@ from bench_core.contract.records.digest import file_sha256
 from bench_core.contract.records.run import RunRecord
 from bench_core.report.write.files import write_report
 from bench_core.runs.files import check_inside, log_path
-from bench_core.runs.plan import own_error_cells
+from bench_core.runs.plan import beside_the_plan
 from bench_core.verify.cells import NEVER_REACHED, RAW_FOLDERS, raw_files
 from bench_core.verify.differences import Difference
 from bench_core.verify.run import verify_run
@@ -84,7 +84,7 @@ def _copy(run_folder: Path, target: Path, prompts: bool) -> None:
             check_inside(run_folder, run_folder / name)
             shutil.copyfile(run_folder / name, target / name)
     record = RunRecord.read(run_folder / layout.RUN_FILE)
-    for planned in (*record.cells, *own_error_cells(record)):
+    for planned in (*record.cells, *beside_the_plan(record)):
         source = layout.cell_folder(run_folder, planned.cell)
         if not source.exists():
             continue

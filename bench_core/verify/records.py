@@ -134,8 +134,10 @@ class RecordChecks(ABC, Generic[ROW]):
 
     def _place(self, row: Ended) -> str:
         """The device of a cell, with its visit."""
-        uuid = row.spec.gpu_uuid if row.spec is not None else None
-        return f"{self._view.visit_of(row)}:{uuid}"
+        spec = row.spec
+        place = spec.placement if spec is not None else None
+        device = place.worker if place is not None else spec.gpu_uuid if spec is not None else None
+        return f"{self._view.visit_of(row)}:{device}"
 
     # --- the event log ------------------------------------------------------------------------------------------------
 

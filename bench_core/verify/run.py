@@ -88,7 +88,7 @@ def verify_run(folder: Path, *, published: bool = True) -> Verification:
         notes += missing
     return Verification(
         record.run_id,
-        cells + len(view.own_error) + len(view.own_error_served),
+        cells + len(view.own_error) + len(view.own_error_served) + len(view.alone),
         tuple(dict.fromkeys(found)),
         tuple(notes),
     )

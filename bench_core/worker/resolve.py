@@ -256,6 +256,7 @@ class Resolver:
         found = {
             "gpu_uuid": self.device.uuid, "threads": self.device.threads,
             "artifact_digest": digest, "weights": weights,
+            "placement": self.assignment.placement if self.assignment is not None else None,
         }  # fmt: skip
         cells = tuple(CellSpec.model_validate({**dict(plan), **found}) for plan in planned)
         run_folder = self.places.results / run_id

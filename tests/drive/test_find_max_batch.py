@@ -6,8 +6,6 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import cast
 
 import pytest
 from conftest import Drive, Made
@@ -16,9 +14,11 @@ from bench_core.contract.errors import BadInput
 from bench_core.contract.measures.cell import CellResult
 from bench_core.contract.measures.max_batch import MaxBatch
 from bench_core.contract.records import layout
+from bench_core.contract.records.digest import prompts_sha256
 from bench_core.contract.records.outcome import MemoryEvidence, Outcome, Verdict
 from bench_core.contract.records.run import GpuInfo
 from bench_core.contract.records.spec import CellSpec
+from bench_core.contract.records.workload import Workload
 from bench_core.drive.ask.request import Request, Suite
 from bench_core.drive.launch.processes.launcher import ProcessLauncher
 from bench_core.drive.material.prepared import Prepared
@@ -28,6 +28,7 @@ from bench_core.drive.run import gpu_gate
 from bench_core.drive.run.gpu_gate import Occupancy, Occupant
 from bench_core.drive.run.progress import Display
 from bench_core.drive.search.trials import Site, Trials
+from bench_core.prepare.models.model import ModelRequest, prepare_model
 from bench_core.system.locks import Locks
 from bench_core.verify.publish import publish
 from bench_core.verify.run import verify_run
@@ -44,7 +45,6 @@ THREE = (
     *("--option", "null.load_bytes=4194304"),
 )
 RESULTS = Path("results") / "mine"
-NOTHING = cast(Prepared, SimpleNamespace(workload_path=Path("data/w.json"), model_folder=Path("models/m")))
 
 
 def found(root: Path, method: str = "null.scripted") -> MaxBatch:
@@ -229,6 +229,17 @@ def test_a_search_that_cannot_be_is_refused_before_anything_is_written(
     assert not (tmp_path / "results").exists()
 
 
+def _two_prompts(place: Path) -> Prepared:
+    """What a trial's plan is made of; nothing of it is read."""
+    prompts = ((5, 6, 7), (8, 9))
+    workload = Workload(
+        name="two", tokenizer="byte-level", max_prompt_tokens=3, truncated=0, dropped_empty=0, duplicates=0,
+        digest=prompts_sha256(prompts), prompts=prompts,
+    )  # fmt: skip
+    model = prepare_model(ModelRequest(name="synthetic/tiny"), place / "models")
+    return Prepared(model, place, workload, place / "w.json")
+
+
 def test_a_gpu_that_is_busy_ends_a_trial_as_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not as "stopped on request", and not as a batch size that does not fit. One gate serves all trials, so that
     memory which one has not given back marks the next."""
@@ -237,13 +248,13 @@ def test_a_gpu_that_is_busy_ends_a_trial_as_that(tmp_path: Path, monkeypatch: py
         **(gpu_gate.GpuGate.__init__.__kwdefaults__ or {}), "look_at": lambda _uuid: busy, "sleep": lambda _s: None,
     })  # fmt: skip
     card = GpuInfo(uuid="GPU-1", name="N", memory_bytes=1 << 34, driver_version="1")
-    request = Request(suite=Suite(on_busy="refuse", busy_wait_s=0))
+    request = Request(suite=Suite(on_busy="refuse", busy_wait_s=0), data=tmp_path)
     gates: list[object] = []
     site = Site(request, ProcessLauncher(), [card], Display(), "cuda", lambda e: gates.append(e._gate), Locks())
     trials = Trials(site, {})
     job = method_job("null.scripted", "--find-max-batch", request.suite, Catalogue(), "cuda")
     for number in (1, 2):
         with pytest.raises(BadInput, match=r"GPU-1 is busy: process 4711 \(python\), 12.0 GB"):
-            trials.run(job, NOTHING, tmp_path / f"trial-{number}", tmp_path)
+            trials.run(job, _two_prompts(tmp_path), tmp_path / f"trial-{number}", tmp_path)
     assert not trials.stopped
     assert gates[0] is gates[1]

@@ -144,7 +144,7 @@ def test_a_new_option_needs_its_declaration_alone(tmp_path: Path) -> None:
 def test_what_may_differ_is_declared_with_the_fields() -> None:
     assert fields_that_may_differ(MeasureProtocol) == {"direct_batches", "direct_rounds", "score_texts", "busy"}
     of_new_cells = {"direct_batches", "direct_rounds", "direct_batch_sizes", "score_texts", "control", "artifacts"}
-    assert fields_that_may_differ(Suite) == of_new_cells | {"slo"}
+    assert fields_that_may_differ(Suite) == of_new_cells | {"slo", "compare_on_one_gpu", "beside_sample"}
     one = MeasureProtocol(score_texts=3, direct_batches=2, precision=0.01)
     other = MeasureProtocol(score_texts=0, precision=0.02, max_seconds=1.0)
     assert list(differences(one, other)) == [("precision", 0.01, 0.02), ("max_seconds", None, 1.0)]

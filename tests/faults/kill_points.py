@@ -3,6 +3,7 @@
 ``python tests/faults/kill_points.py --points 200`` is the soak (``make soak-kill``); a test takes a few points of it.
 A kill is SIGKILL to the driver alone, as a crash would end it: its worker may live on for a moment, and the next driver
 starts at once. With ``--launcher docker`` its container goes on measuring until the next driver has cleared it away.
+With ``--pool`` the run is of 24 cells in four launches, on two slices of the CPUs side by side.
 """
 
 from __future__ import annotations
@@ -31,8 +32,6 @@ from bench_core.runs.load import load_run
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = "night"
-SIZES = tuple(range(1, 13))
-CELLS = tuple(f"null.scripted.b{size}" for size in SIZES)
 # Columns of table.csv that follow from the plan, the prompts and the script alone; all others are times and memory, or
 # say which visit it was.
 DETERMINISTIC = (
@@ -49,17 +48,46 @@ Table = list[tuple[str, ...]]
 Launcher = Literal["process", "docker"]
 
 
+@dataclass(frozen=True)
+class Shape:
+    """The cells of a run: batch sizes, each in so many repeats of one launch, on so many slices of the CPUs."""
+
+    sizes: int
+    repeats: int = 1
+    slices: int | None = None
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """In the order of the plan."""
+        ends = ["", *(f".r{repeat}" for repeat in range(2, self.repeats + 1))]
+        return tuple(f"null.scripted.b{size}{end}" for end in ends for size in range(1, self.sizes + 1))
+
+    @property
+    def arguments(self) -> list[str]:
+        """That ask for it."""
+        asked = [f"--batch-sizes={','.join(map(str, range(1, self.sizes + 1)))}", f"--repeats={self.repeats}"]
+        # A control and a sample would be cells of each visit.
+        pool = [f"--cpu-slices={self.slices}", "--control=none", "--beside-sample=0"] if self.slices else []
+        return [*asked, *pool]
+
+
+ONE, POOL = Shape(12), Shape(6, 4, 2)
+CELLS = ONE.cells
+
+
 @dataclass
 class Point:
     """What became of one run: ``faults`` is empty if it ended as if nothing had happened.
 
     Attributes:
         struck: for each kill what the run's folder held: ``no run yet``, ``k of 12 complete``, ``ended before``.
+        busy: for each kill how many launches were under way.
     """
 
     number: int
     struck: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
+    busy: list[int] = field(default_factory=list)
 
     @property
     def was_killed(self) -> bool:
@@ -73,13 +101,13 @@ def command(root: Path, *arguments: str) -> list[str]:
     return [sys.executable, "-m", "bench_core.drive", *arguments, *folders]
 
 
-def first_call(root: Path, launcher: Launcher = "process") -> list[str]:
-    """Twelve cells, a few milliseconds each, in one box."""
+def first_call(root: Path, launcher: Launcher = "process", shape: Shape = ONE) -> list[str]:
+    """Cells of a few milliseconds each."""
     script = [f"--option=null.{key}" for key in ("load_s=0", "ttft_s=0.01", "tpot_s=0.001")]
     asked = ["--images=null", "--device=cpu", f"--launcher={launcher}", "--samples=24", "--max-new-tokens=4", *script]
     # The same batches each time: nothing that depends on how fast the machine was.
     asked += ["--no-harness-check", "--exhaustive", "--max-warmup-batches=1"]
-    return command(root, *asked, f"--batch-sizes={','.join(map(str, SIZES))}", f"--run-id={RUN}")
+    return command(root, *asked, *shape.arguments, f"--run-id={RUN}")
 
 
 def start(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
@@ -118,10 +146,10 @@ def _work(folder: Path) -> str:
     return hashlib.sha256(json.dumps(did).encode()).hexdigest()
 
 
-def reference(root: Path, launcher: Launcher = "process") -> tuple[Table, float]:
+def reference(root: Path, launcher: Launcher = "process", shape: Shape = ONE) -> tuple[Table, float]:
     """The table of a run that nobody interrupts, and how long it took, seconds."""
     started = time.monotonic()
-    driver = start(first_call(root, launcher), root / "log")
+    driver = start(first_call(root, launcher, shape), root / "log")
     code = driver.wait(_DRIVER_LIMIT_S)
     if code != 0:
         raise RuntimeError(f"the uninterrupted run ended with {code}: {(root / 'log').read_text()[-2000:]}")
@@ -129,7 +157,13 @@ def reference(root: Path, launcher: Launcher = "process") -> tuple[Table, float]
 
 
 def strike(
-    number: int, draw: str, root: Path, expected: Table, whole_s: float, launcher: Launcher = "process"
+    number: int,
+    draw: str,
+    root: Path,
+    expected: Table,
+    whole_s: float,
+    launcher: Launcher = "process",
+    shape: Shape = ONE,
 ) -> Point:
     """One run, killed once to three times at moments that follow from ``draw``, and finished."""
     point = Point(number)
@@ -138,12 +172,14 @@ def strike(
     kept: dict[str, str] = {}
     for attempt in range(MAX_KILLS + 1):
         resumed = (run / layout.RUN_FILE).exists()
-        driver = start(command(root, f"--resume={RUN}") if resumed else first_call(root, launcher), root / "log")
+        call = command(root, f"--resume={RUN}") if resumed else first_call(root, launcher, shape)
+        driver = start(call, root / "log")
         to_be_killed = attempt == 0 or (attempt < MAX_KILLS and chance.random() < 0.4)
         moment_s = chance.uniform(0.0, 1.05 * whole_s) * (0.7 if resumed else 1.0)
         try:
             code = driver.wait(moment_s if to_be_killed else _DRIVER_LIMIT_S)
         except subprocess.TimeoutExpired:
+            point.busy.append(len(list((root / "data").glob(f"{layout.ASSIGNMENT}.*"))))
             driver.send_signal(signal.SIGKILL)
             driver.wait()
             if not to_be_killed:
@@ -151,7 +187,7 @@ def strike(
                 break
             now = complete_cells(run)
             held = (run / layout.RUN_FILE).exists()
-            point.struck.append(f"{len(now)} of {len(CELLS)} complete" if held else "no run yet")
+            point.struck.append(f"{len(now)} of {len(shape.cells)} complete" if held else "no run yet")
             kept = _still(point, kept, now)
             continue
         if to_be_killed:
@@ -159,7 +195,7 @@ def strike(
         if code != 0:
             point.faults.append(f"attempt {attempt} ended with code {code}: {_tail(root / 'log')}")
         break
-    _judge(point, run, kept, expected)
+    _judge(point, run, kept, expected, shape.cells)
     _survivors(point, root)
     if launcher == "docker":
         _containers(point)
@@ -174,21 +210,21 @@ def _still(point: Point, before: dict[str, str], now: dict[str, str]) -> dict[st
     return {**before, **now}
 
 
-def _judge(point: Point, run: Path, kept: dict[str, str], expected: Table) -> None:
+def _judge(point: Point, run: Path, kept: dict[str, str], expected: Table, cells: tuple[str, ...] = CELLS) -> None:
     try:
         view = load_run(run)
         found = tuple(row.planned.cell for row in view.rows)
-        if found != CELLS:
+        if found != cells:
             point.faults.append(f"the plan's cells are {found}")
         point.faults += [f"{row.planned.cell}: {row.status}: {row.problem}" for row in view.rows if row.result is None]
         _still(point, kept, complete_cells(run))
         measured = [cell for visit in view.record.visits for cell in visit.cells]
-        point.faults += [f"{cell} belongs to no visit" for cell in CELLS if cell not in measured]
+        point.faults += [f"{cell} belongs to no visit" for cell in cells if cell not in measured]
         folders = sorted(path.name for path in (run / "cells").iterdir())
-        if folders != sorted(CELLS):
+        if folders != sorted(cells):
             point.faults.append(f"cells/ holds {folders}")
         point.faults += [f"left over: {path.name}" for path in run.glob(".*")]
-        point.faults += [f"left over: {path}" for cell in CELLS for path in (run / "cells" / cell).glob(".*")]
+        point.faults += [f"left over: {path}" for cell in cells for path in (run / "cells" / cell).glob(".*")]
         if table(run) != expected:  # last: a damaged log has no table
             point.faults.append("the table differs from that of the uninterrupted run")
     except Exception as error:  # noqa: BLE001  # whatever a reader raises is what this is looking for
@@ -228,17 +264,17 @@ def _tail(log: Path) -> str:
     return " / ".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-3:])
 
 
-def soak(points: int, seed: int, place: Path, launcher: Launcher = "process") -> list[Point]:
+def soak(points: int, seed: int, place: Path, launcher: Launcher = "process", shape: Shape = ONE) -> list[Point]:
     """``points`` runs, one after the other; the folder of one without faults is removed."""
     first = place / "reference"
     first.mkdir(parents=True)
-    expected, whole_s = reference(first, launcher)
+    expected, whole_s = reference(first, launcher, shape)
     done = []
     for number in range(points):
         root = place / f"point-{number}"
         for draw in range(MAX_DRAWS):
             root.mkdir()
-            point = strike(number, f"{seed}:{number}:{draw}", root, expected, whole_s, launcher)
+            point = strike(number, f"{seed}:{number}:{draw}", root, expected, whole_s, launcher, shape)
             if point.faults or point.was_killed:
                 break
             shutil.rmtree(root)  # it had ended before the moment came: no kill, so it is not counted
@@ -259,15 +295,21 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--place", type=Path, help="folder for the runs  [default: a temporary one]")
     parser.add_argument("--launcher", choices=("process", "docker"), default="process")
+    parser.add_argument("--pool", action="store_true", help="24 cells on two slices of the CPUs side by side")
     given = parser.parse_args()
+    shape = POOL if given.pool else ONE
     place = given.place or Path(tempfile.mkdtemp(prefix="llm-bench-kill-"))
-    done = soak(given.points, given.seed, place, given.launcher)
+    done = soak(given.points, given.seed, place, given.launcher, shape)
     bad = [point for point in done if point.faults]
     struck = Counter(where for point in done for where in point.struck)
     killed = sum(point.was_killed for point in done)
     kills = sum(count for where, count in struck.items() if where != _MISSED)
     lines = [f"{killed} of {len(done)} runs were killed, {kills} times in all ({given.launcher} launcher)"]
-    lines += [f"{len(done) - len(bad)} of {len(done)} runs ended with all {len(CELLS)} cells once and the same table"]
+    lines += [
+        f"{len(done) - len(bad)} of {len(done)} runs ended with all {len(shape.cells)} cells once and the same table"
+    ]
+    busy = Counter(count for point in done for count in point.busy)
+    lines += [f"  {times} times with {count} launches under way" for count, times in sorted(busy.items())]
     lines += [f"  {count} times with: {where}" for where, count in sorted(struck.items())]
     lines += [f"  run {point.number}: {fault}" for point in bad for fault in point.faults]
     sys.stdout.write("\n".join(lines) + "\n")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kill_points import CELLS, DETERMINISTIC, Point, _judge, complete_cells, reference, soak, table
+from kill_points import CELLS, DETERMINISTIC, POOL, Point, _judge, complete_cells, reference, soak, table
 
 from bench_core.contract.records import layout
 
@@ -13,6 +13,13 @@ POINTS = 12  # `make soak-kill` takes 200
 
 def test_killed_at_seeded_moments_and_resumed_a_run_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
     points = soak(POINTS, 20261123, tmp_path)
+    assert {point.number: point.faults for point in points if point.faults} == {}
+    assert all(point.was_killed for point in points)
+
+
+def test_a_pool_that_is_killed_and_resumed_measures_every_cell_once(tmp_path: Path) -> None:
+    assert len(POOL.cells) == 24
+    points = soak(4, 20261130, tmp_path, shape=POOL)
     assert {point.number: point.faults for point in points if point.faults} == {}
     assert all(point.was_killed for point in points)
 

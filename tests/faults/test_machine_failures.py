@@ -108,6 +108,8 @@ def test_what_a_box_was_to_read_and_is_gone_is_no_bad_specification(
 
 def test_a_card_that_has_gone_leaves_its_cells_to_the_others(tmp_path: Path) -> None:
     class OneCard:
+        name = "process"
+
         def run(self, launch: Launch, _take: Any) -> Ended:
             assert launch.gpu is not None
             if launch.gpu.uuid == "GPU-1":

@@ -99,6 +99,8 @@ class NamedCell(Record):
     @model_serializer(mode="wrap")
     def _scenario_in_file(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         content: dict[str, Any] = handler(self)
+        if content.get("placement", "") is None:  # of a cell that had its host to itself, as every cell had before
+            del content["placement"]
         if not isinstance(self.scenario, Offline):
             return content
         return {

@@ -10,6 +10,7 @@ from bench_core.contract.asked.protocol import Length
 from bench_core.contract.asked.scenario import MAX_REPEAT, NamedCell
 from bench_core.contract.measures.quality import QualityBounds
 from bench_core.contract.models.model import ModelInfo
+from bench_core.contract.records.placement import Placement
 from bench_core.contract.records.record import Record
 from bench_core.contract.records.workload import WorkloadRef
 
@@ -27,6 +28,16 @@ class PlannedCell(NamedCell):
     reference: int | None = Field(
         None, ge=0, description="0: others' outputs are compared with its; from 1: order in which one stands in for it"
     )
+
+
+class AloneCell(PlannedCell):
+    """A cell of a pool that is measured once more while nothing runs beside it; in no table of the others.
+
+    Attributes:
+        beside: the same cell as it was measured beside others.
+    """
+
+    beside: str
 
 
 LauncherName = Literal["docker", "process"]  # ways to start an engine that the driver has
@@ -96,10 +107,13 @@ class VisitInfo(Record):
         harness: digest of the suite's own code inside the images.
         images: those of this visit's cells.
         retries: steps of the preparation that were tried again, and how often.
-        cells: planned for this visit, in the order of launches. A cell was measured in the last visit that names it.
+        cells: planned for this visit, in the order of launches; several workers take the longest of each repeat first.
+            A cell was measured in the last visit that names it.
         harness_check: cells of the scripted engine, measured before the others for the suite's own error on this
             machine; their repeat is the visit's number. Empty where it was switched off; ``None`` in records of before.
         order_seed: of that order, where the grid is repeated; ``None`` where it is the table's.
+        alone: of the cells measured beside others a sample, measured again without them.
+        workers: that ran cells side by side; empty where there was one.
     """
 
     started_utc: str
@@ -115,6 +129,8 @@ class VisitInfo(Record):
     harness_check: tuple[PlannedCell, ...] | None = None
     order_seed: int | None = None
     retries: dict[str, int] = {}
+    alone: tuple[AloneCell, ...] = ()
+    workers: tuple[Placement, ...] = ()
 
 
 class RunRecord(Record):
@@ -155,6 +171,11 @@ class RunRecord(Record):
         """The image of the repository that an image of this run is, or is a version of."""
         made = self.engine_versions.get(image)
         return image if made is None else made.image
+
+    @property
+    def alone(self) -> tuple[AloneCell, ...]:
+        """Of all visits."""
+        return tuple(cell for visit in self.visits for cell in visit.alone)
 
     @property
     def all_visits(self) -> tuple[VisitInfo, ...]:

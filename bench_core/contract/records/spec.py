@@ -7,17 +7,19 @@ started without one.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from bench_core.contract.adapter import Variant
+from bench_core.contract.asked.declaration import MayDiffer
 from bench_core.contract.asked.manifest import DeviceKind, Manifest, Name
 from bench_core.contract.asked.protocol import Length, MeasureOptions, MeasureProtocol, NewTokens, Timeouts
 from bench_core.contract.asked.scenario import NamedCell, Offline, Scenario
 from bench_core.contract.errors import BadInput
 from bench_core.contract.models.model import ModelInfo
 from bench_core.contract.models.stored_weights import StoredWeights
+from bench_core.contract.records.placement import Placement
 from bench_core.contract.records.record import Record, Scalar
 from bench_core.contract.records.workload import WorkloadRef
 from bench_core.contract.serving.cell import CapacityAsk, ServePlan, ServerFacts
@@ -69,6 +71,7 @@ class CellSpec(CellPlan):
     artifact_digest: str | None = Field(description="of the files that the engine read, if any")
     weights: StoredWeights | None = Field(None, description="that the artifact holds; not known in older records")
     server: ServerFacts | None = Field(None, description="of a serving cell: how its server was started and asked")
+    placement: Annotated[Placement | None, MayDiffer()] = Field(None, description="where it ran beside other cells")
 
 
 class Assignment(Record):
@@ -79,6 +82,7 @@ class Assignment(Record):
         schedules: of serving cells, by the word of their load: the file, below the data folder.
         capacity: a search that begins with the one cell instead of measuring it.
         threads: CPU threads of the engine; ``None``: all that the container may use, which only it can tell.
+        placement: where it runs, where others run beside it.
     """
 
     schema_version: Literal[1] = 1
@@ -88,6 +92,7 @@ class Assignment(Record):
     capacity: CapacityAsk | None = None
     threads: int | None = Field(None, ge=1)
     timeouts: Timeouts
+    placement: Placement | None = None
 
 
 def image_facts(manifest: Manifest, variant: Variant) -> dict[str, Any]:

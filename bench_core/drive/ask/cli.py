@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -100,14 +101,7 @@ def drive(context: click.Context, suite: Path | None, resume: str | None, **valu
         None if modes.get("dry_run") else locks,
         refused="run_id" in places or bool(modes.get("build_only") or modes.get("self_check")),
     )
-    if suite is not None:
-        base = Suite.load(suite)
-    elif earlier is not None:
-        base = earlier.suite()
-        if "images" in asked and "variants" not in asked:  # those of the run's other images
-            base = base.model_copy(update={"variants": ()})
-    else:
-        base = Suite()
+    base = _base(suite, earlier, asked)
     versions = words.engine_versions(asked.get("engine_version", ()))
     if versions:
         asked["engine_version"] = (
@@ -136,6 +130,18 @@ def drive(context: click.Context, suite: Path | None, resume: str | None, **valu
     if web is not None:
         context.call_on_close(web.close)
     context.exit(Session(request, wanted, earlier, locks, web).run())
+
+
+def _base(suite: Path | None, earlier: Earlier | None, asked: Mapping[str, Any]) -> Suite:
+    """What the command line adds to: a suite file, or what the run was asked for before."""
+    if suite is not None:
+        return Suite.load(suite)
+    if earlier is None:
+        return Suite()
+    base = earlier.suite()
+    if "images" in asked and "variants" not in asked:  # those of the run's other images
+        base = base.model_copy(update={"variants": ()})
+    return base
 
 
 def _web(modes: Modes) -> Web | None:

@@ -91,10 +91,24 @@ class Suite(MeasureOptions, Loads, Subjects):
         MayDiffer(),
         Said(flag="artifact", metavar="NAME=SOURCE", default="converted from the model"),
     ] = Field({}, description="where an artifact is taken from: a hub id, id@revision or a folder; may be repeated")
-    gpus: Annotated[tuple[str, ...], Said(default="the first")] = Field((), description="indices or UUIDs, or all")
+    gpus: Annotated[tuple[str, ...], Said(default="the first")] = Field(
+        (), description="indices or UUIDs, or all; of several each measures cells of its own, side by side"
+    )
+    cpu_slices: Annotated[int | None, Said(default="one, of all cores")] = Field(
+        None, ge=1, le=4096, description="on the CPU: devices of equal shares of its cores, side by side"
+    )
+    compare_on_one_gpu: Annotated[bool, MayDiffer()] = Field(
+        False, description="measure what one table compares on one GPU or slice: the methods at a batch size or load"
+    )
+    beside_sample: Annotated[int, MayDiffer()] = Field(
+        2, ge=0, le=1000, description="cells that are measured again alone, to tell what neighbours cost; 0: none"
+    )
     launcher: Literal["auto", LauncherName] = Field("auto", description="engines run in containers or processes")
-    control: Annotated[str | None, MayDiffer(), Said(metavar="IMAGE.VARIANT.bN")] = Field(
-        None, description="a cell measured first at every visit of a run, to compare machines"
+    control: Annotated[
+        str | None, MayDiffer(), Said(metavar="IMAGE.VARIANT.bN", default="none; of several devices the cheapest cell")
+    ] = Field(
+        None,
+        description="a cell measured first at every visit, on every device, to compare them; none: no such cell",
     )
     harness_check: bool = Field(
         True, description="measure the scripted engine with every visit, for the error of the suite itself"

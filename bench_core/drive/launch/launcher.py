@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 
 from bench_core.contract.asked.manifest import DeviceKind
 from bench_core.contract.errors import BadInput
+from bench_core.contract.records.placement import Placement
 from bench_core.contract.records.run import GpuInfo, ImageInfo, LauncherName
 from bench_core.drive.plan.builds import Build
 from bench_core.drive.plan.catalogue import Image
@@ -53,6 +54,7 @@ class Launch:
         run_lock: the open file of the run's lock, for a worker process to hold on to as long as it lives.
         client_processes: where the cells are under load: load generators of the client, which runs beside the engine's
             server, writes the cells and is the one that is followed; 0 otherwise.
+        placement: its share of the host; ``None``: all of it.
     """
 
     image: Image
@@ -64,6 +66,12 @@ class Launch:
     run_lock: int | None = None
     client_processes: int = 0
     silence_limit_s: float | None = None
+    placement: Placement | None = None
+
+    @property
+    def cpus(self) -> tuple[int, ...] | None:
+        """That it may use; ``None``: all that this process may."""
+        return self.placement.cpus or None if self.placement is not None else None
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,14 @@ def measuring_estimate_s(plan: Plan, suite: Suite, weights_bytes: int, prompts: 
     if not plan.jobs:
         return 0.0
     beside_s = own_error_estimate_s(plan) + (PROBE_S if probed else 0.0)
-    return beside_s + sum(cell_estimates_s(plan, suite, weights_bytes, prompts).values())
+    parts = [job_estimate_s(job, plan.device, suite, weights_bytes, prompts) for job in plan.jobs]
+    alone = [job_estimate_s(job, plan.device, suite, weights_bytes, prompts) for job, _ in plan.alone]
+    return beside_s + max(sum(parts) / plan.devices, *parts) + sum(alone)
+
+
+def job_estimate_s(job: Job, device: DeviceKind, suite: Suite, weights_bytes: int, prompts: int) -> float:
+    """Seconds of one launch, roughly."""
+    return sum(_cells_s(job, device, suite, weights_bytes, prompts).values())
 
 
 def own_error_estimate_s(plan: Plan) -> float:
@@ -50,17 +57,21 @@ def own_error_estimate_s(plan: Plan) -> float:
 
 
 def cell_estimates_s(plan: Plan, suite: Suite, weights_bytes: int, prompts: int) -> dict[str, float]:
-    """Seconds of each cell to be measured, roughly, in the order of the launches; the first of a launch has its start.
-
-    Each step reads all weights once; batch size does not matter to that until compute does.
-    """
-    step_s = weights_bytes / _BYTES_PER_S[plan.device] + _STEP_S[plan.device]
+    """Seconds of each cell to be measured, roughly, by launch; the first of a launch has its start."""
     found: dict[str, float] = {}
     for job in plan.jobs:
-        start_s = _START_S
-        for scenario in job.scenarios:
-            found[job.cell(scenario)] = start_s + _cell_s(job, scenario, suite, plan.device, step_s, prompts)
-            start_s = 0.0
+        found.update(_cells_s(job, plan.device, suite, weights_bytes, prompts))
+    return found
+
+
+def _cells_s(job: Job, device: DeviceKind, suite: Suite, weights_bytes: int, prompts: int) -> dict[str, float]:
+    """Of one launch. Each step reads all weights once; batch size does not matter to that until compute does."""
+    step_s = weights_bytes / _BYTES_PER_S[device] + _STEP_S[device]
+    found: dict[str, float] = {}
+    start_s = _START_S
+    for scenario in job.scenarios:
+        found[job.cell(scenario)] = start_s + _cell_s(job, scenario, suite, device, step_s, prompts)
+        start_s = 0.0
     return found
 
 

@@ -128,8 +128,14 @@ def plan_words(
     if resumed is not None:
         kept = sum(cell.cell in plan.kept for cell in plan.cells)
         lines.insert(0, f"resumes {resumed}: {kept} of {len(plan.cells)} cells asked for are complete and kept")
-    if plan.control is not None and plan.control in plan.jobs:
-        lines.append(f"control: {', '.join(plan.control.cells)}, measured first")
+    if plan.devices > 1:
+        lines.append(f"side by side: {plan.devices} launches at a time, each on a device of its own, the longest first")
+    if plan.controls:
+        everywhere = f", on each of {plan.devices} devices" if plan.devices > 1 else ""
+        lines.append(f"control: {', '.join(plan.controls[0].cells)}, measured first{everywhere}")
+    if plan.alone:
+        again = ", ".join(cell for job, _ in plan.alone for cell in job.cells)
+        lines.append(f"again at the end with nothing beside it: {again}")
     if plan.own_error:
         words = ", ".join(f"{job.title} x {_sizes(job)}" for job in plan.own_error)
         lines.append(f"the suite's own error: {words}, measured before the cells")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from bench_core.contract.asked.manifest import DeviceKind
 from bench_core.contract.asked.scenario import Offline, Scenario
@@ -16,6 +17,8 @@ from bench_core.contract.serving.load import Serve
 from bench_core.drive.ask.request import Suite
 from bench_core.drive.plan.catalogue import Catalogue, Image
 from bench_core.drive.plan.named import cell_parts, image_of, owner, single
+
+NO_CONTROL = "none"
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,8 @@ class Plan:
         repeats: how often the grid is measured; what the control adds is not counted.
         own_error: of the scripted engine, measured before the others for the suite's own error.
         order_seed: of the order of the launches, where that is more than once.
+        devices: that cells are measured on side by side; each measures the control.
+        alone: jobs of one cell that is measured again while nothing runs beside it, and the cell it is held against.
     """
 
     device: DeviceKind
@@ -98,6 +103,25 @@ class Plan:
     own_error: tuple[Job, ...] = ()
     repeats: int = 1
     order_seed: int = 0
+    devices: int = 1
+    alone: tuple[tuple[Job, str], ...] = ()
+
+    @cached_property
+    def controls(self) -> tuple[Job, ...]:
+        """The control of each device: on the first as it is, on the others as further repeats; nothing where nothing
+        of the grid is left, and so nothing to control either."""
+        if self.control is None:
+            return ()
+        first = self.control.repeat
+        others = range(max(self.repeats, first) + 1, max(self.repeats, first) + self.devices)
+        controls = (self.control, *(replace(self.control, repeat=repeat) for repeat in others))
+        cells = self._of(controls)
+        new = any(cell.cell not in self.kept and cell.repeat == 1 for cell in cells)
+        return controls if new or self._left({cell.cell for cell in cells}) else ()
+
+    def _left(self, done: Set[str]) -> tuple[Job, ...]:
+        """The grid without what is kept and what is ``done`` beside it."""
+        return tuple(job for job in (job.without(self.kept | done) for job in self.in_order_of_launch) if job.scenarios)
 
     @property
     def in_order_of_launch(self) -> tuple[Job, ...]:
@@ -115,20 +139,13 @@ class Plan:
 
     @property
     def jobs(self) -> tuple[Job, ...]:
-        """What is to be launched, in order: the control, then the grid without it and without what is kept.
-
-        Where nothing of the grid is left there is nothing to control either.
-        """
-        control = self._of([self.control]) if self.control is not None else ()
-        done = self.kept | {cell.cell for cell in control}
-        left = tuple(job for job in (job.without(done) for job in self.in_order_of_launch) if job.scenarios)
-        new = bool(left) or any(cell.cell not in self.kept and cell.repeat == 1 for cell in control)
-        return (self.control, *left) if self.control is not None and new else left
+        """What is to be launched, in order: the controls, then the grid without them and without what is kept."""
+        return (*self.controls, *self._left({cell.cell for cell in self._of(self.controls)}))
 
     @property
     def cells(self) -> tuple[PlannedCell, ...]:
         """All cells asked for, in the order of the table."""
-        every = self._of([*self.grid, *(job for job in self.jobs if job is self.control)])
+        every = self._of([*self.grid, *self.controls])
         return tuple({cell.cell: cell for cell in every}.values())
 
     @property
@@ -299,7 +316,9 @@ def _job(image: Image, variant: str, scenarios: tuple[Scenario, ...], suite: Sui
 
 def _control(suite: Suite, catalogue: Catalogue, device: DeviceKind) -> Job | None:
     """The suite's control cell, written ``image.variant.b<batch size>``; either name may hold dots."""
-    return None if suite.control is None else cell_job(suite.control, "--control", suite, catalogue, device)
+    return (
+        None if suite.control in (None, NO_CONTROL) else cell_job(suite.control, "--control", suite, catalogue, device)
+    )
 
 
 def cell_job(cell: str, option: str, suite: Suite, catalogue: Catalogue, device: DeviceKind) -> Job:

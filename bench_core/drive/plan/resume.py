@@ -20,12 +20,13 @@ from bench_core.contract.records.run import GpuInfo, ImageInfo, PlannedCell, Run
 from bench_core.contract.records.spec import CellSpec
 from bench_core.contract.records.workload import order_words
 from bench_core.drive.ask.request import SERVED_BY, Suite
+from bench_core.drive.fleet.queue import Before
 from bench_core.drive.launch.launcher import Launcher
 from bench_core.drive.material.prepared import Prepared
 from bench_core.drive.plan.engine_versions import joined
 from bench_core.drive.plan.plan import Plan
 from bench_core.runs.load import load_run
-from bench_core.runs.view import Ended, RunView
+from bench_core.runs.view import Ended, Row, RunView
 from bench_core.system.processor import as_meant, this_host
 
 # NVML's total shrinks a little with drivers that reserve more; the next model of a card is further away than that.
@@ -85,6 +86,18 @@ class Earlier:
     def complete_cells(self) -> tuple[PlannedCell, ...]:
         """The same as cells of the plan."""
         return tuple(row.planned for row in self.complete)
+
+    def of_the_pool(self) -> Before:
+        """Where the complete cells were measured, where several devices ran, and how long each took."""
+        homes: dict[tuple[str, int], str] = {}
+        took_s: dict[tuple[str, str], float] = {}
+        for row in self.complete:
+            word = row.planned.scenario.word
+            if row.spec is not None and row.spec.placement is not None:
+                homes[word, row.planned.repeat] = row.spec.placement.worker
+            if isinstance(row, Row) and row.alive_s is not None:
+                took_s[f"{row.planned.image}.{row.planned.variant}", word] = row.alive_s[1] - row.alive_s[0]
+        return Before(homes, took_s)
 
     def suite(self) -> Suite:
         """What was asked for, or as much of it as the run itself says where that was not kept; without the file of
@@ -187,6 +200,7 @@ class Earlier:
             ("device", record.device, plan.device),
             ("max_new_tokens", record.max_new_tokens, suite.max_new_tokens),
             ("length", record.length, suite.length),
+            *([("cpu_slices", self.suite().cpu_slices, suite.cpu_slices)] if plan.device == "cpu" else []),
             ("order of the prompts", record.workload.order, order_words(suite.shuffle_seed)),
             *((f"bound {name}", had, now) for name, had, now in differences(record.quality, suite.quality)),
         ]

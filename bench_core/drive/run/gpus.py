@@ -28,6 +28,8 @@ def choose_device(suite: Suite, *, build_only: bool) -> tuple[DeviceKind, list[G
     if build_only and suite.device == "cuda":
         return "cuda", present  # images are built where there is no GPU, too
     if suite.device == "cuda" or (suite.device == "auto" and present):
+        if suite.cpu_slices is not None:
+            raise BadInput("--cpu-slices is given, but the run is on a GPU", "leave it out, or use --device cpu")
         return "cuda", choose_gpus(suite.gpus, present)
     if suite.gpus:
         raise BadInput("--gpus is given, but the run is on the CPU", "leave it out, or use --device cuda")

@@ -13,6 +13,9 @@ from bench_core.contract.records import layout
 from bench_core.contract.records.outcome import EXIT_INTERRUPTED, EXIT_OK, Outcome, Verdict
 from bench_core.contract.records.run import GpuInfo, VisitInfo
 from bench_core.drive.ask.request import Modes, Request, Suite
+from bench_core.drive.fleet.placement import workers_of
+from bench_core.drive.fleet.queue import Before
+from bench_core.drive.fleet.sample import sampled, with_control
 from bench_core.drive.launch.launcher import Launcher
 from bench_core.drive.launch.launcher_choice import Choice, choose_launcher
 from bench_core.drive.material.material import Material
@@ -77,14 +80,14 @@ class Session:
         Raises:
             BadInput: before anything was written, if anything given cannot be used.
         """
-        request, suite = self._request, self._request.suite
         device, gpus = choose_device(self._request.suite, build_only=self._modes.build_only)
         self._refuse_early(device)
         choice = self._choose()
         launcher = choice.launcher
         if not self._modes.dry_run and launcher.clear_orphans(self._news.say) and self._earlier is not None:
             self._earlier = Earlier.load(self._earlier.folder)  # one of them may just have ended a cell
-        plan = self._with_own_error(self._plan(device))
+        plan = self._with_own_error(self._side_by_side(self._plan(device), gpus, launcher))
+        request, suite = self._request, self._request.suite
         self._require_use_of_options(plan, device)
         if self._modes.build_only:
             probe = self._catalogue.probe(plan.device)
@@ -142,7 +145,8 @@ class Session:
         Raises:
             MachineFailure: nothing could be made ready for a resumed run, which is left as it was.
         """
-        visit = visit_info(plan, launcher, gpus)
+        places = [worker.placement for worker in execution.workers if worker.placement is not None]
+        visit = visit_info(plan, launcher, gpus, places)
         if self._earlier is None:  # before minutes of building, so that there is a run to go on with
             self._begin(run_folder, plan, visit, prepared)
         ready = self._material.provide(provision, plan, prepared)
@@ -167,7 +171,8 @@ class Session:
             self._measure_devices(plan, launcher, gpus, display, run_folder, prepared)
             execution.settle("the device was measured")
         execution.measure_own_error(plan.own_error, prepared, run_folder)
-        finished = execution.measure(prepared, run_folder, self._kept(plan), ready, rows)
+        before = self._earlier.of_the_pool() if self._earlier else Before()
+        finished = execution.measure(prepared, run_folder, self._kept(plan), ready, rows, before)
         finished.refusal = finished.refusal or next(iter(machine), None)
         return finished
 
@@ -184,7 +189,7 @@ class Session:
     def _require_use_of_options(self, plan: Plan, device: DeviceKind) -> None:
         """Nothing that ``--option`` and ``--engine-version`` say is left aside: each image that they name is measured
         or searched with here."""
-        jobs = [*plan.grid, *([plan.control] if plan.control else []), *self._searches(device).max_batch_jobs()]
+        jobs = [*plan.grid, *plan.controls[:1], *self._searches(device).max_batch_jobs()]
         names = {name for job in jobs for name in (job.image.name, job.image.engine)}
         for option, named in (("--option", self._modes.options_of), ("--engine-version", self._modes.versions_of)):
             unused = sorted(named - names)
@@ -335,6 +340,14 @@ class Session:
         else:
             plan = make_plan(suite, self._catalogue, device)
         return plan.resumed(self._earlier.complete_cells)
+
+    def _side_by_side(self, plan: Plan, gpus: list[GpuInfo], launcher: Launcher) -> Plan:
+        """The plan with what tells how far several devices differ; the suite then names its control."""
+        devices = len(workers_of(gpus, self._request.suite.cpu_slices, launcher.name))
+        suite = with_control(self._request.suite, plan, devices)
+        self._request = self._request.model_copy(update={"suite": suite})
+        known = self._earlier.record.alone if self._earlier else ()
+        return sampled(self._plan(plan.device), suite, devices, known) if devices > 1 else plan
 
     def _with_own_error(self, plan: Plan) -> Plan:
         """The plan with the scripted engine beside it, unless that is switched off."""

@@ -11,6 +11,7 @@ from bench_core.report.explain.device_time import device_time
 from bench_core.report.explain.own_error import own_error
 from bench_core.report.explain.serving_facts import serving_facts
 from bench_core.report.explain.under_load import busy_words
+from bench_core.report.fleet import words as fleet_words
 from bench_core.report.format import gib, quantity, significant
 from bench_core.runs.view import RunView
 from bench_core.system.text import foreign
@@ -18,7 +19,7 @@ from bench_core.system.text import foreign
 
 def facts(view: RunView) -> Iterable[tuple[str, str]]:
     """Name and text of each."""
-    for busy in (warning(view), busy_words(view)):
+    for busy in (warning(view), busy_words(view), fleet_words.warning(view)):
         if busy:
             yield "Warning", busy
     yield from _asked(view)
@@ -34,6 +35,9 @@ def facts(view: RunView) -> Iterable[tuple[str, str]]:
     again = f", {len(visits)} visits until {visits[-1].started_utc}; see Visits" if len(visits) > 1 else ""
     yield "Date", record.created_utc + again
     yield "Launcher", record.launcher
+    beside = fleet_words.side_by_side(view)
+    if beside is not None:
+        yield "Side by side", beside
     retried = [f"{what} ({quantity(n, 'time')})" for visit in visits for what, n in visit.retries.items()]
     if retried:
         yield "Tried again", "for failures of the network, the hub or the Docker engine: " + ", ".join(retried)

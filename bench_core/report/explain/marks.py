@@ -9,6 +9,7 @@ from bench_core.contract.measures.telemetry import MARKED_FROM_SHARE
 from bench_core.contract.statistics.interval import FEWEST_BATCHES, Interval
 from bench_core.contract.statistics.representation import Misfit
 from bench_core.report.explain.busy_host import BUSY, busy_note
+from bench_core.report.fleet.words import BESIDE, beside_note
 from bench_core.report.format import ABSENT, rate_within
 from bench_core.runs.view import Row
 
@@ -28,7 +29,14 @@ FEW_BATCHES = "few batches"
 UNEVEN = "uneven"
 NO_OUTPUT = "no output"
 MISFIT = "not representative"
-MARKS = {UNSTEADY: UNSTEADY_MARK, FEW_BATCHES: FEW_MARK, UNEVEN: UNEVEN_MARK, MISFIT: MISFIT_MARK, BUSY: BUSY}
+MARKS = {
+    UNSTEADY: UNSTEADY_MARK,
+    FEW_BATCHES: FEW_MARK,
+    UNEVEN: UNEVEN_MARK,
+    MISFIT: MISFIT_MARK,
+    BUSY: BUSY,
+    BESIDE: BESIDE,
+}
 # A wider interval is shown and compared with nobody's: no difference between two methods could be told by it.
 WIDEST_COMPARED = 0.5
 _NO_INTERVAL = "no interval is given, since the batches that were measured do not represent the workload"
@@ -69,14 +77,19 @@ def remarks(row: Row) -> list[str]:
     if row.result is None:
         return []
     steadiness = row.result.metrics.steadiness
-    words = (BUSY if row.disturbed else "", UNSTEADY if steadiness.unsteady else "", untold(row))
+    words = (
+        BUSY if row.disturbed else "",
+        BESIDE if row.beside_others else "",
+        UNSTEADY if steadiness.unsteady else "",
+        untold(row),
+    )
     return [word for word in words if word]
 
 
 def mark_notes(rows: Sequence[Row]) -> list[str]:
     """Footnotes for the marks that stand in a table of these rows."""
     said = {remark for row in rows for remark in remarks(row)}
-    notes = [*busy_note(rows)]
+    notes = [*busy_note(rows), *beside_note(rows)]
     if UNSTEADY in said:
         notes.append(
             f"{UNSTEADY_MARK} unsteady: latencies rose or fell while this was measured, or had not settled when "

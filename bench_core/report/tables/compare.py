@@ -182,6 +182,8 @@ def _place(cell: Cell) -> str:
         return ABSENT
     if row.spec.gpu_uuid is not None:
         return _short_uuid(row.spec.gpu_uuid)
+    if row.spec.placement is not None:
+        return row.spec.placement.worker
     visit = view.visit_of(row)
     return view.record.all_visits[visit - 1].host.cpu if visit else view.record.host.cpu
 

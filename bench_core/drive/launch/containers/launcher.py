@@ -133,7 +133,7 @@ class DockerLauncher:
     def _serve(self, launch: Launch, on_stdout: LineTaker) -> Ended:
         """A server's container and its client's, whose end counts; unless the server's ended before."""
         started = time.monotonic()
-        shares = deal(launch.client_processes)
+        shares = deal(launch.client_processes, launch.cpus)
         meeting = Meeting(self._client, {"llm-bench.run": launch.labels.get("run", "")})
         server: Container | None = None
         try:
@@ -290,7 +290,7 @@ class DockerLauncher:
         }
         if launch.gpu:
             options["device_requests"] = [DeviceRequest(device_ids=[launch.gpu.uuid], capabilities=[["gpu"]])]
-        options |= other or {}
+        options |= _placed(launch, limit.memory_bytes) | dict(other or {})
         if "network" in options:
             del options["network_mode"]
         name = options["name"]
@@ -356,6 +356,16 @@ def _places(launch: Launch) -> list[str]:
 
 def _on(cpus: tuple[int, ...]) -> dict[str, str]:
     return {"cpuset_cpus": ",".join(map(str, cpus))}
+
+
+def _placed(launch: Launch, limit_bytes: int) -> dict[str, Any]:
+    """A worker's share of the host; nothing for one that has all of it."""
+    place = launch.placement
+    if place is None:
+        return {}
+    memory = min(limit_bytes, place.memory_bytes or limit_bytes)
+    mems = {"cpuset_mems": ",".join(map(str, place.mems))} if place.memory == "bound" else {}
+    return {**(_on(place.cpus) if place.cpus else {}), **mems, "mem_limit": memory, "memswap_limit": memory}
 
 
 def _run_of(launch: Launch) -> str:

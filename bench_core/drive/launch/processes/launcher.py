@@ -86,7 +86,7 @@ class ProcessLauncher:
         before."""
         if not launch.client_processes:
             return self._run(launch, on_stdout)
-        shares, port = deal(launch.client_processes), free_ports()
+        shares, port = deal(launch.client_processes, launch.cpus), free_ports()
         ends: list[Ended] = []
         client: list[subprocess.Popen[bytes]] = []
 
@@ -138,7 +138,7 @@ class ProcessLauncher:
             variables = _variables(environment, home, launch)
             started = time.monotonic()
             worker = [str(environment / "bin" / "python"), "-m", "bench_core.worker", *launch.arguments]
-            with _affinity(cpus):
+            with _affinity(cpus or launch.cpus or ()):
                 process = subprocess.Popen(
                     command or [*worker, *places(launch, Path(home))],
                     stdin=subprocess.DEVNULL,

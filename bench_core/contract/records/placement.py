@@ -1,0 +1,32 @@
+"""Where a cell ran beside others: the device and the share of its host that were its own."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from bench_core.contract.records.record import Record
+
+_Number = Annotated[int, Field(ge=0)]
+
+
+class Placement(Record):
+    """A worker's share of its host. The same for all cells of a worker.
+
+    Attributes:
+        worker: its GPU's UUID, or ``slice <number>`` of the CPUs.
+        workers: that ran cells side by side, this one among them.
+        cpus: that it may use and no other worker does; empty: those of the host, shared.
+        mems: NUMA nodes of these CPUs.
+        memory: ``bound``: no other node's memory is given to it. ``local``: the kernel takes these nodes' memory while
+            there is some, as for any process that stays on their CPUs.
+        memory_bytes: that it may use; ``None``: no limit of its own.
+    """
+
+    worker: str
+    workers: int = Field(ge=1)
+    cpus: tuple[_Number, ...] = ()
+    mems: tuple[_Number, ...] = ()
+    memory: Literal["bound", "local"] = "local"
+    memory_bytes: int | None = Field(None, ge=1)

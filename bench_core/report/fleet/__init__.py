@@ -1,0 +1,1 @@
+"""Cells that several devices measured side by side."""
