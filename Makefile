@@ -39,9 +39,9 @@ test: lint  ## all checks and tests; those with containers run where a Docker en
 	@mkdir -p build; echo "the images of the tests that follow are built meanwhile: build/images.log"; \
 		$(PY) -m bench_core.drive --images all --device cpu --launcher docker --build-only > build/images.log 2>&1 & \
 		building=$$!; \
-		$(PY) -m pytest -n auto --dist loadfile -m "not ($(ONE_BY_ONE))"; together=$$?; \
+		$(PY) -m pytest -n auto --dist loadfile --durations 15 -m "not ($(ONE_BY_ONE))"; together=$$?; \
 		wait $$building || tail -3 build/images.log; \
-		$(PY) -m pytest -m "$(ONE_BY_ONE)" && exit $$together
+		$(PY) -m pytest --durations 40 -m "$(ONE_BY_ONE)" && exit $$together
 
 test-quick: setup  ## walls, contract and report without simulations, figures and whole runs; under a minute
 	$(PY) -m pytest -n auto --dist loadfile tests/test_walls.py tests/contract tests/report -m "not slow"
