@@ -133,7 +133,7 @@ def _write(
         record = record_of(comparisons, verdict, _EXIT_CODES[verdict], __version__)
         texts.append((js, record.model_dump_json(indent=1) + "\n"))
     if svg is not None:
-        from bench_core.compare.figure import draw  # noqa: PLC0415  # altair takes a second
+        from bench_core.compare.figure import draw  # noqa: PLC0415  # the one use
 
         texts.append((svg, draw(comparisons).svg))
     for path, text in texts:

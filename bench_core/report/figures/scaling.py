@@ -1,7 +1,6 @@
 """The two scaling figures: throughput and memory by batch size, one line for each method.
 
-Cells without a number stand in a strip of their own below the plot, so that none is silently missing. Importing this
-module imports altair, which takes a second: import it only to draw.
+Cells without a number stand in a strip of their own below the plot, so that none is silently missing.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from collections.abc import Callable
 
 from bench_core.report.explain.marks import told_interval
 from bench_core.report.explain.repeats import over_repeats
-from bench_core.report.figures.draw import Figure, Point, draw
+from bench_core.report.figures.draw import Drawing, Point, draw
 from bench_core.report.format import GIB, NOT_READ
 from bench_core.runs.view import Row, RunView
 from bench_core.system.text import foreign
@@ -20,7 +19,7 @@ LONGEST_LABEL, LONGEST_SUBTITLE = 160, 70
 UNEQUAL = "unequal work"  # stands below the plot like an outcome: its number is not compared
 
 
-def throughput(view: RunView) -> Figure:
+def throughput(view: RunView) -> Drawing:
     """Output throughput by batch size, with its interval as a bar; of repeats the mean, with their range as a bar."""
     summed = over_repeats(view)
     if summed:
@@ -41,7 +40,7 @@ def throughput(view: RunView) -> Figure:
     )
 
 
-def memory(view: RunView) -> Figure:
+def memory(view: RunView) -> Drawing:
     """Peak memory by batch size: of the GPU, or of the engine's processes in a run without one."""
 
     def peak_gib(row: Row) -> float | None:

@@ -37,7 +37,7 @@ def write_report(run_folder: Path, out: Path | None = None, prices: Prices = NO_
         BadInput: not a run.
         MachineFailure: the target cannot be written.
     """
-    # Drawing imports altair: a second that --help and --check need not wait for.
+    # The page's template engine: --help and --check need not wait for it.
     from bench_core.report.figures.every import draw_all  # noqa: PLC0415
     from bench_core.report.page import write as page  # noqa: PLC0415
 
