@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from bench_core.contract.errors import BadInput, first_line
 from bench_core.contract.measures.cell import CellEvents, CellResult, summarise
-from bench_core.contract.measures.equal_work import breaches_between, cell_work
+from bench_core.contract.measures.equal_work import Known, breaches_between, cell_work
 from bench_core.contract.measures.max_batch import MaxBatch
 from bench_core.contract.measures.min_memory import MinMemory
 from bench_core.contract.measures.own_error import Gap, Script, gaps
@@ -75,7 +75,8 @@ def load_run(folder: Path, watch: Watch | None = None) -> RunView:
         for planned in (*record.cells, *own_error_cells(record))
         if planned.load is not None
     ]
-    rows = [_row(folder, record, planned, workload, watch) for planned in (*offline, *scripted)]
+    known: Known = {}
+    rows = [_row(folder, record, planned, workload, known, watch) for planned in (*offline, *scripted)]
     between = breaches_between(row.work for row in rows if row.work is not None)
     rows = _with_bits(_with_breach(row, between.get(row.planned.cell)) for row in rows)
     count = len(offline)
@@ -130,7 +131,12 @@ def _with_bits(rows: Iterable[Row]) -> list[Row]:
 
 
 def _row(
-    run_folder: Path, record: RunRecord, planned: PlannedCell, workload: Workload | None, watch: Watch | None
+    run_folder: Path,
+    record: RunRecord,
+    planned: PlannedCell,
+    workload: Workload | None,
+    known: Known,
+    watch: Watch | None,
 ) -> Row:
     folder = layout.cell_folder(run_folder, planned.cell)
     spec: CellSpec | None = None
@@ -144,7 +150,7 @@ def _row(
             return Row(planned, spec, verdict)
         if spec is None:
             raise Unreadable(layout.SPEC_FILE, "the file is missing, so what was measured is not known")
-        return _measured_row(run_folder, planned, spec, verdict, workload, watch)
+        return _measured_row(run_folder, planned, spec, verdict, workload, known, watch)
     except Unreadable as damaged:
         return Row(planned, spec, verdict, damage=damaged.damage)
     except OSError as error:  # a folder that may not be searched, for example
@@ -167,6 +173,7 @@ def _measured_row(
     spec: CellSpec,
     verdict: Verdict,
     workload: Workload | None,
+    known: Known,
     watch: Watch | None,
 ) -> Row:
     """A cell that is said to be ok, with its numbers."""
@@ -182,7 +189,7 @@ def _measured_row(
     result = _result(_log_name(folder), planned.cell, events)
     _check_protocol(spec, result)
     batches = [batch for of_phase in events.batches.values() for batch in of_phase]
-    work = cell_work(spec, batches, workload.prompts if workload is not None else None)
+    work = cell_work(spec, batches, workload.prompts if workload is not None else None, known)
     found: tuple[Gap, ...] = ()
     if planned.harness:
         try:
