@@ -17,6 +17,7 @@ from bench_core.compare.verdict import Verdict
 from bench_core.compare.write import console, markdown
 from bench_core.contract.errors import BadInput, MachineFailure, nearest
 from bench_core.contract.records.outcome import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INCONCLUSIVE, EXIT_OK
+from bench_core.system.collector import collect_seldom
 from bench_core.system.files import write_text
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -146,4 +147,5 @@ def _write(
 
 def main(prog_name: str = "python -m bench_core.compare") -> None:
     """Runs the command line."""
+    collect_seldom()
     app(prog_name=prog_name)

@@ -19,6 +19,7 @@ from bench_core.report.explain.marks import untold
 from bench_core.report.format import NO_GPU
 from bench_core.runs.load import load_run
 from bench_core.runs.view import Ended, Row, RunView, ServedRow
+from bench_core.system.collector import collect_seldom
 from bench_core.system.text import foreign, one_line
 
 
@@ -31,7 +32,9 @@ def read_sides(folders: Sequence[Path]) -> list[Side]:
     if len(folders) == 1:
         return [read_side(folders[0])]
     # Started anew, not forked: a caller may have threads.
-    with ProcessPoolExecutor(max_workers=len(folders), mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(
+        max_workers=len(folders), mp_context=get_context("spawn"), initializer=collect_seldom
+    ) as pool:
         sides = list(pool.map(read_side, folders))
     names = [side.name for side in sides]
     return [replace(side, name=one_line(side.folder)) if names.count(side.name) > 1 else side for side in sides]
@@ -72,7 +75,10 @@ class _Watcher:
     def __init__(self, times: BatchTimes) -> None:
         self._times = times
 
-    def __call__(self, event: Event) -> None:
+    def line(self, content: bytes) -> None:
+        """Nothing is kept of a line."""
+
+    def take(self, event: Event) -> None:
         """The next event of the log."""
         if isinstance(event, BatchEvent):
             self._times.add(event)

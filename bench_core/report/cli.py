@@ -16,6 +16,7 @@ from bench_core.report.decide.option import options_of
 from bench_core.report.decide.wanted import EXAMPLE, parse_wanted
 from bench_core.report.write.files import differences, write_report
 from bench_core.runs.load import load_run
+from bench_core.system.collector import collect_seldom
 
 _PLAIN_WIDTH = 160  # of tables where standard output is no terminal
 
@@ -154,4 +155,5 @@ def _publish(run: Path, target: Path, *, prompts: bool, unfinished: bool) -> Non
 
 def main(prog_name: str = "python -m bench_core.report") -> None:
     """Runs the command line."""
+    collect_seldom()
     app(prog_name=prog_name)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import gzip
+import io
 import itertools
 import math
 import stat
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeVar, cast
@@ -23,6 +24,7 @@ from bench_core.contract.records.workload import Workload
 MAX_LINE_BYTES = 256 * 1024 * 1024
 MAX_RECORD_BYTES = 16 * 1024 * 1024
 MAX_WORKLOAD_BYTES = 256 * 1024 * 1024  # unpacked: 100,000 prompts of 400 tokens
+_UNPACKED_BYTES = 1 << 18
 INSANE = "a number in it is infinite or beyond 64 bits"
 
 R = TypeVar("R", bound=Record)
@@ -95,8 +97,11 @@ def _plainly_inside(run_folder: Path, path: Path) -> bool:
         return False
 
 
-def read_events(run_folder: Path, folder: Path) -> Iterator[Event]:
+def read_events(run_folder: Path, folder: Path, seen: Callable[[bytes], None] | None = None) -> Iterator[Event]:
     """The events of a cell, one in memory at a time: the one place that opens an event log, compressed or not.
+
+    Args:
+        seen: is shown each line, before its event comes.
 
     Raises:
         Unreadable: missing, outside the run's folder, or damaged; with where and what.
@@ -107,7 +112,7 @@ def read_events(run_folder: Path, folder: Path) -> Iterator[Event]:
     check_inside(run_folder, path)
     try:
         with open_log(path) as stream:
-            yield from parse_events(_lines(stream, path.name), path.name)
+            yield from parse_events(_lines(stream, path.name, seen), path.name)
     except BadInput as error:
         where, _, what = error.cause.partition(": ")
         raise Unreadable(where, what) from error
@@ -123,16 +128,21 @@ def log_path(folder: Path) -> Path | None:
 
 def open_log(path: Path) -> BinaryIO:
     """A log's content, unpacked where it is compressed."""
-    return cast(BinaryIO, gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
+    if path.suffix != ".gz":
+        return path.open("rb")
+    # Unpacked in larger pieces than the library's own of 8 KiB, each of which costs as much as ten lines.
+    return cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, gzip.open(path, "rb")), _UNPACKED_BYTES))
 
 
-def _lines(stream: BinaryIO, name: str) -> Iterator[bytes]:
+def _lines(stream: BinaryIO, name: str, seen: Callable[[bytes], None] | None = None) -> Iterator[bytes]:
     """The lines of a log, one in memory at a time; the last must be whole as well."""
     number = 0
     while line := stream.readline(MAX_LINE_BYTES + 1):
         number += 1
         if len(line) > MAX_LINE_BYTES:
             raise BadInput(f"{name}:{number}: longer than {MAX_LINE_BYTES} bytes")
+        if seen is not None:
+            seen(line)
         yield line
 
 

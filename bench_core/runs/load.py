@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from bench_core.contract.errors import BadInput, first_line
 from bench_core.contract.measures.cell import CellEvents, CellResult, summarise
@@ -38,16 +38,26 @@ from bench_core.runs.view import Paced, Row, RunView
 R = TypeVar("R", bound=Record)
 
 
-Watch = Callable[[str], Callable[[Event], None]]
+class Watcher(Protocol):
+    """Is shown a log while it is read."""
+
+    def line(self, content: bytes) -> None:
+        """The next line, whole, as it lies in the (unpacked) log."""
+
+    def take(self, event: Event) -> None:
+        """What that line says."""
+
+
+Watch = Callable[[str], Watcher]
 
 
 def load_run(folder: Path, watch: Watch | None = None) -> RunView:
     """Reads a run; a damaged cell is a row that says so.
 
     Args:
-        watch: from a cell's name to what is shown each of its events, in order, while its log is read for its numbers:
-            a log of many megabytes is parsed once. It has seen all events of a row that has a ``result``, and of no
-            other row.
+        watch: from a cell's name to what is shown each line of its log and its event, in order, while that is read for
+            its numbers: a log of many megabytes is unpacked and parsed once. It has seen all of a row that has a
+            ``result``, and of no other row.
 
     Raises:
         BadInput: the folder is not a run: it, or a readable ``run.json`` with a consistent plan, is missing; or its
@@ -179,9 +189,9 @@ def _measured_row(
     """A cell that is said to be ok, with its numbers."""
     folder = layout.cell_folder(run_folder, planned.cell)
     events, watcher = CellEvents(), watch(planned.cell) if watch is not None else None
-    for event in read_events(run_folder, folder):
+    for event in read_events(run_folder, folder, watcher.line if watcher is not None else None):
         if watcher is not None:
-            watcher(event)
+            watcher.take(event)
         try:
             events.add(event)
         except BadInput as error:

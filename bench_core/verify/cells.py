@@ -50,7 +50,8 @@ class CellChecks(RecordChecks):
             if verdict is not None and verdict.judged_by == "worker" and row.damage is None:
                 self.found.append(in_cell(cell, layout.EVENTS_FILE, "the file is missing"))
             return
-        self._content(cell, path, verdict)
+        known = self._logs.get(cell) if row.result is not None else None
+        self._content(cell, path, verdict, known.digest.hexdigest() if known is not None else None)
         if verdict is None:
             return
         try:

@@ -10,6 +10,7 @@ import typer
 
 from bench_core.contract.errors import BadInput
 from bench_core.contract.records.outcome import EXIT_BAD_INPUT, EXIT_FAILED
+from bench_core.system.collector import collect_seldom
 from bench_core.verify.differences import Difference
 from bench_core.verify.run import Verification, verify_run
 
@@ -65,4 +66,5 @@ def _plain(done: Verification) -> dict[str, object]:
 
 def main(prog_name: str = "python -m bench_core.verify") -> None:
     """Runs the command line."""
+    collect_seldom()
     app(prog_name=prog_name)

@@ -5,6 +5,7 @@ Tolerant of phases and events that it does not know: only what it knows must sta
 
 from __future__ import annotations
 
+import hashlib
 import operator
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -47,12 +48,14 @@ class LogChecks:
 
     Attributes:
         facts: what is kept of it.
+        digest: of the lines seen.
         found: one line for each thing that cannot be.
         beyond_reason: why checking it ended early: a number with which nothing can be computed; else empty.
     """
 
     def __init__(self) -> None:
         self.facts = LogFacts()
+        self.digest = hashlib.sha256()
         self.found: list[str] = []
         self.beyond_reason = ""
         self._number = 0  # of the line seen last
@@ -62,6 +65,10 @@ class LogChecks:
         self._indices: dict[str, int] = {}
         self._sampled_s: float | None = None
         self._columns: frozenset[str] | None = None
+
+    def line(self, content: bytes) -> None:
+        """The next line."""
+        self.digest.update(content)
 
     def take(self, event: Event) -> None:
         """The next event."""

@@ -127,23 +127,21 @@ class RecordChecks:
             what = f"measured by code of digest {told[:12]}, {layout.RUN_FILE} says {recorded[:12]}"
             self.found.append(in_cell(row.planned.cell, name, what))
 
-    def _content(self, cell: str, path: Path, verdict: Verdict | None) -> None:
+    def _content(self, cell: str, path: Path, verdict: Verdict | None, read: str | None = None) -> None:
+        """``read``: the log's digest, where the whole of it has been read."""
         if verdict is None or verdict.events_sha256 is None:
             self._note("digests of event logs: not recorded")
             return
         try:
             check_inside(self._folder, path)
-            digest = hashlib.sha256()
-            with open_log(path) as stream:
-                while piece := stream.read(_PIECE_BYTES):
-                    digest.update(piece)
+            now = read or _content_sha256(path)
         except Unreadable as error:
             self.found.append(in_cell(cell, error.damage.where, error.damage.what))
         except (OSError, EOFError, zlib.error) as error:
             self.found.append(in_cell(cell, path.name, first_line(error)))
         else:
-            if digest.hexdigest() != verdict.events_sha256:
-                what = f"is not the log that the worker wrote: sha256 {digest.hexdigest()[:12]}, "
+            if now != verdict.events_sha256:
+                what = f"is not the log that the worker wrote: sha256 {now[:12]}, "
                 self.found.append(
                     in_cell(cell, path.name, f"{what}{layout.OUTCOME_FILE} has {verdict.events_sha256[:12]}")
                 )
@@ -173,6 +171,14 @@ class RecordChecks:
             self.found.append(in_cell(cell, layout.RESULT_FILE, f"{where} is {told}, recomputed {follows}"))
         for where in absent(has, expected):
             self._note(f"{where}: not in {layout.RESULT_FILE}, which an earlier version wrote")
+
+
+def _content_sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open_log(path) as stream:
+        while piece := stream.read(_PIECE_BYTES):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def damaged(cell: str, damage: Damage) -> Difference:

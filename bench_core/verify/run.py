@@ -62,7 +62,7 @@ def verify_run(folder: Path, *, published: bool = True) -> Verification:
         what = error.cause.removeprefix(f"{layout.RUN_FILE}: ")
         return Verification(record.run_id, cells, (of_run(layout.RUN_FILE, what),), ())
     logs: defaultdict[str, LogChecks] = defaultdict(LogChecks)
-    view = load_run(folder, lambda cell: logs[cell].take)
+    view = load_run(folder, logs.__getitem__)
     found = [*_digests(folder), *plan_differences(folder, view), *_workload(view)]
     checks = CellChecks(folder, view, logs)
     checks.run()

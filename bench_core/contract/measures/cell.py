@@ -19,7 +19,7 @@ from bench_core.contract.measures.telemetry import (
     samples_of,
     summarise_telemetry,
 )
-from bench_core.contract.measures.token_times import PhaseRates, phase_rates, itl_s, row_tpot_s, row_ttft_s
+from bench_core.contract.measures.token_times import PhaseRates, itl_s, phase_rates, row_tpot_s, row_ttft_s
 from bench_core.contract.models.steps import DecodeSteps, PromptReading, decode_steps, prompt_reading
 from bench_core.contract.records.events import (
     BatchEvent,

@@ -89,7 +89,10 @@ def cell_work(
     measured: list[Given] = []
     digests: dict[tuple[int, ...], str] = {}
     for batch in batches:
-        found += [f"{batch.phase} batch {batch.index}: {what}" for what in _batch_breaches(spec, batch, workload, known, stops)]
+        found += [
+            f"{batch.phase} batch {batch.index}: {what}"
+            for what in _batch_breaches(spec, batch, workload, known, stops)
+        ]
         if digests.setdefault(batch.prompts, batch.prompts_digest) != batch.prompts_digest:
             found.append(f"{batch.phase} batch {batch.index}: the same prompts as before have another digest")
         if batch.phase == "measure":

@@ -85,9 +85,7 @@ def draw(points: Sequence[Point], *, title: str, subtitle: list[str], unit: str)
     return finished(parts, marks, title=title, subtitle=subtitle, longest=max(map(len, methods)))
 
 
-def finished(
-    parts: Sequence[Any], marks: Sequence[str], *, title: str, subtitle: list[str], longest: int
-) -> Drawing:
+def finished(parts: Sequence[Any], marks: Sequence[str], *, title: str, subtitle: list[str], longest: int) -> Drawing:
     """Parts one below the other, dressed. ``longest``: characters of the longest name beside them."""
     spare = SPARE_PER_CHARACTER * longest
     return Drawing(
