@@ -17,7 +17,7 @@ from bench_core.contract.statistics.correlated import BLOCKS, Estimate
 from bench_core.contract.statistics.workload_rate import LEAST_FREEDOM, WorkloadRate
 from bench_core.report.explain.marks import untold
 from bench_core.report.format import NO_GPU
-from bench_core.runs.load import load_run
+from bench_core.runs.load import Watched, load_run
 from bench_core.runs.view import Ended, Row, RunView, ServedRow
 from bench_core.system.collector import collect_seldom
 from bench_core.system.text import foreign, one_line
@@ -46,13 +46,9 @@ def read_side(folder: Path) -> Side:
     Raises:
         BadInput: it is none.
     """
-    times: dict[str, BatchTimes] = {}
-
-    def watch(cell: str) -> _Watcher:
-        times[cell] = BatchTimes()
-        return _Watcher(times[cell])
-
-    view = load_run(folder, watch)
+    watched = Watched(_Watcher)
+    view = load_run(folder, watched)
+    times = {cell: watcher.times for cell, watcher in watched.of.items()}
     groups: dict[Key, list[Row | ServedRow]] = {}
     rows: list[Row | ServedRow] = [*view.rows, *view.served]
     for row in rows:
@@ -72,8 +68,8 @@ def read_side(folder: Path) -> Side:
 class _Watcher:
     """Shows a cell's batches to what keeps their times."""
 
-    def __init__(self, times: BatchTimes) -> None:
-        self._times = times
+    def __init__(self) -> None:
+        self.times = BatchTimes()
 
     def line(self, content: bytes) -> None:
         """Nothing is kept of a line."""
@@ -81,7 +77,7 @@ class _Watcher:
     def take(self, event: Event) -> None:
         """The next event of the log."""
         if isinstance(event, BatchEvent):
-            self._times.add(event)
+            self.times.add(event)
 
 
 def _conditions(view: RunView) -> dict[str, str]:

@@ -17,6 +17,7 @@ from bench_core.report.decide.wanted import EXAMPLE, parse_wanted
 from bench_core.report.write.files import differences, write_report
 from bench_core.runs.load import load_run
 from bench_core.system.collector import collect_seldom
+from bench_core.system.forks import cpus
 
 _PLAIN_WIDTH = 160  # of tables where standard output is no terminal
 
@@ -102,7 +103,7 @@ def report(
             put(embed, run, run.as_posix())
             typer.echo(embed)
             return
-        paths = write_report(run, out, priced)
+        paths = write_report(run, out, priced, processes=cpus())
     except BadInput as error:
         typer.echo(f"error: {error.cause}", err=True)
         if error.hint:

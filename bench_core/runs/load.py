@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from bench_core.contract.errors import BadInput, first_line
 from bench_core.contract.measures.cell import CellEvents, CellResult, summarise
@@ -33,7 +33,8 @@ from bench_core.runs.quality import Outputs
 from bench_core.runs.series import of_batches
 from bench_core.runs.served import served_row
 from bench_core.runs.specs import check_spec
-from bench_core.runs.view import Paced, Row, RunView
+from bench_core.runs.view import Paced, Row, RunView, ServedRow
+from bench_core.system.forks import spread
 
 R = TypeVar("R", bound=Record)
 
@@ -48,16 +49,29 @@ class Watcher(Protocol):
         """What that line says."""
 
 
-Watch = Callable[[str], Watcher]
+W = TypeVar("W", bound=Watcher)
 
 
-def load_run(folder: Path, watch: Watch | None = None) -> RunView:
+@dataclass(frozen=True)
+class Watched(Generic[W]):
+    """Who is shown the logs of a run: a watcher each, which ``make`` makes.
+
+    Attributes:
+        of: by cell, once the run is loaded: those that have seen all of their logs, which are of rows with a
+            ``result``. They may have been made in another process, and are then copies.
+    """
+
+    make: Callable[[], W]
+    of: dict[str, W] = field(default_factory=dict)
+
+
+def load_run(folder: Path, watched: Watched[W] | None = None, processes: int = 1) -> RunView:
     """Reads a run; a damaged cell is a row that says so.
 
     Args:
-        watch: from a cell's name to what is shown each line of its log and its event, in order, while that is read for
-            its numbers: a log of many megabytes is unpacked and parsed once. It has seen all of a row that has a
-            ``result``, and of no other row.
+        watched: what is shown each line of a log of closed batches and its event, in order, while that is read for its
+            numbers: a log of many megabytes is unpacked and parsed once.
+        processes: that read cells; of more than one, the caller must have no threads.
 
     Raises:
         BadInput: the folder is not a run: it, or a readable ``run.json`` with a consistent plan, is missing; or its
@@ -78,18 +92,22 @@ def load_run(folder: Path, watch: Watch | None = None) -> RunView:
         workload = read_workload(folder, record)
     except Unreadable as damaged:
         workload, damage = None, damaged.damage
-    offline = [planned for planned in record.cells if planned.load is None]
-    scripted = [planned for planned in own_error_cells(record) if planned.load is None]
-    served = [
-        served_row(folder, record, planned, workload)
-        for planned in (*record.cells, *own_error_cells(record))
-        if planned.load is not None
-    ]
     known: Known = {}
-    rows = [_row(folder, record, planned, workload, known, watch) for planned in (*offline, *scripted)]
+
+    def read(planned: PlannedCell) -> tuple[Row | ServedRow, W | None]:
+        if planned.load is not None:
+            return served_row(folder, record, planned, workload), None
+        watcher = watched.make() if watched is not None else None
+        return _row(folder, record, planned, workload, known, watcher), watcher
+
+    found = spread(read, [*record.cells, *own_error_cells(record)], processes)
+    if watched is not None:
+        watched.of.update((row.planned.cell, watcher) for row, watcher in found if watcher is not None and row.measured)
+    served = [row for row, _ in found if isinstance(row, ServedRow)]
+    rows = [row for row, _ in found if isinstance(row, Row)]
     between = breaches_between(row.work for row in rows if row.work is not None)
     rows = _with_bits(_with_breach(row, between.get(row.planned.cell)) for row in rows)
-    count = len(offline)
+    count = sum(planned.load is None for planned in record.cells)
     beside = folder / layout.BESIDE_FILE
     published = read_published(beside) if beside.is_file() else None
     return RunView(
@@ -146,7 +164,7 @@ def _row(
     planned: PlannedCell,
     workload: Workload | None,
     known: Known,
-    watch: Watch | None,
+    watcher: Watcher | None,
 ) -> Row:
     folder = layout.cell_folder(run_folder, planned.cell)
     spec: CellSpec | None = None
@@ -160,7 +178,7 @@ def _row(
             return Row(planned, spec, verdict)
         if spec is None:
             raise Unreadable(layout.SPEC_FILE, "the file is missing, so what was measured is not known")
-        return _measured_row(run_folder, planned, spec, verdict, workload, known, watch)
+        return _measured_row(run_folder, planned, spec, verdict, workload, known, watcher)
     except Unreadable as damaged:
         return Row(planned, spec, verdict, damage=damaged.damage)
     except OSError as error:  # a folder that may not be searched, for example
@@ -184,11 +202,11 @@ def _measured_row(
     verdict: Verdict,
     workload: Workload | None,
     known: Known,
-    watch: Watch | None,
+    watcher: Watcher | None,
 ) -> Row:
     """A cell that is said to be ok, with its numbers."""
     folder = layout.cell_folder(run_folder, planned.cell)
-    events, watcher = CellEvents(), watch(planned.cell) if watch is not None else None
+    events = CellEvents()
     for event in read_events(run_folder, folder, watcher.line if watcher is not None else None):
         if watcher is not None:
             watcher.take(event)

@@ -51,7 +51,7 @@ class CellChecks(RecordChecks):
                 self.found.append(in_cell(cell, layout.EVENTS_FILE, "the file is missing"))
             return
         known = self._logs.get(cell) if row.result is not None else None
-        self._content(cell, path, verdict, known.digest.hexdigest() if known is not None else None)
+        self._content(cell, path, verdict, known.sha256 if known is not None else None)
         if verdict is None:
             return
         try:

@@ -9,6 +9,7 @@ import hashlib
 import operator
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from bench_core.contract.errors import first_line
 from bench_core.contract.records.events import BatchEvent, EndEvent, Event, PhaseEvent, StartEvent, TelemetryEvent
@@ -48,14 +49,14 @@ class LogChecks:
 
     Attributes:
         facts: what is kept of it.
-        digest: of the lines seen.
         found: one line for each thing that cannot be.
         beyond_reason: why checking it ended early: a number with which nothing can be computed; else empty.
     """
 
     def __init__(self) -> None:
         self.facts = LogFacts()
-        self.digest = hashlib.sha256()
+        self._content = hashlib.sha256()
+        self._sha256 = ""
         self.found: list[str] = []
         self.beyond_reason = ""
         self._number = 0  # of the line seen last
@@ -68,7 +69,16 @@ class LogChecks:
 
     def line(self, content: bytes) -> None:
         """The next line."""
-        self.digest.update(content)
+        self._content.update(content)
+
+    @property
+    def sha256(self) -> str:
+        """Of the lines seen."""
+        return self._sha256 or self._content.hexdigest()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A digest that can go on cannot be sent to another process."""
+        return {**self.__dict__, "_content": None, "_sha256": self.sha256}
 
     def take(self, event: Event) -> None:
         """The next event."""
