@@ -9,6 +9,6 @@ _YOUNG, _MIDDLE, _OLD = 50_000, 20, 50
 
 
 def collect_seldom() -> None:
-    """For the process of one command: a fifth of what reading a run takes. Objects without cycles are freed as before."""
+    """For the process of one command: a fifth of what reading a run takes. What is in no cycle is freed as before."""
     gc.freeze()
     gc.set_threshold(_YOUNG, _MIDDLE, _OLD)

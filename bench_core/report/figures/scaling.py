@@ -5,6 +5,7 @@ Cells without a number stand in a strip of their own below the plot, so that non
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 from bench_core.report.explain.marks import told_interval
@@ -95,5 +96,5 @@ def _labels(view: RunView) -> dict[tuple[str, str], str]:
     wanted: dict[tuple[str, str], str] = {}
     for row in view.rows:
         wanted.setdefault((row.planned.image, row.planned.variant), foreign(row.label, LONGEST_LABEL))
-    names = list(wanted.values())
-    return {key: name if names.count(name) == 1 else f"{name} ({key[0]}.{key[1]})" for key, name in wanted.items()}
+    names = Counter(wanted.values())
+    return {key: name if names[name] == 1 else f"{name} ({key[0]}.{key[1]})" for key, name in wanted.items()}

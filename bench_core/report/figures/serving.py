@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -130,8 +131,8 @@ def _drawn(view: RunView) -> list[ServedRow]:
 def _methods(view: RunView) -> dict[tuple[str, str], str]:
     """One name for each method; where two have the same, their image and variant stand behind it."""
     wanted = {(row.planned.image, row.planned.variant): foreign(row.label, LONGEST_LABEL) for row in view.served}
-    names = list(wanted.values())
-    return {key: name if names.count(name) == 1 else f"{name} ({key[0]}.{key[1]})" for key, name in wanted.items()}
+    names = Counter(wanted.values())
+    return {key: name if names[name] == 1 else f"{name} ({key[0]}.{key[1]})" for key, name in wanted.items()}
 
 
 def _styles(view: RunView, methods: dict[tuple[str, str], str]) -> Looks:

@@ -1,0 +1,73 @@
+"""A drawing's marks are known without drawing it: what the drawing program writes is what was told beforehand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from report_runs import CT2, VLLM, write_run
+from serving_runs import write_loaded
+from test_report_written import MIXED
+
+from bench_core.report.figures.draw import label_number
+from bench_core.report.figures.every import drawings
+from bench_core.runs.load import load_run
+from bench_core.system.forks import spread
+from bench_core.verify.report import _marks
+
+PUBLISHED = Path(__file__).parents[2] / "results" / "published"
+ODD = 'a "method" <b> & more'
+
+
+def test_a_drawing_bears_the_marks_that_were_told(tmp_path: Path) -> None:
+    write_run(tmp_path / "batches", MIXED)
+    write_loaded(tmp_path / "loaded")
+    every = {**drawings(load_run(tmp_path / "batches")), **drawings(load_run(tmp_path / "loaded"))}
+    assert {"throughput", "memory", "frontier", "ttft"} <= set(every)
+    for name, drawing in every.items():
+        assert drawing.marks, name
+        svg = drawing.drawn().svg
+        assert list(_marks(name, svg, drawing.marks)) == []
+        assert list(_marks(name, svg, drawing.marks[:-1])) != []
+        assert list(_marks(name, svg, (*drawing.marks, drawing.marks[0]))) != []
+
+
+def test_a_method_of_any_name_has_its_marks(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", [replace(one, label=ODD) for one in (CT2, VLLM)])
+    for name, drawing in drawings(load_run(tmp_path / "run")).items():
+        assert any(ODD in mark for mark in drawing.marks)
+        assert list(_marks(name, drawing.drawn().svg, drawing.marks)) == []
+
+
+@pytest.mark.parametrize("run", ["h100-llama2-7b", "h200-serving", "h200-failures-memory"])
+def test_published_drawings_bear_them_too(run: str) -> None:
+    for name, drawing in drawings(load_run(PUBLISHED / run)).items():
+        present = (PUBLISHED / run / "figures" / f"{name}.svg").read_text(encoding="utf-8")
+        assert list(_marks(name, present, drawing.marks)) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (1000.0, "1000"),
+        (89.49391817074281, "89.4939181707"),
+        (0.0000012345, "0.0000012345"),
+        (0.00000012345, "1.2345e-7"),
+        (123456789012.6, "123456789013"),
+        (1.5e12, "1.5e+12"),
+        (0.5, "0.5"),
+    ],
+)
+def test_numbers_are_written_as_javascript_does(value: float, text: str) -> None:
+    assert label_number(value) == text
+
+
+def test_processes_give_what_one_gives() -> None:
+    offset = 3
+    assert spread(lambda item: item + offset, list(range(40)), 2) == [item + offset for item in range(40)]
+
+
+def test_a_run_read_by_processes_is_the_run(tmp_path: Path) -> None:
+    one, two = (load_run(PUBLISHED / "h200-serving", processes=count) for count in (1, 2))
+    assert one == two
