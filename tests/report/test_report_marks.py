@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from report_runs import CT2, VLLM, write_run
+from report_runs import CT2, VLLM, Script, write_run
 from serving_runs import write_loaded
 from test_report_written import MIXED
 
@@ -21,9 +21,8 @@ ODD = 'a "method" <b> & more'
 
 
 def test_a_drawing_bears_the_marks_that_were_told(tmp_path: Path) -> None:
-    write_run(tmp_path / "batches", MIXED)
-    write_loaded(tmp_path / "loaded")
-    every = {**drawings(load_run(tmp_path / "batches")), **drawings(load_run(tmp_path / "loaded"))}
+    runs = (write_run(tmp_path / "batches", MIXED), write_loaded(tmp_path / "loaded"))
+    every = {name: drawing for run in runs for name, drawing in drawings(load_run(run)).items()}
     assert {"throughput", "memory", "frontier", "ttft"} <= set(every)
     for name, drawing in every.items():
         assert drawing.marks, name
@@ -34,10 +33,19 @@ def test_a_drawing_bears_the_marks_that_were_told(tmp_path: Path) -> None:
 
 
 def test_a_method_of_any_name_has_its_marks(tmp_path: Path) -> None:
-    write_run(tmp_path / "run", [replace(one, label=ODD) for one in (CT2, VLLM)])
-    for name, drawing in drawings(load_run(tmp_path / "run")).items():
+    run = write_run(tmp_path, Script((replace(CT2, label=ODD), VLLM)))
+    for name, drawing in drawings(load_run(run)).items():
         assert any(ODD in mark for mark in drawing.marks)
         assert list(_marks(name, drawing.drawn().svg, drawing.marks)) == []
+
+
+def test_a_line_that_begins_without_a_number_has_its_marks(tmp_path: Path) -> None:
+    run = write_run(tmp_path, Script((replace(CT2, unreached=(1,)), VLLM)))
+    for name, drawing in drawings(load_run(run)).items():
+        svg = drawing.drawn().svg
+        assert "value: null" in svg
+        assert list(_marks(name, svg, drawing.marks)) == []
+        assert list(_marks(name, svg.replace("value: null", "value: 3"), drawing.marks)) != []
 
 
 @pytest.mark.parametrize("run", ["h100-llama2-7b", "h200-serving", "h200-failures-memory"])
