@@ -17,7 +17,7 @@ from bench_core.compare.verdict import Verdict
 from bench_core.compare.write import console, markdown
 from bench_core.contract.errors import BadInput, MachineFailure, nearest
 from bench_core.contract.records.outcome import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INCONCLUSIVE, EXIT_OK
-from bench_core.system.collector import collect_seldom
+from bench_core.runs.collector import collect_seldom
 from bench_core.system.files import write_text
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)

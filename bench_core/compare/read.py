@@ -17,9 +17,9 @@ from bench_core.contract.statistics.correlated import BLOCKS, Estimate
 from bench_core.contract.statistics.workload_rate import LEAST_FREEDOM, WorkloadRate
 from bench_core.report.explain.marks import untold
 from bench_core.report.format import NO_GPU
+from bench_core.runs.collector import collect_seldom
 from bench_core.runs.load import Watched, load_run
 from bench_core.runs.view import Ended, Row, RunView, ServedRow
-from bench_core.system.collector import collect_seldom
 from bench_core.system.text import foreign, one_line
 
 

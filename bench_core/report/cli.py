@@ -15,9 +15,9 @@ from bench_core.report.decide.cost import Prices, prices
 from bench_core.report.decide.option import options_of
 from bench_core.report.decide.wanted import EXAMPLE, parse_wanted
 from bench_core.report.write.files import differences, write_report
+from bench_core.runs.collector import collect_seldom
+from bench_core.runs.forks import cpus
 from bench_core.runs.load import load_run
-from bench_core.system.collector import collect_seldom
-from bench_core.system.forks import cpus
 
 _PLAIN_WIDTH = 160  # of tables where standard output is no terminal
 

@@ -27,6 +27,7 @@ from bench_core.contract.statistics.steadiness import sample
 from bench_core.contract.statistics.stopping import rate_of
 from bench_core.contract.statistics.workload_rate import WholeWork
 from bench_core.runs.files import INSANE, Damage, Unreadable, log_path, read_events, read_record, read_workload, sane
+from bench_core.runs.forks import spread
 from bench_core.runs.plan import check_plan, own_error_cells
 from bench_core.runs.published import read_published
 from bench_core.runs.quality import Outputs
@@ -34,7 +35,6 @@ from bench_core.runs.series import of_batches
 from bench_core.runs.served import served_row
 from bench_core.runs.specs import check_spec
 from bench_core.runs.view import Paced, Row, RunView, ServedRow
-from bench_core.system.forks import spread
 
 R = TypeVar("R", bound=Record)
 

@@ -10,8 +10,8 @@ import typer
 
 from bench_core.contract.errors import BadInput
 from bench_core.contract.records.outcome import EXIT_BAD_INPUT, EXIT_FAILED
-from bench_core.system.collector import collect_seldom
-from bench_core.system.forks import cpus
+from bench_core.runs.collector import collect_seldom
+from bench_core.runs.forks import cpus
 from bench_core.verify.differences import Difference
 from bench_core.verify.run import Verification, verify_run
 

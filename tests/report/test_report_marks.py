@@ -12,8 +12,8 @@ from test_report_written import MIXED
 
 from bench_core.report.figures.draw import label_number
 from bench_core.report.figures.every import drawings
+from bench_core.runs.forks import spread
 from bench_core.runs.load import load_run
-from bench_core.system.forks import spread
 from bench_core.verify.report import _marks
 
 PUBLISHED = Path(__file__).parents[2] / "results" / "published"
