@@ -196,9 +196,9 @@ def growth(told: Told, sizes: Sequence[int], batches: int) -> None:
             told.held(f"memory of {cells} cells, bytes", most, MOST_MEMORY_BYTES)
     if len(sizes) > 1:
         told.lines.append("")
-        for name, times in seen.items():
-            low, high = min(times), max(times)
-            slope = math.log(times[high] / times[low]) / math.log(high / low)
+        for name, of_size in seen.items():
+            low, high = min(of_size), max(of_size)
+            slope = math.log(of_size[high] / of_size[low]) / math.log(high / low)
             held = told.held(f"growth of {name}, exponent", slope, NO_STEEPER)
             told.lines.append(f"- {name}: CPU seconds grow as cells to the power of {slope:.2f} ({held})")
 
