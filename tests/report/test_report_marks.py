@@ -10,7 +10,7 @@ from report_runs import CT2, VLLM, Script, write_run
 from serving_runs import write_loaded
 from test_report_written import MIXED
 
-from bench_core.report.figures.draw import label_number
+from bench_core.report.figures.draw import MOST_PIXELS, Drawing, label_number
 from bench_core.report.figures.every import drawings
 from bench_core.runs.forks import spread
 from bench_core.runs.load import load_run
@@ -53,6 +53,13 @@ def test_published_drawings_bear_them_too(run: str) -> None:
     for name, drawing in drawings(load_run(PUBLISHED / run)).items():
         present = (PUBLISHED / run / "figures" / f"{name}.svg").read_text(encoding="utf-8")
         assert list(_marks(name, present, drawing.marks)) == []
+
+
+def test_a_vast_drawing_has_a_png_of_bounded_size() -> None:
+    spec = {"data": {"values": [{}]}, "mark": "point", "width": 400, "height": 60_000}
+    png = Drawing(spec, ()).drawn().png
+    width, height = (int.from_bytes(png[at : at + 4], "big") for at in (16, 20))
+    assert 0.9 * MOST_PIXELS < width * height < 1.1 * MOST_PIXELS
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Context, Decimal
@@ -26,12 +27,15 @@ LOG_ABOVE_SPREAD = 20.0
 # Room for a viewer that has none of the fonts and takes a wider one: a sixth of a character for each.
 SPARE_PER_CHARACTER = 1.0
 PNG_SCALE = 2
+# Of a run of a thousand methods the legend alone is 26,000 lines high: at twice its size a gigabyte while it is drawn.
+MOST_PIXELS = 24e6
+_SIZE = re.compile(r'\b(?:width|height)="([0-9.]+)"')
 CROSS = "M-1,-1L1,1M-1,1L1,-1"
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing: the text of an SVG and the bytes of a PNG at twice its size."""
+    """A drawing: the text of an SVG and the bytes of a PNG at twice its size, or less where that would be vast."""
 
     svg: str
     png: bytes
@@ -54,7 +58,9 @@ class Drawing:
         import vl_convert  # noqa: PLC0415  # heavy, and only for this
 
         svg = str(vl_convert.vegalite_to_svg(json.dumps(self.spec)))
-        return Figure(svg, bytes(vl_convert.svg_to_png(svg, scale=PNG_SCALE)))
+        width, height = (float(found) for found in _SIZE.findall(svg[: svg.index(">")])[:2])
+        scale = min(PNG_SCALE, math.sqrt(MOST_PIXELS / (width * height)))
+        return Figure(svg, bytes(vl_convert.svg_to_png(svg, scale=scale)))
 
 
 @dataclass(frozen=True)
