@@ -92,7 +92,7 @@ published: setup  ## write all published reports and all tables in README and do
 	done
 
 bench-report: setup  ## how long report, verify and compare take beside an earlier build, and how that grows (SIZES=n,n)
-	PYTHONPATH=.:tests/report $(PY) tests/report/benchmark.py --cells "$(SIZES)"
+	PYTHONPATH=.:tests/report $(PY) tests/report/benchmark_report.py --cells "$(SIZES)"
 
 soak: setup  ## 500 cells in containers in one run, and what they cost the driver (CELLS=n)
 	docker/local-os.sh

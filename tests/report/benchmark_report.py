@@ -1,7 +1,7 @@
 """How long reports take, beside an earlier commit, and how that grows with a run.
 
-    PYTHONPATH=.:tests/report python tests/report/benchmark.py                      # make bench-report
-    PYTHONPATH=.:tests/report python tests/report/benchmark.py --cells 500,1000,5000  # make bench-report SIZES=...
+    PYTHONPATH=.:tests/report python tests/report/benchmark_report.py                # make bench-report
+    PYTHONPATH=.:tests/report python tests/report/benchmark_report.py --cells 500,5000  # make bench-report SIZES=...
 
 Beside: whole processes of ``report`` and ``verify``, this tree's and the earlier commit's in turns, on the same
 machine, each on a copy of the published run of its own; the first of each is not counted (it compiles modules). Growth:
