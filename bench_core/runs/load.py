@@ -123,11 +123,7 @@ def load_run(
         workload,
         damage,
         published,
-        tuple(
-            rates
-            for name in (layout.FORMER_DEVICE_RATES_FOLDER, layout.DEVICE_RATES_FOLDER)
-            for rates in _records(folder, name, DeviceRates)
-        ),
+        tuple(_device_rates(folder)),
         tuple(_records(folder, layout.MIN_MEMORY_FOLDER, MinMemory)),
         tuple(_records(folder, layout.MAX_BATCH_FOLDER, MaxBatch)),
         tuple(_records(folder, layout.CAPACITY_FOLDER, Capacity)),
@@ -159,6 +155,11 @@ def _records(run_folder: Path, name: str, kind: type[R]) -> Iterator[R]:
             continue
         if record is not None:
             yield record
+
+
+def _device_rates(run_folder: Path) -> Iterator[DeviceRates]:
+    for name in (layout.FORMER_DEVICE_RATES_FOLDER, layout.DEVICE_RATES_FOLDER):
+        yield from _records(run_folder, name, DeviceRates)
 
 
 def _with_breach(row: Row, breach: str | None) -> Row:
