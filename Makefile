@@ -10,6 +10,7 @@ LAUNCHER ?= process
 INPUTS ?= 100000
 RUNS ?= 500
 SEED ?= 1
+SIZES ?=
 HOST_PYTHON ?= 3.12
 STAGES ?= all
 # Tests of these kinds run one after the other, all others beside each other: one Docker engine is shared by all of a
@@ -17,7 +18,7 @@ STAGES ?= all
 ONE_BY_ONE := docker or alone
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-quick lint format build-all self-check own-error harness quality published soak soak-kill fleet-scale fuzz gpu airgap new-image compose lock schema clean
+.PHONY: help setup demo test test-quick lint format build-all self-check own-error harness quality published bench-report soak soak-kill fleet-scale fuzz gpu airgap new-image compose lock schema clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/:.*  ## /\t/' | expand -t 16
@@ -89,6 +90,9 @@ published: setup  ## write all published reports and all tables in README and do
 			$(PY) -m bench_core.report $$run --embed $$page || exit 1; \
 		done; \
 	done
+
+bench-report: setup  ## how long report, verify and compare take beside an earlier build, and how that grows (SIZES=n,n)
+	PYTHONPATH=.:tests/report $(PY) tests/report/benchmark_report.py --cells "$(SIZES)"
 
 soak: setup  ## 500 cells in containers in one run, and what they cost the driver (CELLS=n)
 	docker/local-os.sh

@@ -18,6 +18,7 @@ from bench_core.compare.write import console, markdown
 from bench_core.contract.errors import BadInput, MachineFailure, nearest
 from bench_core.contract.records.outcome import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INCONCLUSIVE, EXIT_OK
 from bench_core.report.conditions import OF_CELLS, OF_RUNS
+from bench_core.runs.collector import collect_seldom
 from bench_core.system.files import write_text
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -159,7 +160,7 @@ def _write(
         record = record_of(comparisons, verdict, _EXIT_CODES[verdict], __version__)
         texts.append((js, record.model_dump_json(indent=1) + "\n"))
     if svg is not None:
-        from bench_core.compare.figure import draw  # noqa: PLC0415  # altair takes a second
+        from bench_core.compare.figure import draw  # noqa: PLC0415  # the one use
 
         texts.append((svg, draw(comparisons).svg))
     for path, text in texts:
@@ -172,4 +173,5 @@ def _write(
 
 def main(prog_name: str = "python -m bench_core.compare") -> None:
     """Runs the command line."""
+    collect_seldom()
     app(prog_name=prog_name)

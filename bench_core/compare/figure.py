@@ -1,19 +1,14 @@
-"""The forest plot of a comparison: one line for each change, its interval across it, quantity by quantity.
-
-Importing this module imports altair, which takes a second: import it only to draw.
-"""
+"""The forest plot of a comparison: one line for each change, its interval across it, quantity by quantity."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-import altair as alt
-
 from bench_core.compare.comparison import Comparison, Line
 from bench_core.compare.quantities import QUANTITIES, Quantity
 from bench_core.compare.verdict import Verdict
-from bench_core.report.figures.draw import INK, PALE_INK, Figure, finished
+from bench_core.report.figures.draw import INK, PALE_INK, Figure, empty, field, finished, nominal
 from bench_core.report.format import quantity as counted
 from bench_core.report.format import significant
 
@@ -44,14 +39,14 @@ def draw(comparisons: Sequence[Comparison]) -> Figure:
                 parts.append(_panel(comparison, quantity, lines[:_MOST], first=not parts))
                 longest = max(longest, *(len(_name(line)) for line in lines[:_MOST]))
     if not parts:
-        parts = [_nothing()]
+        parts = [empty(_WIDTH, "No change has a number")]
     subtitle = [
         "Change for the worse, per cent: right of the line is worse",
         "bars: 95 % intervals; dashed: the worsening that is allowed",
     ]
     subtitle += [f"{counted(left, 'further change')} not drawn: the worst of each quantity are"] if left else []
     title = f"Changes against {comparisons[0].old.name}"[:_LONGEST]
-    return finished(parts, title=title, subtitle=subtitle, longest=longest)
+    return finished(parts, (), (), title=title, subtitle=subtitle, longest=longest).drawn()
 
 
 def _name(line: Line) -> str:
@@ -63,7 +58,7 @@ def _worse(line: Line, relative: float) -> float:
     return (-relative if line.quantity.higher_is_better else relative) * 100
 
 
-def _panel(comparison: Comparison, quantity: Quantity, lines: Sequence[Line], *, first: bool) -> Any:
+def _panel(comparison: Comparison, quantity: Quantity, lines: Sequence[Line], *, first: bool) -> dict[str, Any]:
     data: list[dict[str, Any]] = []
     names: list[str] = []
     for number, line in enumerate(lines):
@@ -77,41 +72,41 @@ def _panel(comparison: Comparison, quantity: Quantity, lines: Sequence[Line], *,
         })  # fmt: skip
     bound = (comparison.asked.bounds[quantity.name]) * 100
     reach = max([bound * 1.2, *(abs(row[n]) for row in data for n in ("worse", "low", "high") if row[n] is not None)])
-    y = alt.Y(
-        "place:N", sort=names, title=None, scale=alt.Scale(domain=names),
-        axis=alt.Axis(labelExpr="slice(datum.label, 4)", domain=False, ticks=False, grid=True),
-    )  # fmt: skip
-    scale = alt.Scale(domain=[-reach * 1.05, reach * 1.05], nice=False)
-    x = alt.X("worse:Q", title=None, scale=scale)
+    axis = {"labelExpr": "slice(datum.label, 4)", "domain": False, "ticks": False, "grid": True}
+    y = nominal("place", sort=names, title=None, scale={"domain": names}, axis=axis)
+    scale = {"domain": [-reach * 1.05, reach * 1.05], "nice": False}
     words = [verdict.value for verdict in _LOOKS]
-    legend = alt.Legend(title=None, orient="right", symbolOpacity=1, symbolStrokeWidth=0) if first else None
+    legend = {"title": None, "orient": "right", "symbolOpacity": 1, "symbolStrokeWidth": 0} if first else None
     colours, shapes = ([look[k] for look in _LOOKS.values()] for k in (0, 1))
-    colour = alt.Color("verdict:N", scale=alt.Scale(domain=words, range=colours), legend=legend)
-    shape = alt.Shape("verdict:N", scale=alt.Scale(domain=words, range=shapes), legend=legend)
-    base = alt.Chart(alt.InlineData(values=data)).encode(y=y, color=colour)
-    bars = (
-        base.transform_filter("isValid(datum.low)")
-        .mark_rule(strokeWidth=2)
-        .encode(x=alt.X("low:Q", scale=scale), x2="high:Q")
-    )
-    points = base.mark_point(size=70, filled=True, opacity=1, stroke="#ffffff", strokeWidth=0.7)
-    layers = [_rule(0.0, INK, [1, 0]), _rule(bound, PALE_INK, [4, 3]), bars, points.encode(x=x, shape=shape)]
+    base = {"y": y, "color": nominal("verdict", scale={"domain": words, "range": colours}, legend=legend)}
+    bars = {
+        "mark": {"type": "rule", "strokeWidth": 2},
+        "encoding": {**base, "x": field("low", scale=scale), "x2": {"field": "high"}},
+        "transform": [{"filter": "isValid(datum.low)"}],
+    }
+    points = {
+        "mark": {"type": "point", "size": 70, "filled": True, "opacity": 1, "stroke": "#ffffff", "strokeWidth": 0.7},
+        "encoding": {
+            **base,
+            "x": field("worse", title=None, scale=scale),
+            "shape": nominal("verdict", scale={"domain": words, "range": shapes}, legend=legend),
+        },
+    }
     name = f"{quantity.title}, {comparison.new.name}"[:_LONGEST]
-    return alt.layer(*layers).properties(
-        width=_WIDTH, height=_ROW_HEIGHT * len(lines),
-        title=alt.TitleParams(
-            text=f"{name} (allowed: {significant(bound, 3)} %)", anchor="start", fontSize=12, color=PALE_INK, offset=4
-        ),
-    )  # fmt: skip
+    return {
+        "data": {"values": data},
+        "layer": [_rule(0.0, INK, [1, 0]), _rule(bound, PALE_INK, [4, 3]), bars, points],
+        "width": _WIDTH, "height": _ROW_HEIGHT * len(lines),
+        "title": {
+            "text": f"{name} (allowed: {significant(bound, 3)} %)", "anchor": "start", "fontSize": 12,
+            "color": PALE_INK, "offset": 4,
+        },
+    }  # fmt: skip
 
 
-def _rule(at: float, colour: str, dash: list[int]) -> Any:
-    data = alt.InlineData(values=[{"at": at}])
-    return alt.Chart(data).mark_rule(color=colour, strokeDash=dash).encode(x=alt.X("at:Q"))
-
-
-def _nothing() -> Any:
-    data = alt.InlineData(values=[{"text": "No change has a number"}])
-    return (
-        alt.Chart(data).mark_text(fontSize=14, color=PALE_INK).encode(text="text:N").properties(width=_WIDTH, height=80)
-    )
+def _rule(at: float, colour: str, dash: list[int]) -> dict[str, Any]:
+    return {
+        "data": {"values": [{"at": at}]},
+        "mark": {"type": "rule", "color": colour, "strokeDash": dash},
+        "encoding": {"x": field("at")},
+    }

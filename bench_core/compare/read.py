@@ -18,7 +18,8 @@ from bench_core.contract.statistics.correlated import BLOCKS, Estimate
 from bench_core.contract.statistics.workload_rate import LEAST_FREEDOM, WorkloadRate
 from bench_core.report.conditions import cell_conditions, run_conditions, run_facts, run_names
 from bench_core.report.explain.marks import untold
-from bench_core.runs.load import load_run
+from bench_core.runs.collector import collect_seldom
+from bench_core.runs.load import Watched, load_run
 from bench_core.runs.view import Ended, Row, RunView, ServedRow
 from bench_core.system.text import foreign, one_line
 
@@ -32,7 +33,9 @@ def read_sides(folders: Sequence[Path]) -> list[Side]:
     if len(folders) == 1:
         return [read_side(folders[0])]
     # Started anew, not forked: a caller may have threads.
-    with ProcessPoolExecutor(max_workers=len(folders), mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(
+        max_workers=len(folders), mp_context=get_context("spawn"), initializer=collect_seldom
+    ) as pool:
         sides = list(pool.map(read_side, folders))
     return [replace(side, name=name) for side, name in zip(sides, run_names(folders), strict=True)]
 
@@ -102,13 +105,9 @@ def read_versions(folder: Path, engine: str = "", versions: Sequence[str] = ()) 
 
 def _read(folder: Path) -> tuple[RunView, dict[str, BatchTimes]]:
     """A run, and the times of the batches of its cells."""
-    times: dict[str, BatchTimes] = {}
-
-    def watch(cell: str) -> _Watcher:
-        times[cell] = BatchTimes()
-        return _Watcher(times[cell])
-
-    return load_run(folder, watch), times
+    watched = Watched(_Watcher)
+    view = load_run(folder, watched)
+    return view, {cell: watcher.times for cell, watcher in watched.of.items()}
 
 
 def _side(
@@ -142,13 +141,16 @@ def _side(
 class _Watcher:
     """Shows a cell's batches to what keeps their times."""
 
-    def __init__(self, times: BatchTimes) -> None:
-        self._times = times
+    def __init__(self) -> None:
+        self.times = BatchTimes()
 
-    def __call__(self, event: Event) -> None:
+    def line(self, content: bytes) -> None:
+        """Nothing is kept of a line."""
+
+    def take(self, event: Event) -> None:
         """The next event of the log."""
         if isinstance(event, BatchEvent):
-            self._times.add(event)
+            self.times.add(event)
 
 
 def _cell(view: RunView, key: Key, rows: Sequence[Row | ServedRow], times: dict[str, BatchTimes]) -> Cell:

@@ -76,8 +76,9 @@ class Cell:
 
 def by_method(view: RunView) -> Iterator[Cell]:
     """The cells that tables show, method by method in the order of the plan, batch sizes ascending."""
-    methods = list(dict.fromkeys((row.planned.image, row.planned.variant) for row in view.rows))
-    rows = sorted(view.grid, key=lambda r: (methods.index((r.planned.image, r.planned.variant)), r.planned.batch_size))
+    methods = dict.fromkeys((row.planned.image, row.planned.variant) for row in view.rows)
+    places = {method: place for place, method in enumerate(methods)}
+    rows = sorted(view.grid, key=lambda r: (places[r.planned.image, r.planned.variant], r.planned.batch_size))
     return (Cell(view, row) for row in rows)
 
 

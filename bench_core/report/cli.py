@@ -15,6 +15,8 @@ from bench_core.report.decide.cost import Prices, prices
 from bench_core.report.decide.option import options_of
 from bench_core.report.decide.wanted import parse_wanted
 from bench_core.report.write.files import differences, write_report
+from bench_core.runs.collector import collect_seldom
+from bench_core.runs.forks import cpus
 from bench_core.runs.load import load_run
 
 _PLAIN_WIDTH = 160  # of tables where standard output is no terminal
@@ -59,7 +61,7 @@ def _do(asked: given.Asked) -> None:
     if len(asked.runs) > 1 and asked.out is not None:
         from bench_core.report.together.write import write_together  # noqa: PLC0415
 
-        typer.echo(write_together(asked.runs, asked.out, asked.prices))
+        typer.echo(write_together(asked.runs, asked.out, asked.prices, processes=cpus()))
     elif asked.choose is not None:
         _choose(run, asked.choose, asked.prices)
     elif asked.export_to is not None:
@@ -74,7 +76,7 @@ def _do(asked: given.Asked) -> None:
         put(asked.embed, run, run.as_posix())
         typer.echo(asked.embed)
     else:
-        paths = write_report(run, asked.out, asked.prices)
+        paths = write_report(run, asked.out, asked.prices, processes=cpus())
         for path in (paths.markdown, paths.page, *paths.tables, *paths.figures):
             typer.echo(path)
 
@@ -86,7 +88,7 @@ def _choose(run: Path, limits: str, priced: Prices) -> None:
     from bench_core.report.write.choice import console_choice  # noqa: PLC0415
 
     wanted = parse_wanted(limits)
-    choice = find(options_of(load_run(run)), wanted)
+    choice = find(options_of(load_run(run, processes=cpus())), wanted)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
     for part in console_choice(choice, wanted, priced):
         console.print(part)
@@ -102,7 +104,7 @@ def _export(run: Path, target: Path, formats: str) -> None:
 
 
 def _check(run: Path, out: Path | None) -> None:
-    found = differences(run, out)
+    found = differences(run, out, processes=cpus())
     if found:
         for line in found:
             typer.echo(f"differs: {line}", err=True)
@@ -127,4 +129,5 @@ def _publish(run: Path, target: Path, *, prompts: bool, unfinished: bool) -> Non
 
 def main(prog_name: str = "python -m bench_core.report") -> None:
     """Runs the command line."""
+    collect_seldom()
     app(prog_name=prog_name)

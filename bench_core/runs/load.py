@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from bench_core.contract.errors import BadInput
 from bench_core.contract.measures.cell import CellEvents, CellResult, summarise
-from bench_core.contract.measures.equal_work import breaches_between, cell_work
+from bench_core.contract.measures.equal_work import Known, breaches_between, cell_work
 from bench_core.contract.measures.max_batch import MaxBatch
 from bench_core.contract.measures.min_memory import MinMemory
 from bench_core.contract.measures.own_error import Gap, Script, gaps
@@ -30,41 +30,66 @@ from bench_core.contract.statistics.workload_rate import WholeWork
 from bench_core.runs.beside import marked, sampled
 from bench_core.runs.ended import ended_row
 from bench_core.runs.files import INSANE, Damage, Unreadable, log_name, read_events, read_record, read_workload, sane
+from bench_core.runs.forks import spread
 from bench_core.runs.plan import beside_the_plan, check_plan
 from bench_core.runs.published import read_published
 from bench_core.runs.quality import Outputs
 from bench_core.runs.series import of_batches
 from bench_core.runs.served import served_row
-from bench_core.runs.view import Paced, Row, RunView
+from bench_core.runs.view import Paced, Row, RunView, ServedRow
 
 R = TypeVar("R", bound=Record)
 
 
-Watch = Callable[[str], Callable[[Event], None]]
 Served = Callable[[str, ServeEvents], None]
 
 
-def load_run(folder: Path, watch: Watch | None = None, served_events: Served | None = None) -> RunView:
+class Watcher(Protocol):
+    """Is shown a log while it is read."""
+
+    def line(self, content: bytes) -> None:
+        """The next line, whole, as it lies in the (unpacked) log."""
+
+    def take(self, event: Event) -> None:
+        """What that line says."""
+
+
+W = TypeVar("W", bound=Watcher)
+
+
+@dataclass(frozen=True)
+class Watched(Generic[W]):
+    """Who is shown the logs of a run: a watcher each, which ``make`` makes.
+
+    Attributes:
+        of: by cell, once the run is loaded: those that have seen all of their logs, which are of rows with a
+            ``result``. They may have been made in another process, and are then copies.
+    """
+
+    make: Callable[[], W]
+    of: dict[str, W] = field(default_factory=dict)
+
+
+def load_run(
+    folder: Path,
+    watched: Watched[W] | None = None,
+    processes: int = 1,
+    served_events: Served | None = None,
+) -> RunView:
     """Reads a run; a damaged cell is a row that says so.
 
     Args:
-        watch: from a cell's name to what is shown each of its events, in order, while its log is read for its numbers:
-            a log of many megabytes is parsed once. It has seen all events of a row that has a ``result``, and of no
-            other row.
-        served_events: what is shown the name and the events of each cell under load that has a ``result``.
+        watched: what is shown each line of a log of closed batches and its event, in order, while that is read for its
+            numbers: a log of many megabytes is unpacked and parsed once.
+        processes: that read cells; of more than one, the caller must have no threads.
+        served_events: what is shown the name and the events of each cell under load that has a ``result``. It is called
+            in the caller's process, so one process reads then.
 
     Raises:
         BadInput: the folder is not a run: it, or a readable ``run.json`` with a consistent plan, is missing; or its
             ``beside.yaml`` cannot be used.
     """
-    hint = "a run is a folder under results/ with a run.json, made by python -m bench_core.drive"
-    try:
-        if not folder.is_dir():
-            raise BadInput(f"{folder}: not a folder", hint)
-        if not (folder / layout.RUN_FILE).is_file():
-            raise BadInput(f"{folder}: not a run: it has no {layout.RUN_FILE}", hint)
-    except OSError as error:
-        raise BadInput(f"{folder}: {error.strerror or error}", hint) from error
+    _require_run(folder)
     record = RunRecord.read(folder / layout.RUN_FILE)
     check_plan(record, str(folder / layout.RUN_FILE))
     damage: Damage | None = None
@@ -72,17 +97,23 @@ def load_run(folder: Path, watch: Watch | None = None, served_events: Served | N
         workload = read_workload(folder, record)
     except Unreadable as damaged:
         workload, damage = None, damaged.damage
-    offline = [planned for planned in record.cells if planned.load is None]
-    beside_them = [planned for planned in beside_the_plan(record) if planned.load is None]
-    served = [
-        served_row(folder, record, planned, workload, served_events)
-        for planned in (*record.cells, *beside_the_plan(record))
-        if planned.load is not None
-    ]
-    rows = [_row(folder, record, planned, workload, watch) for planned in (*offline, *beside_them)]
+    known: Known = {}
+
+    def read(planned: PlannedCell) -> tuple[Row | ServedRow, W | None]:
+        if planned.load is not None:
+            return served_row(folder, record, planned, workload, served_events), None
+        watcher = watched.make() if watched is not None else None
+        return _row(folder, record, planned, workload, known, watcher), watcher
+
+    cells = [*record.cells, *beside_the_plan(record)]
+    found = spread(read, cells, processes if served_events is None else 1)
+    if watched is not None:
+        watched.of.update((row.planned.cell, watcher) for row, watcher in found if watcher is not None and row.measured)
+    served = [row for row, _ in found if isinstance(row, ServedRow)]
+    rows = [row for row, _ in found if isinstance(row, Row)]
     between = breaches_between(row.work for row in rows if row.work is not None)
     rows = _with_bits(_with_breach(row, between.get(row.planned.cell)) for row in rows)
-    count = len(offline)
+    count = sum(planned.load is None for planned in record.cells)
     beside = folder / layout.BESIDE_FILE
     published = read_published(beside) if beside.is_file() else None
     alone = tuple(row for row in rows[count:] if not row.planned.harness)
@@ -94,17 +125,24 @@ def load_run(folder: Path, watch: Watch | None = None, served_events: Served | N
         workload,
         damage,
         published,
-        tuple(
-            rates
-            for name in (layout.FORMER_DEVICE_RATES_FOLDER, layout.DEVICE_RATES_FOLDER)
-            for rates in _records(folder, name, DeviceRates)
-        ),
+        tuple(_device_rates(folder)),
         tuple(_records(folder, layout.MIN_MEMORY_FOLDER, MinMemory)),
         tuple(_records(folder, layout.MAX_BATCH_FOLDER, MaxBatch)),
         tuple(_records(folder, layout.CAPACITY_FOLDER, Capacity)),
         tuple(row for row in served if row.planned.harness),
         alone,
     )
+
+
+def _require_run(folder: Path) -> None:
+    hint = "a run is a folder under results/ with a run.json, made by python -m bench_core.drive"
+    try:
+        if not folder.is_dir():
+            raise BadInput(f"{folder}: not a folder", hint)
+        if not (folder / layout.RUN_FILE).is_file():
+            raise BadInput(f"{folder}: not a run: it has no {layout.RUN_FILE}", hint)
+    except OSError as error:
+        raise BadInput(f"{folder}: {error.strerror or error}", hint) from error
 
 
 def _records(run_folder: Path, name: str, kind: type[R]) -> Iterator[R]:
@@ -120,6 +158,11 @@ def _records(run_folder: Path, name: str, kind: type[R]) -> Iterator[R]:
             continue
         if record is not None:
             yield record
+
+
+def _device_rates(run_folder: Path) -> Iterator[DeviceRates]:
+    for name in (layout.FORMER_DEVICE_RATES_FOLDER, layout.DEVICE_RATES_FOLDER):
+        yield from _records(run_folder, name, DeviceRates)
 
 
 def _with_breach(row: Row, breach: str | None) -> Row:
@@ -140,10 +183,15 @@ def _with_bits(rows: Iterable[Row]) -> list[Row]:
 
 
 def _row(
-    run_folder: Path, record: RunRecord, planned: PlannedCell, workload: Workload | None, watch: Watch | None
+    run_folder: Path,
+    record: RunRecord,
+    planned: PlannedCell,
+    workload: Workload | None,
+    known: Known,
+    watcher: Watcher | None,
 ) -> Row:
     def measured(spec: CellSpec, verdict: Verdict) -> Row:
-        return _measured_row(run_folder, planned, spec, verdict, workload, watch)
+        return _measured_row(run_folder, planned, spec, verdict, workload, known, watcher)
 
     return ended_row(Row, run_folder, record, planned, measured)
 
@@ -164,14 +212,15 @@ def _measured_row(
     spec: CellSpec,
     verdict: Verdict,
     workload: Workload | None,
-    watch: Watch | None,
+    known: Known,
+    watcher: Watcher | None,
 ) -> Row:
     """A cell that is said to be ok, with its numbers."""
     folder = layout.cell_folder(run_folder, planned.cell)
-    events, watcher = CellEvents(), watch(planned.cell) if watch is not None else None
-    for event in read_events(run_folder, folder):
+    events = CellEvents()
+    for event in read_events(run_folder, folder, watcher.line if watcher is not None else None):
         if watcher is not None:
-            watcher(event)
+            watcher.take(event)
         try:
             events.add(event)
         except BadInput as error:
@@ -179,7 +228,7 @@ def _measured_row(
     result = _result(log_name(folder), planned.cell, events)
     _check_protocol(spec, result)
     batches = [batch for of_phase in events.batches.values() for batch in of_phase]
-    work = cell_work(spec, batches, workload.prompts if workload is not None else None)
+    work = cell_work(spec, batches, workload.prompts if workload is not None else None, known)
     found: tuple[Gap, ...] = ()
     if planned.harness:
         try:

@@ -46,7 +46,7 @@ class Outputs:
             for prompt, row in zip(batch.prompts, batch.outputs, strict=True):
                 if prompt not in spans:
                     spans[prompt] = (len(tokens), len(tokens) + len(row))
-                    tokens.extend(row)
+                    tokens.extend(array("q", row))
         return cls(tokens, spans)
 
     def row(self, prompt: int) -> array[int]:

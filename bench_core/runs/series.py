@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -69,15 +70,17 @@ def _timelines(telemetry: Sequence[TelemetryEvent], on_gpu: bool) -> Iterable[Se
     if len(times) < 2 or times[-1] <= times[0]:
         return
     count = min(MOMENTS, len(times))
-    step = (times[-1] - times[0]) / count
+    begin = times[0]
+    step = (times[-1] - begin) / count
+    every = [math.floor((moment - begin) / step) for moment in times]
+    places = [min(place, count - 1) if 0 <= place <= count else None for place in every]
     for name, column in columns.items():
         sums, numbers = [0.0] * count, [0] * count
-        for event in telemetry:
-            for moment, value in zip(event.t_s, getattr(event, column) or (), strict=False):
-                place = math.floor((moment - times[0]) / step)
-                if value is not None and 0 <= place <= count:
-                    sums[min(place, count - 1)] += value
-                    numbers[min(place, count - 1)] += 1
+        told = itertools.chain.from_iterable(getattr(event, column) or [None] * len(event.t_s) for event in telemetry)
+        for place, value in zip(places, told, strict=True):
+            if value is not None and place is not None:
+                sums[place] += value
+                numbers[place] += 1
         if any(numbers):
             means = tuple(total / n if n else None for total, n in zip(sums, numbers, strict=True))
             yield Series(name, times[0] + step / 2, step, means)

@@ -254,10 +254,12 @@ class RunView:
         """The visit that measured a row, counted from 1: the last that was to; ``None`` for a cell without files."""
         if row.spec is None and row.verdict is None:
             return None
-        visits = self.record.all_visits
-        if row.planned.harness:
-            return row.planned.repeat
-        return next((n for n in range(len(visits), 0, -1) if row.planned.cell in _cells_of(visits[n - 1])), None)
+        return row.planned.repeat if row.planned.harness else self._last_visits.get(row.planned.cell)
+
+    @cached_property
+    def _last_visits(self) -> dict[str, int]:
+        """Of each cell the last visit that was to measure it."""
+        return {cell: n for n, visit in enumerate(self.record.all_visits, start=1) for cell in _cells_of(visit)}
 
     @property
     def every(self) -> tuple[Ended, ...]:

@@ -16,8 +16,6 @@ from bench_core.verify.differences import Difference, in_cell, of_run, present
 from bench_core.verify.logs import LogChecks, LogFacts
 from bench_core.verify.records import RecordChecks
 
-_PIECE_BYTES = 1 << 20
-
 
 class CellChecks(RecordChecks[Row]):
     """All checks of the cells of closed batches of one run."""
@@ -32,7 +30,8 @@ class CellChecks(RecordChecks[Row]):
         return (*self._view.rows, *self._view.own_error, *self._view.alone)
 
     def _log(self, row: Row, folder: Path) -> None:
-        there = self._whole_log(row, folder)
+        known = self._read(row)
+        there = self._whole_log(row, folder, known.sha256 if known is not None else None)
         if there is None:
             return
         cell, (path, verdict) = row.planned.cell, there
@@ -51,9 +50,13 @@ class CellChecks(RecordChecks[Row]):
         self._own_code(row, path.name, facts.start)
         self.facts.append((cell, self._place(row), facts))
 
+    def _read(self, row: Row) -> LogChecks | None:
+        """What loading has seen of a log; it has read that of a row with a result, and no other."""
+        return self._logs.get(row.planned.cell) if row.result is not None else None
+
     def _checked(self, row: Row, folder: Path) -> LogChecks:
-        """The checks of a whole log; loading has read that of a row with a result, and no other."""
-        log = self._logs.get(row.planned.cell) if row.result is not None else None
+        """The checks of a whole log."""
+        log = self._read(row)
         if log is None:
             log = LogChecks()
             for event in read_events(self._folder, folder):

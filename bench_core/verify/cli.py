@@ -10,6 +10,8 @@ import typer
 
 from bench_core.contract.errors import BadInput
 from bench_core.contract.records.outcome import EXIT_BAD_INPUT, EXIT_FAILED
+from bench_core.runs.collector import collect_seldom
+from bench_core.runs.forks import cpus
 from bench_core.verify.differences import Difference
 from bench_core.verify.run import Verification, verify_run
 
@@ -26,7 +28,7 @@ def verify(
     Exit code 0: all agrees. 1: it does not; one line for each difference. 2: not a run.
     """
     try:
-        done = verify_run(run)
+        done = verify_run(run, processes=cpus())
     except BadInput as error:
         typer.echo(f"error: {error.cause}", err=True)
         if error.hint:
@@ -65,4 +67,5 @@ def _plain(done: Verification) -> dict[str, object]:
 
 def main(prog_name: str = "python -m bench_core.verify") -> None:
     """Runs the command line."""
+    collect_seldom()
     app(prog_name=prog_name)

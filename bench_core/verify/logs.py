@@ -5,9 +5,11 @@ Tolerant of phases and events that it does not know: only what it knows must sta
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Iterator, Sequence
+import hashlib
+import operator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from bench_core.contract.errors import first_line
 from bench_core.contract.records.events import BatchEvent, EndEvent, Event, PhaseEvent, StartEvent, TelemetryEvent
@@ -53,6 +55,8 @@ class LogChecks:
 
     def __init__(self) -> None:
         self.facts = LogFacts()
+        self._content = hashlib.sha256()
+        self._sha256 = ""
         self.found: list[str] = []
         self.beyond_reason = ""
         self._number = 0  # of the line seen last
@@ -62,6 +66,19 @@ class LogChecks:
         self._indices: dict[str, int] = {}
         self._sampled_s: float | None = None
         self._columns: frozenset[str] | None = None
+
+    def line(self, content: bytes) -> None:
+        """The next line."""
+        self._content.update(content)
+
+    @property
+    def sha256(self) -> str:
+        """Of the lines seen."""
+        return self._sha256 or self._content.hexdigest()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A digest that can go on cannot be sent to another process."""
+        return {**self.__dict__, "_content": None, "_sha256": self.sha256}
 
     def take(self, event: Event) -> None:
         """The next event."""
@@ -133,17 +150,16 @@ class LogChecks:
 
     def _telemetry(self, event: TelemetryEvent) -> Iterator[str]:
         times = event.t_s if self._sampled_s is None else (self._sampled_s, *event.t_s)
-        if any(later < earlier for earlier, later in itertools.pairwise(times)):
+        if len(times) > 1 and any(map(operator.gt, times, times[1:])):
             yield "samples are not in the order of time"
         self._sampled_s = event.t_s[-1] if event.t_s else self._sampled_s
-        filled = frozenset(name for name in type(event).model_fields if isinstance(getattr(event, name), tuple))
+        filled = frozenset(name for name, column in event.__dict__.items() if isinstance(column, tuple))
         if self._columns is not None and filled != self._columns:
             yield f"columns differ from those of earlier samples: {', '.join(sorted(filled ^ self._columns))}"
         self._columns = filled
-        for name in sorted(filled - {"t_s"}):
-            values: Sequence[float | None] = getattr(event, name)
-            if any(value is not None and value < 0 for value in values) and name != "temperature_c":
-                yield f"{name} is negative"
+        # The other columns cannot be read where a value is negative, and a temperature may be.
+        if event.power_w is not None and any(value is not None and value < 0 for value in event.power_w):
+            yield "power_w is negative"
 
 
 def overlaps(logs: Iterable[tuple[str, str, LogFacts]]) -> Iterator[tuple[str, str]]:
@@ -152,15 +168,18 @@ def overlaps(logs: Iterable[tuple[str, str, LogFacts]]) -> Iterator[tuple[str, s
     Args:
         logs: cell, the device with the visit that it was measured in, and the log's facts.
     """
-    seen: dict[str, list[tuple[str, LogFacts]]] = {}
-    for cell, place, facts in logs:
-        for other, earlier in seen.setdefault(place, []):
-            if facts.batches and facts.batches == earlier.batches:
-                yield cell, f"its batches are those of {other}"
-            elif _together(facts.window_s, earlier.window_s):
-                yield cell, f"it was measured at the same time as {other}, on the same device"
-        seen[place].append((cell, facts))
-
-
-def _together(one: tuple[float, float] | None, other: tuple[float, float] | None) -> bool:
-    return one is not None and other is not None and one[0] < other[1] and other[0] < one[1]
+    known = [(cell, place, facts, window) for cell, place, facts in logs if (window := facts.window_s) is not None]
+    touching: list[tuple[int, int]] = []  # the later in the run's order, the earlier
+    running: dict[str, list[tuple[float, int]]] = {}  # end and number of those begun and not known to have ended
+    for number in sorted(range(len(known)), key=lambda n: known[n][3]):
+        _, place, _, (begin, end) = known[number]
+        still = [one for one in running.get(place, ()) if one[0] >= begin]
+        touching += [(max(number, other), min(number, other)) for _, other in still]
+        running[place] = [*still, (end, number)]
+    for later, earlier in sorted(touching):
+        cell, _, facts, one = known[later]
+        other, _, others, two = known[earlier]
+        if facts.batches == others.batches:
+            yield cell, f"its batches are those of {other}"
+        elif one[0] < two[1] and two[0] < one[1]:
+            yield cell, f"it was measured at the same time as {other}, on the same device"

@@ -5,12 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections import Counter
 from collections.abc import Iterator
+from html import unescape
 from pathlib import Path
 
 from bench_core.contract.records import layout
 from bench_core.report.decide.cost import prices_told
 from bench_core.report.document import document
+from bench_core.report.figures.draw import Drawing
 from bench_core.report.write.files import csv_tables
 from bench_core.report.write.markdown import markdown
 from bench_core.runs.files import Unreadable, check_inside
@@ -22,8 +25,11 @@ _PART = 160  # characters of a line that differs
 _MOST_LINES = 20  # of one file; a table of another run differs everywhere
 # Of the page's figures, which are the same for every run: it depends on the drawing tool's version.
 _RUNTIME = re.compile(r'(?<=<script id="runtime">).*?(?=</script>)', re.DOTALL)
-# A mark says its own data: batch size or load, value, method. Axes and layout depend on the drawing tool's version.
-_MARK = re.compile(r'aria-label="((?:batch_size|load): [^"]*)"')
+# A mark says its own data: batch size or load, value, method. A line says that of what it begins with. Axes and layout
+# depend on the drawing tool's version.
+_LABEL = re.compile(r'aria-label="([^"]*)"(?: role="[^"]*")?(?: aria-roledescription="([^"]*)")?')
+_OF_DATA = ("batch_size: ", "load: ")
+_LINE = "line mark"
 
 
 def report_differences(folder: Path, view: RunView) -> tuple[list[Difference], list[str]]:
@@ -33,8 +39,7 @@ def report_differences(folder: Path, view: RunView) -> tuple[list[Difference], l
     the runtime that draws them, the drawings by the data of their marks (how they are laid out depends on the drawing
     tool's version). PNGs are not compared.
     """
-    # Drawing imports altair, which takes a second.
-    from bench_core.report.figures.every import draw_all  # noqa: PLC0415
+    from bench_core.report.figures.every import drawings  # noqa: PLC0415  # with the page's template engine below
     from bench_core.report.page.write import html  # noqa: PLC0415
 
     found: list[Difference] = []
@@ -42,7 +47,6 @@ def report_differences(folder: Path, view: RunView) -> tuple[list[Difference], l
     # Costs are checked by the prices that the report says; no run has any.
     prices = prices_told(_text(folder, layout.REPORT_FILE) or "")
     words = document(view, prices)
-    drawn = {name: figure.svg for name, figure in draw_all(view).items()}
     for name, text in {**csv_tables(view, prices), layout.REPORT_FILE: markdown(words)}.items():
         present = _text(folder, name)
         if present is None:
@@ -56,13 +60,13 @@ def report_differences(folder: Path, view: RunView) -> tuple[list[Difference], l
         missing.append(f"{layout.PAGE_FILE}: the run has none")
     else:
         found += _lines(layout.PAGE_FILE, _RUNTIME.sub("", present), html(view, words, prices, runtime=""))
-    for name, svg in drawn.items():
+    for name, drawing in drawings(view).items():
         file = f"{layout.FIGURES_FOLDER}/{name}.svg"
         present = _text(folder, file)
         if present is None:
             missing.append(f"{file}: the run has none")
         else:
-            found += _marks(file, present, svg)
+            found += _marks(file, present, drawing)
     return found, missing
 
 
@@ -128,8 +132,12 @@ def _part(line: str, start: int) -> str:
     return repr(("…" if start else "") + one_line(line[start : start + _PART]) + more)
 
 
-def _marks(name: str, present: str, expected: str) -> Iterator[Difference]:
-    has, wants = sorted(_MARK.findall(present)), sorted(_MARK.findall(expected))
-    if has != wants:
-        odd = next(iter([*sorted(set(has) - set(wants)), *sorted(set(wants) - set(has))]), "")
-        yield of_run(name, f"its marks are not those of the raw events, among them {foreign(odd, 200)!r}")
+def _marks(name: str, present: str, drawing: Drawing) -> Iterator[Difference]:
+    """Every mark of data and every line, each as often as it follows."""
+    told = [(unescape(label), role == _LINE) for label, role in _LABEL.findall(present)]
+    marks = Counter(label for label, is_line in told if not is_line and label.startswith(_OF_DATA))
+    lines = Counter(label for label, is_line in told if is_line)
+    for what, has, wants in (("marks", marks, Counter(drawing.marks)), ("lines", lines, Counter(drawing.lines))):
+        if has != wants:
+            odd = min(has - wants or wants - has)
+            yield of_run(name, f"its {what} are not those of the raw events, among them {foreign(odd, 200)!r}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from bench_core.contract.records import layout
 from bench_core.contract.records.digest import file_sha256
 from bench_core.contract.records.run import RunRecord
 from bench_core.runs.files import Unreadable, check_inside
-from bench_core.runs.load import load_run
+from bench_core.runs.load import Watched, load_run
 from bench_core.runs.plan import check_plan
 from bench_core.runs.view import RunView
 from bench_core.verify.capacity import TrialChecks
@@ -44,11 +44,12 @@ class Verification:
     not_checked: tuple[str, ...]
 
 
-def verify_run(folder: Path, *, published: bool = True) -> Verification:
+def verify_run(folder: Path, *, published: bool = True, processes: int = 1) -> Verification:
     """Verifies a run's folder. Reads nothing outside of it and writes nothing.
 
     Args:
         published: compare table, report, page and figures as well.
+        processes: see :func:`~bench_core.runs.load.load_run`.
 
     Raises:
         BadInput: not a run: there is no folder, or no ``run.json`` that can be read.
@@ -62,10 +63,10 @@ def verify_run(folder: Path, *, published: bool = True) -> Verification:
     except BadInput as error:
         what = error.cause.removeprefix(f"{layout.RUN_FILE}: ")
         return Verification(record.run_id, cells, (of_run(layout.RUN_FILE, what),), ())
-    logs: defaultdict[str, LogChecks] = defaultdict(LogChecks)
-    view = load_run(folder, lambda cell: logs[cell].take)
+    logs = Watched(LogChecks)
+    view = load_run(folder, logs, processes)
     found = [*_digests(folder), *plan_differences(folder, view), *_workload(view)]
-    checks = CellChecks(folder, view, logs)
+    checks = CellChecks(folder, view, logs.of)
     checks.run()
     served = ServedChecks(folder, view)
     served.run()

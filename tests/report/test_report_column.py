@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,9 +95,9 @@ def test_verifying_parses_each_event_log_once(tmp_path: Path, monkeypatch: pytes
     run = write_run(tmp_path, Script((VLLM,), batch_sizes=(1, 8), batches=8))
     read: list[Path] = []
 
-    def counted(run_folder: Path, folder: Path) -> Iterator[Event]:
+    def counted(run_folder: Path, folder: Path, seen: Callable[[bytes], None] | None = None) -> Iterator[Event]:
         read.append(folder)
-        return read_events(run_folder, folder)
+        return read_events(run_folder, folder, seen)
 
     monkeypatch.setattr("bench_core.runs.load.read_events", counted)
     monkeypatch.setattr("bench_core.verify.cells.read_events", counted)

@@ -37,7 +37,7 @@ def test_it_is_neither_bold_nor_in_the_figures_and_the_reason_stands_below_its_t
     assert len(bold) == 1
     assert bold[0].startswith("| CTranslate2 int8_float16 |"), "the fastest of those that did equal work"
     assert "1 cell not ranked for it" in text
-    svg = figures.throughput(view).svg
+    svg = figures.throughput(view).drawn().svg
     drawn = set(re.findall(r'aria-label="batch_size: (\d+); value: [0-9.]+; method: vLLM fp16"', svg))
     assert drawn == {"1"}, "no point at batch size 4"
     assert figures.UNEQUAL in svg

@@ -64,7 +64,7 @@ def luminance(colour: str) -> float:
 
 def bars_and_words(view: RunView) -> tuple[int, str]:
     """How many bars the figure has, and its words."""
-    root = ET.fromstring(throughput(view).svg)  # noqa: S314
+    root = ET.fromstring(throughput(view).drawn().svg)  # noqa: S314
     svg = "{http://www.w3.org/2000/svg}"
     groups = [group for group in root.iter(f"{svg}g") if "mark-rule role-mark" in group.attrib.get("class", "")]
     bars = [line for group in groups for line in group.iter(f"{svg}line") if line.attrib.get("y2", "0") != "0"]
@@ -101,7 +101,7 @@ def test_bars_are_the_range_of_repeats(tmp_path: Path) -> None:
     bars, words = bars_and_words(view)
     assert bars == 1
     assert "mean of 3 repeats; bars: lowest to highest" in words
-    said = " ".join(re.findall(r'aria-label="(batch_size[^"]*)"', throughput(view).svg))
+    said = " ".join(re.findall(r'aria-label="(batch_size[^"]*)"', throughput(view).drawn().svg))
     for word, expected in (("low", min(rates)), ("high", max(rates)), ("value", sum(rates) / 3)):
         found = re.search(rf"\b{word}: ([\d.]+)", said)
         assert found is not None

@@ -73,7 +73,7 @@ def test_a_method_past_the_bound_keeps_its_numbers_and_loses_its_rank(tmp_path: 
     assert "| **" in next(line for line in text.splitlines() if line.startswith("| vLLM fp16"))
     assert "not ranked; see Quality" in text
     assert _sheet(view)["llama.cpp q2_k", "8"]["Verdict"] == f"not ranked: {reason}"
-    drawn = figures.throughput(view).svg
+    drawn = figures.throughput(view).drawn().svg
     assert "vLLM fp16" in drawn
     assert "llama.cpp q2_k" not in drawn
     console = Console(width=250, record=True)

@@ -150,9 +150,9 @@ def test_a_run_without_a_gpu_says_so(tmp_path: Path) -> None:
     """No GPU memory is a fact, not a zero; the memory figure then shows the processes'."""
     run = write_run(tmp_path, replace(MIXED, device="cpu"))
     assert _table(_markdown(run), 1)["vLLM fp16"][3] == "none (CPU)"
-    svg = figures.memory(load_run(run)).svg
+    svg = figures.memory(load_run(run)).drawn().svg
     assert "Peak host memory" in svg
-    assert "Peak GPU memory" in figures.memory(load_run(write_run(tmp_path / "cuda", MIXED))).svg
+    assert "Peak GPU memory" in figures.memory(load_run(write_run(tmp_path / "cuda", MIXED))).drawn().svg
 
 
 def test_random_weights_are_never_left_unsaid(tmp_path: Path) -> None:
@@ -162,9 +162,9 @@ def test_random_weights_are_never_left_unsaid(tmp_path: Path) -> None:
         write_run(tmp_path / "b", replace(MIXED, model=MIXED.model.model_copy(update={"synthetic": False})))
     )
     assert "random weights" in markdown(document(synthetic))
-    assert "random weights" in figures.throughput(synthetic).svg
+    assert "random weights" in figures.throughput(synthetic).drawn().svg
     assert "random weights" not in markdown(document(trained))
-    assert "random weights" not in figures.throughput(trained).svg
+    assert "random weights" not in figures.throughput(trained).drawn().svg
 
 
 def test_csv_has_one_line_for_each_planned_cell_with_raw_numbers(tmp_path: Path) -> None:
@@ -226,8 +226,8 @@ def test_figures_show_every_method_and_are_the_same_each_time(tmp_path: Path, me
     run = write_run(tmp_path, Script(methods, batch_sizes=(1, 4, 16, 64)))
     view = load_run(run)
     for draw in (figures.throughput, figures.memory):
-        figure = draw(view)
-        assert figure.svg == draw(view).svg
+        figure = draw(view).drawn()
+        assert figure.svg == draw(view).drawn().svg
         root = ET.fromstring(figure.svg)  # noqa: S314 - our own drawing
         words = {element.text for element in root.iter(f"{SVG}text")}
         assert {method.label for method in methods} <= words
@@ -241,8 +241,8 @@ def test_figures_show_every_method_and_are_the_same_each_time(tmp_path: Path, me
         env={**os.environ, "PYTHONHASHSEED": "7", "LC_ALL": "C", "TZ": "Asia/Tokyo"},
     )
     assert other.returncode == 0
-    assert (run / "figures/throughput.svg").read_text(encoding="utf-8") == figures.throughput(view).svg
-    assert (run / "figures/memory.svg").read_text(encoding="utf-8") == figures.memory(view).svg
+    assert (run / "figures/throughput.svg").read_text(encoding="utf-8") == figures.throughput(view).drawn().svg
+    assert (run / "figures/memory.svg").read_text(encoding="utf-8") == figures.memory(view).drawn().svg
 
 
 def _png(content: bytes) -> tuple[int, int, int]:
@@ -270,12 +270,12 @@ def _png(content: bytes) -> tuple[int, int, int]:
 def test_a_failed_cell_is_a_cross_with_its_outcome_in_both_figures(tmp_path: Path) -> None:
     """No cell is silently missing from a figure."""
     view = load_run(write_run(tmp_path, MIXED))
-    for figure in (figures.throughput(view), figures.memory(view)):
+    for figure in (figures.throughput(view).drawn(), figures.memory(view).drawn()):
         words = [element.text for element in ET.fromstring(figure.svg).iter(f"{SVG}text")]  # noqa: S314
         assert words.count("oom_load") == 1
         assert words.count("not run") == 2
     good = load_run(write_run(tmp_path / "good", Script((VLLM, CT2))))
-    assert "Cells without a number" not in figures.throughput(good).svg
+    assert "Cells without a number" not in figures.throughput(good).drawn().svg
 
 
 def test_a_line_is_not_drawn_across_a_failed_cell(tmp_path: Path) -> None:
@@ -285,7 +285,7 @@ def test_a_line_is_not_drawn_across_a_failed_cell(tmp_path: Path) -> None:
 
     def pieces(method: Method, folder: str) -> int:
         view = load_run(write_run(tmp_path / folder, Script((method,), batch_sizes=(1, 2, 4, 8, 16))))
-        root = ET.fromstring(figures.throughput(view).svg)  # noqa: S314
+        root = ET.fromstring(figures.throughput(view).drawn().svg)  # noqa: S314
         paths = [
             path.attrib["d"]
             for group in root.iter(f"{SVG}g")
@@ -398,7 +398,7 @@ def test_markdown_and_figures_hold_hostile_text_as_text(hostile: Path) -> None:
 def test_two_methods_of_one_name_stay_two(tmp_path: Path) -> None:
     """Equal labels do not merge two methods into one line of a figure."""
     twin = replace(VLLM, variant="gptq", tpot_s=0.003)
-    svg = figures.throughput(load_run(write_run(tmp_path, Script((VLLM, twin))))).svg
+    svg = figures.throughput(load_run(write_run(tmp_path, Script((VLLM, twin))))).drawn().svg
     words = {element.text for element in ET.fromstring(svg).iter(f"{SVG}text")}  # noqa: S314
     assert {"vLLM fp16 (vllm.fp16)", "vLLM fp16 (vllm.gptq)"} <= words
 
@@ -473,7 +473,7 @@ def test_bad_input_is_two_lines_and_exit_code_2(tmp_path: Path, arguments: list[
 
 def test_help_is_quick() -> None:
     """--help does not import what draws: it would take a second."""
-    code = "import sys; import bench_core.report.cli; sys.exit('altair' in sys.modules or 'jinja2' in sys.modules)"
+    code = "import sys; import bench_core.report.cli; sys.exit('vl_convert' in sys.modules or 'jinja2' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -538,14 +538,14 @@ def test_repeats_stand_in_no_other_table_and_in_no_figure(tmp_path: Path) -> Non
     """A faster repeat changes no row of the grid, no bold print and no line of a figure; the CSV has it as a row."""
     script = Script((VLLM, CT2), batch_sizes=(1, 4))
     run = write_run(tmp_path, script)
-    before, drawn = _markdown(run), figures.throughput(load_run(run)).svg
+    before, drawn = _markdown(run), figures.throughput(load_run(run)).drawn().svg
     visit_again(run, script, CT2, 1, faster=10.0)
     after = _markdown(run)
     for size in (1, 4):
         assert _table(after, size) == _table(before, size)
     assert _section(after, "Times") == _section(before, "Times")
     assert _section(after, "Memory") == _section(before, "Memory")
-    assert figures.throughput(load_run(run)).svg == drawn
+    assert figures.throughput(load_run(run)).drawn().svg == drawn
     lines = list(csv.DictReader(csv_table(load_run(run)).splitlines()))
     assert [(line["cell"], line["repeat"], line["visit"]) for line in lines if line["image"] == CT2.image] == [
         ("ctranslate2.int8_float16.b1", "1", "1"),

@@ -511,6 +511,12 @@ PUBLISHED_CHANGES: dict[str, tuple[Change, str, str | None, str]] = {
         None,
         "value: 9e9",
     ),
+    "line of a figure taken away": (
+        _sub(f"{layout.FIGURES_FOLDER}/throughput.svg", r'<path [^>]*aria-roledescription="line mark"[^>]*/>', ""),
+        f"{layout.FIGURES_FOLDER}/throughput.svg",
+        None,
+        "its lines are not those of the raw events, among them",
+    ),
 }
 
 
@@ -590,7 +596,7 @@ def test_what_stands_beside_the_cells_is_published_and_its_change_is_found(mine:
     """Roofs and figures of others are part of a report; without them a copy's report would be another one."""
     (mine / layout.DEVICE_RATES_FOLDER).mkdir()
     roofs = Path(layout.DEVICE_RATES_FOLDER) / "v1.cpu.json"
-    shutil.copyfile(PUBLISHED_WITH_ROOFS / roofs, mine / roofs)
+    shutil.copyfile(PUBLISHED_WITH_ROOFS / layout.FORMER_DEVICE_RATES_FOLDER / roofs.name, mine / roofs)
     shutil.copyfile(ROOT / "docs" / "study.yaml", mine / layout.BESIDE_FILE)
     write_report(mine)
     folder = tmp_path / "published"

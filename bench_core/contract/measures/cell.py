@@ -19,7 +19,7 @@ from bench_core.contract.measures.telemetry import (
     samples_of,
     summarise_telemetry,
 )
-from bench_core.contract.measures.token_times import PhaseRates, phase_rates, row_itl_s, row_tpot_s, row_ttft_s
+from bench_core.contract.measures.token_times import PhaseRates, itl_s, phase_rates, row_tpot_s, row_ttft_s
 from bench_core.contract.models.steps import DecodeSteps, PromptReading, decode_steps, prompt_reading
 from bench_core.contract.records.events import (
     BatchEvent,
@@ -244,7 +244,7 @@ def _metrics(events: CellEvents, measured: list[BatchEvent]) -> CellMetrics:
         output_throughput_tok_s=throughput_tok_s(measured),
         ttft_s=Distribution.of([value for batch in stamped for value in row_ttft_s(batch)]),
         tpot_s=Distribution.of([value for batch in stamped for value in row_tpot_s(batch)]),
-        itl_s=Distribution.of([value for batch in stamped for value in row_itl_s(batch)]),
+        itl_s=Distribution.of_counts(itl_s(stamped)),
         token_times_source=source,
         start_s=_duration(events, "start"),
         load_s=_duration(events, "load"),

@@ -63,25 +63,36 @@ def output_breach(output: Sequence[int], max_new_tokens: int, stops: Collection[
         return f"{len(output)} output tokens, allowed are 1 to {max_new_tokens}"
     if not 0 <= min(output) <= max(output) < vocab_size:
         return f"an output id is outside 0..{vocab_size - 1}"
-    if any(token in stops for token in output[:-1]):
+    if stops and not frozenset(stops).isdisjoint(output[:-1]):
         return "goes on after an end-of-sequence token"
     if stops and len(output) < max_new_tokens and output[-1] not in stops:
         return f"ends after {len(output)} tokens without an end-of-sequence token"
     return None
 
 
-def cell_work(spec: CellSpec, batches: Iterable[BatchEvent], workload: Prompts | None) -> CellWork:
+Known = dict[tuple[int, ...], tuple[str, tuple[int, ...]]]  # rows of a workload to their digest and lengths
+
+
+def cell_work(
+    spec: CellSpec, batches: Iterable[BatchEvent], workload: Prompts | None, known: Known | None = None
+) -> CellWork:
     """Checks every batch of one cell, in the order of the log.
 
     Args:
         workload: the prompts' ids, where they are at hand; without them digests cannot be recomputed, and equal
             indices with unequal digests are all that shows.
+        known: what has been computed of ``workload`` for other cells, which were given the same batches; grows.
     """
+    known = {} if known is None else known
+    stops = frozenset(() if spec.length == "forced" else spec.model.eos_token_ids)
     found: list[str] = []
     measured: list[Given] = []
     digests: dict[tuple[int, ...], str] = {}
     for batch in batches:
-        found += [f"{batch.phase} batch {batch.index}: {what}" for what in _batch_breaches(spec, batch, workload)]
+        found += [
+            f"{batch.phase} batch {batch.index}: {what}"
+            for what in _batch_breaches(spec, batch, workload, known, stops)
+        ]
         if digests.setdefault(batch.prompts, batch.prompts_digest) != batch.prompts_digest:
             found.append(f"{batch.phase} batch {batch.index}: the same prompts as before have another digest")
         if batch.phase == "measure":
@@ -95,7 +106,9 @@ def cell_work(spec: CellSpec, batches: Iterable[BatchEvent], workload: Prompts |
     return CellWork(spec.cell_id, spec.batch_size, tuple(measured), tuple(found))
 
 
-def _batch_breaches(spec: CellSpec, batch: BatchEvent, workload: Prompts | None) -> Iterable[str]:
+def _batch_breaches(
+    spec: CellSpec, batch: BatchEvent, workload: Prompts | None, known: Known, stops: frozenset[int]
+) -> Iterable[str]:
     size, rows = spec.batch_size, batch.prompts
     if len(rows) != size:
         yield f"{len(rows)} rows for a batch size of {size}"
@@ -104,13 +117,14 @@ def _batch_breaches(spec: CellSpec, batch: BatchEvent, workload: Prompts | None)
     if not 0 <= min(rows) <= max(rows) < spec.workload.prompts:
         yield f"a prompt is none of the workload's {spec.workload.prompts}"
     elif workload is not None:
-        if batch.prompts_digest != prompts_sha256(workload[row] for row in rows):
+        if rows not in known:
+            known[rows] = prompts_sha256(workload[row] for row in rows), tuple(len(workload[row]) for row in rows)
+        digest, lengths = known[rows]
+        if batch.prompts_digest != digest:
             yield "the ids given to the engine are not those of the workload's prompts in this order"
-        lengths = tuple(len(workload[row]) for row in rows)
         if batch.prompt_tokens != lengths:
             row = next(k for k, pair in enumerate(zip(batch.prompt_tokens, lengths, strict=True)) if pair[0] != pair[1])
             yield f"row {row}: {batch.prompt_tokens[row]} prompt tokens, the workload's prompt has {lengths[row]}"
-    stops = () if spec.length == "forced" else spec.model.eos_token_ids
     for row, output in enumerate(batch.outputs):
         what = output_breach(output, spec.max_new_tokens, stops, spec.model.vocab_size)
         if what is not None:

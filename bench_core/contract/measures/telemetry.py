@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
+import operator
 import statistics
 from collections.abc import Sequence
 
@@ -115,6 +117,7 @@ def is_throttling(mask: int) -> bool:
     return bool(mask & (THROTTLING_BITS | ~_KNOWN_BITS))
 
 
+_TIME = operator.itemgetter(0)
 Column = list[tuple[float, float]]  # (CLOCK_MONOTONIC seconds, value), in time order
 
 
@@ -125,11 +128,11 @@ def summarise_telemetry(
     if not any(event.t_s for event in telemetry):
         return None
     every = sorted(t for event in telemetry for t in event.t_s)
-    times = [t for t in every if begin_s <= t <= end_s]
+    times = every[bisect.bisect_left(every, begin_s) : bisect.bisect_right(every, end_s)]
     gaps = [later - earlier for earlier, later in itertools.pairwise([begin_s, *times, end_s])]
 
     def column(name: str) -> Column:
-        return [(t, v) for t, v in _column(telemetry, name) if begin_s <= t <= end_s]
+        return [(t, float(v)) for t, v in _within(samples_of(telemetry, name), begin_s, end_s)]
 
     reasons = column("throttle_reasons")
     masks: dict[int, float] = {}
@@ -137,8 +140,9 @@ def summarise_telemetry(
         masks[int(mask)] = masks.get(int(mask), 0.0) + seconds
     total = math.fsum(masks.values())
     words = {word for mask in masks for word in reason_words(mask)}
+    power_w = column("power_w")
     counter = _counted(column("energy_mj"), begin_s, end_s, 1e-3)
-    integrated = _integrated(column("power_w"), begin_s, end_s)
+    integrated = _integrated(power_w, begin_s, end_s)
     spent = counter if counter is not None else integrated
     both = counter is not None and counter > 0 and integrated is not None
     return TelemetrySummary(
@@ -148,7 +152,7 @@ def summarise_telemetry(
         sm_clock_mhz=_mean(column("sm_clock_mhz")),
         memory_clock_mhz=_mean(column("memory_clock_mhz")),
         temperature_max_c=max((v for _, v in column("temperature_c")), default=None),
-        power_w=_mean(column("power_w")),
+        power_w=_mean(power_w),
         utilisation=_scaled(_mean(column("utilisation_percent")), 0.01),
         energy_joules=counter,
         integrated_joules=integrated,
@@ -170,9 +174,18 @@ def samples_of(telemetry: Sequence[TelemetryEvent], column: str) -> list[tuple[f
     found: list[tuple[float, int]] = []
     for event in telemetry:
         values = getattr(event, column)
-        if values is not None:
-            found.extend((t, v) for t, v in zip(event.t_s, values, strict=True) if v is not None)
-    return sorted(found)
+        if values is None:
+            continue
+        samples = zip(event.t_s, values, strict=True)
+        found.extend((sample for sample in samples if sample[1] is not None) if None in values else samples)
+    found.sort()
+    return found
+
+
+def _within(samples: list[tuple[float, int]], begin_s: float, end_s: float) -> list[tuple[float, int]]:
+    """Of samples in time order, those of a window, both ends included."""
+    first = bisect.bisect_left(samples, begin_s, key=_TIME)
+    return samples[first : bisect.bisect_right(samples, end_s, lo=first, key=_TIME)]
 
 
 def device_energy_joules(telemetry: Sequence[TelemetryEvent], measured: Sequence[BatchEvent]) -> float | None:
@@ -184,17 +197,13 @@ def device_energy_joules(telemetry: Sequence[TelemetryEvent], measured: Sequence
     """
     start = measured[0].started_s
     end = measured[-1].started_s + measured[-1].latency_s
-    inside = [(t, v) for t, v in samples_of(telemetry, "energy_mj") if start <= t <= end]
+    inside = _within(samples_of(telemetry, "energy_mj"), start, end)
     if end - start < 1.0 or len(inside) < 2:
         return None
     (first_t, first), (last_t, last) = inside[0], inside[-1]
     if last < first or last_t - first_t < 0.9 * (end - start):
         return None
     return (last - first) / 1000.0 * (end - start) / (last_t - first_t)
-
-
-def _column(telemetry: Sequence[TelemetryEvent], name: str) -> Column:
-    return [(t, float(v)) for t, v in samples_of(telemetry, name)]
 
 
 def _weights(samples: Column, begin_s: float, end_s: float) -> list[float]:

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+import operator
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from bench_core.contract.records.events import BatchEvent
@@ -30,11 +32,20 @@ def row_tpot_s(batch: BatchEvent) -> list[float]:
     ]
 
 
-def row_itl_s(batch: BatchEvent) -> list[float]:
-    """Gaps between consecutive tokens of each row, seconds, all rows in one list."""
-    return [
-        (later - earlier) / 1e6 for offsets in _row_offsets(batch) for earlier, later in itertools.pairwise(offsets)
-    ]
+def itl_s(batches: Iterable[BatchEvent]) -> dict[float, int]:
+    """Gaps between consecutive tokens of each row, seconds, and how often each was seen, over all rows of batches."""
+    gaps_us: Counter[int] = Counter()
+    for batch in batches:
+        if batch.arrivals is None:
+            continue
+        for offsets in batch.arrivals.offsets_us:
+            of_row = map(operator.sub, offsets[1:], offsets)
+            if batch.arrivals.shared:
+                for gap, times in Counter(of_row).items():
+                    gaps_us[gap] += times * len(batch.prompts)
+            else:
+                gaps_us.update(of_row)
+    return {gap / 1e6: times for gap, times in gaps_us.items()}
 
 
 def _row_offsets(batch: BatchEvent) -> list[tuple[int, ...]]:

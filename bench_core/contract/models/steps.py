@@ -7,7 +7,7 @@ import itertools
 import math
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pydantic import Field
@@ -71,12 +71,12 @@ class PromptReading(Record):
 
 @dataclass(frozen=True)
 class _Stretch:
-    """Seconds, steps and rows of one stretch, and how many of its tokens had each context."""
+    """Seconds, steps and rows of one stretch, and the contexts of each row's tokens, which are consecutive."""
 
     seconds: float
     steps: float
     rows: int
-    contexts: Counter[int]
+    contexts: tuple[range, ...]
 
 
 def decode_steps(batches: Sequence[BatchEvent]) -> DecodeSteps | None:
@@ -86,24 +86,34 @@ def decode_steps(batches: Sequence[BatchEvent]) -> DecodeSteps | None:
     steps = math.fsum(stretch.steps for stretch in stretches)
     if steps <= 0:
         return None
-    contexts: Counter[int] = Counter()
-    for stretch in stretches:
-        contexts.update(stretch.contexts)
+    contexts = [context for stretch in stretches for context in stretch.contexts]
+    tokens = sum(map(len, contexts))
     return DecodeSteps(
         steps=steps,
         rows=math.fsum(stretch.rows * stretch.steps for stretch in stretches) / steps,
         step_s=math.fsum(stretch.seconds for stretch in stretches) / steps,
-        context_tokens=sum(context * count for context, count in contexts.items()) / contexts.total(),
+        context_tokens=sum((context[0] + context[-1]) * len(context) // 2 for context in contexts if context) / tokens,
         context_quantiles=_quantiles(contexts),
     )
 
 
-def _quantiles(counts: Counter[int]) -> tuple[int, ...]:
-    """The 0, 5, 10 ... 100 % quantiles of counted values, each a value that was counted."""
-    total, ordered = counts.total(), sorted(counts)
-    upto = list(itertools.accumulate(counts[value] for value in ordered))
-    ranks = (max(1, -(-total * step // _QUANTILES)) for step in range(_QUANTILES + 1))
-    return tuple(ordered[bisect.bisect_left(upto, rank)] for rank in ranks)
+def _quantiles(ranges: Iterable[range]) -> tuple[int, ...]:
+    """The 0, 5, 10 ... 100 % quantiles of the values of all ranges, each a value of one."""
+    changes: Counter[int] = Counter()  # of how many ranges hold a value, from it on
+    for one in ranges:
+        changes[one.start] += 1
+        changes[one.stop] -= 1
+    places = sorted(changes)
+    held = list(itertools.accumulate(changes[place] for place in places))
+    widths = [later - earlier for earlier, later in itertools.pairwise(places)]
+    upto = list(itertools.accumulate((n * width for n, width in zip(held, widths, strict=False)), initial=0))
+    total = upto[-1]
+    found = []
+    for step in range(_QUANTILES + 1):
+        rank = max(1, -(-total * step // _QUANTILES))
+        place = bisect.bisect_left(upto, rank) - 1
+        found.append(places[place] - (upto[place] - rank) // held[place] - 1)
+    return tuple(found)
 
 
 def _mean_within(low: int, high: int, window: int) -> float:
@@ -166,8 +176,8 @@ def _stretches(batch: BatchEvent) -> list[_Stretch]:
 
 def _stretch(rows: list[tuple[int, ...]], prompts: Sequence[int], begin_us: int, end_us: int) -> _Stretch:
     # The step that makes token i of a row (from 0) attends to the prompt and i tokens behind it.
-    contexts: Counter[int] = Counter()
-    for row, prompt in zip(rows, prompts, strict=True):  # arrivals of a row ascend
-        first, end = bisect.bisect_right(row, begin_us), bisect.bisect_right(row, end_us)
-        contexts.update(range(prompt + first, prompt + end))
-    return _Stretch((end_us - begin_us) / 1e6, contexts.total() / len(rows), len(rows), contexts)
+    contexts = tuple(
+        range(prompt + bisect.bisect_right(row, begin_us), prompt + bisect.bisect_right(row, end_us))
+        for row, prompt in zip(rows, prompts, strict=True)  # arrivals of a row ascend
+    )
+    return _Stretch((end_us - begin_us) / 1e6, sum(map(len, contexts)) / len(rows), len(rows), contexts)

@@ -6,8 +6,9 @@ that it tells of, never while the clock runs.
 
 from __future__ import annotations
 
-import itertools
+import operator
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
@@ -114,7 +115,7 @@ class BatchEvent(Record):
     arrivals: Arrivals | None = None
     cpu: CpuReadings | None = None
 
-    @property
+    @cached_property
     def output_tokens(self) -> tuple[int, ...]:
         """Output tokens per row, counted from the engine's ids."""
         return tuple(map(len, self.outputs))
@@ -136,7 +137,7 @@ class BatchEvent(Record):
 
 
 def _ascending(offsets: tuple[int, ...]) -> bool:
-    return offsets[0] >= 0 and all(earlier <= later for earlier, later in itertools.pairwise(offsets))
+    return offsets[0] >= 0 and all(map(operator.le, offsets, offsets[1:]))
 
 
 class WarmupEndEvent(Record):
@@ -199,7 +200,7 @@ class TelemetryEvent(Record):
 
     @model_validator(mode="after")
     def _columns_of_one_length(self) -> TelemetryEvent:
-        lengths = {len(column) for column in self.__dict__.values() if isinstance(column, tuple)}
+        lengths = {len(column) for column in self.__dict__.values() if column.__class__ is tuple}
         if len(lengths) > 1:
             raise ValueError("the columns differ in length")
         return self

@@ -53,7 +53,9 @@ class Misplaced(ValueError):
 class Record(BaseModel):
     """An immutable pydantic model that refuses keys it does not know, and numbers beyond the bounds above."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False, defer_build=True
+    )
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import overload
 
 from pydantic import Field
 
@@ -44,17 +47,62 @@ class Distribution(Record):
             median=statistics.median(ordered),
             min=ordered[0],
             max=ordered[-1],
-            stdev=_stdev(ordered, mean) if len(ordered) > 1 else None,
+            stdev=_root([(value - mean) ** 2 for value in ordered], len(ordered)),
+            p90=percentile(ordered, 0.90),
+            p95=percentile(ordered, 0.95),
+            p99=percentile(ordered, 0.99),
+        )
+
+    @classmethod
+    def of_counts(cls, counts: Mapping[float, int]) -> Distribution | None:
+        """The same, to the last digit, of values that are counted: for hundreds of thousands of which few differ."""
+        if not counts:
+            return None
+        ordered = _Counted(counts)
+        mean = math.fsum(ordered.each(ordered.values)) / len(ordered)
+        middle = len(ordered) // 2
+        return cls(
+            n=len(ordered),
+            mean=mean,
+            median=ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2,
+            min=ordered[0],
+            max=ordered[len(ordered) - 1],
+            stdev=_root(ordered.each([(value - mean) ** 2 for value in ordered.values]), len(ordered)),
             p90=percentile(ordered, 0.90),
             p95=percentile(ordered, 0.95),
             p99=percentile(ordered, 0.99),
         )
 
 
-def _stdev(values: Sequence[float], mean: float) -> float:
-    """Sample standard deviation in two passes of exact sums: the same digits with every Python, as that of the
-    standard library is not."""
-    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
+class _Counted(Sequence[float]):
+    """Values in order, each as often as it was counted, without a list of them."""
+
+    def __init__(self, counts: Mapping[float, int]) -> None:
+        self.values = sorted(counts)
+        self._times = [counts[value] for value in self.values]
+        self._upto = list(itertools.accumulate(self._times))
+
+    def __len__(self) -> int:
+        return self._upto[-1]
+
+    @overload
+    def __getitem__(self, place: int) -> float: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[float]: ...
+    def __getitem__(self, place: int | slice) -> float | Sequence[float]:
+        if isinstance(place, slice):
+            return [self[k] for k in range(*place.indices(len(self)))]
+        return self.values[bisect.bisect_right(self._upto, place)]
+
+    def each(self, of_values: Iterable[float]) -> Iterator[float]:
+        """Something of each value, as often as that was counted: a sum of it rounds once, as that of a list does."""
+        return itertools.chain.from_iterable(map(itertools.repeat, of_values, self._times))
+
+
+def _root(squares: Iterable[float], n: int) -> float | None:
+    """Sample standard deviation of exact sums: the same digits with every Python, as that of the standard library is
+    not; ``None`` for one value."""
+    return math.sqrt(math.fsum(squares) / (n - 1)) if n > 1 else None
 
 
 def percentile(ordered: Sequence[float], q: float) -> float | None:

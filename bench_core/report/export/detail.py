@@ -13,7 +13,7 @@ from bench_core.contract.serving.latencies import e2e_s, tpot_s, ttft_s
 from bench_core.contract.serving.log import ServeEvents
 from bench_core.contract.serving.requests import RequestEvent
 from bench_core.report.column import Column
-from bench_core.runs.load import load_run
+from bench_core.runs.load import Watched, load_run
 from bench_core.runs.view import Ended, RunView
 
 
@@ -148,7 +148,11 @@ class _Seen:
     begun_s: float = 0.0
     batches: list[BatchEvent] = field(default_factory=list)
 
-    def __call__(self, event: Event) -> None:
+    def line(self, content: bytes) -> None:
+        """Nothing is kept of a line."""
+
+    def take(self, event: Event) -> None:
+        """The next event of the log."""
         if isinstance(event, StartEvent):
             self.begun_s = event.t_s
         elif isinstance(event, BatchEvent):
@@ -192,13 +196,10 @@ def read_detailed(folder: Path) -> Detailed:
     Raises:
         BadInput: not a run.
     """
-    seen: dict[str, _Seen] = {}
+    watched = Watched(_Seen)
     served: dict[str, ServeEvents] = {}
-
-    def watch(cell: str) -> _Seen:
-        return seen.setdefault(cell, _Seen())
-
-    return Detailed(load_run(folder, watch, served.__setitem__), seen, served)
+    view = load_run(folder, watched, served_events=served.__setitem__)
+    return Detailed(view, watched.of, served)
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -1,17 +1,18 @@
 """Draws points: one line for each method, and a strip for the cells without a number.
 
-Importing this module imports altair, which takes a second: import it only to draw.
+A drawing is a Vega-Lite specification, which is plain JSON, and the labels that its marks will bear: whoever only wants
+to know what a drawing says need not have it drawn.
 """
 
 from __future__ import annotations
 
-import io
+import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
-
-import altair as alt
+from decimal import ROUND_HALF_UP, Context, Decimal
+from typing import Any
 
 from bench_core.report.figures.colours import Looks, looks
 
@@ -26,14 +27,42 @@ LOG_ABOVE_SPREAD = 20.0
 # Room for a viewer that has none of the fonts and takes a wider one: a sixth of a character for each.
 SPARE_PER_CHARACTER = 1.0
 PNG_SCALE = 2
+# Of a run of a thousand methods the legend alone is 26,000 lines high: at twice its size a gigabyte while it is drawn.
+MOST_PIXELS = 24e6
+_SIZE = re.compile(r'\b(?:width|height)="([0-9.]+)"')
+CROSS = "M-1,-1L1,1M-1,1L1,-1"
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing: the text of an SVG and the bytes of a PNG at twice its size."""
+    """A drawing: the text of an SVG and the bytes of a PNG at twice its size, or less where that would be vast."""
 
     svg: str
     png: bytes
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What is to be drawn.
+
+    Attributes:
+        spec: Vega-Lite's.
+        marks: the label of each of its marks of data but the lines'.
+        lines: the label of each of its lines, which says the data that the line begins with.
+    """
+
+    spec: dict[str, Any]
+    marks: tuple[str, ...]
+    lines: tuple[str, ...] = ()
+
+    def drawn(self) -> Figure:
+        """Starts the drawing program, which takes half a second the first time."""
+        import vl_convert  # noqa: PLC0415  # heavy, and only for this
+
+        svg = str(vl_convert.vegalite_to_svg(json.dumps(self.spec)))
+        width, height = (float(found) for found in _SIZE.findall(svg[: svg.index(">")])[:2])
+        scale = min(PNG_SCALE, math.sqrt(MOST_PIXELS / (width * height)))
+        return Figure(svg, bytes(vl_convert.svg_to_png(svg, scale=scale)))
 
 
 @dataclass(frozen=True)
@@ -49,7 +78,7 @@ class Point:
     high: float | None
 
 
-def draw(points: Sequence[Point], *, title: str, subtitle: list[str], unit: str) -> Figure:
+def draw(points: Sequence[Point], *, title: str, subtitle: list[str], unit: str) -> Drawing:
     """The whole drawing."""
     styles = looks({point.method: point.engine for point in points})
     methods = list(styles)
@@ -57,55 +86,109 @@ def draw(points: Sequence[Point], *, title: str, subtitle: list[str], unit: str)
     good = [point for point in points if point.value is not None]
     missing = [point for point in points if point.value is None]
     x_title = "Batch size (prompts in one generate call)"
-    parts: list[Any] = [_plot(points, _by_last_value(good), styles, sizes, unit, None if missing else x_title)]
+    drawn = _by_last_value(good)
+    parts: list[Any] = [_plot(points, drawn, styles, sizes, unit, None if missing else x_title)]
     if missing:
         parts.append(_strip(missing, methods, styles, sizes, x_title))
-    return finished(parts, title=title, subtitle=subtitle, longest=max(map(len, methods)))
+    marks = (*_point_labels(good), *_strip_labels(missing))
+    lines = _line_labels(points, drawn)
+    return finished(parts, marks, lines, title=title, subtitle=subtitle, longest=max(map(len, methods)))
 
 
-def finished(parts: Sequence[Any], *, title: str, subtitle: list[str], longest: int) -> Figure:
-    """Parts one below the other, dressed and drawn. ``longest``: characters of the longest name beside them."""
+def finished(
+    parts: Sequence[Any], marks: Sequence[str], lines: Sequence[str], *, title: str, subtitle: list[str], longest: int
+) -> Drawing:
+    """Parts one below the other, dressed. ``longest``: characters of the longest name beside them."""
     spare = SPARE_PER_CHARACTER * longest
-    chart = (
-        alt.vconcat(*parts, spacing=38, bounds="flush")
-        .resolve_scale(color="independent", shape="independent", strokeDash="independent")
-        .properties(
-            title=alt.TitleParams(
-                text=title,
-                subtitle=subtitle,
-                anchor="start",
-                frame="group",
-                fontSize=17,
-                fontWeight="bold",
-                subtitleFontSize=12,
-                subtitleColor=PALE_INK,
-                subtitlePadding=5,
-                offset=16,
-                color=INK,
-            ),
-            padding={"left": 16, "top": 16, "bottom": 16, "right": 16 + spare},
-            background="#ffffff",
-        )
-        .configure(font=FONT)
-        .configure_view(stroke=None)
-        .configure_axis(
-            labelColor=INK,
-            titleColor=INK,
-            labelFontSize=12,
-            titleFontSize=12.5,
-            titleFontWeight="normal",
-            gridColor=GRID,
-            domainColor=PALE_INK,
-            tickColor=PALE_INK,
-            labelLimit=0,
-            titleLimit=0,
-        )
-        .configure_legend(labelColor=INK, labelFontSize=12, labelLimit=0, symbolSize=70, rowPadding=4, offset=22)
-    )
-    svg, png = io.StringIO(), io.BytesIO()
-    chart.save(svg, format="svg")
-    chart.save(png, format="png", scale_factor=PNG_SCALE)
-    return Figure(svg.getvalue(), png.getvalue())
+    return Drawing(
+        {
+            "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
+            "background": "#ffffff",
+            "padding": {"left": 16, "top": 16, "bottom": 16, "right": 16 + spare},
+            "title": {
+                "text": title, "anchor": "start", "color": INK, "fontSize": 17, "fontWeight": "bold", "frame": "group",
+                "offset": 16, "subtitle": subtitle, "subtitleColor": PALE_INK, "subtitleFontSize": 12,
+                "subtitlePadding": 5,
+            },
+            "vconcat": [*parts],
+            "spacing": 38,
+            "bounds": "flush",
+            "resolve": {"scale": dict.fromkeys(("color", "shape", "strokeDash"), "independent")},
+            "config": {
+                "font": FONT,
+                "view": {"continuousWidth": 300, "continuousHeight": 300, "stroke": None},
+                "axis": {
+                    "domainColor": PALE_INK, "gridColor": GRID, "labelColor": INK, "labelFontSize": 12, "labelLimit": 0,
+                    "tickColor": PALE_INK, "titleColor": INK, "titleFontSize": 12.5, "titleFontWeight": "normal",
+                    "titleLimit": 0,
+                },
+                "legend": {
+                    "labelColor": INK, "labelFontSize": 12, "labelLimit": 0, "offset": 22, "rowPadding": 4,
+                    "symbolSize": 70,
+                },
+            },
+        },
+        tuple(marks),
+        tuple(lines),
+    )  # fmt: skip
+
+
+def field(name: str, kind: str = "quantitative", **more: Any) -> dict[str, Any]:
+    """A channel that shows a field of the data."""
+    return {"field": name, "type": kind, **more}
+
+
+def nominal(name: str, **more: Any) -> dict[str, Any]:
+    """A channel that shows a field of words."""
+    return field(name, "nominal", **more)
+
+
+_DIGITS = Context(prec=12, rounding=ROUND_HALF_UP)
+
+
+def label_number(value: float) -> str:
+    """A number as Vega writes it into a mark's label: twelve significant digits, as JavaScript's ``toPrecision``
+    shortened by its zeros."""
+    exact = _DIGITS.create_decimal(Decimal(value))
+    exponent = exact.adjusted()
+    if -7 < exponent < _DIGITS.prec:
+        text = f"{exact:f}"
+        return text.rstrip("0").rstrip(".") if "." in text else text
+    digits = "".join(map(str, exact.as_tuple().digits)).rstrip("0") or "0"
+    return f"{digits[0]}{'.' if digits[1:] else ''}{digits[1:]}e{exponent:+d}"
+
+
+def _point_labels(points: Sequence[Point]) -> list[str]:
+    labels = []
+    for point in points:
+        assert point.value is not None  # noqa: S101  # the caller has looked
+        at = f"batch_size: {point.batch_size}"
+        labels.append(f"{at}; value: {label_number(point.value)}; method: {point.method}")
+        if point.low is not None and point.high is not None:
+            low, high = label_number(point.low), label_number(point.high)
+            labels.append(f"{at}; low: {low}; upper_low: {high}; method: {point.method}; high: {high}")
+    return labels
+
+
+def _line_labels(points: Sequence[Point], methods: Sequence[str]) -> list[str]:
+    """Of each method's line, which begins at its smallest batch size, with a number or without."""
+    first: dict[str, Point] = {}
+    for point in sorted(points, key=lambda one: one.batch_size):
+        first.setdefault(point.method, point)
+    return [
+        f"batch_size: {first[method].batch_size}; value: {_value(first[method].value)}; method: {method}"
+        for method in methods
+    ]
+
+
+def _value(value: float | None) -> str:
+    return "null" if value is None else label_number(value)
+
+
+def _strip_labels(points: Sequence[Point]) -> list[str]:
+    """Of a cross, and of the word beside it."""
+    crosses = [f"batch_size: {point.batch_size}; method: {point.method}" for point in points]
+    return [*crosses, *(f"{cross}; status: {point.status}" for cross, point in zip(crosses, points, strict=True))]
 
 
 def _by_last_value(points: Sequence[Point]) -> list[str]:
@@ -122,41 +205,57 @@ def _plot(
 ) -> Any:
     values = [number for point in points for number in (point.value, point.low, point.high) if number is not None]
     if not values:
-        empty = alt.Chart(alt.InlineData(values=[{"text": "No cell has a number"}]))
-        return (
-            empty.mark_text(fontSize=14, color=PALE_INK)
-            .encode(text="text:N")
-            .properties(width=_width(sizes), height=80)
-        )
+        return empty(_width(sizes))
     # A point without a value breaks its line: nothing is drawn where nothing was measured.
-    data = alt.InlineData(
-        values=[
-            {"method": p.method, "batch_size": p.batch_size, "value": p.value, "low": p.low, "high": p.high}
-            for p in points
-            if p.method in methods
-        ]
-    )
+    known = set(methods)
+    data = [
+        {"method": p.method, "batch_size": p.batch_size, "value": p.value, "low": p.low, "high": p.high}
+        for p in points
+        if p.method in known
+    ]
     # Shapes without a rim: it would take the line's dashes, which fray it.
-    legend = alt.Legend(title=None, orient="right", symbolStrokeWidth=0, symbolOpacity=1)
-    colour = alt.Color(
-        "method:N", sort=None, scale=alt.Scale(domain=methods, range=[styles[m][0] for m in methods]), legend=legend
-    )
-    shape = alt.Shape("method:N", scale=alt.Scale(domain=methods, range=[styles[m][1] for m in methods]), legend=legend)
-    dash = alt.StrokeDash(
-        "method:N", scale=alt.Scale(domain=methods, range=[list(styles[m][2]) for m in methods]), legend=legend
-    )
-    base = alt.Chart(data).encode(x=_x(sizes, x_title), y=_y(values, unit), color=colour)
-    lines = base.mark_line(strokeWidth=2, clip=False).encode(strokeDash=dash)
-    marks = base.mark_point(size=70, filled=True, opacity=1, stroke="#ffffff", strokeWidth=0.7, clip=False).encode(
-        shape=shape
-    )
-    layers = [lines, marks]
+    legend = {"orient": "right", "symbolOpacity": 1, "symbolStrokeWidth": 0, "title": None}
+
+    def styled(place: int) -> dict[str, Any]:
+        return {"legend": legend, "scale": {"domain": methods, "range": [styles[method][place] for method in methods]}}
+
+    colour = nominal("method", sort=None, **styled(0))
+    base = {"color": colour, "x": _x(sizes, x_title), "y": _y(values, unit)}
+    layers: list[dict[str, Any]] = [
+        {
+            "mark": {"type": "line", "clip": False, "strokeWidth": 2},
+            "encoding": {**base, "strokeDash": nominal("method", **styled(2))},
+        },
+        {
+            "mark": {
+                "type": "point", "clip": False, "filled": True, "opacity": 1, "size": 70, "stroke": "#ffffff",
+                "strokeWidth": 0.7,
+            },
+            "encoding": {**base, "shape": nominal("method", **styled(1))},
+        },
+    ]  # fmt: skip
     if any(point.low is not None for point in points):
-        told = alt.Chart(data).transform_filter("isValid(datum.low)")
-        bars = told.mark_errorbar(ticks={"size": 7}, thickness=1.3)
-        layers.insert(0, bars.encode(x=_x(sizes, x_title), y=_y(values, unit, "low"), y2="high:Q", color=colour))
+        layers.insert(
+            0,
+            {
+                "mark": {"type": "errorbar", "thickness": 1.3, "ticks": {"size": 7}},
+                "encoding": {**base, "y": _y(values, unit, "low"), "y2": {"field": "high"}},
+                "transform": [{"filter": "isValid(datum.low)"}],
+            },
+        )
     height = max(HEIGHT, HEIGHT_PER_METHOD * len(methods))
-    return alt.layer(*layers).properties(width=_width(sizes), height=height)
+    return {"data": {"values": data}, "layer": layers, "width": _width(sizes), "height": height}
+
+
+def empty(width: int, words: str = "No cell has a number") -> dict[str, Any]:
+    """In place of a plot without points."""
+    return {
+        "data": {"values": [{"text": words}]},
+        "mark": {"type": "text", "color": PALE_INK, "fontSize": 14},
+        "encoding": {"text": nominal("text")},
+        "width": width,
+        "height": 80,
+    }
 
 
 def _width(sizes: list[int]) -> int:
@@ -164,40 +263,27 @@ def _width(sizes: list[int]) -> int:
     return min(max(WIDTH, WIDTH_PER_SIZE * len(sizes)), WIDEST)
 
 
-def _x(sizes: list[int], title: str | None) -> alt.X:
-    scale = alt.Scale(type="log", base=2, domain=[sizes[0] / 1.3, sizes[-1] * 1.3], nice=False)
-    axis = alt.Axis(
-        values=sizes,
-        format="d",
-        title=title,
-        titlePadding=8,
-        grid=True,
-        labels=title is not None,
-        ticks=title is not None,
-        domain=title is not None,
-        labelOverlap="greedy",
-    )
-    return alt.X("batch_size:Q", scale=scale, axis=axis)
+def _x(sizes: list[int], title: str | None) -> dict[str, Any]:
+    shown = title is not None
+    axis = {
+        "values": sizes, "format": "d", "title": title, "titlePadding": 8, "grid": True, "labels": shown,
+        "ticks": shown, "domain": shown, "labelOverlap": "greedy",
+    }  # fmt: skip
+    scale = {"type": "log", "base": 2, "domain": [sizes[0] / 1.3, sizes[-1] * 1.3], "nice": False}
+    return field("batch_size", axis=axis, scale=scale)
 
 
-def _y(values: Sequence[float], title: str, field: str = "value") -> alt.Y:
+def _y(values: Sequence[float], title: str, name: str = "value") -> dict[str, Any]:
     low, high = min(values), max(values)
+    axis: dict[str, Any] = {"labelExpr": PLAIN_NUMBER, "title": title, "titlePadding": 10}
     if high / low > LOG_ABOVE_SPREAD:
         ticks = log_ticks(low, high)
-        scale = alt.Scale(type="log", domain=[min(ticks[0], low), max(ticks[-1], high)], nice=False)
-        axis = alt.Axis(values=ticks, labelExpr=PLAIN_NUMBER, title=f"{title}, log scale", titlePadding=10)
+        axis |= {"values": ticks, "title": f"{title}, log scale"}
+        scale = {"type": "log", "domain": [min(ticks[0], low), max(ticks[-1], high)], "nice": False}
     else:
-        scale = alt.Scale(type="linear", domain=[0, high * 1.05], nice=True)
-        axis = alt.Axis(
-            tickCount=6,
-            labelExpr=PLAIN_NUMBER,
-            title=title,
-            titlePadding=10,
-            domain=False,
-            ticks=False,
-            labelPadding=6,
-        )
-    return alt.Y(f"{field}:Q", scale=scale, axis=axis)
+        axis |= {"tickCount": 6, "domain": False, "ticks": False, "labelPadding": 6}
+        scale = {"type": "linear", "domain": [0, high * 1.05], "nice": True}
+    return field(name, axis=axis, scale=scale)
 
 
 # Vega's own short form would print 0.05 as 50m.
@@ -216,33 +302,36 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 def _strip(points: Sequence[Point], order: list[str], styles: Looks, sizes: list[int], x_title: str) -> Any:
     """The cells without a number: a cross at the batch size, the outcome beside it, the method's name at the right."""
-    methods = [method for method in order if any(point.method == method for point in points)]
-    data = alt.InlineData(values=[{"method": p.method, "batch_size": p.batch_size, "status": p.status} for p in points])
-    y = alt.Y(
-        "method:N",
-        scale=alt.Scale(domain=methods, padding=0.5),
-        axis=alt.Axis(orient="right", title=None, domain=False, ticks=False, grid=True, labelPadding=22),
-    )
-    colour = alt.Color("method:N", scale=alt.Scale(domain=methods, range=[styles[m][0] for m in methods]), legend=None)
-    base = alt.Chart(data).encode(x=_x(sizes, x_title), y=y, color=colour)
-    crosses = base.mark_point(shape="M-1,-1L1,1M-1,1L1,-1", size=50, strokeWidth=2, filled=False, opacity=1)
+    without = {point.method for point in points}
+    methods = [method for method in order if method in without]
+    axis = {"orient": "right", "title": None, "domain": False, "ticks": False, "grid": True, "labelPadding": 22}
+    base = {
+        "x": _x(sizes, x_title),
+        "y": nominal("method", axis=axis, scale={"domain": methods, "padding": 0.5}),
+    }
+    scale = {"domain": methods, "range": [styles[method][0] for method in methods]}
+    crosses = {
+        "mark": {"type": "point", "filled": False, "opacity": 1, "shape": CROSS, "size": 50, "strokeWidth": 2},
+        "encoding": {**base, "color": nominal("method", legend=None, scale=scale)},
+    }
     # Beside the cross; to its left at the right edge, where there is no room.
-    sides: tuple[tuple[str, Literal["left", "right"], int], ...] = (("<", "left", 9), ("==", "right", -9))
     words = [
-        base.transform_filter(f"datum.batch_size {test} {sizes[-1]}")
-        .mark_text(align=align, dx=dx, fontSize=11, baseline="middle")
-        .encode(text="status:N", color=alt.value(INK))
-        for test, align, dx in sides
+        {
+            "mark": {"type": "text", "align": align, "baseline": "middle", "dx": dx, "fontSize": 11},
+            "encoding": {**base, "color": {"value": INK}, "text": nominal("status")},
+            "transform": [{"filter": f"datum.batch_size {test} {sizes[-1]}"}],
+        }
+        for test, align, dx in (("<", "left", 9), ("==", "right", -9))
     ]
-    return alt.layer(crosses, *words).properties(
-        width=_width(sizes),
-        height=STRIP_ROW_HEIGHT * len(methods),
-        title=alt.TitleParams(
-            text="Cells without a number (\N{MULTIPLICATION SIGN})",
-            anchor="start",
-            fontSize=12,
-            fontWeight="normal",
-            color=PALE_INK,
-            offset=4,
-        ),
-    )
+    return {
+        "data": {
+            "values": [{"method": p.method, "batch_size": p.batch_size, "status": p.status} for p in points]
+        },
+        "layer": [crosses, *words],
+        "width": _width(sizes),
+        "height": STRIP_ROW_HEIGHT * len(methods),
+        "title": {
+            "text": "Cells without a number (\N{MULTIPLICATION SIGN})", "anchor": "start", "color": PALE_INK,
+            "fontSize": 12, "fontWeight": "normal", "offset": 4,
+        },
+    }  # fmt: skip

@@ -1,16 +1,16 @@
 """The two scaling figures: throughput and memory by batch size, one line for each method.
 
-Cells without a number stand in a strip of their own below the plot, so that none is silently missing. Importing this
-module imports altair, which takes a second: import it only to draw.
+Cells without a number stand in a strip of their own below the plot, so that none is silently missing.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 from bench_core.report.explain.marks import told_interval
 from bench_core.report.explain.repeats import over_repeats
-from bench_core.report.figures.draw import Figure, Point, draw
+from bench_core.report.figures.draw import Drawing, Point, draw
 from bench_core.report.format import GIB, NOT_READ
 from bench_core.runs.view import Row, RunView
 from bench_core.system.text import foreign
@@ -20,7 +20,7 @@ LONGEST_LABEL, LONGEST_SUBTITLE = 160, 70
 UNEQUAL = "unequal work"  # stands below the plot like an outcome: its number is not compared
 
 
-def throughput(view: RunView) -> Figure:
+def throughput(view: RunView) -> Drawing:
     """Output throughput by batch size, with its interval as a bar; of repeats the mean, with their range as a bar."""
     summed = over_repeats(view)
     if summed:
@@ -41,7 +41,7 @@ def throughput(view: RunView) -> Figure:
     )
 
 
-def memory(view: RunView) -> Figure:
+def memory(view: RunView) -> Drawing:
     """Peak memory by batch size: of the GPU, or of the engine's processes in a run without one."""
 
     def peak_gib(row: Row) -> float | None:
@@ -96,5 +96,5 @@ def _labels(view: RunView) -> dict[tuple[str, str], str]:
     wanted: dict[tuple[str, str], str] = {}
     for row in view.rows:
         wanted.setdefault((row.planned.image, row.planned.variant), foreign(row.label, LONGEST_LABEL))
-    names = list(wanted.values())
-    return {key: name if names.count(name) == 1 else f"{name} ({key[0]}.{key[1]})" for key, name in wanted.items()}
+    names = Counter(wanted.values())
+    return {key: name if names[name] == 1 else f"{name} ({key[0]}.{key[1]})" for key, name in wanted.items()}

@@ -1,21 +1,28 @@
-"""The two figures of cells under load: throughput against a user's speed, and time to first token by request rate.
-
-Importing this module imports altair, which takes a second: import it only to draw.
-"""
+"""The two figures of cells under load: throughput against a user's speed, and time to first token by request rate."""
 
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import altair as alt
-
 from bench_core.contract.serving.load import Serve
 from bench_core.report.explain.under_load import SATURATED
 from bench_core.report.figures.colours import Looks, looks
-from bench_core.report.figures.draw import INK, PALE_INK, PLAIN_NUMBER, Figure, finished, log_ticks
+from bench_core.report.figures.draw import (
+    CROSS,
+    INK,
+    PLAIN_NUMBER,
+    Drawing,
+    empty,
+    field,
+    finished,
+    label_number,
+    log_ticks,
+    nominal,
+)
 from bench_core.report.figures.places import WIDTH_PX, Spot, label_sides
 from bench_core.report.figures.scaling import LONGEST_LABEL, subtitle
 from bench_core.report.served import load_points
@@ -23,7 +30,6 @@ from bench_core.runs.view import RunView, ServedRow
 from bench_core.system.text import foreign
 
 HEIGHT_PX = 340
-_CROSS = "M-1,-1L1,1M-1,1L1,-1"
 _LOG_FROM = 4.0  # rates that differ by more stand on a logarithmic scale
 _LONGEST_NOTE = 100
 _MOST_NOT_DRAWN = 3  # kinds of them that the words below the title name
@@ -42,7 +48,7 @@ class _Point:
     saturated: bool
 
 
-def frontier(view: RunView) -> Figure:
+def frontier(view: RunView) -> Drawing:
     """Output tokens/s of the device or the host against tokens/s per user, a line for each method and kind of load."""
     points = []
     order = {load.word: place for place, load in enumerate(load_points(view))}
@@ -59,6 +65,7 @@ def frontier(view: RunView) -> Figure:
     told = {row.planned.cell for row in rows if row.result and row.result.metrics.per_user_tok_s is not None}
     return _draw(
         _frontier(points, _styles(view, methods), f"Output tokens per second per {where}"),
+        _frontier_lines(points),
         view,
         f"Throughput per {where} against speed for each user",
         ["c: concurrency; r: requests/s; hollow: saturated", *_not_drawn(rows, told)],
@@ -66,7 +73,7 @@ def frontier(view: RunView) -> Figure:
     )
 
 
-def ttft(view: RunView) -> Figure:
+def ttft(view: RunView) -> Drawing:
     """Median and 99th percentile of time to first token by request rate; a method's line ends where it is saturated."""
     points = []
     methods = _methods(view)
@@ -100,6 +107,7 @@ def ttft(view: RunView) -> Figure:
     told |= {row.planned.cell for row in rows if row.result and row.result.metrics.saturated}
     return _draw(
         _ttft(points, ends, {name: looks(engines)[name] for name in names}),
+        _ttft_lines(points),
         view,
         "Time to first token by request rate",
         [
@@ -139,8 +147,8 @@ def _drawn(view: RunView) -> list[ServedRow]:
 def _methods(view: RunView) -> dict[tuple[str, str], str]:
     """One name for each method; where two have the same, their image and variant stand behind it."""
     wanted = {(row.planned.image, row.planned.variant): foreign(row.label, LONGEST_LABEL) for row in view.served}
-    names = list(wanted.values())
-    return {key: name if names.count(name) == 1 else f"{name} ({key[0]}.{key[1]})" for key, name in wanted.items()}
+    names = Counter(wanted.values())
+    return {key: name if names[name] == 1 else f"{name} ({key[0]}.{key[1]})" for key, name in wanted.items()}
 
 
 def _styles(view: RunView, methods: dict[tuple[str, str], str]) -> Looks:
@@ -172,37 +180,48 @@ def _why(row: ServedRow) -> str:
     return f"{SATURATED}, no request answered" if row.result.metrics.saturated else "too few requests answered"
 
 
-def _draw(plot: Any, view: RunView, title: str, notes: Sequence[str], names: Any) -> Figure:
+def _draw(
+    plot: dict[str, Any], begins: Sequence[str], view: RunView, title: str, notes: Sequence[str], names: Any
+) -> Drawing:
+    """``begins``: the labels of its lines."""
     lines = [*subtitle(view), *notes]
-    return finished([plot], title=title, subtitle=lines, longest=max(map(len, names), default=0))
+    says = [datum["says"] for datum in plot["data"]["values"] if "says" in datum]
+    return finished([plot], says, begins, title=title, subtitle=lines, longest=max(map(len, names), default=0))
 
 
 # --- how it is drawn --------------------------------------------------------------------------------------------------
 
 
-def _empty() -> Any:
-    chart = alt.Chart(alt.InlineData(values=[{"text": "No cell has a number"}]))
-    return chart.mark_text(fontSize=14, color=PALE_INK).encode(text="text:N").properties(width=WIDTH_PX, height=80)
+def _colour(styles: Looks, methods: Sequence[str]) -> dict[str, Any]:
+    legend = {
+        "title": None, "orient": "right", "symbolStrokeWidth": 0, "symbolOpacity": 1, "symbolType": "circle",
+    }  # fmt: skip
+    scale = {"domain": list(methods), "range": [styles[method][0] for method in methods]}
+    return nominal("method", sort=None, scale=scale, legend=legend)
 
 
-def _colour(styles: Looks, methods: Sequence[str]) -> alt.Color:
-    legend = alt.Legend(title=None, orient="right", symbolStrokeWidth=0, symbolOpacity=1, symbolType="circle")
-    scale = alt.Scale(domain=list(methods), range=[styles[method][0] for method in methods])
-    return alt.Color("method:N", sort=None, scale=scale, legend=legend)
-
-
-def _linear(values: Sequence[float], field: str, channel: Any, title: str) -> Any:
+def _linear(values: Sequence[float], name: str, title: str) -> dict[str, Any]:
     """An axis from 0, with room for labels at its end."""
-    axis = alt.Axis(tickCount=6, labelExpr=PLAIN_NUMBER, title=title, titlePadding=10, domain=field == "x", ticks=False)
-    return channel(f"{field}:Q", scale=alt.Scale(domain=[0, max(values) * 1.12], nice=False), axis=axis)
+    axis = {
+        "tickCount": 6, "labelExpr": PLAIN_NUMBER, "title": title, "titlePadding": 10, "domain": name == "x",
+        "ticks": False,
+    }  # fmt: skip
+    return field(name, axis=axis, scale={"domain": [0, max(values) * 1.12], "nice": False})
 
 
-def _frontier(points: Sequence[_Point], styles: Looks, y_title: str) -> Any:
+def _where(test: str) -> list[dict[str, str]]:
+    return [{"filter": test}]
+
+
+def _frontier(points: Sequence[_Point], styles: Looks, y_title: str) -> dict[str, Any]:
     if not points:
-        return _empty()
+        return empty(WIDTH_PX)
     methods = list(dict.fromkeys(point.method for point in sorted(points, key=lambda p: -p.y)))
-    x = _linear([p.x for p in points], "x", alt.X, "Output tokens per second per user (1 / median TPOT)")
-    y = _linear([p.y for p in points], "y", alt.Y, y_title)
+    base = {
+        "color": _colour(styles, methods),
+        "x": _linear([p.x for p in points], "x", "Output tokens per second per user (1 / median TPOT)"),
+        "y": _linear([p.y for p in points], "y", y_title),
+    }
     width, height = max(p.x for p in points) * 1.12, max(p.y for p in points) * 1.12
     spots = [Spot(p.x / width * WIDTH_PX, (1 - p.y / height) * HEIGHT_PX, p.load.word) for p in points]
     sides = label_sides(spots, _segments(points, spots), WIDTH_PX, HEIGHT_PX)
@@ -220,27 +239,54 @@ def _frontier(points: Sequence[_Point], styles: Looks, y_title: str) -> Any:
         }
         for p, side in zip(points, sides, strict=True)
     ]
-    colour = _colour(styles, methods)
-    base = alt.Chart(alt.InlineData(values=data)).encode(x=x, y=y, color=colour)
-    lines = (
-        base.transform_filter("!datum.saturated")
-        .mark_line(strokeWidth=2)
-        .encode(detail="line:N", order=alt.Order("place:Q"))
-    )
-    marks = base.mark_point(size=65, filled=True, opacity=1).encode(description="says:N")
-    kept = marks.transform_filter("!datum.saturated")
-    lost = (
-        base.transform_filter("datum.saturated")
-        .mark_point(size=65, filled=False, strokeWidth=2, opacity=1)
-        .encode(description="says:N")
-    )
+    lines = {
+        "mark": {"type": "line", "strokeWidth": 2},
+        "encoding": {**base, "detail": nominal("line"), "order": field("place")},
+        "transform": _where("!datum.saturated"),
+    }
+    said = {**base, "description": nominal("says")}
+    kept = {
+        "mark": {"type": "point", "filled": True, "opacity": 1, "size": 65},
+        "encoding": said,
+        "transform": _where("!datum.saturated"),
+    }
+    lost = {
+        "mark": {"type": "point", "filled": False, "opacity": 1, "size": 65, "strokeWidth": 2},
+        "encoding": said,
+        "transform": _where("datum.saturated"),
+    }
     words = [
-        base.transform_filter(f"datum.side == '{side.name}'")
-        .mark_text(align=side.align, dx=side.dx, dy=side.dy, baseline="middle", fontSize=11)
-        .encode(text="word:N", color=alt.value(INK))
+        {
+            "mark": {
+                "type": "text", "align": side.align, "baseline": "middle", "dx": side.dx, "dy": side.dy, "fontSize": 11,
+            },
+            "encoding": {**base, "color": {"value": INK}, "text": nominal("word")},
+            "transform": _where(f"datum.side == '{side.name}'"),
+        }
         for side in dict.fromkeys(side for side in sides if side is not None)
-    ]
-    return alt.layer(lines, kept, lost, *words).properties(width=WIDTH_PX, height=HEIGHT_PX)
+    ]  # fmt: skip
+    return {
+        "data": {"values": data}, "layer": [lines, kept, lost, *words], "width": WIDTH_PX, "height": HEIGHT_PX,
+    }  # fmt: skip
+
+
+def _frontier_lines(points: Sequence[_Point]) -> list[str]:
+    """The label of each line, which is that of its first point."""
+    first: dict[str, _Point] = {}
+    for point in sorted((point for point in points if not point.saturated), key=lambda one: one.place):
+        first.setdefault(point.line, point)
+    return [f"{_place(p)}; method: {p.method}; place: {p.place}; line: {p.line}" for p in first.values()]
+
+
+def _ttft_lines(points: Sequence[_Point]) -> list[str]:
+    first: dict[tuple[str, str], _Point] = {}
+    for point in sorted(points, key=lambda one: one.x):
+        first.setdefault((point.method, point.line), point)
+    return [f"{_place(p)}; method: {p.method}; which: {p.line}" for p in first.values()]
+
+
+def _place(point: _Point) -> str:
+    return f"x: {label_number(point.x)}; y: {label_number(point.y)}"
 
 
 def _segments(points: Sequence[_Point], spots: Sequence[Spot]) -> list[tuple[Spot, Spot]]:
@@ -252,21 +298,18 @@ def _segments(points: Sequence[_Point], spots: Sequence[Spot]) -> list[tuple[Spo
     return [pair for spots_of in lines.values() for pair in itertools.pairwise(spots_of)]
 
 
-def _ttft(points: Sequence[_Point], ends: Sequence[tuple[str, float]], styles: Looks) -> Any:
+def _ttft(points: Sequence[_Point], ends: Sequence[tuple[str, float]], styles: Looks) -> dict[str, Any]:
     if not points and not ends:
-        return _empty()
+        return empty(WIDTH_PX)
     values = [p.y for p in points] or [1.0]
     ticks = log_ticks(min(values), max(values) * 1.01)
     low, top = min(ticks[0], *values) / 1.08, max(ticks[-1], *values) * 1.08
-    y = alt.Y(
-        "y:Q",
-        scale=alt.Scale(type="log", domain=[low, top], nice=False),
-        axis=alt.Axis(
-            values=ticks, labelExpr=PLAIN_NUMBER, title="Time to first token (ms), log scale", titlePadding=10
-        ),
-    )
+    axis = {
+        "values": ticks, "labelExpr": PLAIN_NUMBER, "title": "Time to first token (ms), log scale", "titlePadding": 10,
+    }  # fmt: skip
+    y = field("y", scale={"type": "log", "domain": [low, top], "nice": False}, axis=axis)
     x = _rates(sorted({p.x for p in points} | {rate for _, rate in ends}))
-    data = [
+    data: list[dict[str, Any]] = [
         {
             "method": p.method,
             "which": p.line,
@@ -289,33 +332,43 @@ def _ttft(points: Sequence[_Point], ends: Sequence[tuple[str, float]], styles: L
         }
         for name, rate in ends
     ]
-    legend = alt.Legend(title=None, orient="right", symbolStrokeColor=INK, symbolType="stroke", symbolSize=300)
+    legend = {
+        "title": None, "orient": "right", "symbolStrokeColor": INK, "symbolType": "stroke", "symbolSize": 300,
+    }  # fmt: skip
     which = ["p50", "p99"]
-    dash = alt.StrokeDash("which:N", scale=alt.Scale(domain=which, range=[[1, 0], [5, 4]]), legend=legend)
-    shape = alt.Shape("which:N", scale=alt.Scale(domain=which, range=["circle", "triangle-up"]), legend=None)
-    base = alt.Chart(alt.InlineData(values=data)).encode(x=x, y=y, color=_colour(styles, list(styles)))
-    lines = base.transform_filter("!datum.cut").mark_line(strokeWidth=2).encode(strokeDash=dash, detail="which:N")
-    marks = base.transform_filter("!datum.saturated").mark_point(size=55, filled=True, opacity=1)
-    crosses = base.transform_filter("datum.saturated").mark_point(
-        shape=_CROSS, size=60, strokeWidth=2.2, filled=False, opacity=1
-    )
-    return alt.layer(
-        lines, marks.encode(shape=shape, description="says:N"), crosses.encode(description="says:N")
-    ).properties(width=WIDTH_PX, height=HEIGHT_PX)
+    dash = nominal("which", scale={"domain": which, "range": [[1, 0], [5, 4]]}, legend=legend)
+    shape = nominal("which", scale={"domain": which, "range": ["circle", "triangle-up"]}, legend=None)
+    base = {"x": x, "y": y, "color": _colour(styles, list(styles))}
+    said = {**base, "description": nominal("says")}
+    lines = {
+        "mark": {"type": "line", "strokeWidth": 2},
+        "encoding": {**base, "strokeDash": dash, "detail": nominal("which")},
+        "transform": _where("!datum.cut"),
+    }
+    marks = {
+        "mark": {"type": "point", "filled": True, "opacity": 1, "size": 55},
+        "encoding": {**said, "shape": shape},
+        "transform": _where("!datum.saturated"),
+    }
+    crosses = {
+        "mark": {"type": "point", "shape": CROSS, "filled": False, "opacity": 1, "size": 60, "strokeWidth": 2.2},
+        "encoding": said,
+        "transform": _where("datum.saturated"),
+    }
+    return {
+        "data": {"values": data}, "layer": [lines, marks, crosses], "width": WIDTH_PX, "height": HEIGHT_PX,
+    }  # fmt: skip
 
 
-def _rates(rates: Sequence[float]) -> alt.X:
+def _rates(rates: Sequence[float]) -> dict[str, Any]:
     log = rates[0] * _LOG_FROM < rates[-1]
     scale = (
-        alt.Scale(type="log", base=2, domain=[rates[0] / 1.15, rates[-1] * 1.15], nice=False)
+        {"type": "log", "base": 2, "domain": [rates[0] / 1.15, rates[-1] * 1.15], "nice": False}
         if log
-        else alt.Scale(domain=[0, rates[-1] * 1.08], nice=False)
+        else {"domain": [0, rates[-1] * 1.08], "nice": False}
     )
-    axis = alt.Axis(
-        values=list(rates),
-        labelExpr=PLAIN_NUMBER,
-        title=f"Requests per second offered{', log scale' if log else ''}",
-        titlePadding=8,
-        labelOverlap="greedy",
-    )
-    return alt.X("x:Q", scale=scale, axis=axis)
+    axis = {
+        "values": list(rates), "labelExpr": PLAIN_NUMBER, "titlePadding": 8, "labelOverlap": "greedy",
+        "title": f"Requests per second offered{', log scale' if log else ''}",
+    }  # fmt: skip
+    return field("x", scale=scale, axis=axis)

@@ -20,8 +20,11 @@ from bench_core.system.files import write_text
 KINDS = (".html", ".md")
 
 
-def write_together(folders: Sequence[Path], target: Path, prices: Prices = NO_PRICE) -> Path:
+def write_together(folders: Sequence[Path], target: Path, prices: Prices = NO_PRICE, *, processes: int = 1) -> Path:
     """Several runs beside each other as one page, or as Markdown where ``target`` ends in ``.md``.
+
+    Args:
+        processes: see :func:`~bench_core.runs.load.load_run`.
 
     Raises:
         BadInput: the target's name ends otherwise, a folder is given twice or is not a run.
@@ -33,7 +36,8 @@ def write_together(folders: Sequence[Path], target: Path, prices: Prices = NO_PR
     twice = next((folder for folder, place in zip(folders, places, strict=True) if places.count(place) > 1), None)
     if twice is not None:
         raise BadInput(f"{twice} is given twice")
-    text = together(list(zip(run_names(folders), folders, strict=True)), prices, as_markdown=target.suffix == ".md")
+    named = list(zip(run_names(folders), folders, strict=True))
+    text = together(named, prices, as_markdown=target.suffix == ".md", processes=processes)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         write_text(target, text)
@@ -48,9 +52,10 @@ def together(
     *,
     as_markdown: bool = False,
     runtime: str | None = None,
+    processes: int = 1,
 ) -> str:
-    """The page, or the Markdown, of runs by their names."""
-    runs = [NamedRun(name, load_run(folder)) for name, folder in named]
+    """The page, or the Markdown, of runs by their names. ``processes``: as of :func:`write_together`."""
+    runs = [NamedRun(name, load_run(folder, processes=processes)) for name, folder in named]
     groups = groups_of(runs)
     words = document_of(runs, groups)
     if as_markdown:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,24 +29,32 @@ class ReportPaths:
     figures: tuple[Path, ...]
 
 
-def write_report(run_folder: Path, out: Path | None = None, prices: Prices = NO_PRICE) -> ReportPaths:
+def write_report(
+    run_folder: Path, out: Path | None = None, prices: Prices = NO_PRICE, *, processes: int = 1
+) -> ReportPaths:
     """Recomputes a run from its raw events and writes its report into its folder, or into ``out``.
 
     All of it is made in memory first, and each file replaces its predecessor at once.
+
+    Args:
+        processes: see :func:`~bench_core.runs.load.load_run`.
 
     Raises:
         BadInput: not a run.
         MachineFailure: the target cannot be written.
     """
-    # Drawing imports altair: a second that --help and --check need not wait for.
+    # The page's template engine: --help and --check need not wait for it.
     from bench_core.report.figures.every import draw_all  # noqa: PLC0415
     from bench_core.report.page import write as page  # noqa: PLC0415
 
     target = run_folder if out is None else out
-    view = load_run(run_folder)
-    words = document(view, prices)
-    drawn = draw_all(view)
-    tables = csv_tables(view, prices)
+    view = load_run(run_folder, processes=processes)
+    with ThreadPoolExecutor(1) as beside:  # the drawing program works outside of Python
+        drawing = beside.submit(draw_all, view)
+        words = document(view, prices)
+        tables = csv_tables(view, prices)
+        texts = markdown(words).encode(), page.html(view, words, prices).encode()
+        drawn = drawing.result()
     paths = ReportPaths(
         markdown=target / layout.REPORT_FILE,
         page=target / layout.PAGE_FILE,
@@ -53,8 +62,8 @@ def write_report(run_folder: Path, out: Path | None = None, prices: Prices = NO_
         figures=tuple(target / layout.FIGURES_FOLDER / f"{name}.{kind}" for name in drawn for kind in ("svg", "png")),
     )
     contents = {
-        paths.markdown: markdown(words).encode(),
-        paths.page: page.html(view, words, prices).encode(),
+        paths.markdown: texts[0],
+        paths.page: texts[1],
         **{target / name: text.encode() for name, text in tables.items()},
     }
     for name, figure in drawn.items():
@@ -75,16 +84,19 @@ def csv_tables(view: RunView, prices: Prices = NO_PRICE) -> dict[str, str]:
     return found | ({layout.SERVING_TABLE_FILE: serving_table(view, prices)} if view.served else {})
 
 
-def differences(run_folder: Path, out: Path | None = None) -> list[str]:
+def differences(run_folder: Path, out: Path | None = None, *, processes: int = 1) -> list[str]:
     """How the report at hand differs from the one that the raw events make; one line for each file, empty if it holds.
 
     Compares the Markdown and the CSVs, to the byte; with costs by the prices that the Markdown says.
+
+    Args:
+        processes: see :func:`~bench_core.runs.load.load_run`.
 
     Raises:
         BadInput: not a run, or there is no report to compare.
     """
     target = run_folder if out is None else out
-    view = load_run(run_folder)
+    view = load_run(run_folder, processes=processes)
     prices = prices_told(_present(target / layout.REPORT_FILE))
     expected = {layout.REPORT_FILE: markdown(document(view, prices)), **csv_tables(view, prices)}
     found = []
