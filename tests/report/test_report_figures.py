@@ -120,6 +120,6 @@ def test_versions_of_an_engine_have_its_colour_and_shapes_of_their_own(tmp_path:
     commands = [cell["command"] for cell in data["cells"]]
     assert all("--engine-version vllm=" in command for command in commands)
     assert "--engine-version vllm=1.0 --images vllm-v1_0 --variants vllm-v1_0.fp16" in commands[0]
-    svg = throughput(view).svg
+    svg = throughput(view).drawn().svg
     drawn = {known for known in (*_known().values(), *SPARE) if known in svg.lower()}
     assert drawn == {colour}
