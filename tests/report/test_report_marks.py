@@ -12,11 +12,13 @@ from report_runs import CT2, VLLM, Script, write_run
 from serving_runs import write_loaded
 from test_report_written import MIXED
 
+from bench_core.contract.serving.log import ServeEvents
 from bench_core.report.figures.draw import MOST_PIXELS, Drawing, label_number
 from bench_core.report.figures.every import drawings
 from bench_core.runs.forks import spread
-from bench_core.runs.load import load_run
+from bench_core.runs.load import Watched, load_run
 from bench_core.verify.differences import Difference
+from bench_core.verify.logs import LogChecks
 from bench_core.verify.report import _marks
 
 PUBLISHED = Path(__file__).parents[2] / "results" / "published"
@@ -107,6 +109,20 @@ def test_processes_give_what_one_gives() -> None:
     assert spread(lambda item: item + offset, list(range(40)), 2) == [item + offset for item in range(40)]
 
 
-def test_a_run_read_by_processes_is_the_run(tmp_path: Path) -> None:
-    one, two = (load_run(PUBLISHED / "h200-serving", processes=count) for count in (1, 2))
+@pytest.mark.parametrize("run", ["h100-llama2-7b", "h200-serving"])
+def test_a_run_read_by_processes_is_the_run(run: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench_core.runs.forks._FEWEST_ITEMS", 2)
+    alone, forked = Watched(LogChecks), Watched(LogChecks)
+    one, two = load_run(PUBLISHED / run, alone), load_run(PUBLISHED / run, forked, processes=2)
     assert one == two
+    assert {cell: (log.sha256, log.facts) for cell, log in alone.of.items()} == {
+        cell: (log.sha256, log.facts) for cell, log in forked.of.items()
+    }
+    assert set(alone.of) == {row.planned.cell for row in (*one.rows, *one.own_error) if row.measured}
+
+
+def test_events_under_load_come_to_the_caller_however_many_processes_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench_core.runs.forks._FEWEST_ITEMS", 2)
+    served: dict[str, ServeEvents] = {}
+    view = load_run(PUBLISHED / "h200-serving", processes=2, served_events=served.__setitem__)
+    assert set(served) == {row.planned.cell for row in view.served if row.measured} != set()
