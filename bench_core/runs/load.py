@@ -114,8 +114,6 @@ def load_run(
     between = breaches_between(row.work for row in rows if row.work is not None)
     rows = _with_bits(_with_breach(row, between.get(row.planned.cell)) for row in rows)
     count = sum(planned.load is None for planned in record.cells)
-    beside = folder / layout.BESIDE_FILE
-    published = read_published(beside) if beside.is_file() else None
     alone = tuple(row for row in rows[count:] if not row.planned.harness)
     return RunView(
         record,
@@ -124,7 +122,7 @@ def load_run(
         tuple(row for row in served if not row.planned.harness),
         workload,
         damage,
-        published,
+        read_published(folder / layout.BESIDE_FILE) if (folder / layout.BESIDE_FILE).is_file() else None,
         tuple(_device_rates(folder)),
         tuple(_records(folder, layout.MIN_MEMORY_FOLDER, MinMemory)),
         tuple(_records(folder, layout.MAX_BATCH_FOLDER, MaxBatch)),

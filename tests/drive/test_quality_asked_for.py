@@ -60,7 +60,12 @@ def test_one_image_of_the_repository_has_the_reference_and_no_quantised_variant_
         if manifest.reference_rank(name) is not None
     }
     assert [rank for rank, _ in marked.values()].count(0) == 1
-    assert {artifact for _, artifact in marked.values()} <= {"hf", "ct2-float32", "ct2-float16", "gguf-f32", "gguf-f16"}
+    assert {artifact for _, artifact in marked.values()} <= {
+        "hf",
+        *("ct2-float32", "ct2-float16"),
+        *("gguf-f32", "gguf-f16"),
+        *("ort-fp32", "ov-fp32", "ov-fp16"),
+    }
 
 
 def test_the_plan_carries_the_place() -> None:

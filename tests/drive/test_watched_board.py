@@ -283,7 +283,7 @@ def test_a_low_terminal_has_the_heading_and_what_runs_first(tmp_path: Path, heig
     console = Console(width=100, height=height, color_system=None)
     drawn = ["".join(part.text for part in row) for row in console.render_lines(frame(board, 20.0, console))]
     shown = "\n".join(drawn[: height - 1])
-    assert "3 of 12 cells ended, 3 failed" in shown
+    assert "3 of 12 cells ended, 3 failed" in " ".join(shown.split()), "it may fold behind a long path"
     assert "running   an-engine-with-a-long-name.a-variant-3.b8: measure, batch 3 of at most 9" in shown
     if height >= 12:
         assert len(drawn) < height, "nothing is left to be cut"

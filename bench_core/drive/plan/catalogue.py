@@ -115,7 +115,7 @@ class Catalogue:
     @property
     def every(self) -> tuple[Image, ...]:
         """All images of engines, those that were made for versions behind the others."""
-        return tuple(self._known().values())
+        return tuple(self.get(name) for name in self._known())
 
     def _known(self) -> dict[str, Image]:
         versions = {image.name: image for images in self._versions.values() for image in images}
