@@ -149,7 +149,7 @@ def test_a_host_builds_each_image_when_all_of_it_is_there(tmp_path: Path) -> Non
         'case "$*" in *--images\\ bad*) echo no kernel; exit 2;; esac\n'
     )
     python.chmod(0o755)
-    command = [str(ROOT / "docker/airgap/host.sh"), str(tmp_path), str(python), "first", "bad", "late"]
+    command = [str(ROOT / "docker/airgap/host.sh"), str(tmp_path), str(python), "first", "bad", "late", "forgotten"]
     host = subprocess.Popen(command, env={"PATH": "/usr/bin:/bin", "BENCH_CUDA_BASE_IMAGE": "mine"})
     try:
         for name in ("driver", "prepare", "bad"):
@@ -160,11 +160,14 @@ def test_a_host_builds_each_image_when_all_of_it_is_there(tmp_path: Path) -> Non
         wait_until(tmp_path / "failed" / "bad", seconds=30.0)
         assert {path.name for path in (tmp_path / "built").iterdir()} == {"first"}
         (ready / "late").touch()
+        wait_until(tmp_path / "built" / "late", seconds=30.0)
+        (tmp_path / "airgap" / "received").touch()
         assert host.wait(timeout=30) == 1
     finally:
         host.kill()
     assert {path.name for path in (tmp_path / "built").iterdir()} == {"first", "late"}
     assert (tmp_path / "failed" / "bad").read_text() == "no kernel\n"
+    assert (tmp_path / "failed" / "forgotten").read_text().startswith("forgotten is not in what was packed")
     install, *builds = (tmp_path / "calls").read_text().splitlines()
     assert "--no-index" in install
     assert "a-1-py3-none-any.whl" in install

@@ -27,10 +27,18 @@ if [ -z "${BENCH_CUDA_BASE_IMAGE:-}" ]; then
     "$here/import-os.sh" host-os:cuda "$python" ${HOST_WITHOUT:-} > "$folder/import-os.log" 2>&1 &
     system=$!
 fi
-ready() { until [ -e "$folder/airgap/ready/$1" ]; do sleep 0.3; done; }
+ready() { # waits until everything of it is there; fails where the last part came without it
+    until [ -e "$folder/airgap/ready/$1" ]; do
+        if [ -e "$folder/airgap/received" ] && [ ! -e "$folder/airgap/ready/$1" ]; then
+            echo "$1 is not in what was packed: pack.py --images names what is" >&2
+            return 1
+        fi
+        sleep 0.3
+    done
+}
 build() { # IMAGE; builds of one temporary folder wait for each other, so each has its own
-    ready "$1"
     local log=$folder/failed/.$1 own
+    if ! ready "$1" 2> "$log"; then mv "$log" "$folder/failed/$1" && return; fi
     own=$(mktemp -d)
     if TMPDIR=$own "$python" -m bench_core.drive --images "$1" --device cuda --launcher docker --build-only \
         > "$log" 2>&1; then
