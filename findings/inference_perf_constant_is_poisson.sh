@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# inference-perf 0.7.0: "constant" load is random, a seed does not repeat it, and slow "poisson" load keeps to the clock.
+# inference-perf 0.7.0: "constant" load is random, no seed repeats it, and slow "poisson" load keeps to the clock.
 #
 # "constant" draws exponential gaps and scales them to the stage's length: a Poisson process of which only the number of
 # requests is given. Its gaps spread as much as they do under "poisson", so who runs both to learn what bursts cost

@@ -103,7 +103,7 @@ def look(what, prompt, other, *neighbours):
 
 
 print("onnxruntime-genai", onnxruntime_genai.__version__, "transformers", transformers.__version__)
-print("pad_token_id in the checkpoint:", config.pad_token_id, " that the builder writes:", padding, " eos_token_id:", END)
+print("pad_token_id in the checkpoint:", config.pad_token_id, "that the builder writes:", padding, " eos_token_id:", END)
 prompt, beside = [10, 11, 12, 13, 14, 15], [20, 21, 22, 23, 24, 25, 26]
 closed = [*prompt, END]
 plain = look("no end token, alone", [*prompt, 16], prompt)

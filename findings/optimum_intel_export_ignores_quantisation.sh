@@ -118,7 +118,7 @@ asked = [look(f"export, int{bits} asked for", f"int{bits}") for bits in (8, 4)]
 by_nncf = look("float32 export, int8 by NNCF", "nncf")
 by_loading = look("float32 export, int8 by OVModel...", "loaded")
 as_seen = plain[0] == {"f32"} and plain[1] == "f16" and plain[2] < 5e-3
-as_seen = as_seen and all(kinds == {"f32"} and cache == "u8" and change > 2 * plain[2] for kinds, cache, change in asked)
+as_seen = as_seen and all(kind == {"f32"} and cache == "u8" and change > 2 * plain[2] for kind, cache, change in asked)
 as_seen = as_seen and by_nncf[:2] == ({"u8"}, "f16") and by_loading[:2] == ({"u8"}, "u8")
 sys.exit(0 if as_seen else 1)
 PY
