@@ -159,8 +159,10 @@ def _chosen(properties: dict[str, Any], name: str, wanted: str) -> str:
     if wanted != _AUTO:
         properties[name] = wanted
         return _TYPES[wanted]
-    own = openvino.Core().get_property("CPU", name).get_type_name()
-    return _TYPES.get(own, str(own))
+    own = str(openvino.Core().get_property("CPU", name).get_type_name())
+    if name == "KV_CACHE_PRECISION":
+        properties[name] = own  # an exported file may name another, which would hold instead (optimum-intel 2.2.0)
+    return _TYPES.get(own, own)
 
 
 def stored_bytes(path: Path) -> str:

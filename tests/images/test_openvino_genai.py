@@ -124,7 +124,8 @@ def test_prompts_that_it_has_seen_are_read_again(module: ModuleType, tmp_path: P
     loaded(module, tmp_path)
     (pipeline,) = Pipeline.made
     _, scheduler, device, properties = pipeline.asked
-    assert (scheduler.enable_prefix_caching, device, properties) == (False, "CPU", {"INFERENCE_NUM_THREADS": 3})
+    given = {"INFERENCE_NUM_THREADS": 3, "KV_CACHE_PRECISION": "u8"}  # said, since a file may say otherwise
+    assert (scheduler.enable_prefix_caching, device, properties) == (False, "CPU", given)
     assert scheduler.max_num_seqs == scheduler.max_num_batched_tokens == OPTIONS["max_num_batched_tokens"]
 
 
