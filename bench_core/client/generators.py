@@ -111,10 +111,11 @@ class Generators:
         return all(one.facts is not None for one in self._processes)
 
     def start(self, t0_s: float | None = None) -> float:
-        """Begins at T0, seconds of CLOCK_MONOTONIC (``time.monotonic``), a moment from now by default; T0."""
-        t0_s = time.monotonic() + _START_IN_S if t0_s is None else t0_s
-        self._tell(f"start {int(t0_s * _SECOND)}\n")
-        return t0_s
+        """Begins at T0, seconds of CLOCK_MONOTONIC (``time.monotonic``), a moment from now by default; T0 as the
+        generators have it, in whole nanoseconds: a request that is due at T0 is not due before it."""
+        t0_ns = int((time.monotonic() + _START_IN_S if t0_s is None else t0_s) * _SECOND)
+        self._tell(f"start {t0_ns}\n")
+        return t0_ns / _SECOND
 
     def stop_issuing(self) -> None:
         """No further request is sent; those in flight go on."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import signal
 import socket
@@ -124,13 +125,14 @@ def test_an_open_loop_sends_at_its_times_whatever_is_in_flight() -> None:
             server.address, ENTRY, asks=asks_of(server, 4, 2), load=OPEN, offsets_us=offsets, connections=2
         ) as generators,
     ):
-        t0 = generators.start()
+        t0 = generators.start(math.nextafter(round(time.monotonic() + 0.2, 9), math.inf))
         events: list[RequestEvent] = []
         while not generators.done:
             events += generators.poll(0.5)
         events += generators.finish().requests
     events.sort(key=lambda event: event.index)
     assert [event.end for event in events] == ["ok"] * 25
+    assert events[0].scheduled_s == t0, "a window that begins with the load has its first request"
     for event, offset in zip(events, offsets, strict=True):
         assert event.scheduled_s == pytest.approx(t0 + offset / 1e6, abs=1e-5)
         assert event.sent_s is not None

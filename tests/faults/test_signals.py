@@ -52,6 +52,7 @@ def test_two_signals_end_a_batch_that_would_not_end(tmp_path: Path) -> None:
         tmp_path, "--batch-sizes", "1", "--option", "null.fail_in=generate", "--option", "null.fail_how=hang"
     )
     wait_until(cell / layout.EVENTS_FILE, b'"prepare"')
+    time.sleep(1.0)  # the batch begins, of which nothing is told before it ends
     driver.send_signal(signal.SIGINT)
     time.sleep(1.0)
     assert driver.poll() is None, "a hanging batch cannot be finished"

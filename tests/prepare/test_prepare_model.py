@@ -302,11 +302,23 @@ def test_a_configuration_of_transformers_5_gains_the_keys_of_4_and_loses_nothing
     assert both["other"] == 1
 
 
+def test_layers_with_a_window_keep_their_own_rotation() -> None:
+    """Gemma 3's, as Transformers 5 writes it."""
+    rope = {
+        "full_attention": {"rope_theta": 1e6, "rope_type": "linear", "factor": 8.0},
+        "sliding_attention": {"rope_theta": 1e4, "rope_type": "default"},
+    }
+    both = portable_config({"rope_parameters": rope})
+    assert both["rope_parameters"] == rope
+    assert (both["rope_theta"], both["rope_local_base_freq"]) == (1e6, 1e4)
+    assert both["rope_scaling"] == {"rope_type": "linear", "factor": 8.0}
+
+
 @pytest.mark.parametrize(
     "config",
     [
         {"torch_dtype": "float16", "dtype": "float16", "rope_theta": 1e4},
-        {"rope_parameters": {"full_attention": {"rope_theta": 1.0}, "sliding_attention": {"rope_theta": 2.0}}},
+        {"rope_parameters": {"full_attention": {"rope_theta": 1.0}, "other_attention": {"rope_theta": 2.0}}},
         {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}, "rope_theta": 2e4},
         {},
     ],
