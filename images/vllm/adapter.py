@@ -115,7 +115,7 @@ class VllmAdapter:
             **extra,
         )
         (self._kernels,) = self._llm.apply_model(_kernels)
-        if options["quantization"] == "fp8":
+        if device.kind == "cuda" and options["quantization"] == "fp8":
             # Its products are of another type than its embeddings and its cache.
             (table,) = self._llm.apply_model(_embedding_bytes)
             self._kernels.update(dtype="fp8", kv_dtype=str(options["dtype"]), embedding_bytes=str(table))
