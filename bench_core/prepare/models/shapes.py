@@ -134,16 +134,6 @@ _ARCHITECTURES = {
 _NORMED_HEADS = ("qwen3", "qwen3_moe", "gemma3_text")  # queries and keys of each head
 _NORMED_BOTH_SIDES = ("gemma3_text",)  # before and after attention and MLP
 
-_LLAMA_31_ROPE = {
-    "rope_parameters": {
-        "rope_theta": 500000.0,
-        "rope_type": "llama3",
-        "factor": 8.0,
-        "high_freq_factor": 4.0,
-        "low_freq_factor": 1.0,
-        "original_max_position_embeddings": 8192,
-    }
-}
 _QWEN3 = {"rms_norm_eps": 1e-6}
 _QWEN3_MOE = {
     **_QWEN3,
@@ -152,6 +142,20 @@ _QWEN3_MOE = {
     "decoder_sparse_step": 1,
     "mlp_only_layers": [],
 }
+
+
+def _llama3(factor: float) -> dict[str, Any]:
+    """Rotations stretched from the 8192 positions that Llama 3 was first trained for."""
+    return {
+        "rope_parameters": {
+            "rope_theta": 500000.0,
+            "rope_type": "llama3",
+            "factor": factor,
+            "high_freq_factor": 4.0,
+            "low_freq_factor": 1.0,
+            "original_max_position_embeddings": 8192,
+        }
+    }
 
 
 def _gemma3(layers: int, window: int, head_size: int) -> dict[str, Any]:
@@ -177,23 +181,14 @@ SHAPES: dict[str, Shape] = {
     "smollm2-135m": Shape(49152, 576, 1536, 30, 9, 3, 8192, "bfloat16", 100000.0, tied_embeddings=True),
     "llama-3.2-1b": Shape(
         128256, 2048, 8192, 16, 32, 8, 131072, "bfloat16", 500000.0, tied_embeddings=True,
-        extra={
-            "rope_parameters": {
-                "rope_theta": 500000.0,
-                "rope_type": "llama3",
-                "factor": 32.0,
-                "high_freq_factor": 4.0,
-                "low_freq_factor": 1.0,
-                "original_max_position_embeddings": 8192,
-            }
-        },
+        extra=_llama3(32.0),
     ),
     "llama-2-7b": Shape(32000, 4096, 11008, 32, 32, 32, 4096, "float16"),
     # A quarter of its layers: the same kernels on the same matrices, for trying out engines and slow conversions.
     "llama-2-7b-8-layers": Shape(32000, 4096, 11008, 8, 32, 32, 4096, "float16"),
     "llama-2-13b": Shape(32000, 5120, 13824, 40, 40, 40, 4096, "float16"),
     "llama-3-8b": Shape(128256, 4096, 14336, 32, 32, 8, 8192, "bfloat16", 500000.0),
-    "llama-3.1-8b": Shape(128256, 4096, 14336, 32, 32, 8, 131072, "bfloat16", 500000.0, extra=_LLAMA_31_ROPE),
+    "llama-3.1-8b": Shape(128256, 4096, 14336, 32, 32, 8, 131072, "bfloat16", 500000.0, extra=_llama3(8.0)),
     "mistral-7b": Shape(
         32000, 4096, 14336, 32, 32, 8, 32768, "bfloat16", family="mistral", extra={"sliding_window": 4096}
     ),
