@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from image_module import image_module
+from step_sink import Sink
 
 from bench_core.contract.adapter import Decoding, Device, Variant
 from bench_core.contract.errors import BadInput
@@ -65,20 +65,6 @@ class Generator:
         logits = np.zeros((1, self.read[-1].shape[1], SIZE), np.float32)
         logits[:, :, PAD:] = 50
         return logits
-
-
-class Sink:
-    wanted = True
-
-    def __init__(self) -> None:
-        self.steps: list[list[int]] = []
-
-    def step(self, rows: Sequence[int]) -> None:
-        self.steps.append(list(rows))
-
-    def __call__(self, row: int, count: int = 1) -> None: ...
-
-    def engine(self, row: int, monotonic_s: Sequence[float]) -> None: ...
 
 
 @pytest.fixture

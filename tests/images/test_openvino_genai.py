@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from conftest import ROOT
 from image_module import image_module
+from step_sink import Sink
 
 from bench_core.contract.adapter import Decoding, Device, Variant
 from bench_core.contract.asked.manifest import Manifest
@@ -80,20 +81,6 @@ class Core:
             return 32
         own = {"INFERENCE_PRECISION_HINT": "bf16", "KV_CACHE_PRECISION": "u8"}[name]
         return SimpleNamespace(get_type_name=lambda: own)
-
-
-class Sink:
-    wanted = True
-
-    def __init__(self) -> None:
-        self.steps: list[list[int]] = []
-
-    def step(self, rows: Sequence[int]) -> None:
-        self.steps.append(list(rows))
-
-    def __call__(self, row: int, count: int = 1) -> None: ...
-
-    def engine(self, row: int, monotonic_s: Sequence[float]) -> None: ...
 
 
 @pytest.fixture

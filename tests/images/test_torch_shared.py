@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -14,6 +14,7 @@ from unittest import mock
 import pytest
 from conftest import ROOT
 from module_file import module_at
+from step_sink import Sink
 
 from bench_core.contract.adapter import Decoding
 from bench_core.contract.records.outcome import Outcome
@@ -21,18 +22,6 @@ from bench_core.drive.plan.catalogue import Catalogue, Image
 
 SHARED = ROOT / "images" / "_torch"
 IMPORT = re.compile(r"^\s*from images\._torch", re.MULTILINE)
-
-
-class Sink:
-    """Keeps which rows got a token, step by step."""
-
-    wanted = True
-
-    def __init__(self) -> None:
-        self.steps: list[list[int]] = []
-
-    def step(self, rows: Sequence[int]) -> None:
-        self.steps.append(list(rows))
 
 
 def test_greedy_rows_end_each_at_its_own_end_of_sequence() -> None:
