@@ -47,3 +47,5 @@ library=$("$python" -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')
 tar -C / --one-file-system "${left_out[@]}" --exclude='usr/local/cuda*' --exclude=usr/local/nvidia --exclude=opt/nvidia \
     --exclude=usr/share/doc --exclude=usr/share/man -cf - "${folders[@]}" \
     --no-recursion tmp var var/tmp | docker import - "$tag"
+# The list of libraries names the toolkit that was left out, and what it names first is what an engine would be given.
+printf 'FROM %s\nRUN ldconfig\n' "$tag" | docker build --network none -t "$tag" -

@@ -4,7 +4,7 @@
 #
 #   tests/gpu/acceptance.sh [--results R] [--data D] [--models M] [--tokenizer T] [--dataset S] [--seconds N] STAGE...
 #
-# Stages: check-IMAGE  failures  parity-IMAGE[,IMAGE...]  memory  repeats  serving  capacity  fp8  all
+# Stages: check-IMAGE  failures  parity-IMAGE[,IMAGE...]  memory  repeats  serving  capacity  precisions  all
 # --seconds: everything must have ended by then; the batch in hand is finished, the rest is left for another call.
 # Logs and results are left in R; the exit code is the number of stages that did not end well.
 set -uo pipefail
@@ -112,13 +112,16 @@ capacity() { # two engines' servers at some load points, and the highest rate th
     # shellcheck disable=SC2046  # two words
     drive capacity $(named capacity) --suite suites/serving.yaml "${story[@]}" --images vllm,llama-cpp-python \
         --variants vllm.fp16,llama-cpp-python.q4_k_m --concurrency 1,16,64 --request-rate 4,16 \
-        --find-capacity vllm.fp16 --capacity-start 32 --max-serve-seconds 20 --max-ramp-seconds 10 --no-device-rates
+        --find-capacity vllm.fp16 --capacity-start 40 --capacity-limit 64 --max-serve-seconds 20 --max-ramp-seconds 10 \
+        --no-device-rates
 }
 
-fp8() { # vLLM in 16 bits and with 8-bit floating point, side by side
+precisions() { # closed batches: vLLM in 16 bits and with 8-bit floating point, llama.cpp in 16 and in 4 bits, each also called directly
     # shellcheck disable=SC2046  # two words
-    drive fp8 $(named fp8) --images vllm --variants vllm.fp16,vllm.fp8 --batch-sizes 1,64 --model synthetic/llama-2-7b \
-        "${story[@]}" --samples 256 --max-new-tokens 200 --max-seconds 15 --no-harness-check --no-device-rates
+    drive precisions $(named precisions) --images vllm,llama-cpp-python \
+        --variants vllm.fp16,vllm.fp8,llama-cpp-python.f16,llama-cpp-python.q4_k_m --batch-sizes 1,4,16,64 \
+        --model synthetic/llama-2-7b "${story[@]}" --samples 256 --max-new-tokens 200 --max-seconds 15 \
+        --direct-batches 3 --direct-batch-sizes 1,64 --no-harness-check --no-device-rates
 }
 
 engines=() # all that are compared on a GPU
@@ -131,7 +134,7 @@ for stage in "$@"; do
     case $stage in
         check-*) check "${stage#check-}" ;;
         parity-*) parity "${stage#parity-}" ;;
-        failures | memory | repeats | serving | capacity | fp8) "$stage" ;;
+        failures | memory | repeats | serving | capacity | precisions) "$stage" ;;
         all)
             for engine in "${engines[@]}"; do check "$engine" || failed=$((failed + 1)); done
             failures || failed=$((failed + 1))
@@ -140,7 +143,7 @@ for stage in "$@"; do
             repeats || failed=$((failed + 1))
             serving || failed=$((failed + 1))
             capacity || failed=$((failed + 1))
-            fp8 ;;
+            precisions ;;
         *) echo "unknown stage: $stage" >&2; exit 2 ;;
     esac || failed=$((failed + 1))
 done
