@@ -18,8 +18,9 @@ from bench_core.client.load.wire import Response
 from bench_core.client.read import Reader
 from bench_core.contract.asked.manifest import DeviceKind, Manifest
 from bench_core.contract.asked.server import ServerEntry
+from bench_core.contract.models.decoder import AttentionLayers, Decoder
 from bench_core.contract.records.digest import ids_digest
-from bench_core.worker.serve.command import command_of
+from bench_core.worker.serve.command import command_of, slots_of
 
 ROOT = Path(__file__).resolve().parents[2]
 STREAMS = ROOT / "tests" / "data" / "streams"
@@ -34,6 +35,9 @@ def _manifests() -> dict[str, Manifest]:
 
 
 SERVING = _manifests()
+LLAMA_7B = SimpleNamespace(
+    decoder=Decoder(attention=(AttentionLayers(count=32, kv_heads=32, key_dim=128, value_dim=128),))
+)
 
 
 def _entry(engine: str) -> ServerEntry:
@@ -42,21 +46,35 @@ def _entry(engine: str) -> ServerEntry:
     return entry
 
 
-def _command(manifest: Manifest, variant: str, device: DeviceKind, prefix_cache: bool = False) -> list[str]:
-    """As the server's supervisor makes it, for two load points."""
+def _request(
+    manifest: Manifest,
+    variant: str,
+    device: DeviceKind,
+    prefix_cache: bool = False,
+    concurrency: tuple[int, ...] = (4, 16),
+) -> Any:
+    """Of some load points, for a Llama of 7B whose file has no size."""
     options = manifest.variant(variant, {}, device).options
     cells: Any = tuple(
         SimpleNamespace(
             variant=variant,
             options=options,
             threads=3,
-            load=SimpleNamespace(concurrency=concurrency, open_loop=False),
+            device=device,
+            gpu_uuid="GPU-1" if device == "cuda" else None,
+            model=LLAMA_7B,
+            load=SimpleNamespace(concurrency=at_once or None, open_loop=not at_once),
             serve=SimpleNamespace(prefix_cache=prefix_cache),
         )
-        for concurrency in (4, 16)
+        for at_once in concurrency
     )
-    request: Any = SimpleNamespace(image_folder=Path("/image"), artifact=Path("/models/artifact"))
-    return command_of(manifest, request, cells, "0.0.0.0", 8000, 420)  # noqa: S104  # of a container
+    return SimpleNamespace(cells=cells, image_folder=Path("/image"), artifact=Path("/models/artifact"))
+
+
+def _command(manifest: Manifest, variant: str, device: DeviceKind, prefix_cache: bool = False) -> list[str]:
+    """As the server's supervisor makes it, for two load points."""
+    request = _request(manifest, variant, device, prefix_cache)
+    return command_of(manifest, request, "0.0.0.0", 8000, longest=420, slots=16)  # noqa: S104  # of a container
 
 
 def _after(words: list[str], name: str) -> str:
@@ -115,6 +133,33 @@ def test_each_request_at_llama_cpp_has_a_slot_of_its_own_length() -> None:
     assert int(_after(words, "--ctx-size")) == 16 * 420
     assert "--no-cache-prompt" in words
     assert _after(words, "--flash-attn") == "auto"
+
+
+@pytest.mark.parametrize(
+    ("gpu_gib", "at_once", "slots"),
+    [
+        pytest.param(140, (0,), 201, id="open loop, longest requests of 1,280 tokens"),
+        pytest.param(140, (4, 64), 64, id="no more than asked for"),
+        pytest.param(24, (0,), 34, id="a small GPU"),
+        pytest.param(0.5, (0,), 1, id="the engine itself says that nothing fits"),
+    ],
+)
+def test_a_server_that_takes_its_memory_at_once_gets_no_more_slots_than_fit(
+    gpu_gib: float, at_once: tuple[int, ...], slots: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slot of 1,280 tokens of this model takes 0.625 GiB in 16 bits."""
+    gpu = SimpleNamespace(uuid="GPU-1", memory_bytes=int(gpu_gib * 2**30))
+    monkeypatch.setattr("bench_core.worker.serve.command.visible_gpus", lambda: [gpu])
+    llama = SERVING["llama-cpp-python"]
+    assert slots_of(llama, _request(llama, "q4_k_m", "cuda", concurrency=at_once), 1224) == slots
+
+
+def test_servers_that_share_their_memory_among_requests_get_what_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench_core.worker.serve.command.visible_gpus", list)
+    monkeypatch.setattr("bench_core.worker.serve.command.memory_bytes", lambda: 16 * 2**30)
+    for engine, device, slots in (("vllm", "cuda", 256), ("transformers", "cuda", 256), ("transformers", "cpu", 11)):
+        manifest = SERVING[engine]
+        assert slots_of(manifest, _request(manifest, "fp32", device, concurrency=(0,)), 1224) == slots
 
 
 def test_the_end_is_gone_past_where_transformers_is_forced() -> None:

@@ -24,14 +24,22 @@ class PrefixCache(Record):
     body: dict[str, Any] = Field({}, description="added to each request")
 
 
+class SlotCache(Record):
+    """Of a server that takes the memory of all slots' key-value cache when it starts."""
+
+    option: str = Field(description="option that says the type of the cache's numbers")
+    devices: tuple[Literal["cuda", "cpu"], ...] = Field((), description="where it does so; everywhere where empty")
+
+
 class ServerEntry(Record):
     """The engine's own server.
 
     Words of ``command`` may hold ``{python}`` (the image's own interpreter), ``{bin}`` (the
     folder of its programs), ``{image}`` (the image's folder),
     ``{artifact}`` (folder of what the variant reads), ``{host}``, ``{port}``, ``{context_tokens}`` (prompt and output
-    of the longest request), ``{slots}`` (requests at once, as far as the run's load points say it), ``{threads}``, and
-    any option of the image by its name.
+    of the longest request), ``{slots}`` (requests at once, as far as the run's load points say it and, with
+    ``slot_cache``, memory allows), ``{slot_tokens}`` (of all slots together), ``{threads}``, and any option of
+    the image by its name.
     """
 
     command: tuple[str, ...] = Field(min_length=1, description="how it is started")
@@ -54,3 +62,6 @@ class ServerEntry(Record):
     prefix_cache_off: PrefixCache = PrefixCache()
     prefix_cache_on: PrefixCache = PrefixCache()
     environment: dict[str, str] = Field({}, description="variables of the server's process alone")
+    slot_cache: SlotCache | None = Field(
+        None, description="it takes the memory of all slots when it starts, and gets no more than there is memory for"
+    )

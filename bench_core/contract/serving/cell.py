@@ -52,6 +52,8 @@ class ServerFacts(Record):
         prompt: how prompts were sent.
         cpus, client_cpus: CPU numbers that the server and the client could use; the same for both where there is one.
         network: how the two met.
+        slots: requests that the server works on at once, where that is settled when it starts and fewer than asked for:
+            its memory holds no more.
     """
 
     command: tuple[str, ...]
@@ -60,3 +62,4 @@ class ServerFacts(Record):
     cpus: tuple[int, ...]
     client_cpus: tuple[int, ...] = ()
     network: Literal["internal", "shared", "loopback"] = "loopback"
+    slots: int | None = None

@@ -31,6 +31,10 @@ def serving_facts(view: RunView) -> Iterator[tuple[str, str]]:
     servers = [row.spec.server for row in view.served if row.spec and row.spec.server]
     if servers:
         yield from _servers(servers)
+    few = {row.spec.label: row.spec.server.slots for row in view.served if row.spec and row.spec.server}
+    if any(few.values()):
+        words = (f"{label} {slots}" for label, slots in few.items() if slots)
+        yield "Slots", f"{', '.join(words)} at once, as many as its memory holds; more requests wait in the server"
     broken = sum(bool(row.breaches) for row in view.served)
     found = f"{quantity(broken, 'cell')} not ranked for it" if broken else "nothing found"
     ids = "ids against the prompts kept with the run, " if view.workload else ""

@@ -10,10 +10,18 @@ from pathlib import Path
 from bench_core.contract.asked.manifest import Manifest
 from bench_core.contract.asked.server import PLACE
 from bench_core.contract.errors import BadInput
+from bench_core.contract.models.model_work import kv_bytes_per_token
 from bench_core.contract.records.spec import CellSpec
+from bench_core.system.machine import memory_bytes
+from bench_core.system.nvml import visible_gpus
 from bench_core.worker.resolve import MeasureRequest
+from bench_core.worker.sample.cgroup import memory_limit_bytes
 
 DEFAULT_SLOTS = 256  # requests at once where load points do not say it: an open loop
+
+_ITEM_BYTES = {"float32": 4, "f32": 4, "float16": 2, "bfloat16": 2, "f16": 2, "bf16": 2, "q8_0": 34 / 32}
+_SHARE = 0.9  # of the device's memory: the rest is for what the engine computes in
+_BLOCK_TOKENS = 256  # a slot's cache is of whole blocks; llama.cpp's are the largest
 
 
 def filled(words: tuple[str, ...], places: Mapping[str, str]) -> list[str]:
@@ -41,19 +49,55 @@ def words_of(manifest: Manifest, spec: CellSpec) -> tuple[str, ...]:
     return (*entry.command, *variant.serve, *cache.arguments)
 
 
-def command_of(
-    manifest: Manifest, request: MeasureRequest, cells: tuple[CellSpec, ...], host: str, port: int, longest: int
-) -> list[str]:
-    """The command that starts the server for these cells, which differ in their load alone.
-
-    Args:
-        longest: tokens of the longest request, prompt and output.
-    """
-    spec = cells[0]
+def wanted_slots(cells: tuple[CellSpec, ...]) -> int:
+    """Requests at once, by the load points of these cells."""
     loads = [cell.load for cell in cells]
     closed = [load.concurrency for load in loads if load is not None and load.concurrency is not None]
     open_loop = any(load is not None and load.open_loop for load in loads)
-    slots = max([*closed, *([DEFAULT_SLOTS] if open_loop else [])])
+    return max([*closed, *([DEFAULT_SLOTS] if open_loop else [])])
+
+
+def slots_of(manifest: Manifest, request: MeasureRequest, longest: int) -> int:
+    """Requests at once that the server is started for: as many as wanted. Where it takes memory for each at its start:
+    as many as there is memory for, and one at least (which then fails with the engine's own words).
+
+    Args:
+        longest: tokens of the longest request, prompt and output.
+
+    Raises:
+        BadInput: the option that ``slot_cache`` names has a value of unknown size.
+    """
+    spec, wanted = request.cells[0], wanted_slots(request.cells)
+    cache = manifest.serve.slot_cache if manifest.serve is not None else None
+    if cache is None or (cache.devices and spec.device not in cache.devices):
+        return wanted
+    kind = str(spec.options[cache.option])
+    if kind not in _ITEM_BYTES:
+        raise BadInput(f"serve: {cache.option}={kind}: the size of such a number is not known")
+    tokens = -(-longest // _BLOCK_TOKENS) * _BLOCK_TOKENS
+    slot_bytes = kv_bytes_per_token(spec.model, _ITEM_BYTES[kind]) * tokens
+    weights = sum(file.stat().st_size for file in request.artifact.rglob("*") if file.is_file())
+    free = _SHARE * _device_bytes(spec.gpu_uuid) - weights
+    return max(1, min(wanted, int(free / slot_bytes)))
+
+
+def _device_bytes(gpu_uuid: str | None) -> int:
+    """Memory of the GPU, or that the container or the host has for a CPU."""
+    if gpu_uuid is None:
+        return min(memory_limit_bytes() or memory_bytes(), memory_bytes())
+    return next((gpu.memory_bytes for gpu in visible_gpus() if gpu.uuid == gpu_uuid), memory_bytes())
+
+
+def command_of(
+    manifest: Manifest, request: MeasureRequest, host: str, port: int, *, longest: int, slots: int
+) -> list[str]:
+    """The command that starts the server for the request's cells, which differ in their load alone.
+
+    Args:
+        longest: tokens of the longest request, prompt and output.
+        slots: see ``slots_of``.
+    """
+    spec = request.cells[0]
     places = {
         **{name: _written(value) for name, value in spec.options.items()},
         "python": sys.executable,

@@ -27,7 +27,7 @@ from bench_core.worker.engine import image
 from bench_core.worker.engine.clock import monotonic_ns, seconds, utc_now
 from bench_core.worker.resolve import MeasureRequest
 from bench_core.worker.sample.cpu_meter import CpuMeter
-from bench_core.worker.serve.command import command_of, words_of
+from bench_core.worker.serve.command import command_of, slots_of, wanted_slots, words_of
 from bench_core.worker.serve.process import ServerProcess
 
 # Without the driver: in this time a client that lives has asked something, or has appeared, its image built meanwhile.
@@ -90,7 +90,10 @@ class Sidecar:
 
     def _take_on(self, served: Served) -> None:
         request = served.request
-        self._command = command_of(served.manifest, request, request.cells, self._host, self._ports[0], served.longest)
+        self._slots = slots_of(served.manifest, request, served.longest)
+        self._command = command_of(
+            served.manifest, request, self._host, self._ports[0], longest=served.longest, slots=self._slots
+        )
         gpu = request.cells[0].gpu_uuid
         self._gpu = GpuReader(gpu) if gpu else None
         self._meter = CpuMeter(os.getpid())  # of the CPUs that are the server's from now on
@@ -164,7 +167,7 @@ class Sidecar:
         """
         host, served = host_info(), self.served
         return Greeting(
-            cells=tuple(_with_facts(spec, served) for spec in served.request.cells),
+            cells=tuple(_with_facts(spec, served, self._slots) for spec in served.request.cells),
             start=StartEvent(
                 t_s=seconds(monotonic_ns()),
                 wall_time_utc=utc_now(),
@@ -219,12 +222,13 @@ class Sidecar:
         return self._server.log.cell_text() if self._server is not None else ""
 
 
-def _with_facts(spec: CellSpec, served: Served) -> CellSpec:
+def _with_facts(spec: CellSpec, served: Served, slots: int) -> CellSpec:
     facts = ServerFacts(
         command=words_of(served.manifest, spec),
         path=served.entry.path,
         prompt=served.entry.prompt,
         cpus=tuple(sorted(os.sched_getaffinity(0))),
+        slots=slots if slots < wanted_slots(served.request.cells) else None,
     )
     return spec.model_copy(update={"server": facts})
 
