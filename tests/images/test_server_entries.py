@@ -157,7 +157,10 @@ def test_a_server_that_takes_its_memory_at_once_gets_no_more_slots_than_fit(
 def test_servers_that_share_their_memory_among_requests_get_what_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bench_core.worker.serve.command.visible_gpus", list)
     monkeypatch.setattr("bench_core.worker.serve.command.memory_bytes", lambda: 16 * 2**30)
-    for engine, device, slots in (("vllm", "cuda", 256), ("transformers", "cuda", 256), ("transformers", "cpu", 11)):
+    served: tuple[tuple[str, DeviceKind, int], ...] = (
+        ("vllm", "cuda", 256), ("transformers", "cuda", 256), ("transformers", "cpu", 11),
+    )  # fmt: skip
+    for engine, device, slots in served:
         manifest = SERVING[engine]
         assert slots_of(manifest, _request(manifest, "fp32", device, concurrency=(0,)), 1224) == slots
 
