@@ -136,6 +136,8 @@ function lines(id, title, unit, xTitle, xOf, value, ends) {
   };
 }
 
+const MOST_NAMED = 4; // methods whose points have names beside them
+
 // Two values against each other, a line through each method's points.
 function scatter(id, title, xTitle, yTitle, xOf, yOf, more = {}) {
   return {
@@ -144,9 +146,12 @@ function scatter(id, title, xTitle, yTitle, xOf, yOf, more = {}) {
       .map((cell) => ({...state.look(cell), x: xOf(cell), y: yOf(cell), place: state.place(cell.point), saturated: (cell.remarks ?? []).includes("saturated")}))
       .filter((row) => row.x > 0 && row.y > 0)
       .map((row) => ({...row, xSays: state.number(row.x), ySays: state.number(row.y)})),
-    caption: (state, rows) => [more.caption ?? "", rows.some((row) => row.saturated) ? "hollow: saturated" : ""].filter(Boolean).join("; "),
+    caption: (state, rows) => [more.caption ?? "",
+      more.joined && state.methods().length > MOST_NAMED ? `highlight ${MOST_NAMED} methods or fewer to see what each point is` : "", rows.some((row) => row.saturated) ? "hollow: saturated" : ""].filter(Boolean).join("; "),
     spec: (rows, state) => {
-      const log = {format: "~s", labelExpr: undefined, tickCount: 5};
+      // Powers of ten have names; a tenth is 0.1, not "100m".
+      const power = "abs(log(datum.value) / LN10 - round(log(datum.value) / LN10)) < 1e-6";
+      const log = {labelExpr: `${power} ? format(datum.value, datum.value < 1 ? '~g' : '~s') : ''`, tickCount: 5};
       const x = more.log ? quantitative("x", xTitle, log, {type: "log", nice: true}) : axisFor(rows, "x", xTitle);
       const y = more.log ? quantitative("y", yTitle, log, {type: "log", nice: true}) : axisFor(rows, "y", yTitle);
       const tooltip = tips(["point", "at"], ["xSays", xTitle], ["ySays", yTitle], ["remarks", "remarks"]);
@@ -155,7 +160,7 @@ function scatter(id, title, xTitle, yTitle, xOf, yOf, more = {}) {
         layer.push({transform: [{filter: "!datum.saturated"}], mark: {type: "line", strokeWidth: 1.5},
           encoding: {x, y, color: COLOUR, detail: {field: "line"}, order: {field: "place", type: "quantitative"}, opacity: OPACITY, tooltip: tips()}});
         // Names of points beside few methods only: of many they would cover each other.
-        const named = {condition: {test: "length(strong) <= 4 && indexof(strong, datum.method) >= 0", value: 1}, value: 0};
+        const named = {condition: {test: `length(strong) <= ${MOST_NAMED} && indexof(strong, datum.method) >= 0`, value: 1}, value: 0};
         layer.push({mark: {type: "text", dy: -9, fontSize: 10}, encoding: {x, y, text: {field: "pointWord"}, opacity: named}});
       }
       layer.push({transform: [{filter: "!datum.saturated"}], mark: {type: "point", filled: true, size: 70},

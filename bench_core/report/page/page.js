@@ -133,7 +133,7 @@ function redraw() {
 function highlight() {
   const shown = strong();
   for (const view of views.values()) view.signal("strong", shown).signal("picked", [...state.picked]).runAsync();
-  for (const button of document.querySelectorAll("#legend button[data-method]")) {
+  for (const button of document.querySelectorAll(".legend button[data-method]")) {
     button.setAttribute("aria-pressed", String(state.picked.has(button.dataset.method)));
     button.classList.toggle("faded", !shown.includes(button.dataset.method));
   }
@@ -164,15 +164,18 @@ function sign(key) {
 function fillLegend() {
   const order = new Map(state.at(state.point).map((cell) => [cell.method, cell.throughput_tok_s?.[0] ?? 0]));
   const methods = [...data.methods].sort((a, b) => a.scripted - b.scripted || (order.get(b.key) ?? -1) - (order.get(a.key) ?? -1));
-  const buttons = methods.map((method) => {
-    const button = element("button", {type: "button", title: names.get(method.key)}, sign(method.key), element("span", {textContent: names.get(method.key)}));
-    button.dataset.method = method.key;
-    button.addEventListener("click", () => pick(method.key));
-    return button;
-  });
-  const all = element("button", {type: "button", textContent: "Highlight none"});
-  all.addEventListener("click", () => { state.picked.clear(); highlight(); fillTable(); });
-  document.getElementById("legend").replaceChildren(...buttons, all);
+  // Above the bars and above the figures, which are a screen or more below.
+  for (const home of document.querySelectorAll(".legend")) {
+    const buttons = methods.map((method) => {
+      const button = element("button", {type: "button", title: names.get(method.key)}, sign(method.key), element("span", {textContent: names.get(method.key)}));
+      button.dataset.method = method.key;
+      button.addEventListener("click", () => pick(method.key));
+      return button;
+    });
+    const all = element("button", {type: "button", textContent: "Highlight none"});
+    all.addEventListener("click", () => { state.picked.clear(); highlight(); fillTable(); });
+    home.replaceChildren(...buttons, all);
+  }
 }
 
 // Buttons of which one is on; arrows move between them.
