@@ -1,9 +1,12 @@
-"""Reading one GPU through NVML, by UUID, as the driver numbers GPUs otherwise than CUDA does."""
+"""Reading GPUs through NVML, by UUID, as the driver numbers GPUs otherwise than CUDA does."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import os
+from collections.abc import Callable, Sequence
+from functools import reduce
+from operator import or_
+from typing import Any, Protocol, TypeVar
 
 import pynvml
 
@@ -42,6 +45,17 @@ def _info(index: int, driver: str) -> GpuInfo | None:
         return None
 
 
+def given_gpus() -> list[GpuInfo]:
+    """Those of the visible GPUs that are this process's: all of them, but where ``CUDA_VISIBLE_DEVICES`` names some by
+    UUID these, in its order. A container sees no other; NVML shows a plain process all GPUs of its host."""
+    present = visible_gpus()
+    named = [word.strip() for word in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
+    if not any(word.startswith("GPU-") for word in named):
+        return present
+    by_uuid = {gpu.uuid: gpu for gpu in present}
+    return [by_uuid[word] for word in named if word in by_uuid]
+
+
 def pci_bus_id(uuid: str) -> str | None:
     """Where a GPU sits, ``00000000:17:00.0``; ``None`` where NVML does not answer."""
     try:
@@ -50,6 +64,34 @@ def pci_bus_id(uuid: str) -> str | None:
         return _text(place.busId)
     except pynvml.NVMLError:
         return None
+
+
+T = TypeVar("T")
+
+
+class Readings(Protocol):
+    """What is sampled beside a cell, of its GPU or its GPUs together; ``None`` where that is not told."""
+
+    def used_bytes(self) -> int | None: ...
+    def power_w(self) -> float | None: ...
+    def energy_mj(self) -> int | None: ...
+    def sm_clock_mhz(self) -> int | None: ...
+    def memory_clock_mhz(self) -> int | None: ...
+    def temperature_c(self) -> int | None: ...
+    def utilisation_percent(self) -> int | None: ...
+    def throttle_reasons(self) -> int | None: ...
+
+
+def reader_of(uuids: Sequence[str]) -> Readings | None:
+    """Opens the GPUs of a cell; ``None`` for a cell without one.
+
+    Raises:
+        MachineFailure: NVML does not know one of them here.
+    """
+    if not uuids:
+        return None
+    readers = [GpuReader(uuid) for uuid in uuids]
+    return readers[0] if len(readers) == 1 else Together(readers)
 
 
 class GpuReader:
@@ -101,6 +143,52 @@ class GpuReader:
     def throttle_reasons(self) -> int | None:
         """NVML's bit mask of why the clocks are below their maximum."""
         return _ask_number(pynvml.nvmlDeviceGetCurrentClocksEventReasons, self._handle)
+
+
+class Together:
+    """Several GPUs that one model is split over, read as one device: memory, power and energy are sums, clocks those of
+    the slowest, the temperature that of the warmest, utilisation the mean, reasons those of any of them. What one of
+    them does not tell is not told of all."""
+
+    def __init__(self, readers: Sequence[Readings]) -> None:
+        self._readers = tuple(readers)
+
+    def used_bytes(self) -> int | None:
+        """Memory in use by all processes, summed."""
+        return self._of(sum, lambda gpu: gpu.used_bytes())
+
+    def power_w(self) -> float | None:
+        """Board power now, summed, watts."""
+        return self._of(sum, lambda gpu: gpu.power_w())
+
+    def energy_mj(self) -> int | None:
+        """Energy since the driver was loaded, summed, millijoules."""
+        return self._of(sum, lambda gpu: gpu.energy_mj())
+
+    def sm_clock_mhz(self) -> int | None:
+        """The lowest clock of the streaming multiprocessors."""
+        return self._of(min, lambda gpu: gpu.sm_clock_mhz())
+
+    def memory_clock_mhz(self) -> int | None:
+        """The lowest clock of the memory."""
+        return self._of(min, lambda gpu: gpu.memory_clock_mhz())
+
+    def temperature_c(self) -> int | None:
+        """The highest temperature, degrees Celsius."""
+        return self._of(max, lambda gpu: gpu.temperature_c())
+
+    def utilisation_percent(self) -> int | None:
+        """The mean share of the last sampling period in which a kernel ran."""
+        return self._of(lambda values: round(sum(values) / len(values)), lambda gpu: gpu.utilisation_percent())
+
+    def throttle_reasons(self) -> int | None:
+        """NVML's bit mask of why the clocks of any of them are below their maximum."""
+        return self._of(lambda masks: reduce(or_, masks), lambda gpu: gpu.throttle_reasons())
+
+    def _of(self, together: Callable[[list[T]], T], ask: Callable[[Readings], T | None]) -> T | None:
+        values = [ask(gpu) for gpu in self._readers]
+        told = [value for value in values if value is not None]
+        return together(told) if len(told) == len(values) else None
 
 
 def _ask(question: Callable[..., Any], *arguments: Any) -> Any:

@@ -41,8 +41,8 @@ class Side:
 
     def ask(self, what: str, count: int) -> dict[str, float]:
         """``one``: overheads of launches; ``many``: how long so many cells took."""
-        assert self._process.stdin is not None  # noqa: S101  # both are pipes
-        assert self._process.stdout is not None  # noqa: S101
+        assert self._process.stdin is not None  # both are pipes
+        assert self._process.stdout is not None
         self._process.stdin.write(json.dumps([what, count]) + "\n")
         self._process.stdin.flush()
         line = self._process.stdout.readline()
@@ -67,6 +67,7 @@ def serve(name: str, at_once: int) -> None:
     from bench_core.drive.fleet.executor import Worker
     from bench_core.drive.fleet.pool import HostPool
     from bench_core.drive.launch.containers import launcher as containers
+    from bench_core.drive.launch.containers.build import image_tag
     from bench_core.drive.launch.launcher_choice import choose_launcher
     from bench_core.drive.material.material import Material
     from bench_core.drive.own_error import overhead_s
@@ -80,7 +81,7 @@ def serve(name: str, at_once: int) -> None:
     from bench_core.system.locks import Locks
 
     launcher = choose_launcher("docker").launcher
-    assert isinstance(launcher, containers.DockerLauncher)  # noqa: S101  # asked for
+    assert isinstance(launcher, containers.DockerLauncher)  # asked for
     suite = Suite.model_validate(
         {
             "images": ("null",), "batch_sizes": (1,), "samples": 8, "max_new_tokens": 4, "max_batches": 1,
@@ -104,10 +105,10 @@ def serve(name: str, at_once: int) -> None:
         provision, prepared = Material(request, frozenset(), Catalogue(), None).all_ready(first, plan, site)
         # Both builds give their image the same name: each keeps its own under another.
         (job,) = plan.jobs
-        tag = containers.image_tag(job.image, "measure", "cpu")
+        tag = image_tag(job.image, "measure", "cpu")
         own = f"llm-bench/launches-{name}"
         launcher._client.images.get(tag).tag(own, "cpu")
-        containers.image_tag = lambda *_: f"{own}:cpu"  # type: ignore[assignment]
+        vars(containers)["image_tag"] = lambda *_: f"{own}:cpu"
         run_folder = request.results / "launches"
         visit = visit_info(plan, launcher, []).model_copy(update={"images": provision.images})
         begin(run_folder, new_record("launches", suite, plan, visit, prepared), suite, prepared.workload)

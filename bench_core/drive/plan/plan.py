@@ -23,7 +23,11 @@ NO_CONTROL = "none"
 
 @dataclass(frozen=True)
 class Job:
-    """One container: one variant of one image, loaded once, in one or more scenarios; the same repeat of each."""
+    """One container: one variant of one image, loaded once, in one or more scenarios; the same repeat of each.
+
+    Attributes:
+        gpus: that its model is split over; 1 on a CPU too.
+    """
 
     image: Image
     variant: str
@@ -31,6 +35,7 @@ class Job:
     options: dict[str, Scalar]
     repeat: int = 1
     limits: Mapping[str, float] = field(default_factory=dict)  # below the suite's: of its options, by name
+    gpus: int = 1
 
     @property
     def artifact(self) -> str:
@@ -54,7 +59,7 @@ class Job:
 
     def cell(self, scenario: Scenario) -> str:
         """A cell's name."""
-        return layout.cell_id(self.image.name, self.variant, scenario.word, self.repeat)
+        return layout.cell_id(self.image.name, self.variant, scenario.word, self.repeat, self.gpus)
 
     def without(self, cells: Container[str]) -> Job:
         """The same for the scenarios whose cells are not among ``cells``."""
@@ -69,7 +74,8 @@ class Job:
                 variant=self.variant,
                 scenario=scenario,
                 repeat=self.repeat,
-                label=self.image.manifest.label(self.variant),
+                gpus=self.gpus,
+                label=self.image.manifest.label(self.variant, self.gpus),
                 bits=self.image.manifest.bits(self.variant),
                 ranked=self.image.manifest.ranked,
                 harness=self.variant == self.image.manifest.harness_variant,
@@ -160,6 +166,11 @@ class Plan:
         return tuple(dict.fromkeys(a for a in wanted if a not in (layout.NO_ARTIFACT, layout.HF_ARTIFACT)))
 
     @property
+    def gpus_per_cell(self) -> int:
+        """The same for all of its cells."""
+        return max((job.gpus for job in self.grid), default=1)
+
+    @property
     def own_error_cells(self) -> tuple[PlannedCell, ...]:
         """Cells of the scripted engine beside the others."""
         return self._of(self.own_error)
@@ -229,16 +240,21 @@ def make_plan(suite: Suite, catalogue: Catalogue, device: DeviceKind) -> Plan:
             wanted = tuple(name for name in runnable if name != image.manifest.harness_variant)
         else:
             wanted = chosen.get(image.name) or (image.manifest.default_variant(device),)
+        named = not everything and suite.variants != ("all",)
         for variant in wanted:
+            if reason := _why_not_split(image, variant, suite):
+                if named:
+                    raise BadInput(reason, _split_here(catalogue, device))
+                left_out.append(reason)
+                continue
             if suite.scenarios:
                 jobs.append(_job(image, variant, suite.scenarios, suite, device))
-            if suite.loads and variant in image.manifest.served_on(device):
-                jobs.append(_job(image, variant, suite.loads, suite, device))
-            elif suite.loads:
-                reason = f"{image.name}.{variant} has no server"
+            if suite.loads and (why := _why_not_served(image, variant, suite, catalogue, device)):
                 if not everything and not suite.scenarios:
-                    raise BadInput(reason, _served_here(catalogue, device))
-                left_out.append(reason)
+                    raise BadInput(*why)
+                left_out.append(why[0])
+            elif suite.loads:
+                jobs.append(_job(image, variant, suite.loads, suite, device))
     if not jobs:
         raise BadInput("nothing to run", "; ".join(left_out))
     grid = tuple(replace(job, repeat=repeat) for job in jobs for repeat in range(1, suite.repeats + 1))
@@ -252,10 +268,31 @@ def make_plan(suite: Suite, catalogue: Catalogue, device: DeviceKind) -> Plan:
     )
 
 
+def _why_not_split(image: Image, variant: str, suite: Suite, *, served: bool = False) -> str:
+    return image.manifest.why_not_split(variant, served=served) if suite.gpus_per_cell > 1 else ""
+
+
+def _why_not_served(
+    image: Image, variant: str, suite: Suite, catalogue: Catalogue, device: DeviceKind
+) -> tuple[str, str] | None:
+    """Why a variant has no cells under load, with what can be done; ``None`` where it has."""
+    if variant not in image.manifest.served_on(device):
+        return f"{image.name}.{variant} has no server", _served_here(catalogue, device)
+    reason = _why_not_split(image, variant, suite, served=True)
+    return (reason, _split_here(catalogue, device)) if reason else None
+
+
 def _served_here(catalogue: Catalogue, device: DeviceKind) -> str:
     manifests = [catalogue.get(name).manifest for name in catalogue.names]
     served = ((one, variant) for one in manifests for variant in one.served_on(device))
     return "served: " + ", ".join(f"{one.name}.{v}" for one, v in served if v != one.harness_variant)
+
+
+def _split_here(catalogue: Catalogue, device: DeviceKind) -> str:
+    """Which methods are split over GPUs."""
+    manifests = [catalogue.get(name).manifest for name in catalogue.names]
+    found = [f"{one.name}.{v}" for one in manifests for v in one.variants_on(device) if not one.why_not_split(v)]
+    return f"split over several: {', '.join(found)}" if found else "leave --gpus-per-cell out"
 
 
 def plan_of_cells(cells: Iterable[PlannedCell], suite: Suite, catalogue: Catalogue, device: DeviceKind) -> Plan:
@@ -311,7 +348,10 @@ def _job(image: Image, variant: str, scenarios: tuple[Scenario, ...], suite: Sui
         )
     asked = {**suite.options.get(image.engine, {}), **suite.options.get(image.name, {})}  # of a version above all's
     options = image.manifest.options_on(device).checked(asked)
-    return Job(image, variant, scenarios, dict(options))
+    served = any(isinstance(scenario, Serve) for scenario in scenarios)
+    if reason := _why_not_split(image, variant, suite, served=served):
+        raise BadInput(reason, "leave --gpus-per-cell out, or name another")
+    return Job(image, variant, scenarios, dict(options), gpus=suite.gpus_per_cell)
 
 
 def _control(suite: Suite, catalogue: Catalogue, device: DeviceKind) -> Job | None:

@@ -8,7 +8,7 @@ import sys
 import traceback
 from types import FrameType
 
-from bench_core.contract.adapter import Adapter, Device
+from bench_core.contract.adapter import Adapter
 from bench_core.contract.asked.manifest import Manifest
 from bench_core.contract.records.digest import own_code_sha256
 from bench_core.contract.records.events import EndEvent, PhaseEvent, StartEvent
@@ -131,14 +131,13 @@ class EngineProcess:
             )
         )
         started = monotonic_ns()
-        adapter = image.load_adapter(self._job.image_folder, manifest)
+        adapter = image.load_adapter(self._job.image_folder, manifest, spec.gpus)
         self._adapter = adapter
         self._send_phase("start", started)
         self._phase = "load"
         variant = manifest.variant(spec.variant, spec.options, spec.device)
-        device = Device(kind=spec.device, uuid=spec.gpu_uuid, threads=spec.threads)
         started = monotonic_ns()
-        adapter.load(self._job.artifact, variant, device)
+        adapter.load(self._job.artifact, variant, spec.run_on)
         self._send_phase("load", started)
         self._phase = "prepare"
         return adapter

@@ -32,13 +32,23 @@ def filled(words: tuple[str, ...], places: Mapping[str, str]) -> list[str]:
 
 
 def words_of(manifest: Manifest, spec: CellSpec) -> tuple[str, ...]:
-    """The words as image.yaml has them, for one variant: command, variant, prefix cache."""
+    """The words as image.yaml has them, for one variant: command, variant, prefix cache, split over GPUs.
+
+    Raises:
+        BadInput: the image does not serve it, or not on several GPUs.
+    """
     entry = manifest.serve
     variant = manifest.variants[spec.variant]
     if entry is None or variant.serve is None or spec.serve is None:
         raise BadInput(f"image {manifest.name} does not serve its variant {spec.variant}", "see serve: in image.yaml")
     cache = entry.prefix_cache_on if spec.serve.prefix_cache else entry.prefix_cache_off
-    return (*entry.command, *variant.serve, *cache.arguments)
+    split: tuple[str, ...] = ()
+    if spec.gpus > 1:
+        reason = manifest.why_not_split(spec.variant, served=True)
+        if reason or manifest.split is None or manifest.split.serve is None:
+            raise BadInput(reason, "see split: in image.yaml")
+        split = manifest.split.serve
+    return (*entry.command, *variant.serve, *cache.arguments, *split)
 
 
 def command_of(
@@ -66,6 +76,8 @@ def command_of(
         "slots": str(slots),
         "slot_tokens": str(slots * longest),
         "threads": str(spec.threads),
+        "gpus": str(spec.gpus),
+        "even_shares": ",".join(["1"] * spec.gpus),
     }
     return filled(words_of(manifest, spec), places)
 

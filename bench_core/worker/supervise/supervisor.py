@@ -17,7 +17,7 @@ from bench_core.contract.records.outcome import Outcome, Verdict, stopped_on_req
 from bench_core.contract.records.record import Record
 from bench_core.contract.records.spec import CellSpec
 from bench_core.contract.records.workload import Workload
-from bench_core.system.nvml import GpuReader
+from bench_core.system.nvml import reader_of
 from bench_core.worker.engine.job import CheckEvent, Job, parse_message
 from bench_core.worker.resolve import MeasureRequest
 from bench_core.worker.sample.sampler import Sampler
@@ -77,7 +77,7 @@ class Supervisor:
             workload=request.workload,
             cells=tuple(cells),
         )
-        gpu = GpuReader(cells[0].gpu_uuid) if cells[0].gpu_uuid else None  # first: without it nothing is begun
+        gpu = reader_of(cells[0].cards)  # first: without it nothing is begun
         engine = EngineHandle(job, sys.stderr.buffer)
         self._engine = engine
         sampler = Sampler(engine.process.pid, gpu)
