@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from functools import reduce
 from operator import or_
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import pynvml
 
@@ -64,9 +64,6 @@ def pci_bus_id(uuid: str) -> str | None:
         return _text(place.busId)
     except pynvml.NVMLError:
         return None
-
-
-T = TypeVar("T")
 
 
 class Readings(Protocol):
@@ -159,7 +156,8 @@ class Together:
 
     def power_w(self) -> float | None:
         """Board power now, summed, watts."""
-        return self._of(sum, lambda gpu: gpu.power_w())
+        told = [watts for gpu in self._readers if (watts := gpu.power_w()) is not None]
+        return sum(told) if len(told) == len(self._readers) else None
 
     def energy_mj(self) -> int | None:
         """Energy since the driver was loaded, summed, millijoules."""
@@ -185,10 +183,9 @@ class Together:
         """NVML's bit mask of why the clocks of any of them are below their maximum."""
         return self._of(lambda masks: reduce(or_, masks), lambda gpu: gpu.throttle_reasons())
 
-    def _of(self, together: Callable[[list[T]], T], ask: Callable[[Readings], T | None]) -> T | None:
-        values = [ask(gpu) for gpu in self._readers]
-        told = [value for value in values if value is not None]
-        return together(told) if len(told) == len(values) else None
+    def _of(self, together: Callable[[list[int]], int], ask: Callable[[Readings], int | None]) -> int | None:
+        told = [value for gpu in self._readers if (value := ask(gpu)) is not None]
+        return together(told) if len(told) == len(self._readers) else None
 
 
 def _ask(question: Callable[..., Any], *arguments: Any) -> Any:

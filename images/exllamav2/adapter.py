@@ -12,6 +12,7 @@ from unittest import mock
 import torch
 from exllamav2 import ExLlamaV2, ExLlamaV2Cache, ExLlamaV2Config, ext
 from exllamav2.attn import ExLlamaV2Attention, has_flash_attn
+from gpu_split import even_split
 from torch.nn.attention.bias import causal_lower_right
 
 from bench_core.contract.adapter import Completion, Decoding, Device, TokenSink, Variant
@@ -69,8 +70,8 @@ class ExLlamaV2Adapter(TorchAdapter):
         return _Params(*ids.shape, cache.current_seq_len, mask, offsets)
 
     def load(self, artifact: Path, variant: Variant, device: Device) -> None:  # noqa: ARG002  # no options
-        """Reads the folder onto the GPU, or whole layers of it onto each of several; the embeddings stay in host memory,
-        as is the engine's default."""
+        """Reads the folder onto the GPU, or whole layers of it onto each of several; the embeddings stay in host
+        memory, as is the engine's default."""
         self._artifact, self._gpus = artifact, device.gpus
         without_cudnn_attention()
         self._load(1, _FIRST_ROWS)
@@ -182,21 +183,6 @@ class ExLlamaV2Adapter(TorchAdapter):
             else:
                 self._reordered += 1
         return _make_q_matrix(tensors, *arguments, **options)
-
-
-def even_split(model: Any, gpus: int) -> list[float]:
-    """The engine's ``gpu_split``, GiB for each GPU: room for an equal part of the weights, for one module more, since
-    modules are not cut, and for what the engine reserves beside them. It fills one GPU after the other."""
-    ample = float(1 << 20)
-    left = model.set_device_map([ample] * gpus)  # everything on one of them
-    sizes = [module.weight_footprint() / 2**30 for module in model.modules if not _is_embedding(module)]
-    beside = ample - min(left) - sum(sizes)
-    return [beside + sum(sizes) / gpus + max(sizes)] * gpus
-
-
-def _is_embedding(module: Any) -> bool:
-    """The table of input embeddings stays in host memory."""
-    return type(module).__name__ == "ExLlamaV2Embedding"
 
 
 def _settings(artifact: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""What a launch costs the suite itself, beside an earlier build: containers of the scripted engine, one and four at a time.
+"""What a launch costs the suite itself, beside an earlier build: containers of the scripted engine, alone and four at once.
 
-``PYTHONPATH=. python tests/fleet/launches.py --baseline COMMIT`` (``make launches``) checks the earlier build out into a
-temporary folder, makes the scripted engine's image of each build, and gives both the same work in turns, so that what
+``PYTHONPATH=. python tests/fleet/launches.py --baseline COMMIT`` (``make launches``) checks the earlier build out into
+a temporary folder, makes the scripted engine's image of each build, and gives both the same work in turns, so that what
 else the machine does falls on both alike:
 
 - one launch at a time: from the making of the container to its removal, engine time taken out;
@@ -58,7 +58,7 @@ class Side:
         self._process.wait()
 
 
-def serve(name: str, at_once: int) -> None:
+def serve(name: str, at_once: int) -> None:  # noqa: PLR0915  # one story, told in the other build's words
     """What a side's process does; everything of the suite is imported from the tree that it was started for."""
     from bench_core.contract.measures.cell import CellResult
     from bench_core.contract.records import layout
