@@ -53,6 +53,6 @@ def test_every_gpu_has_about_as_many_bytes(
     held = [sum(m.weight_footprint() for m in model.modules[1:] if m.gpu == n) / GIB for n in range(gpus)]
     assert sum(held) == pytest.approx(layers * layer_gib + head_gib, rel=1e-6)
     assert max(held) < sum(held) / gpus + max(layer_gib, head_gib)
-    assert all(held) or layers < 4 * gpus, "no GPU is left out"
+    assert all(held) or layers < 8 * gpus, "no GPU is left out"
     with pytest.raises(AssertionError, match="Insufficient space"):
         model.set_device_map([beside_gib + max(held) - 0.01] * gpus)
