@@ -1,4 +1,4 @@
-"""What a launch costs the suite itself, beside an earlier build: scripted engines in containers, alone and four at once.
+"""What a launch costs the suite itself, beside an earlier build: scripted engines in boxes, alone and four at once.
 
 ``PYTHONPATH=. python tests/fleet/launches.py --baseline COMMIT`` (``make launches``) checks the earlier build out into
 a temporary folder, makes the scripted engine's image of each build, and gives both the same work in turns, so that what

@@ -18,6 +18,7 @@ from bench_core.client.load.wire import Response
 from bench_core.client.read import Reader
 from bench_core.contract.asked.manifest import DeviceKind, Manifest
 from bench_core.contract.asked.server import ServerEntry
+from bench_core.contract.errors import BadInput
 from bench_core.contract.records.digest import ids_digest
 from bench_core.worker.serve.command import command_of
 
@@ -42,7 +43,9 @@ def _entry(engine: str) -> ServerEntry:
     return entry
 
 
-def _command(manifest: Manifest, variant: str, device: DeviceKind, prefix_cache: bool = False) -> list[str]:
+def _command(
+    manifest: Manifest, variant: str, device: DeviceKind, prefix_cache: bool = False, gpus: int = 1
+) -> list[str]:
     """As the server's supervisor makes it, for two load points."""
     options = manifest.variant(variant, {}, device).options
     cells: Any = tuple(
@@ -50,6 +53,7 @@ def _command(manifest: Manifest, variant: str, device: DeviceKind, prefix_cache:
             variant=variant,
             options=options,
             threads=3,
+            gpus=gpus,
             load=SimpleNamespace(concurrency=concurrency, open_loop=False),
             serve=SimpleNamespace(prefix_cache=prefix_cache),
         )
@@ -83,6 +87,18 @@ def test_every_place_of_a_command_is_filled(engine: str, device: DeviceKind, var
         assert not [word for word in words if re.search(r"[{}]", word)]
         assert _after(words, "--port") == "8000"
         assert _after(words, "--host") == "0.0.0.0"  # noqa: S104  # of a container
+
+
+def test_a_server_is_told_of_all_gpus_of_its_cell() -> None:
+    vllm = _command(SERVING["vllm"], "gptq", "cuda", gpus=2)
+    assert _after(vllm, "--tensor-parallel-size") == "2"
+    llama = _command(SERVING["llama-cpp-python"], "q4_k_m", "cuda", gpus=3)
+    assert (_after(llama, "--split-mode"), _after(llama, "--tensor-split")) == ("layer", "1,1,1")
+    for engine in ("vllm", "llama-cpp-python"):
+        alone = _command(SERVING[engine], SERVING[engine].served_on("cuda")[0], "cuda")
+        assert not {"--tensor-parallel-size", "--tensor-split"} & {*alone}
+    with pytest.raises(BadInput, match="the server of transformers does not split"):
+        _command(SERVING["transformers"], "fp16", "cuda", gpus=2)
 
 
 @pytest.mark.parametrize("engine", SERVING)

@@ -287,7 +287,8 @@ class Manifest(Record):
             return frozenset()
         caches = (*self.serve.prefix_cache_off.arguments, *self.serve.prefix_cache_on.arguments)
         variants = (word for variant in self.variants.values() for word in variant.serve or ())
-        words = (*self.serve.command, *caches, *variants)
+        split = self.split.serve or () if self.split is not None else ()
+        words = (*self.serve.command, *caches, *variants, *split)
         return frozenset(place for word in words for place in PLACE.findall(word)) & self.options.keys()
 
     def served_on(self, device: str) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from bench_core.contract.records.record import Scalar
 from bench_core.contract.records.run import EngineVersion, PlannedCell
 from bench_core.contract.serving.load import Serve
 from bench_core.drive.ask.request import Suite
+from bench_core.drive.plan.able import split_here, why_not_served, why_not_split
 from bench_core.drive.plan.catalogue import Catalogue, Image
 from bench_core.drive.plan.named import cell_parts, image_of, owner, single
 
@@ -242,14 +243,14 @@ def make_plan(suite: Suite, catalogue: Catalogue, device: DeviceKind) -> Plan:
             wanted = chosen.get(image.name) or (image.manifest.default_variant(device),)
         named = not everything and suite.variants != ("all",)
         for variant in wanted:
-            if reason := _why_not_split(image, variant, suite):
+            if reason := why_not_split(image, variant, suite):
                 if named:
-                    raise BadInput(reason, _split_here(catalogue, device))
+                    raise BadInput(reason, split_here(catalogue, device))
                 left_out.append(reason)
                 continue
             if suite.scenarios:
                 jobs.append(_job(image, variant, suite.scenarios, suite, device))
-            if suite.loads and (why := _why_not_served(image, variant, suite, catalogue, device)):
+            if suite.loads and (why := why_not_served(image, variant, suite, catalogue, device)):
                 if not everything and not suite.scenarios:
                     raise BadInput(*why)
                 left_out.append(why[0])
@@ -266,33 +267,6 @@ def make_plan(suite: Suite, catalogue: Catalogue, device: DeviceKind) -> Plan:
         repeats=suite.repeats,
         order_seed=suite.order_seed,
     )
-
-
-def _why_not_split(image: Image, variant: str, suite: Suite, *, served: bool = False) -> str:
-    return image.manifest.why_not_split(variant, served=served) if suite.gpus_per_cell > 1 else ""
-
-
-def _why_not_served(
-    image: Image, variant: str, suite: Suite, catalogue: Catalogue, device: DeviceKind
-) -> tuple[str, str] | None:
-    """Why a variant has no cells under load, with what can be done; ``None`` where it has."""
-    if variant not in image.manifest.served_on(device):
-        return f"{image.name}.{variant} has no server", _served_here(catalogue, device)
-    reason = _why_not_split(image, variant, suite, served=True)
-    return (reason, _split_here(catalogue, device)) if reason else None
-
-
-def _served_here(catalogue: Catalogue, device: DeviceKind) -> str:
-    manifests = [catalogue.get(name).manifest for name in catalogue.names]
-    served = ((one, variant) for one in manifests for variant in one.served_on(device))
-    return "served: " + ", ".join(f"{one.name}.{v}" for one, v in served if v != one.harness_variant)
-
-
-def _split_here(catalogue: Catalogue, device: DeviceKind) -> str:
-    """Which methods are split over GPUs."""
-    manifests = [catalogue.get(name).manifest for name in catalogue.names]
-    found = [f"{one.name}.{v}" for one in manifests for v in one.variants_on(device) if not one.why_not_split(v)]
-    return f"split over several: {', '.join(found)}" if found else "leave --gpus-per-cell out"
 
 
 def plan_of_cells(cells: Iterable[PlannedCell], suite: Suite, catalogue: Catalogue, device: DeviceKind) -> Plan:
@@ -349,7 +323,7 @@ def _job(image: Image, variant: str, scenarios: tuple[Scenario, ...], suite: Sui
     asked = {**suite.options.get(image.engine, {}), **suite.options.get(image.name, {})}  # of a version above all's
     options = image.manifest.options_on(device).checked(asked)
     served = any(isinstance(scenario, Serve) for scenario in scenarios)
-    if reason := _why_not_split(image, variant, suite, served=served):
+    if reason := why_not_split(image, variant, suite, served=served):
         raise BadInput(reason, "leave --gpus-per-cell out, or name another")
     return Job(image, variant, scenarios, dict(options), gpus=suite.gpus_per_cell)
 
