@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -361,4 +362,9 @@ class Manifest(Record):
         Raises:
             BadInput: invalid, with line and key.
         """
-        return strict_yaml.parse_as(cls, text, origin)
+        return _parsed(text, origin)
+
+
+@lru_cache(maxsize=64)  # a worker and its engine's process read the same one, a driver reads it for each job
+def _parsed(text: str, origin: str) -> Manifest:
+    return strict_yaml.parse_as(Manifest, text, origin)

@@ -16,7 +16,6 @@ from bench_core.contract.records.spec import CellSpec
 from bench_core.contract.records.workload import Workload
 from bench_core.system.machine import host_info
 from bench_core.system.processes import end_with_parent
-from bench_core.worker import selfcheck
 from bench_core.worker.engine import image, scoring
 from bench_core.worker.engine.clock import monotonic_ns, seconds, utc_now
 from bench_core.worker.engine.failure import classify
@@ -45,6 +44,8 @@ def main(control_fd: int, events_fd: int) -> int:
     job = channel.receive_job()
     process = EngineProcess(job, channel)
     if job.task == "self-check":
+        from bench_core.worker import selfcheck  # noqa: PLC0415  # no cell needs it
+
         selfcheck.run(job, channel)
         return 0
     return process.measure()

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from types import FrameType
 
 from bench_core.contract.asked.protocol import Timeouts
+from bench_core.contract.errors import MachineFailure
 from bench_core.contract.records.events import EndEvent
 from bench_core.contract.records.outcome import Outcome, Verdict, stopped_on_request
 from bench_core.contract.records.record import Record
@@ -77,8 +78,13 @@ class Supervisor:
             workload=request.workload,
             cells=tuple(cells),
         )
-        gpu = reader_of(cells[0].cards)  # first: without it nothing is begun
-        engine = EngineHandle(job, sys.stderr.buffer)
+        engine = EngineHandle(job, sys.stderr.buffer)  # before NVML is opened, which would be in the engine's hands too
+        try:
+            gpu = reader_of(cells[0].cards)
+        except MachineFailure:  # without it nothing is measured
+            engine.end()
+            engine.finish()
+            raise
         self._engine = engine
         sampler = Sampler(engine.process.pid, gpu)
         sampler.start()
