@@ -4,44 +4,50 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from functools import reduce
+from functools import cache, reduce
 from operator import or_
 from typing import Any, Protocol
-
-import pynvml
 
 from bench_core.contract.errors import MachineFailure
 from bench_core.contract.records.run import GpuInfo
 
 
+@cache
+def _library() -> Any:
+    """Imported where a GPU is asked for: a launch on CPUs needs none."""
+    import pynvml  # noqa: PLC0415
+
+    return pynvml
+
+
 def visible_gpus() -> list[GpuInfo]:
     """The GPUs that NVML shows to this process; none where there is no driver."""
     try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
+        _library().nvmlInit()
+    except _library().NVMLError:
         return []
     try:
-        driver = _text(pynvml.nvmlSystemGetDriverVersion())
-        found = [_info(index, driver) for index in range(pynvml.nvmlDeviceGetCount())]
-    except pynvml.NVMLError:  # a driver that is being replaced
+        driver = _text(_library().nvmlSystemGetDriverVersion())
+        found = [_info(index, driver) for index in range(_library().nvmlDeviceGetCount())]
+    except _library().NVMLError:  # a driver that is being replaced
         return []
     else:
         return [gpu for gpu in found if gpu is not None]
     finally:
-        pynvml.nvmlShutdown()
+        _library().nvmlShutdown()
 
 
 def _info(index: int, driver: str) -> GpuInfo | None:
     """One GPU; ``None`` for one that has fallen off the bus."""
     try:
-        handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+        handle = _library().nvmlDeviceGetHandleByIndex(index)
         return GpuInfo(
-            uuid=_text(pynvml.nvmlDeviceGetUUID(handle)),
-            name=_text(pynvml.nvmlDeviceGetName(handle)),
-            memory_bytes=int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
+            uuid=_text(_library().nvmlDeviceGetUUID(handle)),
+            name=_text(_library().nvmlDeviceGetName(handle)),
+            memory_bytes=int(_library().nvmlDeviceGetMemoryInfo(handle).total),
             driver_version=driver,
         )
-    except pynvml.NVMLError:
+    except _library().NVMLError:
         return None
 
 
@@ -59,10 +65,10 @@ def given_gpus() -> list[GpuInfo]:
 def pci_bus_id(uuid: str) -> str | None:
     """Where a GPU sits, ``00000000:17:00.0``; ``None`` where NVML does not answer."""
     try:
-        pynvml.nvmlInit()
-        place = pynvml.nvmlDeviceGetPciInfo(pynvml.nvmlDeviceGetHandleByUUID(uuid))
+        _library().nvmlInit()
+        place = _library().nvmlDeviceGetPciInfo(_library().nvmlDeviceGetHandleByUUID(uuid))
         return _text(place.busId)
-    except pynvml.NVMLError:
+    except _library().NVMLError:
         return None
 
 
@@ -101,45 +107,45 @@ class GpuReader:
             MachineFailure: NVML does not know this UUID here.
         """
         try:
-            pynvml.nvmlInit()
-            self._handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
-        except pynvml.NVMLError as error:
+            _library().nvmlInit()
+            self._handle = _library().nvmlDeviceGetHandleByUUID(uuid)
+        except _library().NVMLError as error:
             raise MachineFailure(f"GPU {uuid} does not answer through NVML: {error}") from error
 
     def used_bytes(self) -> int | None:
         """Memory in use by all processes."""
-        info = _ask(pynvml.nvmlDeviceGetMemoryInfo, self._handle)
+        info = _ask(_library().nvmlDeviceGetMemoryInfo, self._handle)
         return None if info is None else int(info.used)
 
     def power_w(self) -> float | None:
         """Board power now, watts."""
-        milliwatts = _ask(pynvml.nvmlDeviceGetPowerUsage, self._handle)
+        milliwatts = _ask(_library().nvmlDeviceGetPowerUsage, self._handle)
         return None if milliwatts is None else milliwatts / 1000.0
 
     def energy_mj(self) -> int | None:
         """Energy since the driver was loaded, millijoules."""
-        return _ask_number(pynvml.nvmlDeviceGetTotalEnergyConsumption, self._handle)
+        return _ask_number(_library().nvmlDeviceGetTotalEnergyConsumption, self._handle)
 
     def sm_clock_mhz(self) -> int | None:
         """Clock of the streaming multiprocessors."""
-        return _ask_number(pynvml.nvmlDeviceGetClockInfo, self._handle, pynvml.NVML_CLOCK_SM)
+        return _ask_number(_library().nvmlDeviceGetClockInfo, self._handle, _library().NVML_CLOCK_SM)
 
     def memory_clock_mhz(self) -> int | None:
         """Clock of the memory."""
-        return _ask_number(pynvml.nvmlDeviceGetClockInfo, self._handle, pynvml.NVML_CLOCK_MEM)
+        return _ask_number(_library().nvmlDeviceGetClockInfo, self._handle, _library().NVML_CLOCK_MEM)
 
     def temperature_c(self) -> int | None:
         """Temperature of the GPU, degrees Celsius."""
-        return _ask_number(pynvml.nvmlDeviceGetTemperature, self._handle, pynvml.NVML_TEMPERATURE_GPU)
+        return _ask_number(_library().nvmlDeviceGetTemperature, self._handle, _library().NVML_TEMPERATURE_GPU)
 
     def utilisation_percent(self) -> int | None:
         """Share of the last sampling period in which a kernel ran."""
-        rates = _ask(pynvml.nvmlDeviceGetUtilizationRates, self._handle)
+        rates = _ask(_library().nvmlDeviceGetUtilizationRates, self._handle)
         return None if rates is None else int(rates.gpu)
 
     def throttle_reasons(self) -> int | None:
         """NVML's bit mask of why the clocks are below their maximum."""
-        return _ask_number(pynvml.nvmlDeviceGetCurrentClocksEventReasons, self._handle)
+        return _ask_number(_library().nvmlDeviceGetCurrentClocksEventReasons, self._handle)
 
 
 class Together:
@@ -191,7 +197,7 @@ class Together:
 def _ask(question: Callable[..., Any], *arguments: Any) -> Any:
     try:
         return question(*arguments)
-    except pynvml.NVMLError:
+    except _library().NVMLError:
         return None
 
 

@@ -241,21 +241,10 @@ def make_plan(suite: Suite, catalogue: Catalogue, device: DeviceKind) -> Plan:
             wanted = tuple(name for name in runnable if name != image.manifest.harness_variant)
         else:
             wanted = chosen.get(image.name) or (image.manifest.default_variant(device),)
-        named = not everything and suite.variants != ("all",)
         for variant in wanted:
-            if reason := why_not_split(image, variant, suite):
-                if named:
-                    raise BadInput(reason, split_here(catalogue, device))
-                left_out.append(reason)
-                continue
-            if suite.scenarios:
-                jobs.append(_job(image, variant, suite.scenarios, suite, device))
-            if suite.loads and (why := why_not_served(image, variant, suite, catalogue, device)):
-                if not everything and not suite.scenarios:
-                    raise BadInput(*why)
-                left_out.append(why[0])
-            elif suite.loads:
-                jobs.append(_job(image, variant, suite.loads, suite, device))
+            found, reasons = _jobs_of(image, variant, suite, catalogue, device)
+            jobs += found
+            left_out += reasons
     if not jobs:
         raise BadInput("nothing to run", "; ".join(left_out))
     grid = tuple(replace(job, repeat=repeat) for job in jobs for repeat in range(1, suite.repeats + 1))
@@ -267,6 +256,30 @@ def make_plan(suite: Suite, catalogue: Catalogue, device: DeviceKind) -> Plan:
         repeats=suite.repeats,
         order_seed=suite.order_seed,
     )
+
+
+def _jobs_of(
+    image: Image, variant: str, suite: Suite, catalogue: Catalogue, device: DeviceKind
+) -> tuple[list[Job], list[str]]:
+    """The jobs of one method, and why others of it are not planned.
+
+    Raises:
+        BadInput: it was named, and cannot do what is asked for.
+    """
+    everything = "all" in suite.images
+    if reason := why_not_split(image, variant, suite):
+        if not everything and suite.variants != ("all",):
+            raise BadInput(reason, split_here(catalogue, device))
+        return [], [reason]
+    jobs = [_job(image, variant, suite.scenarios, suite, device)] if suite.scenarios else []
+    if not suite.loads:
+        return jobs, []
+    unserved = why_not_served(image, variant, suite, catalogue, device)
+    if unserved is None:
+        return [*jobs, _job(image, variant, suite.loads, suite, device)], []
+    if not everything and not suite.scenarios:
+        raise BadInput(*unserved)
+    return jobs, [unserved[0]]
 
 
 def plan_of_cells(cells: Iterable[PlannedCell], suite: Suite, catalogue: Catalogue, device: DeviceKind) -> Plan:

@@ -116,7 +116,8 @@ class EngineProcess:
         self._channel.send(BeginScore())
         event, raised = scoring.score(adapter, workload, texts, monotonic_ns, lambda: self._stop.is_set)
         self._channel.send(event)
-        scoring.give_back_memory()
+        if event.cause != scoring.NO_SCORE:
+            scoring.give_back_memory()
         return not raised and (spec.device != "cpu" or event.cause == scoring.NO_SCORE)
 
     def _load(self, manifest: Manifest) -> Adapter:
