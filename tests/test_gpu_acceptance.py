@@ -183,3 +183,62 @@ def test_what_it_does_not_know_is_refused(stub: Path, words: tuple[str, ...], re
     assert done.returncode == 2
     assert refusal in done.stderr
     assert not (stub.parent / "calls").exists()
+
+
+@pytest.mark.parametrize(
+    ("stage", "runs", "words"),
+    [
+        (
+            "pool",
+            ["pool-one", "pool-both"],
+            [
+                "vllm.fp16,vllm.gptq,exllamav2.gptq-int4,transformers.fp16-compiled --samples",
+                "--gpus 0 --control none",
+                "--gpus 0,1 --control exllamav2.gptq-int4.b1",
+                "tests/gpu/two_gpus.py pool",
+            ],
+        ),
+        (
+            "pair",
+            ["pair-one", "pair-both"],
+            [
+                "--batch-sizes 1,16,64",
+                "--direct-batches 6",
+                "--gpus 0,1 --gpus-per-cell 2",
+                "tests/gpu/two_gpus.py pair",
+            ],
+        ),
+        (
+            "pair-serving",
+            ["pair-serving", "each-serving"],
+            [
+                "--concurrency 64 --gpus 0,1 --gpus-per-cell 2",
+                "--concurrency 32,64 --gpus 0,1 --repeats 2",
+                "tests/gpu/two_gpus.py serving",
+            ],
+        ),
+    ],
+)
+def test_two_gpus_are_measured_as_a_pool_and_as_a_pair(
+    stub: Path, stage: str, runs: list[str], words: list[str]
+) -> None:
+    done = accept(stub, stage)
+    assert done.returncode == 0, done.stdout + done.stderr
+    calls = (stub.parent / "calls").read_text(encoding="utf-8").splitlines()
+    assert [call.partition("--run-id ")[2].split()[0] for call in calls[:2]] == runs
+    for found in words:
+        assert any(found in call for call in calls), found
+    results = stub.parent / "results"
+    assert calls[2].endswith(" ".join(str(results / run) for run in runs))
+    for run in runs:
+        (results / run).mkdir(parents=True)
+        (results / run / "run.json").write_text("{}")
+    again = accept(stub, stage)
+    assert again.returncode == 0
+    later = (stub.parent / "calls").read_text(encoding="utf-8").splitlines()[len(calls) :]
+    assert all(f"--resume {run}" in call for run, call in zip(runs, later, strict=False)), "a run that is there goes on"
+
+
+def test_what_two_gpus_miss_fails_the_stage(stub: Path) -> None:
+    stub.write_text(f'#!/bin/sh\necho "$@" >> {stub.parent}/calls\ncase $1 in *two_gpus.py) exit 1 ;; esac\n')
+    assert accept(stub, "pair").returncode == 1

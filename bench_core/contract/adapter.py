@@ -20,14 +20,21 @@ class Device:
     """Where an engine runs.
 
     Attributes:
-        kind: ``cuda`` (the container sees exactly one GPU, index 0) or ``cpu``.
-        uuid: the GPU's UUID as NVML writes it; ``None`` on a CPU.
+        kind: ``cuda`` (the container sees exactly the cell's GPUs, from index 0 on) or ``cpu``.
+        uuid: the first GPU's UUID as NVML writes it; ``None`` on a CPU.
         threads: CPU threads that the engine may use, the same number for every engine of a run.
+        others: UUIDs of the GPUs beside it, where the model is to be split over several; see ``split`` in image.yaml.
     """
 
     kind: Literal["cuda", "cpu"]
     uuid: str | None = None
     threads: int = 1
+    others: tuple[str, ...] = ()
+
+    @property
+    def gpus(self) -> int:
+        """That the model is to be split over; 1 on a CPU."""
+        return 1 + len(self.others)
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,9 @@ def run_conditions(view: RunView) -> dict[str, str]:
     record = view.record
     gpus = sorted({foreign(gpu.name) for gpu in record.gpus})
     model = record.model
+    split = f", {view.gpus_per_cell} for each cell" if view.gpus_per_cell > 1 else ""
     found = {
-        "gpu": ", ".join(gpus) or (NO_GPU if record.device == "cpu" else "not recorded"),
+        "gpu": ", ".join(gpus) + split if gpus else NO_GPU if record.device == "cpu" else "not recorded",
         "model": f"{foreign(model.name)}, digest {model.digest[:12]}",
         "workload": f"{foreign(record.workload.name)}, {record.workload.prompts} prompts, "
         f"digest {record.workload.digest[:12]}",

@@ -199,6 +199,8 @@ def _of_cells() -> Iterator[tuple[_Told, Sequence[Column[Cell]]]]:
 def cell_columns(view: RunView, prices: Prices = NO_PRICE) -> Iterator[Column[Cell]]:
     """Every column of a cell that this run's tables have, each table's in their order, and those of the CSV alone."""
     yield from results.result_columns(view)
+    if view.gpus_per_cell > 1:
+        yield results.GPUS
     yield from parity_columns(view)
     for told, columns in _of_cells():
         if told(view):
@@ -208,12 +210,15 @@ def cell_columns(view: RunView, prices: Prices = NO_PRICE) -> Iterator[Column[Ce
 
 def every_cell_column() -> tuple[Column[Cell], ...]:
     """The same of any run, without costs."""
-    return (*results.columns_on(on_cuda=True), *(column for _, columns in _of_cells() for column in columns))
+    of_cells = (column for _, columns in _of_cells() for column in columns)
+    return (*results.columns_on(on_cuda=True, split=True), results.GPUS, *of_cells)
 
 
 def served_columns(view: RunView, prices: Prices = NO_PRICE) -> Iterator[Column[Served]]:
     """Every column of a cell under load that this run's tables have, and those of the CSV alone."""
     yield from (*SERVED_RAW, *load.load_columns(view), *detail.MEASURED, *detail.RAW)
+    if view.gpus_per_cell > 1:
+        yield load.GPUS
     yield from served_cost_columns(prices)
 
 

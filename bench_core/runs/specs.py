@@ -12,6 +12,7 @@ def check_spec(spec: CellSpec, record: RunRecord, planned: PlannedCell) -> None:
     """Rows of one table did equal work: a cell of another model, workload or length has no place in it."""
     pairs = {
         "cell": (spec.cell_id, planned.cell),
+        "gpus": (spec.gpus, planned.gpus),
         "device": (spec.device, record.device),
         "model": (spec.model.digest, record.model.digest),
         "workload": (spec.workload.digest, record.workload.digest),

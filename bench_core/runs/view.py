@@ -13,7 +13,7 @@ from bench_core.contract.measures.max_batch import MaxBatch
 from bench_core.contract.measures.min_memory import MinMemory
 from bench_core.contract.measures.own_error import Gap
 from bench_core.contract.models.stored_bits import StoredBits, bits_in_title, title_with_bits
-from bench_core.contract.records.device_rates import DeviceRates
+from bench_core.contract.records.device_rates import DeviceRates, Roofs, SummedRates
 from bench_core.contract.records.outcome import Outcome, Verdict
 from bench_core.contract.records.run import PlannedCell, RunRecord, VisitInfo
 from bench_core.contract.records.spec import CellSpec
@@ -220,17 +220,30 @@ class RunView:
     own_error_served: tuple[ServedRow, ...] = ()
     alone: tuple[Row, ...] = ()
 
-    def device_rates_of(self, row: Row) -> DeviceRates | None:
+    def device_rates_of(self, row: Row) -> Roofs | None:
         """What was measured of a row's device at the visit that measured the row; of a GPU, else at the last visit
-        that measured the same card. On a CPU with as many threads."""
+        that measured the same card. On a CPU with as many threads. Of a model on several GPUs their sums, where each
+        was measured."""
         spec = row.spec
         if spec is None:
             return None
-        of_device = [c for c in self.device_rates if (c.device, c.gpu_uuid) == (spec.device, spec.gpu_uuid)]
+        found = [self._rates_of(row, spec, card) for card in spec.cards or (None,)]
+        known = [rates for rates in found if rates is not None]
+        if len(known) < len(found):
+            return None
+        return known[0] if len(known) == 1 else SummedRates(tuple(known))
+
+    def _rates_of(self, row: Row, spec: CellSpec, card: str | None) -> DeviceRates | None:
+        of_device = [c for c in self.device_rates if (c.device, c.gpu_uuid) == (spec.device, card)]
         if spec.device == "cpu":
             of_device = [c for c in of_device if c.threads == spec.threads]
         then = next((c for c in of_device if c.name.startswith(f"v{self.visit_of(row)}.")), None)
         return then or (of_device[-1] if of_device and spec.device == "cuda" else None)
+
+    @cached_property
+    def gpus_per_cell(self) -> int:
+        """GPUs that the model of each cell is split over: the same for all cells of a run."""
+        return max((planned.gpus for planned in self.record.cells), default=1)
 
     @cached_property
     def cells(self) -> tuple[tuple[Row, ...], ...]:

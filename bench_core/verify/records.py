@@ -16,6 +16,7 @@ from bench_core.contract.records import layout
 from bench_core.contract.records.events import StartEvent
 from bench_core.contract.records.outcome import Verdict
 from bench_core.contract.records.run import VisitInfo
+from bench_core.contract.records.spec import CellSpec
 from bench_core.contract.serving.result import ServeResult
 from bench_core.runs.ended import ROW
 from bench_core.runs.files import Damage, Unreadable, check_inside, log_path, open_log, read_record
@@ -95,14 +96,13 @@ class RecordChecks(ABC, Generic[ROW]):
                 f"workload differs from that of {layout.RUN_FILE}: {spec.workload.digest[:12]}, "
                 f"{spec.workload.prompts} prompts"
             )
-        for name in ("label", "ranked", "repeat"):
+        for name in ("label", "ranked", "repeat", "gpus"):
             if getattr(spec, name) != getattr(row.planned, name):
                 yield f"{name} is {getattr(spec, name)}, and {getattr(row.planned, name)} in {layout.RUN_FILE}"
         visit = self._visit(row)
         if record.device == "cpu" and spec.gpu_uuid is not None:
             yield f"gpu_uuid is {spec.gpu_uuid} in a run without a GPU"
-        if visit is not None and visit.gpus and spec.gpu_uuid not in {gpu.uuid for gpu in visit.gpus}:
-            yield f"gpu_uuid is {spec.gpu_uuid}, which is no card of its visit"
+        yield from _cards(spec, visit)
         if visit is not None and self._view.record.visits and row.planned.image not in visit.images:
             yield f"image {row.planned.image} is not recorded among those of its visit"
         yield from self._artifact(row, visit)
@@ -137,7 +137,7 @@ class RecordChecks(ABC, Generic[ROW]):
         """The device of a cell, with its visit."""
         spec = row.spec
         place = spec.placement if spec is not None else None
-        device = place.worker if place is not None else spec.gpu_uuid if spec is not None else None
+        device = place.worker if place is not None else "+".join(spec.cards) if spec is not None else None
         return f"{self._view.visit_of(row)}:{device}"
 
     # --- the event log ------------------------------------------------------------------------------------------------
@@ -233,3 +233,13 @@ def damaged(cell: str, damage: Damage) -> Difference:
 
 def _short(digest: str | None) -> str:
     return "none" if digest is None else digest[:12]
+
+
+def _cards(spec: CellSpec, visit: VisitInfo | None) -> Iterator[str]:
+    """What is amiss with the GPUs that a cell names."""
+    known = {gpu.uuid for gpu in visit.gpus} if visit is not None else set()
+    for card in spec.cards or (spec.gpu_uuid,):
+        if known and card not in known:
+            yield f"gpu_uuid is {card}, which is no card of its visit"
+    if spec.gpus > 1 and len({*spec.cards}) != spec.gpus:
+        yield f"gpus is {spec.gpus}, and the cards that it names are {len({*spec.cards})}"

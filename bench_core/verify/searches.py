@@ -83,7 +83,7 @@ def _not_tried(size: int) -> BatchTrial:
 
 def _trial(run_folder: Path, found: MaxBatch, trial: BatchTrial) -> Iterator[str]:
     home = run_folder / layout.MAX_BATCH_FOLDER / found.home / trial.folder
-    cell = layout.cell_id(found.image, found.variant, Offline(batch_size=trial.batch_size).word)
+    cell = layout.cell_id(found.image, found.variant, Offline(batch_size=trial.batch_size).word, gpus=found.gpus)
     what, result = _left(run_folder, home, cell, trial.outcome, trial.cause)
     yield from what
     if result is not None:

@@ -1,4 +1,7 @@
-"""The worker's command line: one parser for the driver, ``docker compose run`` and a developer's ``docker run``."""
+"""The worker's command line: one parser for the driver, ``docker compose run`` and a developer's ``docker run``.
+
+What is done instead of measuring is imported where it is asked for: a launch of a short cell is mostly imports.
+"""
 
 from __future__ import annotations
 
@@ -27,12 +30,8 @@ from bench_core.system.cell_writer import refuse_if_measured
 from bench_core.system.files import write_text
 from bench_core.system.last_words import last_words
 from bench_core.system.processes import end_with_parent
-from bench_core.worker.convert import convert
-from bench_core.worker.device_rates import device_words, write_device_rates
 from bench_core.worker.engine.job import Job
 from bench_core.worker.resolve import Options, Places, Resolver, choose_device
-from bench_core.worker.serve.by_hand import Planner
-from bench_core.worker.serve.sidecar import Served, Sidecar
 from bench_core.worker.standalone import number_of, standalone_record
 from bench_core.worker.supervise.supervisor import Supervisor, run_self_check
 
@@ -122,6 +121,8 @@ def _resolver(parsed: argparse.Namespace) -> Resolver:
 
 
 def _device_rates(parsed: argparse.Namespace) -> int:
+    from bench_core.worker.device_rates import device_words, write_device_rates  # noqa: PLC0415
+
     if parsed.run_id is None or not layout.is_name(parsed.run_id):
         raise BadInput("--measure-device needs a run", "name it by --run-id")
     options = _options(parsed)
@@ -167,6 +168,9 @@ def _measure(resolver: Resolver, run_id: str | None, marked: str, then: str) -> 
 
 def _serve(resolver: Resolver, parsed: argparse.Namespace) -> int:
     """With an assignment, its cells; else what a client asks for that was started by hand."""
+    from bench_core.worker.serve.by_hand import Planner  # noqa: PLC0415
+    from bench_core.worker.serve.sidecar import Served, Sidecar  # noqa: PLC0415
+
     served = None
     if parsed.assignment is not None:
         request, workload = resolver.measure_request("served")
@@ -179,6 +183,8 @@ def _serve(resolver: Resolver, parsed: argparse.Namespace) -> int:
 
 
 def _convert(resolver: Resolver, wanted: str) -> int:
+    from bench_core.worker.convert import convert  # noqa: PLC0415
+
     artifact = resolver.variant.artifact if wanted == "auto" else wanted
     if wanted == "auto" and artifact not in resolver.manifest.converts:
         sys.stderr.write(f"{artifact} is not made by {resolver.manifest.name}: nothing to do\n")

@@ -33,7 +33,7 @@ from bench_core.contract.records.spec import (
 from bench_core.contract.records.workload import Prepared, Workload, WorkloadRef, require_fit, require_vocabulary
 from bench_core.contract.serving.sidecar import ServeAsk
 from bench_core.system.machine import available_cores
-from bench_core.system.nvml import visible_gpus
+from bench_core.system.nvml import given_gpus
 
 
 @dataclass(frozen=True)
@@ -71,19 +71,31 @@ class MeasureRequest:
     out_of_memory_signs: tuple[str, ...] = ()
 
 
-def choose_device(wanted: Literal["auto", "cuda", "cpu"], threads: int | None) -> Device:
+def choose_device(wanted: Literal["auto", "cuda", "cpu"], threads: int | None, count: int = 1) -> Device:
     """The device: a GPU where there is one and none other is asked for.
 
+    Args:
+        count: GPUs that the model is to be split over.
+
     Raises:
-        MachineFailure: ``cuda`` is asked for and no GPU answers.
+        BadInput: several are asked for of a CPU.
+        MachineFailure: ``cuda`` is asked for and no GPU answers, or fewer than asked for.
     """
-    gpus = [] if wanted == "cpu" else visible_gpus()
+    gpus = [] if wanted == "cpu" else given_gpus()
+    if count > 1 and not gpus and wanted != "cuda":
+        raise BadInput(f"--gpus-per-cell {count}, but the cells are on the CPU", "leave it out, or use --device cuda")
+    if count > len(gpus) > 0:
+        raise MachineFailure(
+            f"--gpus-per-cell {count}, but {len(gpus)} GPUs are here", "start the container with as many GPUs"
+        )
     if wanted == "cuda" and not gpus:
         raise MachineFailure(
             "--device cuda: no GPU answers through NVML here", "start the container with --gpus, or use cpu"
         )
     cores = threads or available_cores()
-    return Device("cuda", gpus[0].uuid, cores) if gpus else Device("cpu", None, cores)
+    if not gpus:
+        return Device("cpu", None, cores)
+    return Device("cuda", gpus[0].uuid, cores, tuple(gpu.uuid for gpu in gpus[1:count]))
 
 
 class Resolver:
@@ -107,7 +119,8 @@ class Resolver:
         self.ask = ask
         self.manifest = Manifest.load(places.image_folder)
         planned = assignment.cells[0] if assignment is not None else None
-        self.device = choose_device(planned.device if planned else options.device, self._threads)
+        gpus = planned.gpus if planned else options.gpus_per_cell
+        self.device = choose_device(planned.device if planned else options.device, self._threads, gpus)
         kind = self.device.kind
         self.variant_name = (planned.variant if planned else options.variant) or self.manifest.default_variant(kind)
         declared = self.manifest.options_on(kind)
@@ -119,6 +132,8 @@ class Resolver:
                 f"variant {self.variant_name} of {self.manifest.name} does not run on {kind}",
                 f"variants that do: {known}",
             )
+        if gpus > 1 and (reason := self.manifest.why_not_split(self.variant_name)):
+            raise BadInput(reason, "see split: in image.yaml")
 
     @property
     def _threads(self) -> int | None:
@@ -224,7 +239,7 @@ class Resolver:
             return plan_cells(
                 self.options, self.manifest, self.variant, kind, self._scenarios, model, workload, repeat, schedules
             )
-        here = {**image_facts(self.manifest, self.variant), "device": self.device.kind}
+        here = {**image_facts(self.manifest, self.variant, self.device.gpus), "device": self.device.kind}
         for cell in self.assignment.cells:
             other = [name for name, value in here.items() if getattr(cell, name) != value]
             other += ["model"] if cell.model.digest != model.digest else []
@@ -255,6 +270,7 @@ class Resolver:
         artifact, digest, weights = self.artifact(model)
         found = {
             "gpu_uuid": self.device.uuid, "threads": self.device.threads,
+            "gpu_uuids": (self.device.uuid, *self.device.others) if self.device.others else (),
             "artifact_digest": digest, "weights": weights,
             "placement": self.assignment.placement if self.assignment is not None else None,
         }  # fmt: skip

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bench_core.contract.adapter import Adapter, Decoding, Describes, Device, Scores
+from bench_core.contract.adapter import Adapter, Decoding, Describes, Scores
 from bench_core.contract.asked.manifest import Manifest
 from bench_core.contract.asked.options import Value
 from bench_core.contract.errors import first_line
@@ -26,7 +26,7 @@ from bench_core.contract.records.events import Arrivals, EndEvent
 from bench_core.contract.records.outcome import Outcome
 from bench_core.contract.records.spec import CellSpec
 from bench_core.contract.records.workload import Workload
-from bench_core.system.nvml import GpuReader
+from bench_core.system.nvml import reader_of
 from bench_core.worker.engine.clock import monotonic_ns, seconds
 from bench_core.worker.engine.guard import PromptRefused, check_arrivals, check_prompts, checked_outputs
 from bench_core.worker.engine.image import load_adapter
@@ -67,11 +67,10 @@ class Bench:
 
     def load(self) -> Adapter:
         """A freshly loaded adapter."""
-        adapter = load_adapter(self.job.image_folder, self.manifest)
-        device = Device(self.spec.device, self.spec.gpu_uuid, self.spec.threads)
+        adapter = load_adapter(self.job.image_folder, self.manifest, self.spec.gpus)
         variant = self.manifest.variant(self.spec.variant, self.spec.options, self.spec.device)
         watched = replace(variant, options=_Watched(variant.options, self.asked))
-        adapter.load(self.job.artifact, watched, device)
+        adapter.load(self.job.artifact, watched, self.spec.run_on)
         self.adapter, self._shape = adapter, None
         return adapter
 
@@ -261,7 +260,7 @@ def close_frees_memory(bench: Bench) -> None:
     """After ``close`` memory is back: three times load, generate, close do not grow beyond a tenth of the model."""
     artifact_bytes = sum(path.stat().st_size for path in bench.job.artifact.rglob("*") if path.is_file())
     allowed = max(_FREED_SLACK_BYTES, artifact_bytes // 10)
-    gpu = GpuReader(bench.spec.gpu_uuid) if bench.spec.gpu_uuid else None
+    gpu = reader_of(bench.spec.cards)
     readings: list[tuple[int, int]] = []
     bench.close()  # the model of the earlier checks: a device that holds one must be enough
     for _ in range(3):

@@ -10,7 +10,7 @@ from bench_core.contract.measures.cell import CellResult
 from bench_core.contract.records import layout
 from bench_core.contract.records.run import ImageInfo, PlannedCell, RunRecord
 from bench_core.system.machine import host_info
-from bench_core.system.nvml import visible_gpus
+from bench_core.system.nvml import given_gpus
 from bench_core.worker.engine.clock import utc_now
 from bench_core.worker.resolve import MeasureRequest
 
@@ -32,7 +32,7 @@ def standalone_record(
         launcher="standalone",
         device=device,
         host=host_info(),
-        gpus=tuple(visible_gpus()) if device == "cuda" else (),
+        gpus=tuple(given_gpus()) if device == "cuda" else (),
         images={first.image: ImageInfo(reference=first.image, id="unknown to the container", notes=notes)},
         model=first.model,
         workload=first.workload,
@@ -45,6 +45,7 @@ def standalone_record(
                 variant=spec.variant,
                 scenario=spec.scenario,
                 repeat=spec.repeat,
+                gpus=spec.gpus,
                 label=spec.label,
                 bits=spec.bits,
                 ranked=spec.ranked,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from unittest import mock
 import torch
 from exllamav2 import ExLlamaV2, ExLlamaV2Cache, ExLlamaV2Config, ext
 from exllamav2.attn import ExLlamaV2Attention, has_flash_attn
+from gpu_split import even_split
 from torch.nn.attention.bias import causal_lower_right
 
 from bench_core.contract.adapter import Completion, Decoding, Device, TokenSink, Variant
@@ -51,6 +53,7 @@ class ExLlamaV2Adapter(TorchAdapter):
 
     def __init__(self) -> None:
         self._artifact = Path()
+        self._gpus = 1
         self._model: Any = None
         self._cache: Any = None
         self._rows = 0
@@ -66,9 +69,10 @@ class ExLlamaV2Adapter(TorchAdapter):
         """``attn_params`` of the engine's ``forward`` for these rows and positions, with the mask that it means."""
         return _Params(*ids.shape, cache.current_seq_len, mask, offsets)
 
-    def load(self, artifact: Path, variant: Variant, device: Device) -> None:  # noqa: ARG002  # cuda, and no options
-        """Reads the folder onto the GPU; the embeddings stay in host memory, as is the engine's default."""
-        self._artifact = artifact
+    def load(self, artifact: Path, variant: Variant, device: Device) -> None:  # noqa: ARG002  # no options
+        """Reads the folder onto the GPU, or whole layers of it onto each of several; the embeddings stay in host
+        memory, as is the engine's default."""
+        self._artifact, self._gpus = artifact, device.gpus
         without_cudnn_attention()
         self._load(1, _FIRST_ROWS)
 
@@ -126,6 +130,7 @@ class ExLlamaV2Adapter(TorchAdapter):
             "cudnn_attention": "on" if torch.backends.cuda.cudnn_sdp_enabled() else "off",
             "buffer_rows": str(self._rows),
             "embeddings": "cpu",
+            **({"gpu_split": self._layers_each()} if self._gpus > 1 and self._model is not None else {}),
             **({"kv_positions": str(self._cache.batch_size * self._cache.max_seq_len)} if self._cache else {}),
         }
 
@@ -143,8 +148,12 @@ class ExLlamaV2Adapter(TorchAdapter):
         self._reordered = 0
         model = ExLlamaV2(config)
         with mock.patch.object(ext, "make_q_matrix", self._make_matrix):
-            model.load()
+            model.load(even_split(model, self._gpus) if self._gpus > 1 else None)
         self._model = model
+
+    def _layers_each(self) -> str:
+        places = Counter(str(place) for place in self._model.cache_map.values())
+        return ", ".join(f"{place} {count} layers" for place, count in sorted(places.items()))
 
     def _unload(self) -> None:
         if self._model is not None:

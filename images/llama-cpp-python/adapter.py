@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ _FLASH_ATTENTION = {
     "enabled": lib.LLAMA_FLASH_ATTN_TYPE_ENABLED,
     "disabled": lib.LLAMA_FLASH_ATTN_TYPE_DISABLED,
 }
+_SPLIT_MODES = {"layer": lib.LLAMA_SPLIT_MODE_LAYER, "row": lib.LLAMA_SPLIT_MODE_ROW}
 _KV_TYPES = {"f16": lib.GGML_TYPE_F16, "f32": lib.GGML_TYPE_F32, "q8_0": lib.GGML_TYPE_Q8_0}
 
 _FLASH_ATTENTION_CHOSEN = r"Flash Attention.* (enabled|disabled)"  # said where the option is auto
@@ -58,6 +60,11 @@ class LlamaCppAdapter:
             raise EngineError("this build of llama.cpp finds no GPU", Outcome.UNSUPPORTED, LOG.errors())
         params = lib.llama_model_default_params()
         params.n_gpu_layers = -1 if device.kind == "cuda" else 0
+        if device.kind == "cuda":
+            params.split_mode = _SPLIT_MODES[str(self._options["split_mode"])]
+        shares = _even_shares(device.gpus)
+        if device.gpus > 1:
+            params.tensor_split = shares
         self._model = lib.llama_model_load_from_file(str(_gguf(artifact)).encode(), params)
         if not self._model:
             raise failure("the model was not loaded", Outcome.OOM_LOAD, Outcome.LOAD_FAILED)
@@ -124,6 +131,7 @@ class LlamaCppAdapter:
             "gpu_layers": _said(r"offloaded (\d+/\d+) layers", self._loaded, "0"),
             "flash_attention": _said(_FLASH_ATTENTION_CHOSEN, self._prepared, str(self._options["flash_attention"])),
             "kv_type": str(self._options["kv_type"]),
+            **({"split_mode": str(self._options["split_mode"])} if self._device.gpus > 1 else {}),
             "embeddings": "cpu",  # whatever is offloaded, the table of input embeddings stays in host memory
             **({"kv_positions": str(lib.llama_n_ctx(self._context))} if self._context else {}),
             "context_tokens_per_sequence": _said(r"n_ctx_seq += (\d+)", self._prepared, "none yet"),
@@ -224,6 +232,12 @@ class LlamaCppAdapter:
             place[gap] = alive
         kept = place[:alive]
         return tokens[kept], positions[kept], [rows[place] for place in kept]
+
+
+def _even_shares(gpus: int) -> Any:
+    """As ``tensor_split``: the same share for each GPU, nothing for the other places of the engine's array."""
+    places = max(int(lib.llama_max_devices()), gpus)
+    return (ctypes.c_float * places)(*[1.0 if place < gpus else 0.0 for place in range(places)])
 
 
 def _groups(lengths: Sequence[int], limit: int) -> Iterator[tuple[int, int]]:

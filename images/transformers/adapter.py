@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ class TransformersAdapter(GenerateAdapter):
         self._cudagraph_skips = 0
         self._cache: Any = None
         self._cache_shape = (0, 0)
+        self._split = ""
 
     @property
     def static_cache(self) -> Any:
@@ -60,8 +62,10 @@ class TransformersAdapter(GenerateAdapter):
             artifact,
             dtype=_DTYPES[str(variant.options["dtype"])],
             attn_implementation=attention_of(artifact),
-            device_map={"": self._device},
+            # Over several GPUs the engine spreads whole layers, as many bytes on each.
+            device_map={"": self._device} if device.gpus == 1 else "balanced",
         )
+        self._split = _layers_each(model) if device.gpus > 1 else ""
         self._model = model.eval()
         greedy(self._model)
 
@@ -99,6 +103,8 @@ class TransformersAdapter(GenerateAdapter):
                 sum(weight.nbytes for name, weight in self._model.named_parameters() if is_expert(name))
             ),
         }
+        if self._split:
+            facts["device_map"] = self._split
         if self._device.type == "cuda":
             facts["float32_matmul_precision"] = torch.get_float32_matmul_precision()
             facts["cudnn_attention"] = "on" if torch.backends.cuda.cudnn_sdp_enabled() else "off"
@@ -136,6 +142,19 @@ class TransformersAdapter(GenerateAdapter):
             raise ValueError(f"prepared for {batch_size} rows of {room} tokens, given {rows} rows of {tokens}")
         self._cache.reset()
         return {"past_key_values": self._cache}  # from 5.24 on the argument is called `cache`; the old name warns
+
+
+def _layers_each(model: Any) -> str:
+    """How many parts of the model the engine has put on each GPU.
+
+    Raises:
+        Unsupported: it has put some elsewhere: it would work on the host, or from disk.
+    """
+    places = Counter(str(torch.device(place)) for place in model.hf_device_map.values())
+    elsewhere = [place for place in places if not place.startswith("cuda")]
+    if elsewhere:
+        raise Unsupported(f"the model was put on {', '.join(elsewhere)} as well, for want of GPU memory")
+    return "balanced: " + ", ".join(f"{place} {count}" for place, count in sorted(places.items()))
 
 
 def _compile_config(device_type: str) -> Any:

@@ -95,6 +95,8 @@ class VllmAdapter:
         if device.kind == "cuda":
             extra["gpu_memory_utilization"] = float(options["gpu_memory_utilization"])
             extra["quantization"] = str(options["quantization"]) or None
+            if device.gpus > 1:
+                extra |= {"tensor_parallel_size": device.gpus, "distributed_executor_backend": "mp"}
         else:
             torch.set_num_threads(device.threads)
             extra["kv_cache_memory_bytes"] = int(options["cpu_cache_gib"]) << 30
@@ -114,13 +116,16 @@ class VllmAdapter:
             seed=0,
             **extra,
         )
-        (self._kernels,) = self._llm.apply_model(_kernels)
+        # Asked of each GPU's part of the model: kernels are the same in all, bytes are summed.
+        self._kernels = self._llm.apply_model(_kernels)[0]
         if device.kind == "cuda" and options["quantization"] == "fp8":
             # Its products are of another type than its embeddings and its cache.
-            (table,) = self._llm.apply_model(_embedding_bytes)
-            self._kernels.update(dtype="fp8", kv_dtype=str(options["dtype"]), embedding_bytes=str(table))
-        (weights_bytes,) = self._llm.apply_model(_weights_bytes)
-        self._pool = _pool(self._llm.llm_engine.vllm_config, weights_bytes)
+            tables = self._llm.apply_model(_embedding_bytes)
+            self._kernels.update(dtype="fp8", kv_dtype=str(options["dtype"]), embedding_bytes=str(sum(tables)))
+        if device.gpus > 1:
+            self._kernels["tensor_parallel_size"] = str(device.gpus)
+        weights_bytes = sum(self._llm.apply_model(_weights_bytes))
+        self._pool = _pool(self._llm.llm_engine.vllm_config, weights_bytes, device.gpus)
 
     def prepare(self, batch_size: int, max_prompt_tokens: int, max_new_tokens: int) -> None:
         """Checks that the shape is within what the engine was loaded for; its caches and graphs serve every shape."""
@@ -264,8 +269,12 @@ def _weights_bytes(model: Any) -> int:
     return sum(int(tensor.numel() * tensor.element_size()) for tensor in tensors.values())
 
 
-def _pool(config: Any, weights_bytes: int) -> _Pool:
-    """Sizes of the key-value cache from the engine's configuration, after it has fixed the number of blocks."""
+def _pool(config: Any, weights_bytes: int, gpus: int) -> _Pool:
+    """Sizes of the key-value cache from the engine's configuration, after it has fixed the number of blocks.
+
+    Args:
+        gpus: of which each has its own heads' part of every block.
+    """
     model, cache = config.model_config, config.cache_config
     dtype = model.dtype if cache.cache_dtype == "auto" else None
     token_bytes = (
@@ -275,4 +284,4 @@ def _pool(config: Any, weights_bytes: int) -> _Pool:
         * model.get_head_size()
         * (torch.empty(0, dtype=dtype).element_size() if dtype is not None else 1)
     )
-    return _Pool(weights_bytes, cache.block_size, cache.block_size * token_bytes, cache.num_gpu_blocks)
+    return _Pool(weights_bytes, cache.block_size, cache.block_size * token_bytes * gpus, cache.num_gpu_blocks)

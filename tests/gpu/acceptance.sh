@@ -5,6 +5,7 @@
 #   tests/gpu/acceptance.sh [--results R] [--data D] [--models M] [--tokenizer T] [--dataset S] [--seconds N] STAGE...
 #
 # Stages: check-IMAGE  failures  parity-IMAGE[,IMAGE...]  memory  repeats  serving  capacity  precisions  all
+# Of two GPUs of one host, and not among all: pool  pair  pair-serving. NVLink multicast stays off, whatever runs on them.
 # --seconds: everything must have ended by then; the batch in hand is finished, the rest is left for another call.
 # Logs and results are left in R; the exit code is the number of stages that did not end well.
 set -uo pipefail
@@ -124,6 +125,45 @@ precisions() { # closed batches: vLLM in 16 bits and with 8-bit floating point, 
         --direct-batches 3 --direct-batch-sizes 1,64 --no-harness-check --no-device-rates
 }
 
+two() { # QUESTION RUN RUN: what they say, held against the targets
+    PYTHONPATH=${PYTHONPATH:-.} "$python" tests/gpu/two_gpus.py "$1" "$results/$2" "$results/$3" | sed 's/^/    /'
+    return "${PIPESTATUS[0]}"
+}
+
+pool() { # eight cells on one GPU, then on both side by side: half the time, what neighbours cost, the control on both
+    local cells=(--images vllm,exllamav2,transformers --model synthetic/llama-2-7b "${story[@]}" --batch-sizes 1,16
+        --variants vllm.fp16,vllm.gptq,exllamav2.gptq-int4,transformers.fp16-compiled
+        --samples 128 --max-new-tokens 200 --max-seconds 20 --no-harness-check --no-device-rates)
+    # shellcheck disable=SC2046  # two words
+    drive pool-one $(named pool-one) "${cells[@]}" --gpus 0 --control none || return
+    # shellcheck disable=SC2046
+    drive pool-both $(named pool-both) "${cells[@]}" --gpus 0,1 --control exllamav2.gptq-int4.b1 || return
+    two pool pool-one pool-both
+}
+
+pair() { # vLLM on one GPU and with tensor parallelism 2: parity with the engine itself, sums of memory, energy, roofs
+    local cells=(--images vllm --variants vllm.fp16 --model synthetic/llama-2-7b "${story[@]}" --batch-sizes 1,16,64
+        --samples 384 --max-new-tokens 200 --max-seconds 20 --direct-batches 6 --direct-rounds 2 --no-harness-check
+        --device-rates)
+    # shellcheck disable=SC2046  # two words
+    drive pair-one $(named pair-one) "${cells[@]}" --gpus 0 || return
+    # shellcheck disable=SC2046
+    drive pair-both $(named pair-both) "${cells[@]}" --gpus 0,1 --gpus-per-cell 2 || return
+    two pair pair-one pair-both
+}
+
+pair_serving() { # one server of vLLM on both GPUs at concurrency 64, and two servers of one GPU each
+    local load=(--images vllm --variants vllm.fp16 --model synthetic/llama-2-7b "${story[@]}" --samples 1000
+        --max-new-tokens 200 --max-serve-seconds 30 --max-ramp-seconds 15 --no-harness-check --no-device-rates)
+    # shellcheck disable=SC2046  # two words
+    drive pair-serving $(named pair-serving) "${load[@]}" --concurrency 64 --gpus 0,1 --gpus-per-cell 2 || return
+    # Two repeats, one on each GPU at the same time: as many requests in flight together, and as many at each.
+    # shellcheck disable=SC2046
+    drive each-serving $(named each-serving) "${load[@]}" --concurrency 32,64 --gpus 0,1 --repeats 2 --control none \
+        --beside-sample 0 || return
+    two serving pair-serving each-serving
+}
+
 engines=() # all that are compared on a GPU
 for manifest in images/*/image.yaml; do
     if grep -q '^devices: .*cuda' "$manifest" && ! grep -q '^ranked: false' "$manifest"; then
@@ -134,7 +174,8 @@ for stage in "$@"; do
     case $stage in
         check-*) check "${stage#check-}" ;;
         parity-*) parity "${stage#parity-}" ;;
-        failures | memory | repeats | serving | capacity | precisions) "$stage" ;;
+        failures | memory | repeats | serving | capacity | precisions | pool | pair) "$stage" ;;
+        pair-serving) pair_serving ;;
         all)
             for engine in "${engines[@]}"; do check "$engine" || failed=$((failed + 1)); done
             failures || failed=$((failed + 1))

@@ -18,6 +18,7 @@ from bench_core.client.load.wire import Response
 from bench_core.client.read import Reader
 from bench_core.contract.asked.manifest import DeviceKind, Manifest
 from bench_core.contract.asked.server import ServerEntry
+from bench_core.contract.errors import BadInput
 from bench_core.contract.models.decoder import AttentionLayers, Decoder
 from bench_core.contract.records.digest import ids_digest
 from bench_core.worker.serve.command import command_of, slots_of
@@ -52,6 +53,7 @@ def _request(
     device: DeviceKind,
     prefix_cache: bool = False,
     concurrency: tuple[int, ...] = (4, 16),
+    gpus: int = 1,
 ) -> Any:
     """Of some load points, for a Llama of 7B whose file has no size."""
     options = manifest.variant(variant, {}, device).options
@@ -61,7 +63,8 @@ def _request(
             options=options,
             threads=3,
             device=device,
-            gpu_uuid="GPU-1" if device == "cuda" else None,
+            gpus=gpus,
+            cards=("GPU-1", "GPU-2")[:gpus] if device == "cuda" else (),
             model=LLAMA_7B,
             load=SimpleNamespace(concurrency=at_once or None, open_loop=not at_once),
             serve=SimpleNamespace(prefix_cache=prefix_cache),
@@ -71,9 +74,11 @@ def _request(
     return SimpleNamespace(cells=cells, image_folder=Path("/image"), artifact=Path("/models/artifact"))
 
 
-def _command(manifest: Manifest, variant: str, device: DeviceKind, prefix_cache: bool = False) -> list[str]:
+def _command(
+    manifest: Manifest, variant: str, device: DeviceKind, prefix_cache: bool = False, gpus: int = 1
+) -> list[str]:
     """As the server's supervisor makes it, for two load points."""
-    request = _request(manifest, variant, device, prefix_cache)
+    request = _request(manifest, variant, device, prefix_cache, gpus=gpus)
     return command_of(manifest, request, "0.0.0.0", 8000, longest=420, slots=16)  # noqa: S104  # of a container
 
 
@@ -101,6 +106,18 @@ def test_every_place_of_a_command_is_filled(engine: str, device: DeviceKind, var
         assert not [word for word in words if re.search(r"[{}]", word)]
         assert _after(words, "--port") == "8000"
         assert _after(words, "--host") == "0.0.0.0"  # noqa: S104  # of a container
+
+
+def test_a_server_is_told_of_all_gpus_of_its_cell() -> None:
+    vllm = _command(SERVING["vllm"], "gptq", "cuda", gpus=2)
+    assert _after(vllm, "--tensor-parallel-size") == "2"
+    llama = _command(SERVING["llama-cpp-python"], "q4_k_m", "cuda", gpus=3)
+    assert (_after(llama, "--split-mode"), _after(llama, "--tensor-split")) == ("layer", "1,1,1")
+    for engine in ("vllm", "llama-cpp-python"):
+        alone = _command(SERVING[engine], SERVING[engine].served_on("cuda")[0], "cuda")
+        assert not {"--tensor-parallel-size", "--tensor-split"} & {*alone}
+    with pytest.raises(BadInput, match="the server of transformers does not split"):
+        _command(SERVING["transformers"], "fp16", "cuda", gpus=2)
 
 
 @pytest.mark.parametrize("engine", SERVING)

@@ -122,7 +122,11 @@ class Method:
 
 @dataclass(frozen=True)
 class Script:
-    """A run to write."""
+    """A run to write.
+
+    Attributes:
+        gpus: that the model of each cell is split over; what the script says of a device is their sum.
+    """
 
     methods: tuple[Method, ...]
     batch_sizes: tuple[int, ...] = (1, 4)
@@ -133,6 +137,13 @@ class Script:
     notes: dict[str, str] = field(default_factory=dict)
     model: ModelInfo = MODEL
     length: Literal["forced", "natural"] = "forced"
+    gpus: int = 1
+
+    @property
+    def cards(self) -> tuple[GpuInfo, ...]:
+        """Of each cell; none on a CPU."""
+        others = (GPU.model_copy(update={"uuid": f"{GPU.uuid[:-1]}{n + 1}"}) for n in range(1, self.gpus))
+        return (GPU, *others) if self.device == "cuda" else ()
 
 
 # Added to the latency of batches 0, 1, 2, 3, 0, ...: mean 0 over each four.
@@ -147,10 +158,11 @@ def write_run(root: Path, script: Script, *, compressed: bool = False) -> Path:
     folder.mkdir(parents=True)
     cells = [
         PlannedCell(
-            cell=layout.cell_id(method.image, method.variant, f"b{size}"),
+            cell=layout.cell_id(method.image, method.variant, f"b{size}", gpus=script.gpus),
             image=method.image,
             variant=method.variant,
             scenario=Offline(batch_size=size),
+            gpus=script.gpus,
             label=method.label,
             ranked=method.ranked,
             reference=method.reference,
@@ -166,7 +178,7 @@ def write_run(root: Path, script: Script, *, compressed: bool = False) -> Path:
         launcher="docker",
         device=script.device,
         host=HOST,
-        gpus=(GPU,) if script.device == "cuda" else (),
+        gpus=script.cards,
         images={
             method.image: ImageInfo(
                 reference=f"llm-bench/{method.image}:{script.device}",
@@ -256,13 +268,15 @@ def measured_repeatedly(run_folder: Path, repeats: int) -> None:
 
 def cell_path(run_folder: Path, method: Method, batch_size: int) -> Path:
     """The folder of a cell."""
-    return layout.cell_folder(run_folder, layout.cell_id(method.image, method.variant, f"b{batch_size}"))
+    gpus = RunRecord.read(run_folder / layout.RUN_FILE).cells[0].gpus
+    return layout.cell_folder(run_folder, layout.cell_id(method.image, method.variant, f"b{batch_size}", gpus=gpus))
 
 
 def _write_cell(
     run_folder: Path, script: Script, method: Method, size: int, compressed: bool, repeat: int = 1, gpu: GpuInfo = GPU
 ) -> None:
-    folder = layout.cell_folder(run_folder, layout.cell_id(method.image, method.variant, f"b{size}", repeat))
+    cell = layout.cell_id(method.image, method.variant, f"b{size}", repeat, script.gpus)
+    folder = layout.cell_folder(run_folder, cell)
     folder.mkdir(parents=True)
     spec = CellSpec(
         image=method.image,
@@ -273,7 +287,9 @@ def _write_cell(
         scenario=Offline(batch_size=size),
         repeat=repeat,
         device=script.device,
+        gpus=script.gpus,
         gpu_uuid=gpu.uuid if script.device == "cuda" else None,
+        gpu_uuids=tuple(card.uuid for card in script.cards) if script.gpus > 1 else (),
         threads=16,
         model=script.model,
         artifact="hf",

@@ -108,12 +108,12 @@ def test_a_cell_stands_under_the_roofs_of_its_own_card_and_visit(tmp_path: Path)
     add(run, roofs("v2.gpu-0", context_bytes=7), "v2.gpu-0")
     view = load_run(run)
     found = view.device_rates_of(view.rows[0])
-    assert found is not None
+    assert isinstance(found, DeviceRates)
     assert found.name == "v2.gpu-0", "the same card at another visit is better than none"
     add(run, roofs("v1.gpu-0"), "v1.gpu-0")
     view = load_run(run)
     found = view.device_rates_of(view.rows[0])
-    assert found is not None
+    assert isinstance(found, DeviceRates)
     assert found.name == "v1.gpu-0"
 
 

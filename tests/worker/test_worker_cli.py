@@ -464,12 +464,12 @@ def test_a_damaged_assignment_is_refused(place: Place, content: str) -> None:
 
 
 def test_a_gpu_that_is_not_there_is_refused(refuse: Refuse, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resolve, "visible_gpus", list)
+    monkeypatch.setattr(resolve, "given_gpus", list)
     assert "--device cuda: no GPU answers" in refuse("--device", "cuda", code=EXIT_MACHINE)
 
 
 def test_auto_is_the_cpu_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resolve, "visible_gpus", list)
+    monkeypatch.setattr(resolve, "given_gpus", list)
     assert resolve.choose_device("auto", 3).kind == "cpu"
     assert resolve.choose_device("auto", 3).threads == 3
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -67,6 +68,32 @@ class MemoryBudget(Record):
         if self.min >= self.max or (self.unit == "fraction" and self.max > 1):
             raise ValueError("min must be below max, and a fraction's max at most 1")
         return self
+
+
+# Multicast over NVLink and its switches is a resource of the whole host: a process that ends badly with it in hand can
+# leave GPUs unusable that others share. NCCL, PyTorch's symmetric memory and NVSHMEM each take it unasked.
+MULTICAST_OFF = {
+    "NCCL_NVLS_ENABLE": "0",
+    "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1",
+    "NVSHMEM_DISABLE_NVLS": "1",
+}
+
+
+class SplitEntry(Record):
+    """How the engine splits one model over several GPUs; an image without one runs on one GPU."""
+
+    how: Literal["tensor", "layers"] = Field(
+        description="tensor: every layer is on all GPUs, which work at the same time; layers: each GPU has layers of "
+        "its own, and one works after the other"
+    )
+    words: Annotated[str, StringConstraints(min_length=10)] = Field(description="by what, for people")
+    variants: tuple[Name, ...] = Field((), description="that are split; all where empty")
+    refused: str = Field("", description="why the other variants are not")
+    serve: tuple[str, ...] | None = Field(
+        None,
+        description="what the server's command has more, {gpus} for their number; left out where it does not split",
+    )
+    environment: dict[EnvironmentName, str] = Field({}, description="variables that the engine reads where it splits")
 
 
 class KnownFailure(Record):
@@ -135,6 +162,9 @@ class Manifest(Record):
     )
     variants: dict[Name, VariantEntry] = Field({}, description="at least one, unless the image is no engine")
     serve: ServerEntry | None = Field(None, description="the engine's own server, for cells under load")
+    split: SplitEntry | None = Field(
+        None, description="how one model is split over several GPUs; left out by an engine that runs on one"
+    )
     ranked: bool = Field(True, description="false for an engine that is no engine: in tables, not in the comparison")
     harness_variant: Name | None = Field(
         None, description="of a scripted engine: measured with every run, for the error of the suite itself"
@@ -156,6 +186,45 @@ class Manifest(Record):
             if name.startswith(_NOT_FOR_IMAGES):
                 raise ValueError(f"{name} is read when a process starts or belongs to the launcher")
         return environment
+
+    @model_validator(mode="after")
+    def _splits_what_it_has(self) -> Manifest:
+        split = self.split
+        if split is None:
+            return self
+        if "cuda" not in self.devices:
+            raise Misplaced(("split",), "a model is split over GPUs, and this image does not run on any")
+        unknown = sorted({*split.variants} - {*self.variants})
+        if unknown:
+            raise Misplaced(("split", "variants"), f"{unknown[0]!r} is no variant")
+        if bool(split.variants) != bool(split.refused):
+            raise Misplaced(("split", "refused"), "says why the variants that are not named are not split")
+        if split.serve is not None and self.serve is None:
+            raise Misplaced(("split", "serve"), "the image has no server")
+        for name in split.environment:
+            if name.startswith(_NOT_FOR_IMAGES) or name in MULTICAST_OFF:
+                raise Misplaced(("split", "environment", name), "belongs to the launcher")
+        return self
+
+    def why_not_split(self, variant: str, *, served: bool = False) -> str:
+        """Why a variant runs on one GPU alone, in one line; empty where it is split over as many as are asked for.
+
+        Args:
+            served: by the engine's own server.
+        """
+        if self.split is None:
+            return f"image {self.name} does not split a model over GPUs"
+        if self.split.variants and variant not in self.split.variants:
+            return f"{self.name}.{variant} does not split its model over GPUs: {self.split.refused}"
+        if served and self.split.serve is None:
+            return f"the server of {self.name} does not split a model over GPUs"
+        return ""
+
+    def environment_on(self, gpus: int) -> dict[str, str]:
+        """Variables of the engine's process, by the number of its GPUs."""
+        if gpus < 2:
+            return self.environment
+        return {**self.environment, **(self.split.environment if self.split else {}), **MULTICAST_OFF}
 
     @model_validator(mode="after")
     def _consistent(self) -> Manifest:
@@ -219,7 +288,8 @@ class Manifest(Record):
             return frozenset()
         caches = (*self.serve.prefix_cache_off.arguments, *self.serve.prefix_cache_on.arguments)
         variants = (word for variant in self.variants.values() for word in variant.serve or ())
-        words = (*self.serve.command, *caches, *variants)
+        split = self.split.serve or () if self.split is not None else ()
+        words = (*self.serve.command, *caches, *variants, *split)
         return frozenset(place for word in words for place in PLACE.findall(word)) & self.options.keys()
 
     def served_on(self, device: str) -> tuple[str, ...]:
@@ -265,10 +335,11 @@ class Manifest(Record):
         entry = self.variants.get(variant)
         return entry.bits if entry else None
 
-    def label(self, variant: str) -> str:
-        """The row's name in a table: engine and variant."""
+    def label(self, variant: str, gpus: int = 1) -> str:
+        """The row's name in a table: engine and variant, and the number of GPUs where it is more than one."""
         entry = self.variants.get(variant)
-        return f"{self.title} {(entry.title if entry else '') or variant}"
+        name = f"{self.title} {(entry.title if entry else '') or variant}"
+        return name if gpus == 1 else f"{name}, {gpus} GPUs"
 
     @classmethod
     def load(cls, folder: Path) -> Manifest:
@@ -291,4 +362,9 @@ class Manifest(Record):
         Raises:
             BadInput: invalid, with line and key.
         """
-        return strict_yaml.parse_as(cls, text, origin)
+        return _parsed(text, origin)
+
+
+@lru_cache(maxsize=64)  # a worker and its engine's process read the same one, a driver reads it for each job
+def _parsed(text: str, origin: str) -> Manifest:
+    return strict_yaml.parse_as(Manifest, text, origin)

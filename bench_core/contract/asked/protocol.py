@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import Field, model_validator
 
 from bench_core.contract.asked.declaration import Before, MayDiffer, Said, meant_before
-from bench_core.contract.asked.scenario import BatchSize, Offline, Scenario
+from bench_core.contract.asked.scenario import MAX_GPUS, BatchSize, Offline, Scenario
 from bench_core.contract.measures.cpu_use import GPU_IDLE_CPUS, BusyRule
 from bench_core.contract.records.record import Record
 from bench_core.contract.serving.protocol import ServeFields, ServeProtocol
@@ -141,6 +141,9 @@ class WorkFields(Record):
     )
     device: Literal["auto", "cuda", "cpu"] = Field("auto", description="what is measured; auto: a GPU if there is one")
     threads: Annotated[int | None, Said(default="all")] = Field(None, ge=1, description="CPU threads of every engine")
+    gpus_per_cell: int = Field(
+        1, ge=1, le=MAX_GPUS, description="GPUs that the model of each cell is split over, by engines that can"
+    )
 
 
 class MeasureOptions(Timeouts, ServeFields, ProtocolFields, WorkFields):

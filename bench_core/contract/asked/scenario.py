@@ -17,6 +17,7 @@ from bench_core.contract.serving.load import Serve
 
 BatchSize = Annotated[int, Field(ge=1, le=65536)]
 MAX_REPEAT = 1000
+MAX_GPUS = 1024
 OF_SERVING_CELLS = frozenset({"serve", "server"})  # fields of a cell's records that offline cells do not have
 
 _OFFLINE_WORD = re.compile(r"b([1-9][0-9]{0,4})")
@@ -66,11 +67,12 @@ class NamedCell(Record):
     repeat: int = Field(
         1, ge=1, le=MAX_REPEAT, description="which measurement of this cell it is: tables show the first"
     )
+    gpus: int = Field(1, ge=1, le=MAX_GPUS, description="GPUs that its model is split over; 1 in older records")
 
     @property
     def cell_id(self) -> str:
         """The cell's name, which is also its folder's."""
-        return layout.cell_id(self.image, self.variant, self.scenario.word, self.repeat)
+        return layout.cell_id(self.image, self.variant, self.scenario.word, self.repeat, self.gpus)
 
     @property
     def batch_size(self) -> int:
@@ -99,8 +101,10 @@ class NamedCell(Record):
     @model_serializer(mode="wrap")
     def _scenario_in_file(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         content: dict[str, Any] = handler(self)
-        if content.get("placement", "") is None:  # of a cell that had its host to itself, as every cell had before
-            del content["placement"]
+        # Of a cell that had its host to itself and ran on one GPU, as every cell did before: the file is as it was.
+        for key, as_before in (("placement", (None,)), ("gpus", (1,)), ("gpu_uuids", ((), []))):
+            if key in content and content[key] in as_before:
+                del content[key]
         if not isinstance(self.scenario, Offline):
             return content
         return {

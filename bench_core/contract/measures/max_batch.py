@@ -82,6 +82,7 @@ class MaxBatch(BatchSearch):
     conditions: dict[str, str]
     limit: int = Field(ge=1, le=LARGEST_BATCH)
     limited_by: Literal["request", "prompts"]
+    gpus: int = Field(1, ge=1, description="that the model of each trial is split over; 1 in older records")
 
     @property
     def method(self) -> str:

@@ -18,7 +18,7 @@ from bench_core.contract.measures.roofline import (
 )
 from bench_core.contract.models.model import ModelInfo
 from bench_core.contract.models.model_work import decoder_of, kv_cache_bytes
-from bench_core.contract.records.device_rates import DeviceRates
+from bench_core.contract.records.device_rates import Roofs
 from bench_core.contract.records.record import Record
 from bench_core.contract.records.spec import CellSpec
 
@@ -93,7 +93,7 @@ def explain_memory(
     spec: CellSpec,
     facts: Mapping[str, str],
     metrics: CellMetrics,
-    device_rates: DeviceRates | None,
+    device_rates: Roofs | None,
     search: MinMemory | None,
 ) -> MemoryExplained | None:
     """``None`` off a GPU, for a scripted engine, a mixture of experts or layers that are not known; where the engine

@@ -27,7 +27,7 @@ from bench_core.contract.models.model_work import (
 )
 from bench_core.contract.models.steps import DecodeSteps
 from bench_core.contract.records import layout
-from bench_core.contract.records.device_rates import DeviceRates
+from bench_core.contract.records.device_rates import Roofs
 from bench_core.contract.records.record import LARGEST_INT, Record
 from bench_core.contract.records.spec import CellSpec
 
@@ -239,7 +239,7 @@ def launches_less(facts: Mapping[str, str]) -> bool:
 
 
 def roofline(
-    spec: CellSpec, facts: Mapping[str, str], metrics: CellMetrics, device_rates: DeviceRates | None
+    spec: CellSpec, facts: Mapping[str, str], metrics: CellMetrics, device_rates: Roofs | None
 ) -> Roofline | None:
     """Places a cell; ``None`` where its decode steps cannot be timed."""
     steps = metrics.decode

@@ -129,5 +129,58 @@ class DeviceRates(Record):
         return None if rate is None else 1.0 / rate
 
 
+class Roofs(Protocol):
+    """The roofs of a cell: of its device, or of several GPUs that its model is split over."""
+
+    @property
+    def bandwidth_bytes_s(self) -> float | None: ...
+    def matrix_flop_s(self, dtype: str) -> float | None: ...
+    @property
+    def slowest_matrix_flop_s(self) -> float | None: ...
+    @property
+    def launch_s(self) -> float | None: ...
+    @property
+    def context_bytes(self) -> int | None: ...
+
+
+@dataclass(frozen=True)
+class SummedRates:
+    """Several GPUs as one: what each was measured to do alone, summed. ``None`` where one of them was not measured."""
+
+    each: tuple[DeviceRates, ...]
+
+    @property
+    def bandwidth_bytes_s(self) -> float | None:
+        """Of all memories at the same time, bytes/s."""
+        return _sum(one.bandwidth_bytes_s for one in self.each)
+
+    def matrix_flop_s(self, dtype: str) -> float | None:
+        """Of all GPUs at the same time, FLOP/s."""
+        return _sum(one.matrix_flop_s(dtype) for one in self.each)
+
+    @property
+    def slowest_matrix_flop_s(self) -> float | None:
+        """Of all GPUs at the same time, FLOP/s."""
+        return _sum(one.slowest_matrix_flop_s for one in self.each)
+
+    @property
+    def launch_s(self) -> float | None:
+        """Of the slowest: each GPU of a split model is given its own kernels, at the same time."""
+        known = [one.launch_s for one in self.each if one.launch_s is not None]
+        return max(known) if len(known) == len(self.each) else None
+
+    @property
+    def context_bytes(self) -> int | None:
+        """A context on each."""
+        found = _sum(one.context_bytes for one in self.each)
+        return None if found is None else int(found)
+
+
+def _sum(values: Iterable[float | None]) -> float | None:
+    found = list(values)
+    known = [value for value in found if value is not None]
+    return sum(known) if known and len(known) == len(found) else None
+
+
 def _best(measurements: Iterable[Measurement]) -> float | None:
     return max((m.best_per_s for m in measurements), default=None)

@@ -34,7 +34,7 @@ TABLE_FILE = "table.csv"  # of cells of closed batches
 SERVING_TABLE_FILE = "serving.csv"  # of cells under load
 FIGURES_FOLDER = "figures"
 
-# A cell: results/<run_id>/cells/<image>.<variant>.<word of its scenario, as b16>[.r<repeat>]/
+# A cell: results/<run_id>/cells/<image>.<variant>.<word of its scenario, as b16>[.<gpus>gpu][.r<repeat>]/
 SPEC_FILE = "spec.json"
 EVENTS_FILE = "events.jsonl"
 COMPRESSED_EVENTS_FILE = "events.jsonl.gz"  # of published runs
@@ -78,11 +78,17 @@ def slug(text: str) -> str:
     return plain[:48].strip("-._") or "unnamed"
 
 
-def cell_id(image: str, variant: str, word: str, repeat: int = 1) -> str:
-    """``<image>.<variant>.<word of its scenario>``, and ``.r<repeat>`` behind it from the second measurement on: the
-    name of a cell and of its folder. The word of an offline cell is ``b<batch size>``."""
-    name = f"{image}.{variant}.{word}"
+def cell_id(image: str, variant: str, word: str, repeat: int = 1, gpus: int = 1) -> str:
+    """``<image>.<variant>.<word of its scenario>``: the name of a cell and of its folder. Behind it ``.<gpus>gpu``
+    where the model is split over several, and ``.r<repeat>`` from the second measurement on. The word of an offline
+    cell is ``b<batch size>``."""
+    name = f"{image}.{variant}.{word}{split_suffix(gpus)}"
     return name if repeat == 1 else f"{name}.r{repeat}"
+
+
+def split_suffix(gpus: int) -> str:
+    """What a cell's name tells of the GPUs that its model is split over: ``.2gpu``; nothing for one."""
+    return f".{gpus}gpu" if gpus > 1 else ""
 
 
 def cell_folder(run_folder: Path, cell: str) -> Path:

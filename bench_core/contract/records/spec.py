@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from bench_core.contract.adapter import Variant
+from bench_core.contract.adapter import Device, Variant
 from bench_core.contract.asked.declaration import MayDiffer
 from bench_core.contract.asked.manifest import DeviceKind, Manifest, Name
 from bench_core.contract.asked.protocol import Length, MeasureOptions, MeasureProtocol, NewTokens, Timeouts
@@ -67,11 +67,22 @@ class CellSpec(CellPlan):
     """``spec.json``: a cell as it was measured; its plan, and what only the place of measuring can tell."""
 
     gpu_uuid: str | None = None
+    gpu_uuids: tuple[str, ...] = Field((), description="of a cell on several GPUs: all of them, gpu_uuid first")
     threads: int = Field(ge=1)
     artifact_digest: str | None = Field(description="of the files that the engine read, if any")
     weights: StoredWeights | None = Field(None, description="that the artifact holds; not known in older records")
     server: ServerFacts | None = Field(None, description="of a serving cell: how its server was started and asked")
     placement: Annotated[Placement | None, MayDiffer()] = Field(None, description="where it ran beside other cells")
+
+    @property
+    def cards(self) -> tuple[str, ...]:
+        """UUIDs of the GPUs that it ran on; none on a CPU."""
+        return self.gpu_uuids or (() if self.gpu_uuid is None else (self.gpu_uuid,))
+
+    @property
+    def run_on(self) -> Device:
+        """As an adapter is told."""
+        return Device(self.device, self.gpu_uuid, self.threads, self.cards[1:])
 
 
 class Assignment(Record):
@@ -95,12 +106,13 @@ class Assignment(Record):
     placement: Placement | None = None
 
 
-def image_facts(manifest: Manifest, variant: Variant) -> dict[str, Any]:
-    """The fields of a plan that follow from an image and its variant alone."""
+def image_facts(manifest: Manifest, variant: Variant, gpus: int) -> dict[str, Any]:
+    """The fields of a plan that follow from an image, its variant and the number of its GPUs alone."""
     return {
         "image": manifest.name,
         "variant": variant.name,
-        "label": manifest.label(variant.name),
+        "gpus": gpus,
+        "label": manifest.label(variant.name, gpus),
         "bits": manifest.bits(variant.name),
         "batching": manifest.batching,
         "token_times": manifest.token_times,
@@ -142,7 +154,7 @@ def plan_cells(
             length=options.length,
             protocol=options.protocol_of(scenario, device, first=number == 0),
             serve=_serve_plan(options, scenario, workload, schedules or {}),
-            **image_facts(manifest, variant),
+            **image_facts(manifest, variant, options.gpus_per_cell),
         )
         for number, scenario in enumerate(scenarios)
     )

@@ -19,6 +19,9 @@ _TAG = "tag:yaml.org,2002:"
 
 R = TypeVar("R", bound=Record)
 
+# The same in C, where PyYAML was built with it: an image.yaml is read at each start of a worker.
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
 
 @dataclass(frozen=True)
 class Document:
@@ -47,7 +50,7 @@ def parse(text: str, origin: str) -> Document:
     loader = None
     try:
         # The loader's own constructor already refuses characters that YAML forbids.
-        loader = yaml.SafeLoader(text)
+        loader = _Loader(text)
         _check_events(text, origin)
         node = loader.get_single_node()
         lines: dict[tuple[str | int, ...], int] = {}
@@ -94,7 +97,7 @@ def _known_keys(model: type[Record], error: ValidationError) -> str:
 def _check_events(text: str, origin: str) -> None:
     """Refuses deep nesting and aliases before any node is built, so that neither can exhaust memory."""
     depth = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+    for event in yaml.parse(text, Loader=_Loader):
         line = event.start_mark.line + 1 if event.start_mark else 1
         if isinstance(event, yaml.AliasEvent):
             raise BadInput(f"{origin}:{line}: aliases (*name) are not allowed here")

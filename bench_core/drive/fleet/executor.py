@@ -21,17 +21,24 @@ from bench_core.drive.launch.launcher import Ended, Launch
 
 @dataclass(frozen=True)
 class Worker:
-    """A device that runs one launch at a time.
+    """A device that runs one launch at a time: a GPU, several that one model is split over, or CPUs.
 
     Attributes:
         name: unique among the workers of an executor.
-        gpu: ``None`` for the CPUs.
+        gpu: the first; ``None`` for the CPUs.
         placement: its share of the host; ``None`` where it has all of it to itself.
+        other_gpus: beside ``gpu``.
     """
 
     name: str
     gpu: GpuInfo | None = None
     placement: Placement | None = None
+    other_gpus: tuple[GpuInfo, ...] = ()
+
+    @property
+    def gpus(self) -> tuple[GpuInfo, ...]:
+        """None for the CPUs."""
+        return () if self.gpu is None else (self.gpu, *self.other_gpus)
 
 
 @dataclass(frozen=True)

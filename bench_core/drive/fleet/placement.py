@@ -18,18 +18,73 @@ from bench_core.system.nvml import pci_bus_id, visible_gpus
 _MEMORY_SHARE = 0.95  # as of a single box: what is left keeps the host answering
 
 
-def workers_of(gpus: Sequence[GpuInfo], cpu_slices: int | None, launcher: LauncherName) -> tuple[Worker, ...]:
-    """The workers of this host. A single GPU, or the CPUs as a whole, have all of it, as ever.
+def workers_of(
+    gpus: Sequence[GpuInfo], cpu_slices: int | None, launcher: LauncherName, gpus_per_cell: int = 1
+) -> tuple[Worker, ...]:
+    """The workers of this host. A single one, or the CPUs as a whole, have all of it, as ever.
+
+    Args:
+        gpus: in the order in which they are put together; see :func:`in_groups`.
+        gpus_per_cell: of each worker.
 
     Raises:
         BadInput: there are fewer cores than slices.
     """
     if cpu_slices is not None and not gpus:
         return deal_slices(cpu_slices, nodes(), launcher)
-    if len(gpus) < 2:
-        return tuple(Worker(gpu.uuid, gpu) for gpu in gpus) or (Worker("CPU"),)
+    if len(gpus) // gpus_per_cell < 2:
+        return tuple(map(_worker, _groups(gpus, gpus_per_cell))) or (Worker("CPU"),)
     present = {gpu.uuid: gpu for gpu in (*visible_gpus(), *gpus)}
-    return deal_gpus(gpus, tuple(present), nodes(), node_of_gpu, launcher)
+    single = deal_gpus(gpus, tuple(present), nodes(), node_of_gpu, launcher)
+    return put_together(single, gpus_per_cell)
+
+
+def in_groups(gpus: Sequence[GpuInfo], count: int, node_of: Callable[[str], int | None]) -> tuple[GpuInfo, ...]:
+    """The same in an order in which each ``count`` of them make a group: GPUs of one NUMA node as far as there are
+    enough, then those that are left over, in their order. What makes no whole group is left out."""
+    if count == 1:
+        return tuple(gpus)
+    at: dict[int | None, list[GpuInfo]] = {}
+    for gpu in gpus:
+        at.setdefault(node_of(gpu.uuid), []).append(gpu)
+    whole = [group for there in at.values() for group in _groups(there, count)]
+    taken = {gpu.uuid for group in whole for gpu in group}
+    whole += _groups([gpu for gpu in gpus if gpu.uuid not in taken], count)
+    order = [gpu.uuid for gpu in gpus]
+    whole.sort(key=lambda group: order.index(group[0].uuid))
+    return tuple(gpu for group in whole for gpu in group)
+
+
+def _groups(gpus: Sequence[GpuInfo], count: int) -> list[tuple[GpuInfo, ...]]:
+    """Each ``count`` of them; a rest is left out."""
+    return [tuple(gpus[first : first + count]) for first in range(0, len(gpus) - count + 1, count)]
+
+
+def _worker(gpus: Sequence[GpuInfo], placement: Placement | None = None) -> Worker:
+    return Worker("+".join(gpu.uuid for gpu in gpus), gpus[0], placement, tuple(gpus[1:]))
+
+
+def put_together(single: Sequence[Worker], count: int) -> tuple[Worker, ...]:
+    """Workers of ``count`` GPUs each, made of workers of one: their shares of the host are put together."""
+    if count == 1:
+        return tuple(single)
+    found = []
+    for first in range(0, len(single) - count + 1, count):
+        parts = single[first : first + count]
+        worker = _worker([gpu for part in parts for gpu in part.gpus])
+        places = [part.placement for part in parts if part.placement is not None]
+        limits = [place.memory_bytes for place in places if place.memory_bytes is not None]
+        placement = places[0].model_copy(
+            update={
+                "worker": worker.name,
+                "workers": len(single) // count,
+                "cpus": tuple(sorted({cpu for place in places for cpu in place.cpus})),
+                "mems": tuple(sorted({node for place in places for node in place.mems})),
+                "memory_bytes": sum(limits) if limits else None,
+            }
+        )
+        found.append(_worker(worker.gpus, placement))
+    return tuple(found)
 
 
 def node_of_gpu(uuid: str) -> int | None:

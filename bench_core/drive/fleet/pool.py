@@ -64,8 +64,8 @@ class HostPool:
             ended = self._launched(task, worker)
             if ended is not None:
                 self._events.put(Over(worker, ended))
-                if task.gated and worker.gpu is not None:
-                    self._gate.leave(worker.gpu.uuid, task.title)
+                for gpu in worker.gpus if task.gated else ():
+                    self._gate.leave(gpu.uuid, task.title)
         except BaseException as error:  # noqa: BLE001  # the core's to judge, in its own thread
             self._events.put(Failed(worker, error))
         finally:
@@ -83,7 +83,8 @@ class HostPool:
             time.sleep(_LOOK_S)
         mark = ""
         if task.gated and not self._stopping:
-            mark = self._gate.enter(worker.gpu.uuid, self._is_stopping) if worker.gpu is not None else ""
+            marks = [self._gate.enter(gpu.uuid, self._is_stopping) for gpu in worker.gpus]
+            mark = "; ".join(filter(None, marks))
             if worker.gpu is None and self._cpu_gate is not None:
                 self._cpu_gate.enter(self._is_stopping)
             if self._stopping:
@@ -98,7 +99,10 @@ class HostPool:
         with handed_over(assignment, data) as path:
             arguments = ("--assignment", path, *launch.arguments, *(("--marked", mark) if mark else ()))
             lock = self._locks.run_descriptor(task.holds) if task.holds is not None else None
-            launch = replace(launch, arguments=arguments, gpu=worker.gpu, run_lock=lock, placement=worker.placement)
+            launch = replace(
+                launch, arguments=arguments, gpu=worker.gpu, other_gpus=worker.other_gpus, run_lock=lock,
+                placement=worker.placement,
+            )  # fmt: skip
             return self._launcher.run(launch, lambda line: self._events.put(Said(worker, line)))
 
     def _is_stopping(self) -> bool:

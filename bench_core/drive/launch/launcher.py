@@ -55,6 +55,7 @@ class Launch:
         client_processes: where the cells are under load: load generators of the client, which runs beside the engine's
             server, writes the cells and is the one that is followed; 0 otherwise.
         placement: its share of the host; ``None``: all of it.
+        other_gpus: beside ``gpu``, where one model is split over several.
     """
 
     image: Image
@@ -67,6 +68,12 @@ class Launch:
     client_processes: int = 0
     silence_limit_s: float | None = None
     placement: Placement | None = None
+    other_gpus: tuple[GpuInfo, ...] = ()
+
+    @property
+    def gpus(self) -> tuple[GpuInfo, ...]:
+        """That it sees; none on a CPU."""
+        return () if self.gpu is None else (self.gpu, *self.other_gpus)
 
     @property
     def cpus(self) -> tuple[int, ...] | None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from bench_core.contract.asked.scenario import Scenario, scenario_of_word
 from bench_core.contract.errors import BadInput
 from bench_core.drive.plan.catalogue import Catalogue, Image
+
+# The suite says over how many GPUs a model is split: a cell's name may say it as well.
+_SPLIT = re.compile(r"\.[1-9][0-9]*gpu$")
 
 
 def cell_parts(cell: str, option: str, catalogue: Catalogue) -> tuple[Image, str, Scenario]:
@@ -15,7 +19,7 @@ def cell_parts(cell: str, option: str, catalogue: Catalogue) -> tuple[Image, str
     Raises:
         BadInput: not such a name; ``option`` is where it was given.
     """
-    method, _, word = cell.rpartition(".")
+    method, _, word = _SPLIT.sub("", cell).rpartition(".")
     scenario = scenario_of_word(word)
     image = owner(method, catalogue)
     if scenario is None or image is None:

@@ -39,7 +39,7 @@ def own_error_jobs(plan: Plan, catalogue: Catalogue, visit: int, max_new_tokens:
     jobs = []
     if plan.batch_sizes:
         sizes: tuple[Scenario, ...] = tuple(Offline(batch_size=size) for size in sorted({1, plan.batch_sizes[-1]}))
-        jobs.append(Job(image, variant, sizes, {}, visit, {"max_batches": OWN_ERROR_BATCHES}))
+        jobs.append(Job(image, variant, sizes, {}, visit, {"max_batches": OWN_ERROR_BATCHES}, plan.gpus_per_cell))
     if plan.loads and variant in image.manifest.served_on(plan.device):
         script = Script.of(image.manifest.variant(variant, {}, plan.device).options)
         load = largest_load(plan.loads, script, max_new_tokens)
@@ -50,7 +50,7 @@ def own_error_jobs(plan: Plan, catalogue: Catalogue, visit: int, max_new_tokens:
             "max_serve_seconds": max(_LEAST_WINDOW_S, _LATENCIES_OF_WINDOW * latency_s),
         }
         options = {"tpot_s": slowest_s} if slowest_s > script.tpot_s else {}
-        jobs.append(Job(image, variant, (load,), dict(options), visit, limits))
+        jobs.append(Job(image, variant, (load,), dict(options), visit, limits, plan.gpus_per_cell))
     return tuple(jobs)
 
 

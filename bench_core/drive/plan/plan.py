@@ -15,6 +15,7 @@ from bench_core.contract.records.record import Scalar
 from bench_core.contract.records.run import EngineVersion, PlannedCell
 from bench_core.contract.serving.load import Serve
 from bench_core.drive.ask.request import Suite
+from bench_core.drive.plan.able import split_here, why_not_served, why_not_split
 from bench_core.drive.plan.catalogue import Catalogue, Image
 from bench_core.drive.plan.named import cell_parts, image_of, owner, single
 
@@ -23,7 +24,11 @@ NO_CONTROL = "none"
 
 @dataclass(frozen=True)
 class Job:
-    """One container: one variant of one image, loaded once, in one or more scenarios; the same repeat of each."""
+    """One container: one variant of one image, loaded once, in one or more scenarios; the same repeat of each.
+
+    Attributes:
+        gpus: that its model is split over; 1 on a CPU too.
+    """
 
     image: Image
     variant: str
@@ -31,6 +36,7 @@ class Job:
     options: dict[str, Scalar]
     repeat: int = 1
     limits: Mapping[str, float] = field(default_factory=dict)  # below the suite's: of its options, by name
+    gpus: int = 1
 
     @property
     def artifact(self) -> str:
@@ -54,7 +60,7 @@ class Job:
 
     def cell(self, scenario: Scenario) -> str:
         """A cell's name."""
-        return layout.cell_id(self.image.name, self.variant, scenario.word, self.repeat)
+        return layout.cell_id(self.image.name, self.variant, scenario.word, self.repeat, self.gpus)
 
     def without(self, cells: Container[str]) -> Job:
         """The same for the scenarios whose cells are not among ``cells``."""
@@ -69,7 +75,8 @@ class Job:
                 variant=self.variant,
                 scenario=scenario,
                 repeat=self.repeat,
-                label=self.image.manifest.label(self.variant),
+                gpus=self.gpus,
+                label=self.image.manifest.label(self.variant, self.gpus),
                 bits=self.image.manifest.bits(self.variant),
                 ranked=self.image.manifest.ranked,
                 harness=self.variant == self.image.manifest.harness_variant,
@@ -160,6 +167,11 @@ class Plan:
         return tuple(dict.fromkeys(a for a in wanted if a not in (layout.NO_ARTIFACT, layout.HF_ARTIFACT)))
 
     @property
+    def gpus_per_cell(self) -> int:
+        """The same for all of its cells."""
+        return max((job.gpus for job in self.grid), default=1)
+
+    @property
     def own_error_cells(self) -> tuple[PlannedCell, ...]:
         """Cells of the scripted engine beside the others."""
         return self._of(self.own_error)
@@ -230,15 +242,9 @@ def make_plan(suite: Suite, catalogue: Catalogue, device: DeviceKind) -> Plan:
         else:
             wanted = chosen.get(image.name) or (image.manifest.default_variant(device),)
         for variant in wanted:
-            if suite.scenarios:
-                jobs.append(_job(image, variant, suite.scenarios, suite, device))
-            if suite.loads and variant in image.manifest.served_on(device):
-                jobs.append(_job(image, variant, suite.loads, suite, device))
-            elif suite.loads:
-                reason = f"{image.name}.{variant} has no server"
-                if not everything and not suite.scenarios:
-                    raise BadInput(reason, _served_here(catalogue, device))
-                left_out.append(reason)
+            found, reasons = _jobs_of(image, variant, suite, catalogue, device)
+            jobs += found
+            left_out += reasons
     if not jobs:
         raise BadInput("nothing to run", "; ".join(left_out))
     grid = tuple(replace(job, repeat=repeat) for job in jobs for repeat in range(1, suite.repeats + 1))
@@ -252,10 +258,28 @@ def make_plan(suite: Suite, catalogue: Catalogue, device: DeviceKind) -> Plan:
     )
 
 
-def _served_here(catalogue: Catalogue, device: DeviceKind) -> str:
-    manifests = [catalogue.get(name).manifest for name in catalogue.names]
-    served = ((one, variant) for one in manifests for variant in one.served_on(device))
-    return "served: " + ", ".join(f"{one.name}.{v}" for one, v in served if v != one.harness_variant)
+def _jobs_of(
+    image: Image, variant: str, suite: Suite, catalogue: Catalogue, device: DeviceKind
+) -> tuple[list[Job], list[str]]:
+    """The jobs of one method, and why others of it are not planned.
+
+    Raises:
+        BadInput: it was named, and cannot do what is asked for.
+    """
+    everything = "all" in suite.images
+    if reason := why_not_split(image, variant, suite):
+        if not everything and suite.variants != ("all",):
+            raise BadInput(reason, split_here(catalogue, device))
+        return [], [reason]
+    jobs = [_job(image, variant, suite.scenarios, suite, device)] if suite.scenarios else []
+    if not suite.loads:
+        return jobs, []
+    unserved = why_not_served(image, variant, suite, catalogue, device)
+    if unserved is None:
+        return [*jobs, _job(image, variant, suite.loads, suite, device)], []
+    if not everything and not suite.scenarios:
+        raise BadInput(*unserved)
+    return jobs, [unserved[0]]
 
 
 def plan_of_cells(cells: Iterable[PlannedCell], suite: Suite, catalogue: Catalogue, device: DeviceKind) -> Plan:
@@ -311,7 +335,10 @@ def _job(image: Image, variant: str, scenarios: tuple[Scenario, ...], suite: Sui
         )
     asked = {**suite.options.get(image.engine, {}), **suite.options.get(image.name, {})}  # of a version above all's
     options = image.manifest.options_on(device).checked(asked)
-    return Job(image, variant, scenarios, dict(options))
+    served = any(isinstance(scenario, Serve) for scenario in scenarios)
+    if reason := why_not_split(image, variant, suite, served=served):
+        raise BadInput(reason, "leave --gpus-per-cell out, or name another")
+    return Job(image, variant, scenarios, dict(options), gpus=suite.gpus_per_cell)
 
 
 def _control(suite: Suite, catalogue: Catalogue, device: DeviceKind) -> Job | None:

@@ -132,6 +132,7 @@ class Earlier:
             device=record.device,
             launcher="auto" if record.launcher == "standalone" else record.launcher,
             repeats=record.repeats,
+            gpus_per_cell=max((cell.gpus for cell in cells), default=1),
             **(protocol.as_asked if protocol else _NO_RULES),
             **record.quality.model_dump(),
         )
@@ -200,6 +201,7 @@ class Earlier:
             ("device", record.device, plan.device),
             ("max_new_tokens", record.max_new_tokens, suite.max_new_tokens),
             ("length", record.length, suite.length),
+            ("gpus_per_cell", self.suite().gpus_per_cell, suite.gpus_per_cell),
             *([("cpu_slices", self.suite().cpu_slices, suite.cpu_slices)] if plan.device == "cpu" else []),
             ("order of the prompts", record.workload.order, order_words(suite.shuffle_seed)),
             *((f"bound {name}", had, now) for name, had, now in differences(record.quality, suite.quality)),

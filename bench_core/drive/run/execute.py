@@ -84,7 +84,8 @@ class Execution:
 
     def _pool(self) -> HostPool:
         """The devices of this host."""
-        workers = workers_of(self._gpus, self._request.suite.cpu_slices, self._launcher.name)
+        suite = self._request.suite
+        workers = workers_of(self._gpus, suite.cpu_slices, self._launcher.name, suite.gpus_per_cell)
         # Of several slices of the CPUs each would see its neighbours; each batch looks at the slice's own CPUs.
         cpu_gate = self._cpu_gate if len(workers) == 1 else None
         return HostPool(self._launcher, workers, self._locks, self._gate, cpu_gate)

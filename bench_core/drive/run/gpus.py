@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
 
 import pynvml
 
@@ -11,6 +12,7 @@ from bench_core.contract.asked.manifest import DeviceKind
 from bench_core.contract.errors import BadInput
 from bench_core.contract.records.run import GpuInfo
 from bench_core.drive.ask.request import Suite
+from bench_core.drive.fleet.placement import in_groups, node_of_gpu
 from bench_core.system.nvml import visible_gpus
 
 # Freed memory comes back within milliseconds of a process's end; a context that is torn down may take seconds.
@@ -30,24 +32,46 @@ def choose_device(suite: Suite, *, build_only: bool) -> tuple[DeviceKind, list[G
     if suite.device == "cuda" or (suite.device == "auto" and present):
         if suite.cpu_slices is not None:
             raise BadInput("--cpu-slices is given, but the run is on a GPU", "leave it out, or use --device cpu")
-        return "cuda", choose_gpus(suite.gpus, present)
+        return "cuda", choose_gpus(suite.gpus, present, suite.gpus_per_cell)
+    if suite.gpus_per_cell > 1:
+        raise BadInput(
+            f"--gpus-per-cell {suite.gpus_per_cell}, but the run is on the CPU",
+            "leave it out, or use --device cuda where there are GPUs",
+        )
     if suite.gpus:
         raise BadInput("--gpus is given, but the run is on the CPU", "leave it out, or use --device cuda")
     return "cpu", []
 
 
-def choose_gpus(wanted: tuple[str, ...], present: list[GpuInfo]) -> list[GpuInfo]:
-    """The GPUs to use, by index or UUID; ``all`` for every one, nothing for the first.
+def choose_gpus(
+    wanted: tuple[str, ...],
+    present: list[GpuInfo],
+    per_cell: int = 1,
+    node_of: Callable[[str], int | None] = node_of_gpu,
+) -> list[GpuInfo]:
+    """The GPUs to use, by index or UUID; ``all`` for every one, nothing for as many as one cell takes: the first ones,
+    of one NUMA node where there are enough.
+
+    Args:
+        per_cell: GPUs of each cell; those of a cell stand side by side in the answer, and what is left over is not in
+            it.
 
     Raises:
-        BadInput: there is none, or no such one.
+        BadInput: there is none, or no such one, or fewer than a cell takes.
     """
     if not present:
         raise BadInput("--device cuda: this host has no GPU that NVML answers for", "use --device cpu")
-    if not wanted:
-        return present[:1]
-    if wanted == ("all",):
-        return present
+    chosen = _named(wanted, present) if wanted and wanted != ("all",) else present
+    grouped = list(in_groups(chosen, per_cell, node_of))
+    if not grouped:
+        raise BadInput(
+            f"--gpus-per-cell {per_cell}, but the GPUs to use are {len(chosen)}",
+            f"ask for fewer, or name more by --gpus: {len(present)} are here",
+        )
+    return grouped if wanted else grouped[:per_cell]
+
+
+def _named(wanted: tuple[str, ...], present: list[GpuInfo]) -> list[GpuInfo]:
     chosen = []
     for name in wanted:
         matches = [gpu for index, gpu in enumerate(present) if name in (str(index), gpu.uuid)]

@@ -343,8 +343,9 @@ class Session:
 
     def _side_by_side(self, plan: Plan, gpus: list[GpuInfo], launcher: Launcher) -> Plan:
         """The plan with what tells how far several devices differ; the suite then names its control."""
-        devices = len(workers_of(gpus, self._request.suite.cpu_slices, launcher.name))
-        suite = with_control(self._request.suite, plan, devices)
+        suite = self._request.suite
+        devices = len(workers_of(gpus, suite.cpu_slices, launcher.name, suite.gpus_per_cell))
+        suite = with_control(suite, plan, devices)
         self._request = self._request.model_copy(update={"suite": suite})
         known = self._earlier.record.alone if self._earlier else ()
         return sampled(self._plan(plan.device), suite, devices, known) if devices > 1 else plan

@@ -86,6 +86,7 @@ class BatchSizeSearch:
             conditions=conditions_of(self._site, self._job, prepared),
             limit=min(asked or prompts, prompts, LARGEST_BATCH),
             limited_by="request" if by_request else "prompts",
+            gpus=self._job.gpus,
         )
         if earlier is not None and earlier.conditions == record.conditions:
             return record.model_copy(update={"trials": earlier.trials, "searches": earlier.searches})

@@ -81,7 +81,7 @@ class MemorySearch:
             self._site.display.note(f"{self.cell} with {budget.option}={self._option(value)}: {words}")
             return trial
 
-        memory_bytes = gpu.memory_bytes if gpu else None
+        memory_bytes = sum(card.memory_bytes for card in self._site.cards) if gpu else None
         found = search_budget(budget.min, budget.max, attempt, unit=budget.unit, device_memory_bytes=memory_bytes)
         if self.stopped:
             found = found.model_copy(update={"problem": "stopped on request"})

@@ -45,7 +45,7 @@ class Site:
     """Where searches make their trials.
 
     Attributes:
-        gpus: the first is used; empty on a CPU.
+        gpus: those of one cell are used, the first; empty on a CPU.
         watch: told of each trial's execution, so that a signal reaches it.
         locks: has that of the run.
     """
@@ -60,8 +60,13 @@ class Site:
 
     @property
     def gpu(self) -> GpuInfo | None:
-        """The card that trials run on; ``None`` on a CPU."""
+        """The card that trials run on, the first where a model is split over several; ``None`` on a CPU."""
         return self.gpus[0] if self.gpus else None
+
+    @property
+    def cards(self) -> list[GpuInfo]:
+        """All cards of a trial; none on a CPU."""
+        return list(self.gpus[: self.request.suite.gpus_per_cell])
 
 
 class Trials:
@@ -89,9 +94,8 @@ class Trials:
         cell = job.cells[0]
         (folder / layout.CELLS_FOLDER).mkdir(parents=True)
         site, plan = self._site, Plan(self._site.device, (job,))
-        gpus = [site.gpu] if site.gpu else []
         execution = Execution(
-            self._request, plan, site.launcher, gpus, site.display, site.locks, self._gate, run_folder
+            self._request, plan, site.launcher, site.cards, site.display, site.locks, self._gate, run_folder
         )
         site.watch(execution)
         finished = execution.measure(prepared, folder, {})
@@ -118,12 +122,13 @@ def conditions_of(site: Site, job: Job, prepared: Prepared) -> dict[str, str]:
     """What decides the answer of a search; another card of the same model is the same here."""
     suite, manifest, gpu = site.request.suite, job.image.manifest, site.gpu
     host = this_host()
+    several = f"{suite.gpus_per_cell} x " if suite.gpus_per_cell > 1 else ""
     memory = f"{host.memory_bytes / 2**30:.0f} GiB"
     options = dict(manifest.variant(job.variant, job.options, site.device).options)
     return {
         "launcher": site.launcher.name,
         "device": site.device,
-        "gpu": f"{gpu.name}, {gpu.memory_bytes / 2**30:.0f} GiB" if gpu else "none",
+        "gpu": f"{several}{gpu.name}, {gpu.memory_bytes / 2**30:.0f} GiB" if gpu else "none",
         "host": memory if gpu else f"{memory}, {host.cpu}, {host.cores} cores",
         "threads": str(suite.threads or "all"),
         "model": prepared.model.digest,

@@ -104,6 +104,23 @@ THROUGHPUT = Column[Cell](
     shown=_throughput,
     meaning="output tokens / the sum of the batches' latencies ± half of its 95 % confidence interval",
 )
+
+
+def _per_gpu(cell: Cell) -> float | None:
+    return cell.rate.throughput_tok_s / cell.row.planned.gpus if cell.rate is not None else None
+
+
+# Where models are split over several GPUs: what each of them is worth, beside what they do together.
+PER_GPU = Column[Cell](
+    "Per GPU",
+    _per_gpu,
+    rate,
+    unit="token/s",
+    csv="throughput_per_gpu_tok_s",
+    failed=_absent,
+    meaning="throughput / the GPUs that the model is split over; memory, power and energy are sums over these GPUs",
+)
+GPUS = Column[Cell]("GPUs", "row.planned.gpus", csv="gpus")
 TTFT = Column[Cell](
     "TTFT",
     "metrics.ttft_s.mean",
@@ -155,14 +172,19 @@ def memory_column(view: RunView) -> Column[Cell]:
 
 def result_columns(view: RunView) -> tuple[Column[Cell], ...]:
     """Columns of the tables of one batch size each."""
-    return columns_on(on_cuda=view.on_cuda)
+    return columns_on(on_cuda=view.on_cuda, split=view.gpus_per_cell > 1)
 
 
-def columns_on(*, on_cuda: bool) -> tuple[Column[Cell], ...]:
-    """The same for runs on a GPU, or without one."""
+def columns_on(*, on_cuda: bool, split: bool = False) -> tuple[Column[Cell], ...]:
+    """The same for runs on a GPU, or without one.
+
+    Args:
+        split: the model of each cell is on several GPUs.
+    """
     method = replace(METHOD, mark=_method_marks)
     batches = replace(BATCHES, failed=_absent)
-    study = (LATENCY, TOKENS, THROUGHPUT, _gpu_memory(on_cuda))
+    throughput = (THROUGHPUT, PER_GPU) if split else (THROUGHPUT,)
+    study = (LATENCY, TOKENS, *throughput, _gpu_memory(on_cuda))
     return (method, *study, TTFT, TPOT, HOST_MEMORY, batches, BITS)
 
 

@@ -18,15 +18,18 @@ from bench_core.contract.records.device_rates import MeasuresDevice
 from bench_core.contract.records.events import NOT_INSTALLED
 
 
-def load_adapter(folder: Path, manifest: Manifest) -> Adapter:
+def load_adapter(folder: Path, manifest: Manifest, gpus: int = 1) -> Adapter:
     """Sets the image's environment variables, imports its adapter (and so its engine) and makes one.
+
+    Args:
+        gpus: that the model is to be split over.
 
     Raises:
         BadInput: ``image.yaml`` names something that is not there, or not an adapter.
     """
     if manifest.adapter is None:
         raise BadInput(f"image {manifest.name} is no engine", "it measures devices: --measure-device")
-    os.environ.update(manifest.environment)
+    os.environ.update(manifest.environment_on(gpus))
     adapter = _entry_point(folder, manifest.adapter)()
     if not isinstance(adapter, Adapter):
         raise BadInput(f"{manifest.adapter} lacks a method of an adapter", "load, prepare, generate, close")

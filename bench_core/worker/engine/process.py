@@ -8,7 +8,7 @@ import sys
 import traceback
 from types import FrameType
 
-from bench_core.contract.adapter import Adapter, Device
+from bench_core.contract.adapter import Adapter
 from bench_core.contract.asked.manifest import Manifest
 from bench_core.contract.records.digest import own_code_sha256
 from bench_core.contract.records.events import EndEvent, PhaseEvent, StartEvent
@@ -16,7 +16,6 @@ from bench_core.contract.records.spec import CellSpec
 from bench_core.contract.records.workload import Workload
 from bench_core.system.machine import host_info
 from bench_core.system.processes import end_with_parent
-from bench_core.worker import selfcheck
 from bench_core.worker.engine import image, scoring
 from bench_core.worker.engine.clock import monotonic_ns, seconds, utc_now
 from bench_core.worker.engine.failure import classify
@@ -45,6 +44,8 @@ def main(control_fd: int, events_fd: int) -> int:
     job = channel.receive_job()
     process = EngineProcess(job, channel)
     if job.task == "self-check":
+        from bench_core.worker import selfcheck  # noqa: PLC0415  # no cell needs it
+
         selfcheck.run(job, channel)
         return 0
     return process.measure()
@@ -115,7 +116,8 @@ class EngineProcess:
         self._channel.send(BeginScore())
         event, raised = scoring.score(adapter, workload, texts, monotonic_ns, lambda: self._stop.is_set)
         self._channel.send(event)
-        scoring.give_back_memory()
+        if event.cause != scoring.NO_SCORE:
+            scoring.give_back_memory()
         return not raised and (spec.device != "cpu" or event.cause == scoring.NO_SCORE)
 
     def _load(self, manifest: Manifest) -> Adapter:
@@ -131,14 +133,13 @@ class EngineProcess:
             )
         )
         started = monotonic_ns()
-        adapter = image.load_adapter(self._job.image_folder, manifest)
+        adapter = image.load_adapter(self._job.image_folder, manifest, spec.gpus)
         self._adapter = adapter
         self._send_phase("start", started)
         self._phase = "load"
         variant = manifest.variant(spec.variant, spec.options, spec.device)
-        device = Device(kind=spec.device, uuid=spec.gpu_uuid, threads=spec.threads)
         started = monotonic_ns()
-        adapter.load(self._job.artifact, variant, device)
+        adapter.load(self._job.artifact, variant, spec.run_on)
         self._send_phase("load", started)
         self._phase = "prepare"
         return adapter

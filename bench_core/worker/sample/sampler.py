@@ -10,7 +10,7 @@ from typing import Any
 
 from bench_core.contract.records.events import TelemetryEvent
 from bench_core.contract.records.outcome import MemoryEvidence
-from bench_core.system.nvml import GpuReader
+from bench_core.system.nvml import Readings
 from bench_core.worker.engine.clock import monotonic_ns, seconds
 from bench_core.worker.sample.cgroup import memory_limit_bytes
 from bench_core.worker.sample.rapl import PackageEnergy
@@ -51,9 +51,9 @@ def rss_bytes(pids: list[int]) -> int | None:
 
 
 class Sampler:
-    """Samples one process tree and, where there is one, one GPU, until stopped."""
+    """Samples one process tree and, where there are any, the GPUs of its cell together, until stopped."""
 
-    def __init__(self, pid: int, gpu: GpuReader | None) -> None:
+    def __init__(self, pid: int, gpu: Readings | None) -> None:
         self._pid = pid
         self._gpu = gpu
         self._packages = PackageEnergy()

@@ -16,7 +16,7 @@ from bench_core.worker.serve.sidecar import Served
 from bench_core.worker.standalone import standalone_record
 
 # What the server's own command line may say. The rest is the client's, whose schedules follow from it.
-OF_THE_SERVER = ("device", "variant", "threads", "options", "model_folder", "workload", "artifact")
+OF_THE_SERVER = ("device", "variant", "threads", "gpus_per_cell", "options", "model_folder", "workload", "artifact")
 
 
 class Planner:
@@ -60,6 +60,8 @@ class Planner:
     def _merged(self, asked: LoadOptions) -> LoadOptions:
         own = {name: getattr(self._options, name) for name in OF_THE_SERVER}
         said = {name: value for name in OF_THE_SERVER if (value := getattr(asked, name)) not in (None, "auto")}
+        if asked.gpus_per_cell == 1:  # as if nothing were said
+            del said["gpus_per_cell"]
         said["options"] = {**own["options"], **said["options"]}
         return asked.model_copy(update={**own, **said})
 

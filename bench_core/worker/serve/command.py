@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bench_core.contract.asked.manifest import Manifest
@@ -40,13 +40,23 @@ def filled(words: tuple[str, ...], places: Mapping[str, str]) -> list[str]:
 
 
 def words_of(manifest: Manifest, spec: CellSpec) -> tuple[str, ...]:
-    """The words as image.yaml has them, for one variant: command, variant, prefix cache."""
+    """The words as image.yaml has them, for one variant: command, variant, prefix cache, split over GPUs.
+
+    Raises:
+        BadInput: the image does not serve it, or not on several GPUs.
+    """
     entry = manifest.serve
     variant = manifest.variants[spec.variant]
     if entry is None or variant.serve is None or spec.serve is None:
         raise BadInput(f"image {manifest.name} does not serve its variant {spec.variant}", "see serve: in image.yaml")
     cache = entry.prefix_cache_on if spec.serve.prefix_cache else entry.prefix_cache_off
-    return (*entry.command, *variant.serve, *cache.arguments)
+    split: tuple[str, ...] = ()
+    if spec.gpus > 1:
+        reason = manifest.why_not_split(spec.variant, served=True)
+        if reason or manifest.split is None or manifest.split.serve is None:
+            raise BadInput(reason, "see split: in image.yaml")
+        split = manifest.split.serve
+    return (*entry.command, *variant.serve, *cache.arguments, *split)
 
 
 def wanted_slots(cells: tuple[CellSpec, ...]) -> int:
@@ -77,15 +87,18 @@ def slots_of(manifest: Manifest, request: MeasureRequest, longest: int) -> int:
     tokens = -(-longest // _BLOCK_TOKENS) * _BLOCK_TOKENS
     slot_bytes = kv_bytes_per_token(spec.model, _ITEM_BYTES[kind]) * tokens
     weights = sum(file.stat().st_size for file in request.artifact.rglob("*") if file.is_file())
-    free = _SHARE * _device_bytes(spec.gpu_uuid) - weights
+    free = _SHARE * _device_bytes(spec.cards) - weights
     return max(1, min(wanted, int(free / slot_bytes)))
 
 
-def _device_bytes(gpu_uuid: str | None) -> int:
-    """Memory of the GPU, or that the container or the host has for a CPU."""
-    if gpu_uuid is None:
+def _device_bytes(cards: Sequence[str]) -> int:
+    """Memory of these GPUs together, or that the container or the host has for a CPU.
+
+    A GPU that NVML does not name is taken to hold as much as the host does: the engine itself says what does not fit.
+    """
+    if not cards:
         return min(memory_limit_bytes() or memory_bytes(), memory_bytes())
-    return next((gpu.memory_bytes for gpu in visible_gpus() if gpu.uuid == gpu_uuid), memory_bytes())
+    return sum(gpu.memory_bytes for gpu in visible_gpus() if gpu.uuid in cards) or memory_bytes()
 
 
 def command_of(
@@ -110,6 +123,8 @@ def command_of(
         "slots": str(slots),
         "slot_tokens": str(slots * longest),
         "threads": str(spec.threads),
+        "gpus": str(spec.gpus),
+        "even_shares": ",".join(["1"] * spec.gpus),
     }
     return filled(words_of(manifest, spec), places)
 

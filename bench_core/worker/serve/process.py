@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 from bench_core.contract.records.outcome import Outcome, Verdict
 from bench_core.contract.serving.sidecar import ServerState
-from bench_core.system.nvml import GpuReader
+from bench_core.system.nvml import Readings
 from bench_core.worker.engine.clock import monotonic_ns, seconds
 from bench_core.worker.sample.cgroup import oom_kills
 from bench_core.worker.sample.sampler import Sampler
@@ -36,7 +36,7 @@ class ServerProcess:
         environment: Mapping[str, str],
         ready_url: str,
         load_timeout_s: float,
-        gpu: GpuReader | None,
+        gpu: Readings | None,
         out_of_memory_signs: tuple[str, ...],
     ) -> None:
         self._ready_url = ready_url

@@ -22,7 +22,7 @@ from bench_core.contract.records.spec import CellSpec
 from bench_core.contract.serving.cell import ServerFacts
 from bench_core.contract.serving.sidecar import Greeting, Planned, Refusal, ServeAsk, ServerState, Taken
 from bench_core.system.machine import host_info
-from bench_core.system.nvml import GpuReader
+from bench_core.system.nvml import reader_of
 from bench_core.worker.engine import image
 from bench_core.worker.engine.clock import monotonic_ns, seconds, utc_now
 from bench_core.worker.resolve import MeasureRequest
@@ -94,8 +94,7 @@ class Sidecar:
         self._command = command_of(
             served.manifest, request, self._host, self._ports[0], longest=served.longest, slots=self._slots
         )
-        gpu = request.cells[0].gpu_uuid
-        self._gpu = GpuReader(gpu) if gpu else None
+        self._gpu = reader_of(request.cells[0].cards)
         self._meter = CpuMeter(os.getpid())  # of the CPUs that are the server's from now on
         self._served = served
 
@@ -192,7 +191,7 @@ class Sidecar:
                 here = "127.0.0.1" if self._host in ("0.0.0.0", "") else self._host  # noqa: S104  # of its own container
                 self._server = ServerProcess(
                     self._command,
-                    {**served.manifest.environment, **served.entry.environment},
+                    _environment(served),
                     f"http://{here}:{self._ports[0]}{served.entry.ready}",
                     served.load_timeout_s,
                     self._gpu,
@@ -220,6 +219,15 @@ class Sidecar:
     def log(self) -> str:
         """What the server has printed in this cell, and before the first."""
         return self._server.log.cell_text() if self._server is not None else ""
+
+
+def _environment(served: Served) -> dict[str, str]:
+    """Variables of the server's process: what it needs as a server counts above what the image says of its engine, and
+    what several GPUs need above both."""
+    manifest, gpus = served.manifest, served.request.cells[0].gpus
+    several = manifest.environment_on(gpus) if gpus > 1 else {}
+    beyond = {name: value for name, value in several.items() if manifest.environment.get(name) != value}
+    return {**manifest.environment, **served.entry.environment, **beyond}
 
 
 def _with_facts(spec: CellSpec, served: Served, slots: int) -> CellSpec:

@@ -9,8 +9,10 @@ import subprocess
 import sys
 from typing import BinaryIO
 
+from bench_core.worker.engine import process as engine_process
 from bench_core.worker.engine.job import Job
 from bench_core.worker.sample.cgroup import oom_kills
+from bench_core.worker.supervise.forked import Forked, can_fork
 from bench_core.worker.supervise.log import EngineLog
 from bench_core.worker.supervise.reaper import Reaper
 
@@ -18,21 +20,17 @@ _TERMINATION_GRACE_S = 10.0
 
 
 class EngineHandle:
-    """A running engine process with its three pipes."""
+    """A running engine process with its three pipes.
+
+    The first of a supervisor is made of itself, which saves a second import of the suite; later ones, when it has
+    threads, are started anew.
+    """
 
     def __init__(self, job: Job, echo: BinaryIO) -> None:
         control_read, self._control = os.pipe()
         events_read, events_write = os.pipe()
         log_read, log_write = os.pipe()
-        self.process = subprocess.Popen(
-            # -u: what the engine has printed is in the log's pipe before the event that follows it.
-            [sys.executable, "-u", "-m", "bench_core.worker.engine.process", str(control_read), str(events_write)],
-            stdin=subprocess.DEVNULL,
-            stdout=log_write,
-            stderr=log_write,
-            pass_fds=(control_read, events_write),
-            start_new_session=True,  # Ctrl-C is the supervisor's to pass on
-        )
+        self.process = _started(control_read, events_write, log_write)
         for descriptor in (control_read, events_write, log_write):
             os.close(descriptor)
         self._reaper = Reaper(self.process.pid)
@@ -71,3 +69,18 @@ class EngineHandle:
         self.events.close()
         os.close(self._control)
         return code
+
+
+def _started(control_read: int, events_write: int, log_write: int) -> subprocess.Popen[bytes] | Forked:
+    """In a session of its own: Ctrl-C is the supervisor's to pass on."""
+    if can_fork():
+        return Forked(lambda: engine_process.main(control_read, events_write), log_write, (control_read, events_write))
+    return subprocess.Popen(
+        # -u: what the engine has printed is in the log's pipe before the event that follows it.
+        [sys.executable, "-u", "-m", "bench_core.worker.engine.process", str(control_read), str(events_write)],
+        stdin=subprocess.DEVNULL,
+        stdout=log_write,
+        stderr=log_write,
+        pass_fds=(control_read, events_write),
+        start_new_session=True,
+    )

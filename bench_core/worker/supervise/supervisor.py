@@ -12,12 +12,13 @@ from collections.abc import Callable
 from types import FrameType
 
 from bench_core.contract.asked.protocol import Timeouts
+from bench_core.contract.errors import MachineFailure
 from bench_core.contract.records.events import EndEvent
 from bench_core.contract.records.outcome import Outcome, Verdict, stopped_on_request
 from bench_core.contract.records.record import Record
 from bench_core.contract.records.spec import CellSpec
 from bench_core.contract.records.workload import Workload
-from bench_core.system.nvml import GpuReader
+from bench_core.system.nvml import reader_of
 from bench_core.worker.engine.job import CheckEvent, Job, parse_message
 from bench_core.worker.resolve import MeasureRequest
 from bench_core.worker.sample.sampler import Sampler
@@ -77,8 +78,13 @@ class Supervisor:
             workload=request.workload,
             cells=tuple(cells),
         )
-        gpu = GpuReader(cells[0].gpu_uuid) if cells[0].gpu_uuid else None  # first: without it nothing is begun
-        engine = EngineHandle(job, sys.stderr.buffer)
+        engine = EngineHandle(job, sys.stderr.buffer)  # before NVML is opened, which would be in the engine's hands too
+        try:
+            gpu = reader_of(cells[0].cards)
+        except MachineFailure:  # without it nothing is measured
+            engine.end()
+            engine.finish()
+            raise
         self._engine = engine
         sampler = Sampler(engine.process.pid, gpu)
         sampler.start()

@@ -15,7 +15,7 @@ import docker.errors
 from docker.models.containers import Container
 from docker.types import DeviceRequest, LogConfig, Mount
 
-from bench_core.contract.asked.manifest import DeviceKind
+from bench_core.contract.asked.manifest import MULTICAST_OFF, DeviceKind
 from bench_core.contract.errors import MayPass, first_line
 from bench_core.contract.records import layout
 from bench_core.contract.records.run import ImageInfo
@@ -146,7 +146,7 @@ class DockerLauncher:
             }  # fmt: skip
             watch: list[Watch] = []
             ended = self._run(
-                replace(launch, gpu=None), on_stdout, beside,
+                replace(launch, gpu=None, other_gpus=()), on_stdout, beside,
                 lambda client: watch.append(Watch(server, lambda: _kill(client, SERVER_GONE))),
             )  # fmt: skip
             self._meanwhile(server)
@@ -289,7 +289,10 @@ class DockerLauncher:
             "detach": True,
         }
         if launch.gpu:
-            options["device_requests"] = [DeviceRequest(device_ids=[launch.gpu.uuid], capabilities=[["gpu"]])]
+            uuids = [gpu.uuid for gpu in launch.gpus]
+            options["device_requests"] = [DeviceRequest(device_ids=uuids, capabilities=[["gpu"]])]
+        if launch.other_gpus:
+            options["environment"] = MULTICAST_OFF
         options |= _placed(launch, limit.memory_bytes) | dict(other or {})
         if "network" in options:
             del options["network_mode"]

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Literal
 
-from bench_core.contract.asked.manifest import DeviceKind
+from bench_core.contract.asked.manifest import MULTICAST_OFF, DeviceKind
 from bench_core.contract.errors import MachineFailure
 from bench_core.contract.records.run import ImageInfo
 from bench_core.contract.serving.sidecar import SERVER_GONE
@@ -232,7 +232,9 @@ def _variables(environment: Path, home: str, launch: Launch) -> dict[str, str]:
         "LOGNAME": "bench",
         "HF_HUB_OFFLINE": "1",
     }
-    return variables | ({"CUDA_VISIBLE_DEVICES": launch.gpu.uuid} if launch.gpu else {})
+    if launch.gpus:
+        variables["CUDA_VISIBLE_DEVICES"] = ",".join(gpu.uuid for gpu in launch.gpus)
+    return variables | (MULTICAST_OFF if launch.other_gpus else {})
 
 
 def _client_places(launch: Launch) -> list[str]:

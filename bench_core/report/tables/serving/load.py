@@ -21,7 +21,7 @@ from bench_core.report.explain.under_load import (
     not_compared,
     state,
 )
-from bench_core.report.format import ABSENT, NOT_READ, count, digits, gib, milliseconds, seconds, significant
+from bench_core.report.format import ABSENT, NOT_READ, count, digits, gib, milliseconds, rate, seconds, significant
 from bench_core.report.served import (
     METHOD,
     Served,
@@ -98,6 +98,24 @@ THROUGHPUT = estimate_column(
         "or its ends where it is uneven"
     ),
 )
+
+
+def _per_gpu(line: Served) -> float | None:
+    metrics = line.metrics
+    return metrics.output_throughput_tok_s.value / line.row.planned.gpus if metrics is not None else None
+
+
+# Where models are split over several GPUs.
+PER_GPU = Column[Served](
+    "Per GPU",
+    _per_gpu,
+    rate,
+    unit="token/s",
+    csv="output_throughput_per_gpu_tok_s",
+    failed=nothing,
+    meaning="output / the GPUs that the model is split over; memory, power and energy are sums over these GPUs",
+)
+GPUS = Column[Served]("GPUs", "row.planned.gpus", csv="gpus")
 REQUESTS = estimate_column(
     "Requests",
     "metrics.request_throughput_per_s",
@@ -216,7 +234,10 @@ _ENERGY = Column[Served](
     meaning="of the device over the window / output tokens",
 )
 # Of any run.
-EVERY: Sequence[Column[Served]] = (METHOD, *_SPEED, WITHIN, GOODPUT, _GPU_MEMORY, _SERVER_MEMORY, _ENERGY, STATE)
+EVERY: Sequence[Column[Served]] = (
+    *(METHOD, *_SPEED, WITHIN, GOODPUT, _GPU_MEMORY, _SERVER_MEMORY, _ENERGY, STATE),
+    *(PER_GPU, GPUS),
+)
 
 
 def _memory(view: RunView) -> Iterator[Column[Served]]:
@@ -230,7 +251,8 @@ def _memory(view: RunView) -> Iterator[Column[Served]]:
 def load_columns(view: RunView) -> tuple[Column[Served], ...]:
     """Columns of the tables of one load point each."""
     limits = (WITHIN, GOODPUT) if asked_limits(view) else ()
-    return (replace(METHOD, mark=_mark), *_SPEED, *limits, *_memory(view), STATE)
+    speed = (_SPEED[0], PER_GPU, *_SPEED[1:]) if view.gpus_per_cell > 1 else _SPEED
+    return (replace(METHOD, mark=_mark), *speed, *limits, *_memory(view), STATE)
 
 
 def load_sheets(view: RunView) -> Iterator[Sheet]:

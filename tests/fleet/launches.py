@@ -1,0 +1,196 @@
+"""What a launch costs the suite itself, beside an earlier build: scripted engines in boxes, alone and four at once.
+
+``PYTHONPATH=. python tests/fleet/launches.py --baseline COMMIT`` (``make launches``) checks the earlier build out into
+a temporary folder, makes the scripted engine's image of each build, and gives both the same work in turns, so that what
+else the machine does falls on both alike:
+
+- one launch at a time: from the making of the container to its removal, engine time taken out;
+- several at a time: cells a minute, each in a launch of its own, of an engine that takes next to no time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+OVERHEAD_S = 0.35
+TIMES_AS_MANY = 3.0
+
+
+class Side:
+    """One build, in a process of its own that does what it is asked to."""
+
+    def __init__(self, name: str, tree: Path, scratch: Path, at_once: int) -> None:
+        self.name = name
+        environment = {**os.environ, "PYTHONPATH": str(tree), "BENCH_LOCK_FOLDER": str(scratch / "locks")}
+        scratch.mkdir(parents=True)
+        command = [sys.executable, str(Path(__file__).resolve()), "--side", name, "--at-once", str(at_once)]
+        self._process = subprocess.Popen(
+            command, cwd=scratch, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def ask(self, what: str, count: int) -> dict[str, float]:
+        """``one``: overheads of launches; ``many``: how long so many cells took."""
+        assert self._process.stdin is not None  # both are pipes
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps([what, count]) + "\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self.name}: ended without an answer")
+        found: dict[str, float] = json.loads(line)
+        return found
+
+    def close(self) -> None:
+        """Ends it."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        self._process.wait()
+
+
+def serve(name: str, at_once: int) -> None:  # noqa: PLR0915  # one story, told in the other build's words
+    """What a side's process does; everything of the suite is imported from the tree that it was started for."""
+    from bench_core.contract.measures.cell import CellResult
+    from bench_core.contract.records import layout
+    from bench_core.contract.records.outcome import Outcome
+    from bench_core.drive.ask.request import Request, Suite
+    from bench_core.drive.fleet.executor import Worker
+    from bench_core.drive.fleet.pool import HostPool
+    from bench_core.drive.launch.containers import launcher as containers
+    from bench_core.drive.launch.containers.build import image_tag
+    from bench_core.drive.launch.launcher_choice import choose_launcher
+    from bench_core.drive.material.material import Material
+    from bench_core.drive.own_error import overhead_s
+    from bench_core.drive.plan.catalogue import Catalogue
+    from bench_core.drive.plan.plan import make_plan
+    from bench_core.drive.run.execute import Execution
+    from bench_core.drive.run.gpu_gate import GpuGate
+    from bench_core.drive.run.progress import Display
+    from bench_core.drive.run.visit import begin, new_record, visit_info
+    from bench_core.drive.search.trials import Site
+    from bench_core.system.locks import Locks
+
+    launcher = choose_launcher("docker").launcher
+    assert isinstance(launcher, containers.DockerLauncher)  # asked for
+    suite = Suite.model_validate(
+        {
+            "images": ("null",), "batch_sizes": (1,), "samples": 8, "max_new_tokens": 4, "max_batches": 1,
+            "max_warmup_batches": 1, "score_texts": 0, "device": "cpu", "launcher": "docker", "harness_check": False,
+            "options": {"null": {"load_s": 0.0, "ttft_s": 0.001, "tpot_s": 0.0}}, "on_busy": "ignore",
+        }
+    )  # fmt: skip
+    places = {place: Path(place).resolve() for place in ("results", "data", "models")}
+    request = Request.model_validate({"suite": suite, **places})
+    plan = make_plan(suite, Catalogue(), "cpu")
+    with closing(Locks()) as locks, Display() as display:
+
+        def execution_on(workers: int) -> Execution:
+            gate = GpuGate("ignore", 0.0, lambda _line: None)
+            named = [Worker(f"worker {number}") for number in range(workers)]
+            pool = HostPool(launcher, named, locks, gate, None)
+            return Execution(request, plan, launcher, [], display, locks, gate, executor=pool)
+
+        first = execution_on(1)
+        site = Site(request, launcher, [], display, "cpu", lambda _execution: None, locks)
+        provision, prepared = Material(request, frozenset(), Catalogue(), None).all_ready(first, plan, site)
+        # Both builds give their image the same name: each keeps its own under another.
+        (job,) = plan.jobs
+        tag = image_tag(job.image, "measure", "cpu")
+        own = f"llm-bench/launches-{name}"
+        launcher._client.images.get(tag).tag(own, "cpu")
+        vars(containers)["image_tag"] = lambda *_: f"{own}:cpu"
+        run_folder = request.results / "launches"
+        visit = visit_info(plan, launcher, []).model_copy(update={"images": provision.images})
+        begin(run_folder, new_record("launches", suite, plan, visit, prepared), suite, prepared.workload)
+        repeat = 1
+        for line in sys.stdin:
+            what, count = json.loads(line)
+            jobs = [replace(job, repeat=repeat + number) for number in range(count)]
+            repeat += count
+            began = time.monotonic()
+            finished = execution_on(1 if what == "one" else at_once).measure(prepared, run_folder, {}, jobs)
+            took_s = time.monotonic() - began
+            bad = [cell for cell, verdict in finished.verdicts.items() if verdict.outcome is not Outcome.OK]
+            if bad or len(finished.verdicts) != count:
+                raise SystemExit(f"{name}: {bad or 'cells are missing'}")
+            answer = {"seconds": took_s}
+            if what == "one":
+                metrics = CellResult.read(layout.cell_folder(run_folder, jobs[0].cells[0]) / layout.RESULT_FILE).metrics
+                (launch_s,) = finished.launch_s.values()
+                answer["overhead_s"] = overhead_s(launch_s, metrics)
+            sys.stdout.write(json.dumps(answer) + "\n")
+            sys.stdout.flush()
+        launcher._client.images.remove(f"{own}:cpu")
+
+
+def main() -> int:
+    """Prints both builds' numbers; 1 where a target is missed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--baseline", default="e1ef335", help="commit of the earlier build")
+    parser.add_argument("--launches", type=int, default=15, help="of each build, one at a time")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each build, several at a time")
+    parser.add_argument("--cells", type=int, default=24, help="in each turn")
+    parser.add_argument("--at-once", type=int, default=4, help="launches side by side")
+    parser.add_argument("--side", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.side:
+        serve(given.side, given.at_once)
+        return 0
+    with tempfile.TemporaryDirectory(prefix="llm-bench-launches-") as scratch:
+        place = Path(scratch)
+        place.chmod(0o755)
+        old = place / "tree"
+        subprocess.run(["git", "-C", str(ROOT), "worktree", "add", "--detach", str(old), given.baseline], check=True)
+        try:
+            return compare(given, old, place)
+        finally:
+            subprocess.run(["git", "-C", str(ROOT), "worktree", "remove", "--force", str(old)], check=True)
+
+
+def compare(given: argparse.Namespace, old: Path, place: Path) -> int:
+    """Both builds in turns."""
+    sides: list[Side] = []
+    one: dict[str, list[float]] = {}
+    many: dict[str, list[float]] = {}
+    try:
+        for name, tree in (("before", old), ("now", ROOT)):
+            side = Side(name, tree, place / name, given.at_once)
+            sides.append(side)
+            side.ask("one", 1)  # the image is made, and everything was read once
+        for number in range(given.launches):
+            for side in sides if number % 2 else reversed(sides):
+                one.setdefault(side.name, []).append(side.ask("one", 1)["overhead_s"])
+        for number in range(given.rounds):
+            for side in sides if number % 2 else reversed(sides):
+                per_minute = 60.0 * given.cells / side.ask("many", given.cells)["seconds"]
+                many.setdefault(side.name, []).append(per_minute)
+    finally:
+        for side in sides:
+            side.close()
+    for name in ("before", "now"):
+        seconds, rates = one[name], many[name]
+        sys.stdout.write(
+            f"{name:<7} overhead of a launch median {statistics.median(seconds):.3f} s "
+            f"({min(seconds):.3f} to {max(seconds):.3f}, {len(seconds)} launches); {given.at_once} at a time median "
+            f"{statistics.median(rates):.1f} cells a minute ({min(rates):.1f} to {max(rates):.1f}, "
+            f"{len(rates)} turns of {given.cells})\n"
+        )
+    overhead = statistics.median(one["now"])
+    times = statistics.median(many["now"]) / statistics.median(many["before"])
+    sys.stdout.write(f"targets: overhead {overhead:.3f} s of {OVERHEAD_S} s; {times:.2f} times as many cells a minute ")
+    sys.stdout.write(f"of {TIMES_AS_MANY}\n")
+    return int(overhead > OVERHEAD_S or times < TIMES_AS_MANY)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
