@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Annotated, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from bench_core.contract.errors import BadInput
 from bench_core.contract.measures.cpu_use import CpuReadings
@@ -256,7 +256,8 @@ Event = (
     | StopEvent
 )
 
-_ADAPTER: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="type")])
+_LATER = ConfigDict(defer_build=True)  # a command reads one kind of log, or none
+_ADAPTER: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="type")], config=_LATER)
 
 
 def parse_event(line: str | bytes, origin: str) -> Event:
@@ -301,7 +302,7 @@ class CellEnded(Record):
 
 
 StdoutLine = Progress | CellEnded
-_STDOUT: TypeAdapter[StdoutLine] = TypeAdapter(Annotated[StdoutLine, Field(discriminator="type")])
+_STDOUT: TypeAdapter[StdoutLine] = TypeAdapter(Annotated[StdoutLine, Field(discriminator="type")], config=_LATER)
 
 
 def parse_stdout(line: str | bytes) -> StdoutLine | None:
