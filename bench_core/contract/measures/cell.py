@@ -149,7 +149,11 @@ class CellEvents:
         """
         if self.end is not None:
             raise BadInput(f"the event log goes on after its end, with {event.type}")
-        if isinstance(event, StartEvent):
+        if isinstance(event, BatchEvent):
+            self.batches[event.phase].append(event)
+        elif isinstance(event, TelemetryEvent):
+            self.telemetry.append(event)
+        elif isinstance(event, StartEvent):
             if self.start is not None:
                 raise BadInput("the event log starts twice")
             self.start = event
@@ -161,14 +165,10 @@ class CellEvents:
             self.phases[event.phase] = event
         elif isinstance(event, EngineEvent):
             self.engine.append(event)
-        elif isinstance(event, BatchEvent):
-            self.batches[event.phase].append(event)
         elif isinstance(event, ScoreEvent):
             if self.score is not None:
                 raise BadInput("the event log tells the score twice")
             self.score = event
-        elif isinstance(event, TelemetryEvent):
-            self.telemetry.append(event)
         else:
             self._end_phase(event)
 

@@ -88,22 +88,41 @@ def cell_work(
     found: list[str] = []
     measured: list[Given] = []
     digests: dict[tuple[int, ...], str] = {}
+    size = spec.batch_size
     for batch in batches:
-        found += [
-            f"{batch.phase} batch {batch.index}: {what}"
-            for what in _batch_breaches(spec, batch, workload, known, stops)
-        ]
+        if not _is_good(spec, batch, known, stops, size):
+            found += [
+                f"{batch.phase} batch {batch.index}: {what}"
+                for what in _batch_breaches(spec, batch, workload, known, stops)
+            ]
         if digests.setdefault(batch.prompts, batch.prompts_digest) != batch.prompts_digest:
             found.append(f"{batch.phase} batch {batch.index}: the same prompts as before have another digest")
         if batch.phase == "measure":
-            first = len(measured) * spec.batch_size
-            if batch.prompts != tuple(range(first, first + spec.batch_size)):
+            first = len(measured) * size
+            if batch.prompts != tuple(range(first, first + size)):
                 found.append(
                     f"measure batch {batch.index}: prompts {_span(batch.prompts)} instead of "
-                    f"{_span(range(first, first + spec.batch_size))}"
+                    f"{_span(range(first, first + size))}"
                 )
             measured.append(Given(batch.prompts, batch.prompts_digest, batch.prompt_tokens))
-    return CellWork(spec.cell_id, spec.batch_size, tuple(measured), tuple(found))
+    return CellWork(spec.cell_id, size, tuple(measured), tuple(found))
+
+
+def _is_good(spec: CellSpec, batch: BatchEvent, known: Known, stops: frozenset[int], size: int) -> bool:
+    """Whether nothing is wrong with a batch, as nearly always; looked at as a whole, of a ``forced`` length and of
+    prompts that another cell was given. ``False`` says nothing."""
+    rows, outputs = batch.prompts, batch.outputs
+    return (
+        not stops
+        and known.get(rows) == (batch.prompts_digest, batch.prompt_tokens)
+        and len(rows) == size
+        and not rows[0] % size
+        and rows == tuple(range(rows[0], rows[0] + size))
+        and rows[-1] < spec.workload.prompts
+        and set(batch.output_tokens) == {spec.max_new_tokens}
+        and min(map(min, outputs)) >= 0
+        and max(map(max, outputs)) < spec.model.vocab_size
+    )
 
 
 def _batch_breaches(

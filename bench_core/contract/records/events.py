@@ -120,6 +120,14 @@ class BatchEvent(Record):
         """Output tokens per row, counted from the engine's ids."""
         return tuple(map(len, self.outputs))
 
+    @cached_property
+    def arrivals_us(self) -> tuple[tuple[int, ...], ...]:
+        """When each row's tokens arrived, microseconds from the batch's start; nothing where that is not told."""
+        if self.arrivals is None:
+            return ()
+        offsets = self.arrivals.offsets_us
+        return offsets * len(self.prompts) if self.arrivals.shared else offsets
+
     @model_validator(mode="after")
     def _rectangular(self) -> BatchEvent:
         rows = len(self.prompts)

@@ -44,7 +44,6 @@ def _badges(sheet: Sheet, entry: Entry) -> str:
     found = []
     for badge in badges(sheet, entry):
         word, explanation = escape(badge.word), escape(one_line(badge.explanation))
-        found.append(
-            f' <span class="badge" tabindex="0" data-tip="{explanation}" aria-label="{word}: {explanation}">{word}</span>'
-        )
+        said = f'data-tip="{explanation}" aria-label="{word}: {explanation}"'
+        found.append(f' <span class="badge" tabindex="0" {said}>{word}</span>')
     return "".join(found)
