@@ -104,7 +104,7 @@ class CellMetrics(Record):
     shrinking_batch_tokens: int | None = None
     held_batch_tokens: int | None = None
     telemetry: TelemetrySummary | None = None
-    steadiness: Steadiness = Steadiness()
+    steadiness: Steadiness = Field(default_factory=Steadiness)  # not built where none is read
     phase_rates: PhaseRates | None = None
     cpu: CpuUse | None = None
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from xml.sax.saxutils import escape
+from html import escape
 
 # Liberation Sans travels with vl-convert and has Arial's measures, so nothing moves where a viewer has only the latter.
 FONT = "Liberation Sans, Arial, Helvetica, sans-serif"
@@ -24,7 +24,6 @@ _WIDTHS = {
     }.items()
     for character in characters
 }  # fmt: skip
-_QUOTED = {'"': "&quot;"}
 _BOLD = 1.08  # as much wider
 # Room for a viewer that has none of the fonts and takes a wider one: a sixth of a character for each.
 _SPARE_PER_CHARACTER = 1.0
@@ -65,7 +64,7 @@ def number(value: float) -> str:
 def element(name: str, content: str = "", **attributes: str | float) -> str:
     """One element; ``content`` is SVG. In names of attributes an underscore stands for a hyphen."""
     told = "".join(
-        f' {key.replace("_", "-")}="{escape(value, _QUOTED) if isinstance(value, str) else number(value)}"'
+        f' {key.replace("_", "-")}="{escape(value) if isinstance(value, str) else number(value)}"'
         for key, value in attributes.items()
     )
     return f"<{name}{told}>{content}</{name}>" if content else f"<{name}{told}/>"
@@ -110,8 +109,8 @@ def text(
     """
     where: dict[str, str | float] = {"x": x, "y": y + _MIDDLE * size, "font_size": size, "fill": fill, **attributes}
     if says:
-        return mark("text", says, "text mark", escape(words), **where)
-    return element("text", escape(words), **where)
+        return mark("text", says, "text mark", escape(words, quote=False), **where)
+    return element("text", escape(words, quote=False), **where)
 
 
 @dataclass(frozen=True)
