@@ -15,6 +15,7 @@ from decimal import ROUND_HALF_UP, Context, Decimal
 from bench_core.report.figures import svg
 from bench_core.report.figures.colours import Looks, looks
 from bench_core.report.figures.svg import INK, PALE_INK, Axis, Plot
+from bench_core.report.format import quantity
 
 WIDTH, WIDEST, WIDTH_PER_SIZE = 460, 900, 90
 HEIGHT, STRIP_ROW_HEIGHT = 320, 20
@@ -100,7 +101,7 @@ def draw(points: Sequence[Point], *, title: str, subtitle: Sequence[str], unit: 
     lost = sum(point.value is None and point.method not in kept for point in points)
     subtitle = [*subtitle, *left_out(every, BEST_SOMEWHERE)]
     if lost:
-        subtitle.append(f"not shown: {lost:,} cells without a number, of other methods")
+        subtitle.append(f"not shown: {quantity(lost, 'cell')} without a number, of other methods")
     points = [point for point in points if point.method in kept]
     good = [point for point in points if point.value is not None]
     missing = [point for point in points if point.value is None]
