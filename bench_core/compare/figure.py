@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from bench_core.compare.comparison import Comparison, Line
 from bench_core.compare.quantities import QUANTITIES, Quantity
 from bench_core.compare.verdict import Verdict
-from bench_core.report.figures.draw import INK, PALE_INK, Figure, empty, field, finished, nominal
+from bench_core.report.figures import svg
+from bench_core.report.figures.draw import Drawing, Figure
+from bench_core.report.figures.svg import INK, PALE_INK, Plot
 from bench_core.report.format import quantity as counted
 from bench_core.report.format import significant
 
@@ -25,7 +26,7 @@ _LONGEST = 60
 
 def draw(comparisons: Sequence[Comparison]) -> Figure:
     """All comparisons with one baseline, one below the other."""
-    parts: list[Any] = []
+    plots: list[Plot] = []
     longest, left = 1, 0
     for comparison in comparisons:
         for quantity in QUANTITIES.values():
@@ -36,17 +37,21 @@ def draw(comparisons: Sequence[Comparison]) -> Figure:
             ]
             if lines:
                 left += max(len(lines) - _MOST, 0)
-                parts.append(_panel(comparison, quantity, lines[:_MOST], first=not parts))
+                plots.append(_panel(comparison, quantity, lines[:_MOST], first=not plots))
                 longest = max(longest, *(len(_name(line)) for line in lines[:_MOST]))
-    if not parts:
-        parts = [empty(_WIDTH, "No change has a number")]
+    if not plots:
+        plots = [svg.empty(_WIDTH, "No change has a number")]
     subtitle = [
         "Change for the worse, per cent: right of the line is worse",
         "bars: 95 % intervals; dashed: the worsening that is allowed",
     ]
     subtitle += [f"{counted(left, 'further change')} not drawn: the worst of each quantity are"] if left else []
-    title = f"Changes against {comparisons[0].old.name}"[:_LONGEST]
-    return finished(parts, (), (), title=title, subtitle=subtitle, longest=longest).drawn()
+    return Drawing(
+        title=f"Changes against {comparisons[0].old.name}"[:_LONGEST],
+        subtitle=tuple(subtitle),
+        plots=lambda: plots,
+        longest=longest,
+    ).drawn()
 
 
 def _name(line: Line) -> str:
@@ -58,55 +63,39 @@ def _worse(line: Line, relative: float) -> float:
     return (-relative if line.quantity.higher_is_better else relative) * 100
 
 
-def _panel(comparison: Comparison, quantity: Quantity, lines: Sequence[Line], *, first: bool) -> dict[str, Any]:
-    data: list[dict[str, Any]] = []
-    names: list[str] = []
-    for number, line in enumerate(lines):
+def _panel(comparison: Comparison, quantity: Quantity, lines: Sequence[Line], *, first: bool) -> Plot:
+    """``first``: the one that has the legend."""
+    changes: list[tuple[Line, float, list[float]]] = []
+    for line in lines:
         assert line.change is not None  # noqa: S101  # lines that are drawn have one
         ends = [_worse(line, end) for end in line.change.ends or ()]
-        place = f"{number:03d} {_name(line)}"
-        names.append(place)
-        data.append({
-            "place": place, "worse": _worse(line, line.change.relative), "verdict": line.verdict.value,
-            "low": min(ends, default=None), "high": max(ends, default=None),
-        })  # fmt: skip
+        changes.append((line, _worse(line, line.change.relative), ends))
     bound = (comparison.asked.bounds[quantity.name]) * 100
-    reach = max([bound * 1.2, *(abs(row[n]) for row in data for n in ("worse", "low", "high") if row[n] is not None)])
-    axis = {"labelExpr": "slice(datum.label, 4)", "domain": False, "ticks": False, "grid": True}
-    y = nominal("place", sort=names, title=None, scale={"domain": names}, axis=axis)
-    scale = {"domain": [-reach * 1.05, reach * 1.05], "nice": False}
-    words = [verdict.value for verdict in _LOOKS]
-    legend = {"title": None, "orient": "right", "symbolOpacity": 1, "symbolStrokeWidth": 0} if first else None
-    colours, shapes = ([look[k] for look in _LOOKS.values()] for k in (0, 1))
-    base = {"y": y, "color": nominal("verdict", scale={"domain": words, "range": colours}, legend=legend)}
-    bars = {
-        "mark": {"type": "rule", "strokeWidth": 2},
-        "encoding": {**base, "x": field("low", scale=scale), "x2": {"field": "high"}},
-        "transform": [{"filter": "isValid(datum.low)"}],
-    }
-    points = {
-        "mark": {"type": "point", "size": 70, "filled": True, "opacity": 1, "stroke": "#ffffff", "strokeWidth": 0.7},
-        "encoding": {
-            **base,
-            "x": field("worse", title=None, scale=scale),
-            "shape": nominal("verdict", scale={"domain": words, "range": shapes}, legend=legend),
-        },
-    }
-    name = f"{quantity.title}, {comparison.new.name}"[:_LONGEST]
-    return {
-        "data": {"values": data},
-        "layer": [_rule(0.0, INK, [1, 0]), _rule(bound, PALE_INK, [4, 3]), bars, points],
-        "width": _WIDTH, "height": _ROW_HEIGHT * len(lines),
-        "title": {
-            "text": f"{name} (allowed: {significant(bound, 3)} %)", "anchor": "start", "fontSize": 12,
-            "color": PALE_INK, "offset": 4,
-        },
-    }  # fmt: skip
+    reach = max([bound * 1.2, *(abs(value) for _, worse, ends in changes for value in (worse, *ends))]) * 1.05
+    x, height = svg.linear(_WIDTH, reach, low=-reach), _ROW_HEIGHT * len(lines)
+    down = ((0.0, INK, {}), (bound, PALE_INK, svg.dashes((4, 3))))
+    parts = [
+        svg.text(0, -12, f"{_title(comparison, quantity)} (allowed: {significant(bound, 3)} %)", fill=PALE_INK),
+        *svg.grid(x, None, _WIDTH, height),
+    ]
+    rows = []
+    for place, (line, worse, ends) in enumerate(changes):
+        y = _ROW_HEIGHT * (place + 0.5)
+        colour, shape = _LOOKS[line.verdict]
+        parts.append(svg.rule(0, y, _WIDTH, y, stroke=svg.GRID))
+        parts.append(svg.text(-8, y, _name(line), text_anchor="end"))
+        if ends:
+            rows.append(svg.rule(x.at(min(ends)), y, x.at(max(ends)), y, stroke=colour, stroke_width=2))
+        point = svg.symbol(shape, x.at(worse), y, 70)
+        rows.append(svg.element("path", **point, fill=colour, stroke="#ffffff", stroke_width=0.7))
+    parts += [svg.rule(x.at(at), 0, x.at(at), height, stroke=ink, **dash) for at, ink, dash in down]
+    below, room = svg.x_axis(x, height, "")
+    kinds = [(verdict.value, shape, {"fill": colour}) for verdict, (colour, shape) in _LOOKS.items()] if first else []
+    names, right, high = svg.legend(kinds, _WIDTH)
+    left = 8 + max(svg.text_width(_name(line), 12) for line in lines)
+    parts += [*rows, *below, *names]
+    return Plot(_WIDTH, max(height, high), tuple(parts), left=left, right=right, below=room)
 
 
-def _rule(at: float, colour: str, dash: list[int]) -> dict[str, Any]:
-    return {
-        "data": {"values": [{"at": at}]},
-        "mark": {"type": "rule", "color": colour, "strokeDash": dash},
-        "encoding": {"x": field("at")},
-    }
+def _title(comparison: Comparison, quantity: Quantity) -> str:
+    return f"{quantity.title}, {comparison.new.name}"[:_LONGEST]

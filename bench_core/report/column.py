@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Generic, TypeVar
 
 from bench_core.report.format import ABSENT
@@ -102,6 +103,7 @@ class Column(Generic[T_contra]):
         return Entry(text, None if self.words else value, strong=self.strong(line), mark=self.mark(line))
 
 
+@cache
 def at(path: str) -> Callable[[Any], Any]:
     """Reads attributes one after the other, ``None`` from the first that is ``None``: ``metrics.ttft_s.mean``.
 

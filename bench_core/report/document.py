@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from bench_core.contract.statistics.distribution import VALUES_BEYOND_A_PERCENTILE
@@ -11,6 +11,8 @@ from bench_core.report.column import Column, Sheet
 from bench_core.report.decide.cost import NO_PRICE, Prices
 from bench_core.report.decide.verdict import verdict
 from bench_core.report.explain.facts import facts
+from bench_core.report.figures.draw import BEST_SOMEWHERE, MOST_METHODS
+from bench_core.report.figures.scaling import compared
 from bench_core.report.fleet.sheets import fleet_sheets
 from bench_core.report.served import RAW as SERVED_RAW
 from bench_core.report.served import Served
@@ -124,10 +126,19 @@ def failures_of(view: RunView) -> tuple[Failure, ...]:
 
 def _figures(view: RunView) -> Iterator[FigureGroup]:
     if view.rows:
-        yield SCALING
+        yield _of_the_best(SCALING, compared(view), BEST_SOMEWHERE)
     drawn = tuple(serving_figures(view))
     if drawn:
-        yield FigureGroup("Throughput and latency under load", drawn)
+        yield _of_the_best(FigureGroup("Throughput and latency under load", drawn), view.served, "the best")
+
+
+def _of_the_best(group: FigureGroup, rows: Iterable[Ended], which: str) -> FigureGroup:
+    """The same, where there are too many methods for a figure with words on which of them it shows."""
+    methods = len({(row.planned.image, row.planned.variant) for row in rows})
+    if methods <= MOST_METHODS:
+        return group
+    words = f"{MOST_METHODS} of {methods:,}, {which}; the tables have all"
+    return FigureGroup(group.heading, tuple((name, f"{alt} ({words})") for name, alt in group.figures))
 
 
 def serving_figures(view: RunView) -> Iterator[tuple[str, str]]:

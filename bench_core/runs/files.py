@@ -204,10 +204,16 @@ def read_workload(run_folder: Path, record: RunRecord) -> Workload | None:
 
 def sane(value: object) -> bool:
     """Whether all numbers in plain data are finite and of a size that divides without overflow."""
-    if isinstance(value, dict):
-        return all(sane(part) for part in value.values())
-    if isinstance(value, (list, tuple)):
-        return all(sane(part) for part in value)
-    if isinstance(value, float):
-        return math.isfinite(value)
-    return not isinstance(value, int) or abs(value) < 2**63
+    left = [value]
+    while left:
+        part = left.pop()
+        if isinstance(part, dict):
+            left.extend(part.values())
+        elif isinstance(part, (list, tuple)):
+            left.extend(part)
+        elif isinstance(part, float):
+            if not math.isfinite(part):
+                return False
+        elif isinstance(part, int) and abs(part) >= 2**63:
+            return False
+    return True

@@ -27,15 +27,17 @@ def spread(work: Callable[[T], R], items: Sequence[T], processes: int) -> list[R
     """``work`` of each item, in order.
 
     Processes are forked: they have all that ``work`` refers to without a copy, and only results are sent. So a caller
-    that asks for more than one must have no threads.
+    that asks for more than one must have no threads. The first item is worked on before the fork: what that makes for
+    the others, as the readers of its records, is made once.
     """
     global _work  # noqa: PLW0603  # what a forked process begins with
     if processes < 2 or len(items) < _FEWEST_ITEMS:
         return [work(item) for item in items]
+    first, rest = work(items[0]), items[1:]
     _work = work
     try:
         with ProcessPoolExecutor(processes, get_context("fork")) as pool:
-            return list(pool.map(_one, items, chunksize=max(len(items) // (processes * _PIECES), 1)))
+            return [first, *pool.map(_one, rest, chunksize=max(len(rest) // (processes * _PIECES), 1))]
     finally:
         _work = None
 

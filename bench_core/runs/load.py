@@ -239,7 +239,10 @@ def _measured_row(
     row = Row(
         planned, spec, verdict, result=result,
         work=work, gaps=found, outputs=Outputs.of(measured),
-        pace=tuple(Paced((b.index, b.prompts_digest), sum(b.output_tokens), b.latency_s) for b in measured),
+        pace=tuple(
+            Paced((b.index, given.digest), sum(b.output_tokens), b.latency_s)
+            for b, given in zip(measured, work.measured, strict=True)
+        ),
         rate=rate_of([sample(batch) for batch in measured], whole),
         series=of_batches(events.stamped, events.telemetry, spec.device == "cuda"),
         alive_s=_alive(events),

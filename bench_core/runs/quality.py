@@ -6,6 +6,7 @@ recorded with the plan.
 
 from __future__ import annotations
 
+import itertools
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,32 +32,43 @@ class Outputs:
     """The measured outputs of a cell, by prompt; compact, since all cells of a run are held at once.
 
     Attributes:
-        spans: index of the prompt in the workload to (first, end) in ``tokens``.
+        tokens: ids of all rows, one after the other.
+        prompts: of each row, the index of its prompt in the workload.
+        ends: of each row, where its ids end in ``tokens``.
     """
 
     tokens: array[int]
-    spans: dict[int, tuple[int, int]]
+    prompts: array[int]
+    ends: array[int]
 
     @classmethod
     def of(cls, batches: Iterable[BatchEvent]) -> Outputs:
         """Of measured batches; where a prompt was measured more than once, its first output counts."""
-        tokens: array[int] = array("q")
-        spans: dict[int, tuple[int, int]] = {}
+        rows: dict[int, tuple[int, ...]] = {}
         for batch in batches:
             for prompt, row in zip(batch.prompts, batch.outputs, strict=True):
-                if prompt not in spans:
-                    spans[prompt] = (len(tokens), len(tokens) + len(row))
-                    tokens.extend(array("q", row))
-        return cls(tokens, spans)
+                rows.setdefault(prompt, row)
+        ends = itertools.accumulate(map(len, rows.values()))
+        return cls(_compact(itertools.chain.from_iterable(rows.values())), _compact(rows), _compact(ends))
 
-    def row(self, prompt: int) -> array[int]:
-        """Token ids of one prompt's output."""
-        first, end = self.spans[prompt]
-        return self.tokens[first:end]
+    def rows(self) -> dict[int, array[int]]:
+        """Token ids of each prompt's output, by the prompt."""
+        edges = itertools.pairwise((0, *self.ends))
+        return {prompt: self.tokens[first:end] for prompt, (first, end) in zip(self.prompts, edges, strict=True)}
 
     def beside(self, other: Outputs) -> Iterable[tuple[Sequence[int], Sequence[int]]]:
         """(ours, other's) rows of the prompts that both have."""
-        return ((self.row(prompt), other.row(prompt)) for prompt in self.spans if prompt in other.spans)
+        ours, others = self.rows(), other.rows()
+        return ((row, others[prompt]) for prompt, row in ours.items() if prompt in others)
+
+
+def _compact(values: Iterable[int]) -> array[int]:
+    """With four bytes for each value, where that is enough."""
+    kept = list(values)
+    try:
+        return array("i", kept)
+    except OverflowError:
+        return array("q", kept)
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
+import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 from bench_core.contract.measures.token_times import row_tpot_s, row_ttft_s
 from bench_core.contract.records.events import BatchEvent, TelemetryEvent
@@ -66,7 +69,7 @@ def _timelines(telemetry: Sequence[TelemetryEvent], on_gpu: bool) -> Iterable[Se
         "memory_bytes": "device_used_bytes" if on_gpu else "rss_bytes",
         "utilisation_percent": "utilisation_percent",
     }
-    times = [moment for event in telemetry for moment in event.t_s]
+    times = [*itertools.chain.from_iterable(event.t_s for event in telemetry)]
     if len(times) < 2 or times[-1] <= times[0]:
         return
     count = min(MOMENTS, len(times))
@@ -74,13 +77,25 @@ def _timelines(telemetry: Sequence[TelemetryEvent], on_gpu: bool) -> Iterable[Se
     step = (times[-1] - begin) / count
     every = [math.floor((moment - begin) / step) for moment in times]
     places = [min(place, count - 1) if 0 <= place <= count else None for place in every]
+    ascending = None not in places and all(map(operator.le, every, every[1:]))
+    edges = [bisect.bisect_left(every, k) for k in range(count)] + [len(every)] if ascending else []
     for name, column in columns.items():
-        sums, numbers = [0.0] * count, [0] * count
         told = itertools.chain.from_iterable(getattr(event, column) or [None] * len(event.t_s) for event in telemetry)
-        for place, value in zip(places, told, strict=True):
-            if value is not None and place is not None:
-                sums[place] += value
-                numbers[place] += 1
+        values = [*told]
+        if edges and None not in values:
+            sums, numbers = _stretches(values, edges)
+        else:
+            sums, numbers = [0.0] * count, [0] * count
+            for place, value in zip(places, values, strict=True):
+                if value is not None and place is not None:
+                    sums[place] += value
+                    numbers[place] += 1
         if any(numbers):
             means = tuple(total / n if n else None for total, n in zip(sums, numbers, strict=True))
             yield Series(name, times[0] + step / 2, step, means)
+
+
+def _stretches(values: Sequence[float], edges: Sequence[int]) -> tuple[list[float], list[int]]:
+    """Sum and number of the values between each edge and the next, added up one after the other."""
+    pairs = [*itertools.pairwise(edges)]
+    return [reduce(operator.add, values[low:high], 0.0) for low, high in pairs], [high - low for low, high in pairs]

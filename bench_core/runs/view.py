@@ -32,7 +32,7 @@ NOT_RUN = "not run"
 DAMAGED = "damaged"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Paced:
     """One measured batch: its place and the digest of its prompts, and how fast it was."""
 

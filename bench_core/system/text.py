@@ -10,6 +10,8 @@ LONGEST_FOREIGN = 500
 
 def one_line(text: str) -> str:
     """Any text in one printable line, whole."""
+    if text.isprintable() and "  " not in text and text.strip(" ") == text:
+        return text  # as nearly all are
     plain = "".join(char if char.isprintable() else " " for char in text)
     return " ".join(plain.split())
 

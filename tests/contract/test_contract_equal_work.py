@@ -10,6 +10,7 @@ import pytest
 from bench_core.contract.asked.protocol import MeasureProtocol
 from bench_core.contract.measures.equal_work import (
     CellWork,
+    Known,
     breaches_between,
     cell_work,
     output_breach,
@@ -90,7 +91,19 @@ def test_equal_work_has_no_breach_and_warm_up_latency_and_direct_batches_repeat_
     ],
 )  # fmt: skip
 def test_each_breach_is_named_with_its_batch(bad: BatchEvent, what: str) -> None:
-    assert cell_work(spec(), [bad], PROMPTS).breaches[0].startswith(what)
+    alone = cell_work(spec(), [bad], PROMPTS).breaches
+    assert alone[0].startswith(what)
+    # Beside a cell that was given the same and did what it should.
+    known: Known = {}
+    cell_work(spec(), GOOD, PROMPTS, known)
+    assert cell_work(spec(), [bad], PROMPTS, known).breaches == alone
+
+
+def test_a_spec_of_a_smaller_workload_is_a_breach_beside_one_of_the_whole() -> None:
+    known: Known = {}
+    cell_work(spec(), GOOD, PROMPTS, known)
+    smaller = spec(workload=spec().workload.model_copy(update={"prompts": 1}))
+    assert "a prompt is none of the workload's 1" in cell_work(smaller, [batch((0, 1))], PROMPTS, known).breaches[0]
 
 
 def test_a_prompt_beyond_the_workload_is_a_breach_and_no_crash() -> None:

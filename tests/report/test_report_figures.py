@@ -8,14 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from make_large_run import make_large_run
 from report_runs import VLLM, Script, measured_repeatedly, visit_again, write_run
 
 from bench_core.contract.records.run import EngineVersion
+from bench_core.report.document import document
 from bench_core.report.figures.colours import SPARE, _known, engine_colours, looks
+from bench_core.report.figures.draw import MOST_METHODS, Point, draw
 from bench_core.report.figures.scaling import _intervals, throughput
+from bench_core.report.figures.svg import linear, mark, plain_number, text
 from bench_core.report.page.data import page_data
 from bench_core.runs.load import load_run
 from bench_core.runs.view import RunView
+from bench_core.verify.report import _marks
 
 
 def engines(*methods_of: int) -> dict[str, str]:
@@ -123,3 +128,69 @@ def test_versions_of_an_engine_have_its_colour_and_shapes_of_their_own(tmp_path:
     svg = throughput(view).drawn().svg
     drawn = {known for known in (*_known().values(), *SPARE) if known in svg.lower()}
     assert drawn == {colour}
+
+
+def points(methods: int, missing: int = 0) -> list[Point]:
+    """At batch size 1 the last method is the fastest, at 2 the first; and methods without any number."""
+    good = [
+        Point("engine", f"method {k:03d}", size, 100.0 + (k if size == 1 else methods - k), "", None, None)
+        for k in range(methods)
+        for size in (1, 2)
+    ]
+    return good + [Point("engine", f"failed {k}", 1, None, "oom_kv", None, None) for k in range(missing)]
+
+
+@pytest.mark.parametrize("most", [True, False])
+def test_of_many_methods_those_are_drawn_that_are_best_at_some_batch_size(most: bool) -> None:
+    drawing = draw(points(MOST_METHODS + 10, missing=3), title="t", subtitle=["s"], unit="u", most=most)
+    shown = {int(found[1]) for mark in drawing.marks if (found := re.search(r"method (\d+)$", mark))}
+    assert len(shown) == MOST_METHODS
+    assert {0, MOST_METHODS + 9} <= shown, "the best of each batch size"
+    assert shown.isdisjoint(range(MOST_METHODS // 2, MOST_METHODS // 2 + 10)), "those in the middle are at no size"
+    drawn = drawing.drawn().svg
+    assert list(_marks("t", drawn, drawing)) == []
+    assert f"{MOST_METHODS} of {MOST_METHODS + 13} methods: the best at some batch size; the tables have all" in drawn
+    assert "not shown: 3 cells without a number, of other methods" in drawn
+
+
+def test_of_few_methods_all_are_drawn_and_nothing_is_said() -> None:
+    drawing = draw(points(MOST_METHODS - 1, missing=1), title="t", subtitle=["s"], unit="u", most=True)
+    assert len(drawing.lines) == MOST_METHODS - 1
+    assert any("oom_kv" in mark for mark in drawing.marks)
+    assert drawing.subtitle == ("s",)
+
+
+def test_a_report_of_many_methods_says_which_its_figures_show_and_has_all_in_its_tables(tmp_path: Path) -> None:
+    make_large_run(tmp_path / "many", (MOST_METHODS + 1) * 4, 3, seed=1)
+    view = load_run(tmp_path / "many")
+    words = document(view)
+    said = f"({MOST_METHODS} of {MOST_METHODS + 1}, the best at some batch size; the tables have all)"
+    assert all(said in alt for group in words.figures for _, alt in group.figures)
+    assert all(len(sheet.rows) == MOST_METHODS + 1 for sheet in words.results)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0"), (0.05, "0.05"), (1.0, "1"), (12500.0, "12,500"), (0.1 + 0.2, "0.3"), (2e-5, "0.00002"), (-5.0, "-5")],
+)
+def test_ticks_are_plain_numbers(value: float, text: str) -> None:
+    assert plain_number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("high", "ticks"), [(5.2, (0, 1, 2, 3, 4, 5, 6)), (1300, (0, 200, 400, 600, 800, 1000, 1200, 1400))]
+)
+def test_a_linear_axis_has_about_six_round_ticks_and_ends_with_one(high: float, ticks: tuple[float, ...]) -> None:
+    axis = linear(100.0, high, whole=True)
+    assert axis.ticks == pytest.approx(ticks)
+    assert axis.at(axis.high) == 100.0
+    assert axis.at(0.0) == 0.0
+    assert len(linear(100.0, high).ticks) == len(ticks) - 1
+
+
+def test_words_of_a_drawing_cannot_break_out_of_it() -> None:
+    name = "</text><script>\"&'"
+    root = ET.fromstring(mark("text", name, "text mark", text(0, 0, name)))  # noqa: S314
+    assert root.attrib["aria-label"] == name
+    assert [element.tag for element in root.iter()] == ["text", "text"]
+    assert root[0].text == name

@@ -21,7 +21,7 @@ from report_runs import (
 
 from bench_core.contract.measures.repeats import between_runs
 from bench_core.report.document import document
-from bench_core.report.page.write import unbroken
+from bench_core.report.page.fields import unbroken
 from bench_core.report.tables.glance import fastest_lines
 from bench_core.report.write.markdown import markdown
 from bench_core.runs.load import load_run

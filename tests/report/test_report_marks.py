@@ -15,6 +15,7 @@ from test_report_written import MIXED
 from bench_core.contract.serving.log import ServeEvents
 from bench_core.report.figures.draw import MOST_PIXELS, Drawing, label_number
 from bench_core.report.figures.every import drawings
+from bench_core.report.figures.svg import Plot, empty
 from bench_core.runs.forks import spread
 from bench_core.runs.load import Watched, load_run
 from bench_core.verify.differences import Difference
@@ -82,8 +83,7 @@ def test_published_drawings_bear_them_too(run: str) -> None:
 
 
 def test_a_vast_drawing_has_a_png_of_bounded_size() -> None:
-    spec = {"data": {"values": [{}]}, "mark": "point", "width": 400, "height": 60_000}
-    png = Drawing(spec, ()).drawn().png
+    png = Drawing("vast", (), lambda: [empty(400, "x"), Plot(400, 60_000, ())]).drawn().png
     width, height = (int.from_bytes(png[at : at + 4], "big") for at in (16, 20))
     assert 0.9 * MOST_PIXELS < width * height < 1.1 * MOST_PIXELS
 

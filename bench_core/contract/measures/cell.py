@@ -104,7 +104,7 @@ class CellMetrics(Record):
     shrinking_batch_tokens: int | None = None
     held_batch_tokens: int | None = None
     telemetry: TelemetrySummary | None = None
-    steadiness: Steadiness = Steadiness()
+    steadiness: Steadiness = Field(default_factory=Steadiness)  # not built where none is read
     phase_rates: PhaseRates | None = None
     cpu: CpuUse | None = None
 
@@ -149,7 +149,11 @@ class CellEvents:
         """
         if self.end is not None:
             raise BadInput(f"the event log goes on after its end, with {event.type}")
-        if isinstance(event, StartEvent):
+        if isinstance(event, BatchEvent):
+            self.batches[event.phase].append(event)
+        elif isinstance(event, TelemetryEvent):
+            self.telemetry.append(event)
+        elif isinstance(event, StartEvent):
             if self.start is not None:
                 raise BadInput("the event log starts twice")
             self.start = event
@@ -161,14 +165,10 @@ class CellEvents:
             self.phases[event.phase] = event
         elif isinstance(event, EngineEvent):
             self.engine.append(event)
-        elif isinstance(event, BatchEvent):
-            self.batches[event.phase].append(event)
         elif isinstance(event, ScoreEvent):
             if self.score is not None:
                 raise BadInput("the event log tells the score twice")
             self.score = event
-        elif isinstance(event, TelemetryEvent):
-            self.telemetry.append(event)
         else:
             self._end_phase(event)
 

@@ -70,7 +70,7 @@ def output_breach(output: Sequence[int], max_new_tokens: int, stops: Collection[
     return None
 
 
-Known = dict[tuple[int, ...], tuple[str, tuple[int, ...]]]  # rows of a workload to their digest and lengths
+Known = dict[tuple[int, ...], Given]  # by the indices: what a batch of these prompts is given
 
 
 def cell_work(
@@ -88,22 +88,50 @@ def cell_work(
     found: list[str] = []
     measured: list[Given] = []
     digests: dict[tuple[int, ...], str] = {}
+    size = spec.batch_size
     for batch in batches:
-        found += [
-            f"{batch.phase} batch {batch.index}: {what}"
-            for what in _batch_breaches(spec, batch, workload, known, stops)
-        ]
+        if not _is_good(spec, batch, known, stops, size):
+            found += [
+                f"{batch.phase} batch {batch.index}: {what}"
+                for what in _batch_breaches(spec, batch, workload, known, stops)
+            ]
         if digests.setdefault(batch.prompts, batch.prompts_digest) != batch.prompts_digest:
             found.append(f"{batch.phase} batch {batch.index}: the same prompts as before have another digest")
         if batch.phase == "measure":
-            first = len(measured) * spec.batch_size
-            if batch.prompts != tuple(range(first, first + spec.batch_size)):
+            first = len(measured) * size
+            if batch.prompts != tuple(range(first, first + size)):
                 found.append(
                     f"measure batch {batch.index}: prompts {_span(batch.prompts)} instead of "
-                    f"{_span(range(first, first + spec.batch_size))}"
+                    f"{_span(range(first, first + size))}"
                 )
-            measured.append(Given(batch.prompts, batch.prompts_digest, batch.prompt_tokens))
-    return CellWork(spec.cell_id, spec.batch_size, tuple(measured), tuple(found))
+            measured.append(_given(batch, known))
+    return CellWork(spec.cell_id, size, tuple(measured), tuple(found))
+
+
+def _is_good(spec: CellSpec, batch: BatchEvent, known: Known, stops: frozenset[int], size: int) -> bool:
+    """Whether nothing is wrong with a batch, as nearly always; looked at as a whole, of a ``forced`` length and of
+    prompts that another cell was given. ``False`` says nothing."""
+    rows, outputs = batch.prompts, batch.outputs
+    return (
+        not stops
+        and rows in known
+        and _given(batch, known) is known[rows]
+        and len(rows) == size
+        and not rows[0] % size
+        and rows == tuple(range(rows[0], rows[0] + size))
+        and rows[-1] < spec.workload.prompts
+        and set(batch.output_tokens) == {spec.max_new_tokens}
+        and min(map(min, outputs)) >= 0
+        and max(map(max, outputs)) < spec.model.vocab_size
+    )
+
+
+def _given(batch: BatchEvent, known: Known) -> Given:
+    """One object for all cells that were given the same: of a large run they would fill gigabytes."""
+    usual = known.get(batch.prompts)
+    if usual is not None and usual.digest == batch.prompts_digest and usual.prompt_tokens == batch.prompt_tokens:
+        return usual
+    return Given(batch.prompts, batch.prompts_digest, batch.prompt_tokens)
 
 
 def _batch_breaches(
@@ -118,9 +146,10 @@ def _batch_breaches(
         yield f"a prompt is none of the workload's {spec.workload.prompts}"
     elif workload is not None:
         if rows not in known:
-            known[rows] = prompts_sha256(workload[row] for row in rows), tuple(len(workload[row]) for row in rows)
-        digest, lengths = known[rows]
-        if batch.prompts_digest != digest:
+            digest, lengths = prompts_sha256(workload[row] for row in rows), tuple(len(workload[row]) for row in rows)
+            known[rows] = Given(rows, digest, lengths)
+        lengths = known[rows].prompt_tokens
+        if batch.prompts_digest != known[rows].digest:
             yield "the ids given to the engine are not those of the workload's prompts in this order"
         if batch.prompt_tokens != lengths:
             row = next(k for k, pair in enumerate(zip(batch.prompt_tokens, lengths, strict=True)) if pair[0] != pair[1])
@@ -152,9 +181,10 @@ def breaches_between(cells: Iterable[CellWork]) -> dict[str, str]:
     for group in by_size.values():
         for index in range(max(len(cell.measured) for cell in group)):
             reached = [cell for cell in group if index < len(cell.measured)]
-            counts = Counter(cell.measured[index] for cell in reached).most_common()
-            if len(counts) == 1:
+            first = reached[0].measured[index]
+            if all(cell.measured[index] is first or cell.measured[index] == first for cell in reached):
                 continue
+            counts = Counter(cell.measured[index] for cell in reached).most_common()
             usual = counts[0][0] if counts[0][1] > counts[1][1] else None
             for cell in reached:
                 if cell.measured[index] != usual:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
-import math
+import bisect
+import operator
 from collections.abc import Mapping, Sequence
 
+from bench_core.contract.measures.telemetry import area, within
 from bench_core.contract.records.events import BatchEvent, PhaseEvent
 from bench_core.contract.records.record import Record
 
 # A sample is taken when a phase or batch ends; one that comes later than this says nothing of that moment.
 SAMPLE_BELONGS_WITHIN_S = 2.0
+_TIME, _BYTES = operator.itemgetter(0), operator.itemgetter(1)
 
 
 class MemoryUse(Record):
@@ -37,28 +39,31 @@ def memory_use(
     warmup: Sequence[BatchEvent],
     measured: Sequence[BatchEvent],
 ) -> MemoryUse | None:
-    """Memory at the moments that count. A sample is taken whenever a phase or batch ends, so each moment has one."""
+    """Memory at the moments that count, of samples in time order. One is taken whenever a phase or batch ends, so each
+    moment has one."""
     if not samples:
         return None
     load, prepare = phases.get("load"), phases.get("prepare")
+    loading = within(samples, load.started_s, load.started_s + load.duration_s) if load else []
+    before = samples[: bisect.bisect_right(samples, load.started_s, key=_TIME)] if load else []
     first = (warmup or measured)[0]
     end = measured[-1].started_s + measured[-1].latency_s
     last = _first_sample_after(samples, end)
     window_end = last[0] if last else end
-    loading = [v for t, v in samples if load and load.started_s <= t <= load.started_s + load.duration_s]
     return MemoryUse(
-        baseline_bytes=next((v for t, v in reversed(samples) if load and t <= load.started_s), None),
-        load_peak_bytes=max(loading, default=None),
+        baseline_bytes=before[-1][1] if before else None,
+        load_peak_bytes=max(map(_BYTES, loading), default=None),
         after_load_bytes=_value_after(samples, load),
         after_prepare_bytes=_value_after(samples, prepare),
-        peak_bytes=max((v for t, v in samples if first.started_s <= t <= window_end), default=None),
-        mean_bytes=_mean_over_time([(t, v) for t, v in samples if measured[0].started_s <= t <= window_end]),
+        peak_bytes=max(map(_BYTES, within(samples, first.started_s, window_end)), default=None),
+        mean_bytes=_mean_over_time(within(samples, measured[0].started_s, window_end)),
     )
 
 
 def _first_sample_after(samples: list[tuple[float, int]], moment_s: float) -> tuple[float, int] | None:
     """The reading that belongs to a moment: the first at or after it, unless the sampler was silent by then."""
-    found = next(((t, v) for t, v in samples if t >= moment_s), None)
+    place = bisect.bisect_left(samples, moment_s, key=_TIME)
+    found = samples[place] if place < len(samples) else None
     return found if found is not None and found[0] - moment_s <= SAMPLE_BELONGS_WITHIN_S else None
 
 
@@ -74,5 +79,4 @@ def _mean_over_time(samples: list[tuple[float, int]]) -> float | None:
     span_s = samples[-1][0] - samples[0][0]
     if span_s <= 0.0:
         return float(samples[-1][1])
-    area = math.fsum((t1 - t0) * (v0 + v1) / 2 for (t0, v0), (t1, v1) in itertools.pairwise(samples))
-    return area / span_s
+    return area(samples) / span_s

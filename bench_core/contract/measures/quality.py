@@ -12,6 +12,7 @@ same true ids. Its exponential is the perplexity (Jelinek, Mercer, Bahl and Bake
 from __future__ import annotations
 
 import math
+import operator
 import statistics
 from collections.abc import Iterable, Sequence
 
@@ -141,7 +142,7 @@ def agreement(pairs: Iterable[tuple[Sequence[int], Sequence[int]]]) -> Agreement
     identical = first = equal = positions = 0
     for ours, reference in pairs:
         longer = max(len(ours), len(reference))
-        same = [a == b for a, b in zip(ours, reference, strict=False)]
+        same = [*map(operator.eq, ours, reference)]
         common = same.index(False) if False in same else len(same)
         whole = common == longer
         prefixes.append(common / longer if longer else 1.0)

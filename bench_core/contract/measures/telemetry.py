@@ -117,7 +117,7 @@ def is_throttling(mask: int) -> bool:
     return bool(mask & (THROTTLING_BITS | ~_KNOWN_BITS))
 
 
-_TIME = operator.itemgetter(0)
+_TIME, _VALUE = operator.itemgetter(0), operator.itemgetter(1)
 Column = list[tuple[float, float]]  # (CLOCK_MONOTONIC seconds, value), in time order
 
 
@@ -127,12 +127,13 @@ def summarise_telemetry(
     """Of the window ``begin_s`` to ``end_s`` (CLOCK_MONOTONIC); ``None`` where nothing was ever sampled."""
     if not any(event.t_s for event in telemetry):
         return None
-    every = sorted(t for event in telemetry for t in event.t_s)
+    every = sorted(itertools.chain.from_iterable(event.t_s for event in telemetry))
     times = every[bisect.bisect_left(every, begin_s) : bisect.bisect_right(every, end_s)]
-    gaps = [later - earlier for earlier, later in itertools.pairwise([begin_s, *times, end_s])]
+    gaps = [*map(operator.sub, (*times, end_s), (begin_s, *times))]
 
     def column(name: str) -> Column:
-        return [(t, float(v)) for t, v in _within(samples_of(telemetry, name), begin_s, end_s)]
+        found = within(samples_of(telemetry, name), begin_s, end_s)
+        return [*zip(map(_TIME, found), map(float, map(_VALUE, found)), strict=True)]
 
     reasons = column("throttle_reasons")
     masks: dict[int, float] = {}
@@ -182,7 +183,7 @@ def samples_of(telemetry: Sequence[TelemetryEvent], column: str) -> list[tuple[f
     return found
 
 
-def _within(samples: list[tuple[float, int]], begin_s: float, end_s: float) -> list[tuple[float, int]]:
+def within(samples: list[tuple[float, int]], begin_s: float, end_s: float) -> list[tuple[float, int]]:
     """Of samples in time order, those of a window, both ends included."""
     first = bisect.bisect_left(samples, begin_s, key=_TIME)
     return samples[first : bisect.bisect_right(samples, end_s, lo=first, key=_TIME)]
@@ -197,7 +198,7 @@ def device_energy_joules(telemetry: Sequence[TelemetryEvent], measured: Sequence
     """
     start = measured[0].started_s
     end = measured[-1].started_s + measured[-1].latency_s
-    inside = _within(samples_of(telemetry, "energy_mj"), start, end)
+    inside = within(samples_of(telemetry, "energy_mj"), start, end)
     if end - start < 1.0 or len(inside) < 2:
         return None
     (first_t, first), (last_t, last) = inside[0], inside[-1]
@@ -224,11 +225,14 @@ def _mean(samples: Column) -> float | None:
     span_s = samples[-1][0] - samples[0][0]
     if span_s <= 0:
         return statistics.fmean(v for _, v in samples)
-    return _area(samples) / span_s
+    return area(samples) / span_s
 
 
-def _area(samples: Column) -> float:
-    return math.fsum((t1 - t0) * (v0 + v1) / 2 for (t0, v0), (t1, v1) in itertools.pairwise(samples))
+def area(samples: Sequence[tuple[float, float]]) -> float:
+    """Below a column, in trapezoids; in the value's unit times seconds."""
+    times, values = [*map(_TIME, samples)], [*map(_VALUE, samples)]
+    spans = map(operator.sub, times[1:], times)
+    return math.fsum(map(operator.mul, spans, map(operator.add, values, values[1:]))) / 2
 
 
 def _scaled(value: float | None, factor: float) -> float | None:
@@ -253,4 +257,4 @@ def _integrated(samples: Column, begin_s: float, end_s: float) -> float | None:
     """Power integrated over the window, joules, under the same conditions as :func:`_counted`."""
     if not _covers(samples, begin_s, end_s):
         return None
-    return _area(samples) * (end_s - begin_s) / (samples[-1][0] - samples[0][0])
+    return area(samples) * (end_s - begin_s) / (samples[-1][0] - samples[0][0])

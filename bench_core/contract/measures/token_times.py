@@ -22,14 +22,12 @@ from bench_core.contract.statistics.distribution import Distribution
 
 def row_ttft_s(batch: BatchEvent) -> list[float]:
     """Time to first token of each row that has one, seconds from the batch's start."""
-    return [offsets[0] / 1e6 for offsets in _row_offsets(batch) if offsets]
+    return [offsets[0] / 1e6 for offsets in batch.arrivals_us if offsets]
 
 
 def row_tpot_s(batch: BatchEvent) -> list[float]:
     """Time per output token after the first, of each row of two tokens or more, seconds."""
-    return [
-        (offsets[-1] - offsets[0]) / 1e6 / (len(offsets) - 1) for offsets in _row_offsets(batch) if len(offsets) > 1
-    ]
+    return [(offsets[-1] - offsets[0]) / 1e6 / (len(offsets) - 1) for offsets in batch.arrivals_us if len(offsets) > 1]
 
 
 def itl_s(batches: Iterable[BatchEvent]) -> dict[float, int]:
@@ -46,13 +44,6 @@ def itl_s(batches: Iterable[BatchEvent]) -> dict[float, int]:
             else:
                 gaps_us.update(of_row)
     return {gap / 1e6: times for gap, times in gaps_us.items()}
-
-
-def _row_offsets(batch: BatchEvent) -> list[tuple[int, ...]]:
-    if batch.arrivals is None:
-        return []
-    offsets = batch.arrivals.offsets_us
-    return [*offsets] * len(batch.prompts) if batch.arrivals.shared else [*offsets]
 
 
 class PhaseRates(Record):
@@ -112,7 +103,7 @@ class PhaseTimes:
 
 def batch_phase_times(batch: BatchEvent) -> PhaseTimes | None:
     """Phases of one batch; ``None`` where the engine does not tell, a row is empty, or rows come in single file."""
-    rows = _row_offsets(batch)
+    rows = batch.arrivals_us
     if not rows or not all(rows) or _one_after_the_other(rows):
         return None
     return PhaseTimes(
@@ -141,7 +132,7 @@ def row_prefill_tok_s(batch: BatchEvent) -> list[float]:
 
 
 def _row_prefill_tok_s(batch: BatchEvent) -> list[float]:
-    firsts = [offsets[0] for offsets in _row_offsets(batch)]
+    firsts = [offsets[0] for offsets in batch.arrivals_us]
     return [tokens * 1e6 / first for tokens, first in zip(batch.prompt_tokens, firsts, strict=True) if first > 0]
 
 
@@ -151,13 +142,15 @@ def row_decode_tok_s(batch: BatchEvent) -> list[float]:
 
 
 def _row_decode_tok_s(batch: BatchEvent) -> list[float]:
-    rows = _row_offsets(batch)
+    rows = batch.arrivals_us
     return [(len(row) - 1) * 1e6 / (row[-1] - row[0]) for row in rows if row[-1] > row[0]]
 
 
 def _one_after_the_other(rows: Sequence[tuple[int, ...]]) -> bool:
     """Whether each row's first token came when the row before it was finished. (One token each says nothing.)"""
-    if len(rows) < 2 or all(len(row) == 1 for row in rows):
+    if len(rows) < 2 or min([row[-1] for row in rows]) > max([row[0] for row in rows]):
+        return False  # as nearly always: all have begun before one has ended
+    if all(len(row) == 1 for row in rows):
         return False
     in_order = sorted(rows)
     return all(earlier[-1] <= later[0] for earlier, later in itertools.pairwise(in_order))

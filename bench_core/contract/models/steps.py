@@ -69,6 +69,9 @@ class PromptReading(Record):
     longest_prompt_tokens: int | None = None
 
 
+Rows = tuple[tuple[int, ...], ...]  # when the tokens of each row arrived, microseconds from the batch's start
+
+
 @dataclass(frozen=True)
 class _Stretch:
     """Seconds, steps and rows of one stretch, and the contexts of each row's tokens, which are consecutive."""
@@ -142,18 +145,15 @@ def prompt_reading(batches: Sequence[BatchEvent]) -> PromptReading | None:
     )
 
 
-def _offsets_us(batch: BatchEvent) -> list[tuple[int, ...]]:
+def _offsets_us(batch: BatchEvent) -> Rows:
     """Arrival times of every row; nothing where a row has none."""
-    if batch.arrivals is None:
-        return []
-    offsets = batch.arrivals.offsets_us
-    rows = [*offsets] * len(batch.prompts) if batch.arrivals.shared else [*offsets]
-    return rows if all(rows) else []
+    rows = batch.arrivals_us
+    return rows if all(rows) else ()
 
 
-def _window_us(rows: list[tuple[int, ...]]) -> tuple[int, int] | None:
+def _window_us(rows: Rows) -> tuple[int, int] | None:
     """From the last row's first token to the first row's last one, if that is a stretch of time."""
-    begin, end = max(row[0] for row in rows), min(row[-1] for row in rows)
+    begin, end = max([row[0] for row in rows]), min([row[-1] for row in rows])
     return (begin, end) if end > begin else None
 
 
@@ -168,16 +168,18 @@ def _stretches(batch: BatchEvent) -> list[_Stretch]:
     if any(rows[earlier][-1] > rows[later][0] for earlier, later in itertools.pairwise(order)):
         return []
     return [
-        _stretch([rows[row]], (batch.prompt_tokens[row],), rows[row][0], rows[row][-1])
+        _stretch((rows[row],), (batch.prompt_tokens[row],), rows[row][0], rows[row][-1])
         for row in order
         if rows[row][-1] > rows[row][0]
     ]
 
 
-def _stretch(rows: list[tuple[int, ...]], prompts: Sequence[int], begin_us: int, end_us: int) -> _Stretch:
+def _stretch(rows: Rows, prompts: Sequence[int], begin_us: int, end_us: int) -> _Stretch:
     # The step that makes token i of a row (from 0) attends to the prompt and i tokens behind it.
-    contexts = tuple(
-        range(prompt + bisect.bisect_right(row, begin_us), prompt + bisect.bisect_right(row, end_us))
-        for row, prompt in zip(rows, prompts, strict=True)  # arrivals of a row ascend
-    )
+    ends = {}  # of each different row; arrivals of a row ascend
+    for row in rows:
+        if id(row) not in ends:  # rows that arrive together are one
+            ends[id(row)] = bisect.bisect_right(row, begin_us), bisect.bisect_right(row, end_us)
+    spans = [ends[id(row)] for row in rows]
+    contexts = tuple([range(prompt + first, prompt + end) for (first, end), prompt in zip(spans, prompts, strict=True)])
     return _Stretch((end_us - begin_us) / 1e6, sum(map(len, contexts)) / len(rows), len(rows), contexts)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, Protocol
 
 from pydantic import Field
@@ -68,7 +69,7 @@ class Measurement(Record):
     iterations: int = Field(ge=1)
     samples_s: tuple[float, ...] = Field(min_length=1)
 
-    @property
+    @cached_property
     def best_per_s(self) -> float:
         """Rate of the quickest sample: what the device can do when nothing disturbs it."""
         return self.amount * self.iterations / max(min(self.samples_s), 1e-9)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Annotated, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from bench_core.contract.errors import BadInput
 from bench_core.contract.measures.cpu_use import CpuReadings
@@ -119,6 +119,14 @@ class BatchEvent(Record):
     def output_tokens(self) -> tuple[int, ...]:
         """Output tokens per row, counted from the engine's ids."""
         return tuple(map(len, self.outputs))
+
+    @cached_property
+    def arrivals_us(self) -> tuple[tuple[int, ...], ...]:
+        """When each row's tokens arrived, microseconds from the batch's start; nothing where that is not told."""
+        if self.arrivals is None:
+            return ()
+        offsets = self.arrivals.offsets_us
+        return offsets * len(self.prompts) if self.arrivals.shared else offsets
 
     @model_validator(mode="after")
     def _rectangular(self) -> BatchEvent:
@@ -256,7 +264,8 @@ Event = (
     | StopEvent
 )
 
-_ADAPTER: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="type")])
+_LATER = ConfigDict(defer_build=True)  # a command reads one kind of log, or none
+_ADAPTER: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="type")], config=_LATER)
 
 
 def parse_event(line: str | bytes, origin: str) -> Event:
@@ -301,7 +310,7 @@ class CellEnded(Record):
 
 
 StdoutLine = Progress | CellEnded
-_STDOUT: TypeAdapter[StdoutLine] = TypeAdapter(Annotated[StdoutLine, Field(discriminator="type")])
+_STDOUT: TypeAdapter[StdoutLine] = TypeAdapter(Annotated[StdoutLine, Field(discriminator="type")], config=_LATER)
 
 
 def parse_stdout(line: str | bytes) -> StdoutLine | None:

@@ -161,7 +161,7 @@ class RunRecord(Record):
     length: Length
     cells: tuple[PlannedCell, ...]
     visits: tuple[VisitInfo, ...] = ()
-    quality: QualityBounds = QualityBounds()
+    quality: QualityBounds = Field(default_factory=QualityBounds)
     repeats: int = Field(1, ge=1, le=MAX_REPEAT)
     engine_versions: dict[str, EngineVersion] = Field(
         {}, description="of images that were made for one version of an engine, by their names"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from bench_core.contract.errors import BadInput
 from bench_core.contract.measures.cpu_use import CpuReading
@@ -33,7 +33,10 @@ ServeEvent = (
     | CpuEvent
     | EndEvent
 )
-_ADAPTER: TypeAdapter[ServeEvent] = TypeAdapter(Annotated[ServeEvent, Field(discriminator="type")])
+_ADAPTER: TypeAdapter[ServeEvent] = TypeAdapter(
+    Annotated[ServeEvent, Field(discriminator="type")],
+    config=ConfigDict(defer_build=True),  # most commands read no such log
+)
 
 
 def parse_serve_events(lines: Iterable[str | bytes], origin: str) -> Iterator[ServeEvent]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 # A column that is this small a part of itself once the earlier ones are taken out says nothing new.
@@ -75,6 +76,12 @@ class Fit:
             rest = [value - share * part for value, part in zip(rest, base.values, strict=True)]
             shares.append(share)
         return rest, tuple(shares)
+
+
+@lru_cache(maxsize=64)
+def known_fit(columns: tuple[tuple[float, ...], ...], at: tuple[float, ...] | None = None) -> Fit:
+    """The same, kept: cells of one run were given the same batches."""
+    return Fit(columns, at)
 
 
 def _dot(one: Sequence[float], other: Sequence[float]) -> float:

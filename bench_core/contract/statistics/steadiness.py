@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from bench_core.contract.errors import BadInput
 from bench_core.contract.records.events import BatchEvent, StopEvent, WarmupEndEvent
 from bench_core.contract.records.record import Record
-from bench_core.contract.statistics.fit import Fit
+from bench_core.contract.statistics.fit import known_fit
 from bench_core.contract.statistics.interval import FEWEST_BATCHES, Interval
 from bench_core.contract.statistics.stopping import (
     TREND_TOLERANCE,
@@ -123,13 +123,13 @@ def latency_drift(batches: Sequence[BatchEvent]) -> Trend | None:
     if len(batches) < FEWEST_BATCHES:
         return None
     latencies = [batch.latency_s for batch in batches]
-    work = [
-        [float(sum(batch.prompt_tokens)) for batch in batches],
-        [float(sum(batch.output_tokens)) for batch in batches],
-    ]
+    work = (
+        tuple([float(sum(batch.prompt_tokens)) for batch in batches]),
+        tuple([float(sum(batch.output_tokens)) for batch in batches]),
+    )
     if len(batches) >= _FITTED_FROM:
         mean = math.fsum(latencies) / len(latencies)
-        return trend([mean + value for value in Fit(work).residuals(latencies)])
+        return trend([mean + value for value in known_fit(work).residuals(latencies)])
     if any(min(column) > 0 and trend(column).is_seen(DRIFT_SIGNIFICANCE, TREND_TOLERANCE) for column in work):
         return None
     return trend(latencies)

@@ -25,12 +25,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from pydantic import Field
 
 from bench_core.contract.records.record import Record
-from bench_core.contract.statistics.fit import Fit
+from bench_core.contract.statistics.fit import Fit, known_fit
 from bench_core.contract.statistics.interval import Interval, interval_around, throughput_interval
 from bench_core.contract.statistics.representation import (
     WHOLLY_ALIKE,
@@ -157,6 +158,10 @@ def workload_rate(
     return found.model_copy(update={"interval": found.interval.widened(like.allowance)})
 
 
+# Cells of one run were given the same batches.
+_known_likeness = lru_cache(maxsize=64)(likeness)
+
+
 def _likeness(works: Sequence[Work], whole: WholeWork) -> Likeness:
     """Of both kinds of work: the first misfit, what is apart, the larger allowance."""
     spread, mean = whole.spread, whole.mean
@@ -164,8 +169,8 @@ def _likeness(works: Sequence[Work], whole: WholeWork) -> Likeness:
         return WHOLLY_ALIKE
     tokens, longest = zip(*works, strict=True)
     found = (
-        likeness(tokens, "prompt_tokens", spread.prompt_tokens, mean.prompt_tokens, whole.batches),
-        likeness(
+        _known_likeness(tokens, "prompt_tokens", spread.prompt_tokens, mean.prompt_tokens, whole.batches),
+        _known_likeness(
             longest, "longest_prompt_tokens", spread.longest_prompt_tokens, mean.longest_prompt_tokens, whole.batches
         ),
     )
@@ -189,10 +194,10 @@ def _fitted(
     throughput = sum(tokens) / math.fsum(latencies_s)
     differences = [count - throughput * s for count, s in zip(tokens, latencies_s, strict=True)]
     if n >= BOTH_FROM_BATCHES:
-        found, needed = Fit(columns, at), BOTH_EXPLAIN
+        found, needed = known_fit(tuple(columns), at), BOTH_EXPLAIN
     else:
         names = Work._fields if apart is None else (apart.work,)
-        each = [Fit([columns[Work._fields.index(name)]], [getattr(mean, name)]) for name in names]
+        each = [known_fit((columns[Work._fields.index(name)],), (getattr(mean, name),)) for name in names]
         found, needed = max(each, key=lambda fit: _explained(fit, differences)), ONE_EXPLAINS
     explained = _explained(found, differences)
     per_batch = sum(tokens) / n + found.shift(tokens)

@@ -13,16 +13,17 @@ _IN_NO_INTERVAL = "what hosts differ by is in no interval"
 def visits_note(view: RunView, rows: Sequence[Row]) -> Iterator[str]:
     """What a table says whose rows are of different visits; an image's name stands for all of its methods."""
     visit_of = {row.planned.cell: view.visit_of(row) for row in rows if row.result is not None}
-    methods: dict[int, list[str]] = {}
+    of_image: dict[str, list[int | None]] = {}
+    for row in rows:
+        if row.result is not None:
+            of_image.setdefault(row.planned.image, []).append(visit_of[row.planned.cell])
+    alone = {image for image, visits in of_image.items() if len(visits) > 1 and len(set(visits)) == 1}
+    methods: dict[int, dict[str, None]] = {}
     for row in rows:
         visit = visit_of.get(row.planned.cell)
         if visit is None:
             continue
-        of_image = [other for other in rows if other.planned.image == row.planned.image and other.result is not None]
-        together = len(of_image) > 1 and {visit_of[other.planned.cell] for other in of_image} == {visit}
-        name = row.planned.image if together else row.label
-        if name not in methods.setdefault(visit, []):
-            methods[visit].append(name)
+        methods.setdefault(visit, {})[row.planned.image if row.planned.image in alone else row.label] = None
     if len(methods) < 2:
         return
     controls = _control_rates(view)

@@ -1,36 +1,32 @@
 """Draws points: one line for each method, and a strip for the cells without a number.
 
-A drawing is a Vega-Lite specification, which is plain JSON, and the labels that its marks will bear: whoever only wants
-to know what a drawing says need not have it drawn.
+A drawing is what it shows and the labels that its marks bear: whoever only wants to know what a drawing says need not
+have it drawn.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Context, Decimal
-from typing import Any
 
+from bench_core.report.figures import svg
 from bench_core.report.figures.colours import Looks, looks
-
-# Liberation Sans travels with vl-convert and has Arial's measures, so nothing moves where a viewer has only the latter.
-FONT = "Liberation Sans, Arial, Helvetica, sans-serif"
-INK, PALE_INK, GRID = "#1f2328", "#59636e", "#e4e7eb"
+from bench_core.report.figures.svg import INK, PALE_INK, Axis, Plot
+from bench_core.report.format import quantity
 
 WIDTH, WIDEST, WIDTH_PER_SIZE = 460, 900, 90
 HEIGHT, STRIP_ROW_HEIGHT = 320, 20
 HEIGHT_PER_METHOD = 21  # a line of the legend: where that is longer than the plot, the plot may be as long
 LOG_ABOVE_SPREAD = 20.0
-# Room for a viewer that has none of the fonts and takes a wider one: a sixth of a character for each.
-SPARE_PER_CHARACTER = 1.0
 PNG_SCALE = 2
-# Of a run of a thousand methods the legend alone is 26,000 lines high: at twice its size a gigabyte while it is drawn.
-MOST_PIXELS = 24e6
+MOST_METHODS = 40  # twice what one engine has looks for
+BEST_SOMEWHERE = "the best at some batch size"
+MOST_PIXELS = 24e6  # of a PNG: a quarter of a gigabyte while it is drawn
 _SIZE = re.compile(r'\b(?:width|height)="([0-9.]+)"')
-CROSS = "M-1,-1L1,1M-1,1L1,-1"
+_BAR_END = 3.5  # half of the line across the end of a bar, pixels
 
 
 @dataclass(frozen=True)
@@ -46,23 +42,27 @@ class Drawing:
     """What is to be drawn.
 
     Attributes:
-        spec: Vega-Lite's.
+        plots: one below the other; made when they are asked for.
         marks: the label of each of its marks of data but the lines'.
         lines: the label of each of its lines, which says the data that the line begins with.
+        longest: characters of the longest name beside the plots.
     """
 
-    spec: dict[str, Any]
-    marks: tuple[str, ...]
+    title: str
+    subtitle: tuple[str, ...]
+    plots: Callable[[], Sequence[Plot]]
+    marks: tuple[str, ...] = ()
     lines: tuple[str, ...] = ()
+    longest: int = 0
 
     def drawn(self) -> Figure:
-        """Starts the drawing program, which takes half a second the first time."""
+        """Draws it."""
         import vl_convert  # noqa: PLC0415  # heavy, and only for this
 
-        svg = str(vl_convert.vegalite_to_svg(json.dumps(self.spec)))
-        width, height = (float(found) for found in _SIZE.findall(svg[: svg.index(">")])[:2])
+        made = svg.svg_of(self.plots(), self.title, self.subtitle, self.longest)
+        width, height = (float(found) for found in _SIZE.findall(made[: made.index(">")])[:2])
         scale = min(PNG_SCALE, math.sqrt(MOST_PIXELS / (width * height)))
-        return Figure(svg, bytes(vl_convert.svg_to_png(svg, scale=scale)))
+        return Figure(made, bytes(vl_convert.svg_to_png(made, scale=scale)))
 
 
 @dataclass(frozen=True)
@@ -78,77 +78,61 @@ class Point:
     high: float | None
 
 
-def draw(points: Sequence[Point], *, title: str, subtitle: list[str], unit: str) -> Drawing:
-    """The whole drawing."""
-    styles = looks({point.method: point.engine for point in points})
-    methods = list(styles)
-    sizes = sorted({point.batch_size for point in points})
+def best(places: Mapping[str, float]) -> list[str]:
+    """Those of the lowest places, as many as can be told apart in one drawing; of equal ones the first."""
+    return sorted(places, key=lambda method: places[method])[:MOST_METHODS]
+
+
+def left_out(methods: int, which: str) -> list[str]:
+    """What is said of a drawing of more methods than it shows; nothing where it shows all."""
+    if methods <= MOST_METHODS:
+        return []
+    return [f"{MOST_METHODS} of {methods:,} methods: {which}; the tables have all"]
+
+
+def draw(points: Sequence[Point], *, title: str, subtitle: Sequence[str], unit: str, most: bool) -> Drawing:
+    """The whole drawing, of the methods that are best at some batch size where there are more than can be told apart.
+
+    Args:
+        most: whether the highest value is the best one.
+    """
+    every, places = len({point.method for point in points}), _places(points, most=most)
+    kept = set(best(places))
+    lost = sum(point.value is None and point.method not in kept for point in points)
+    subtitle = [*subtitle, *left_out(every, BEST_SOMEWHERE)]
+    if lost:
+        subtitle.append(f"not shown: {quantity(lost, 'cell')} without a number, of other methods")
+    points = [point for point in points if point.method in kept]
     good = [point for point in points if point.value is not None]
     missing = [point for point in points if point.value is None]
-    x_title = "Batch size (prompts in one generate call)"
     drawn = _by_last_value(good)
-    parts: list[Any] = [_plot(points, drawn, styles, sizes, unit, None if missing else x_title)]
-    if missing:
-        parts.append(_strip(missing, methods, styles, sizes, x_title))
-    marks = (*_point_labels(good), *_strip_labels(missing))
-    lines = _line_labels(points, drawn)
-    return finished(parts, marks, lines, title=title, subtitle=subtitle, longest=max(map(len, methods)))
-
-
-def finished(
-    parts: Sequence[Any], marks: Sequence[str], lines: Sequence[str], *, title: str, subtitle: list[str], longest: int
-) -> Drawing:
-    """Parts one below the other, dressed. ``longest``: characters of the longest name beside them."""
-    spare = SPARE_PER_CHARACTER * longest
     return Drawing(
-        {
-            "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
-            "background": "#ffffff",
-            "padding": {"left": 16, "top": 16, "bottom": 16, "right": 16 + spare},
-            "title": {
-                "text": title, "anchor": "start", "color": INK, "fontSize": 17, "fontWeight": "bold", "frame": "group",
-                "offset": 16, "subtitle": subtitle, "subtitleColor": PALE_INK, "subtitleFontSize": 12,
-                "subtitlePadding": 5,
-            },
-            "vconcat": [*parts],
-            "spacing": 38,
-            "bounds": "flush",
-            "resolve": {"scale": dict.fromkeys(("color", "shape", "strokeDash"), "independent")},
-            "config": {
-                "font": FONT,
-                "view": {"continuousWidth": 300, "continuousHeight": 300, "stroke": None},
-                "axis": {
-                    "domainColor": PALE_INK, "gridColor": GRID, "labelColor": INK, "labelFontSize": 12, "labelLimit": 0,
-                    "tickColor": PALE_INK, "titleColor": INK, "titleFontSize": 12.5, "titleFontWeight": "normal",
-                    "titleLimit": 0,
-                },
-                "legend": {
-                    "labelColor": INK, "labelFontSize": 12, "labelLimit": 0, "offset": 22, "rowPadding": 4,
-                    "symbolSize": 70,
-                },
-            },
-        },
-        tuple(marks),
-        tuple(lines),
-    )  # fmt: skip
+        title=title,
+        subtitle=tuple(subtitle),
+        plots=lambda: _plots(points, missing, drawn, unit),
+        marks=(*_point_labels(good), *_strip_labels(missing)),
+        lines=tuple(_line_labels(points, drawn).values()),
+        longest=max(len(point.method) for point in points),
+    )
 
 
-def field(name: str, kind: str = "quantitative", **more: Any) -> dict[str, Any]:
-    """A channel that shows a field of the data."""
-    return {"field": name, "type": kind, **more}
-
-
-def nominal(name: str, **more: Any) -> dict[str, Any]:
-    """A channel that shows a field of words."""
-    return field(name, "nominal", **more)
+def _places(points: Sequence[Point], *, most: bool) -> dict[str, float]:
+    """Each method's best place at any batch size; without any number the last."""
+    places = dict.fromkeys((point.method for point in points), math.inf)
+    sizes = {point.batch_size for point in points}
+    for size in sizes:
+        its = [(point.value, point.method) for point in points if point.batch_size == size and point.value is not None]
+        for place, (_, method) in enumerate(sorted(its, key=lambda one: one[0], reverse=most)):
+            places[method] = min(places[method], place)
+    return places
 
 
 _DIGITS = Context(prec=12, rounding=ROUND_HALF_UP)
 
 
 def label_number(value: float) -> str:
-    """A number as Vega writes it into a mark's label: twelve significant digits, as JavaScript's ``toPrecision``
-    shortened by its zeros."""
+    """A number in a mark's label: twelve significant digits, as JavaScript's ``toPrecision`` shortened by its zeros,
+    which is how figures of earlier versions have it."""
     exact = _DIGITS.create_decimal(Decimal(value))
     exponent = exact.adjusted()
     if -7 < exponent < _DIGITS.prec:
@@ -159,36 +143,44 @@ def label_number(value: float) -> str:
 
 
 def _point_labels(points: Sequence[Point]) -> list[str]:
-    labels = []
-    for point in points:
-        assert point.value is not None  # noqa: S101  # the caller has looked
-        at = f"batch_size: {point.batch_size}"
-        labels.append(f"{at}; value: {label_number(point.value)}; method: {point.method}")
-        if point.low is not None and point.high is not None:
-            low, high = label_number(point.low), label_number(point.high)
-            labels.append(f"{at}; low: {low}; upper_low: {high}; method: {point.method}; high: {high}")
-    return labels
+    return [label for point in points for label in (_point_label(point), _bar_label(point)) if label]
 
 
-def _line_labels(points: Sequence[Point], methods: Sequence[str]) -> list[str]:
+def _point_label(point: Point) -> str:
+    return f"batch_size: {point.batch_size}; value: {_value(point.value)}; method: {point.method}"
+
+
+def _bar_label(point: Point) -> str:
+    """Empty where it has no bar."""
+    if point.low is None or point.high is None:
+        return ""
+    low, high = label_number(point.low), label_number(point.high)
+    return f"batch_size: {point.batch_size}; low: {low}; upper_low: {high}; method: {point.method}; high: {high}"
+
+
+def _line_labels(points: Sequence[Point], methods: Sequence[str]) -> dict[str, str]:
     """Of each method's line, which begins at its smallest batch size, with a number or without."""
     first: dict[str, Point] = {}
     for point in sorted(points, key=lambda one: one.batch_size):
         first.setdefault(point.method, point)
-    return [
-        f"batch_size: {first[method].batch_size}; value: {_value(first[method].value)}; method: {method}"
-        for method in methods
-    ]
+    return {method: _point_label(first[method]) for method in methods}
 
 
 def _value(value: float | None) -> str:
     return "null" if value is None else label_number(value)
 
 
+def _cross_label(point: Point) -> str:
+    return f"batch_size: {point.batch_size}; method: {point.method}"
+
+
+def _word_label(point: Point) -> str:
+    return f"{_cross_label(point)}; status: {point.status}"
+
+
 def _strip_labels(points: Sequence[Point]) -> list[str]:
     """Of a cross, and of the word beside it."""
-    crosses = [f"batch_size: {point.batch_size}; method: {point.method}" for point in points]
-    return [*crosses, *(f"{cross}; status: {point.status}" for cross, point in zip(crosses, points, strict=True))]
+    return [*map(_cross_label, points), *map(_word_label, points)]
 
 
 def _by_last_value(points: Sequence[Point]) -> list[str]:
@@ -200,138 +192,119 @@ def _by_last_value(points: Sequence[Point]) -> list[str]:
     return sorted(last, key=lambda method: -last[method][1])
 
 
+def _plots(points: Sequence[Point], missing: Sequence[Point], drawn: Sequence[str], unit: str) -> list[Plot]:
+    styles = looks({point.method: point.engine for point in points})
+    sizes = sorted({point.batch_size for point in points})
+    x_title = "Batch size (prompts in one generate call)"
+    plots = [_plot(points, drawn, styles, sizes, unit, "" if missing else x_title)]
+    if missing:
+        plots.append(_strip(missing, styles, sizes, x_title))
+    return plots
+
+
 def _plot(
-    points: Sequence[Point], methods: list[str], styles: Looks, sizes: list[int], unit: str, x_title: str | None
-) -> Any:
+    points: Sequence[Point], methods: Sequence[str], styles: Looks, sizes: list[int], unit: str, x_title: str
+) -> Plot:
+    """``x_title``: empty where the batch sizes stand below the strip."""
     values = [number for point in points for number in (point.value, point.low, point.high) if number is not None]
     if not values:
-        return empty(_width(sizes))
-    # A point without a value breaks its line: nothing is drawn where nothing was measured.
-    known = set(methods)
-    data = [
-        {"method": p.method, "batch_size": p.batch_size, "value": p.value, "low": p.low, "high": p.high}
-        for p in points
-        if p.method in known
-    ]
-    # Shapes without a rim: it would take the line's dashes, which fray it.
-    legend = {"orient": "right", "symbolOpacity": 1, "symbolStrokeWidth": 0, "title": None}
-
-    def styled(place: int) -> dict[str, Any]:
-        return {"legend": legend, "scale": {"domain": methods, "range": [styles[method][place] for method in methods]}}
-
-    colour = nominal("method", sort=None, **styled(0))
-    base = {"color": colour, "x": _x(sizes, x_title), "y": _y(values, unit)}
-    layers: list[dict[str, Any]] = [
-        {
-            "mark": {"type": "line", "clip": False, "strokeWidth": 2},
-            "encoding": {**base, "strokeDash": nominal("method", **styled(2))},
-        },
-        {
-            "mark": {
-                "type": "point", "clip": False, "filled": True, "opacity": 1, "size": 70, "stroke": "#ffffff",
-                "strokeWidth": 0.7,
-            },
-            "encoding": {**base, "shape": nominal("method", **styled(1))},
-        },
-    ]  # fmt: skip
-    if any(point.low is not None for point in points):
-        layers.insert(
-            0,
-            {
-                "mark": {"type": "errorbar", "thickness": 1.3, "ticks": {"size": 7}},
-                "encoding": {**base, "y": _y(values, unit, "low"), "y2": {"field": "high"}},
-                "transform": [{"filter": "isValid(datum.low)"}],
-            },
-        )
+        return svg.empty(_width(sizes))
     height = max(HEIGHT, HEIGHT_PER_METHOD * len(methods))
-    return {"data": {"values": data}, "layer": layers, "width": _width(sizes), "height": height}
+    x, (y, y_title) = _x(sizes), _y(values, unit, height)
+    beside, left = svg.y_axis(y, y_title)
+    below, room = svg.x_axis(x, height, x_title, named=str) if x_title else ([], 0)
+    # Without a rim: it would take the line's dashes, which fray it.
+    rows = [(method, styles[method][1], {"fill": styles[method][0]}) for method in methods]
+    names, right, _ = svg.legend(rows, x.length)
+    marks = _marks(points, methods, styles, x, y)
+    parts = (*svg.grid(x, y, x.length, height), *below, *beside, *marks, *names)
+    return Plot(x.length, height, parts, left=left, right=right, below=room)
 
 
-def empty(width: int, words: str = "No cell has a number") -> dict[str, Any]:
-    """In place of a plot without points."""
-    return {
-        "data": {"values": [{"text": words}]},
-        "mark": {"type": "text", "color": PALE_INK, "fontSize": 14},
-        "encoding": {"text": nominal("text")},
-        "width": width,
-        "height": 80,
-    }
+def _marks(points: Sequence[Point], methods: Sequence[str], styles: Looks, x: Axis, y: Axis) -> list[str]:
+    """Bars below lines below points."""
+    of_method: dict[str, list[Point]] = {method: [] for method in methods}
+    for point in points:
+        if point.method in of_method:
+            of_method[point.method].append(point)
+    begins = _line_labels(points, methods)
+    bars, lines, symbols = [], [], []
+    for method, its in reversed(of_method.items()):  # what is highest lies on top
+        colour, shape, dash = styles[method]
+        line, pen = [], "M"
+        for point in sorted(its, key=lambda one: one.batch_size):
+            if point.value is None:  # nothing is drawn where nothing was measured
+                pen = "M"
+                continue
+            at, height = x.at(point.batch_size), y.length - y.at(point.value)
+            line.append(f"{pen}{svg.number(at)},{svg.number(height)}")
+            pen = "L"
+            bars += _bar(point, at, y, colour)
+            symbols.append(
+                svg.mark(
+                    "path", _point_label(point), "point", **svg.symbol(shape, at, height, 70), fill=colour,
+                    stroke="#ffffff", stroke_width=0.7,
+                )
+            )  # fmt: skip
+        lines.append(
+            svg.mark(
+                "path", begins[method], "line mark", d="".join(line), stroke=colour, stroke_width=2, **svg.dashes(dash)
+            )
+        )
+    return [svg.group("rule", bars), svg.group("line", lines), svg.group("symbol", symbols)]
 
 
-def _width(sizes: list[int]) -> int:
+def _bar(point: Point, at: float, y: Axis, colour: str) -> list[str]:
+    if point.low is None or point.high is None:
+        return []
+    low, high = y.length - y.at(point.low), y.length - y.at(point.high)
+    span = svg.mark(
+        "line", _bar_label(point), "errorbar", x1=at, y1=low, x2=at, y2=high, stroke=colour, stroke_width=1.3
+    )
+    ends = " ".join(f"M{svg.number(at - _BAR_END)},{svg.number(end)}h{2 * _BAR_END:g}" for end in (low, high))
+    return [span, svg.element("path", d=ends, stroke=colour, stroke_width=1.3)]
+
+
+def _width(sizes: Sequence[int]) -> int:
     """Room for an outcome's name between two batch sizes."""
     return min(max(WIDTH, WIDTH_PER_SIZE * len(sizes)), WIDEST)
 
 
-def _x(sizes: list[int], title: str | None) -> dict[str, Any]:
-    shown = title is not None
-    axis = {
-        "values": sizes, "format": "d", "title": title, "titlePadding": 8, "grid": True, "labels": shown,
-        "ticks": shown, "domain": shown, "labelOverlap": "greedy",
-    }  # fmt: skip
-    scale = {"type": "log", "base": 2, "domain": [sizes[0] / 1.3, sizes[-1] * 1.3], "nice": False}
-    return field("batch_size", axis=axis, scale=scale)
+def _x(sizes: Sequence[int]) -> Axis:
+    return Axis(_width(sizes), sizes[0] / 1.3, sizes[-1] * 1.3, tuple(sizes), log=True)
 
 
-def _y(values: Sequence[float], title: str, name: str = "value") -> dict[str, Any]:
+def _y(values: Sequence[float], title: str, height: float) -> tuple[Axis, str]:
+    """The axis with its title, which says a logarithmic scale."""
     low, high = min(values), max(values)
-    axis: dict[str, Any] = {"labelExpr": PLAIN_NUMBER, "title": title, "titlePadding": 10}
-    if high / low > LOG_ABOVE_SPREAD:
-        ticks = log_ticks(low, high)
-        axis |= {"values": ticks, "title": f"{title}, log scale"}
-        scale = {"type": "log", "domain": [min(ticks[0], low), max(ticks[-1], high)], "nice": False}
-    else:
-        axis |= {"tickCount": 6, "domain": False, "ticks": False, "labelPadding": 6}
-        scale = {"type": "linear", "domain": [0, high * 1.05], "nice": True}
-    return field(name, axis=axis, scale=scale)
+    if high / low <= LOG_ABOVE_SPREAD:
+        return svg.linear(height, high * 1.05, whole=True), title
+    ticks = svg.log_ticks(low, high)
+    return Axis(height, min(ticks[0], low), max(ticks[-1], high), tuple(ticks), log=True), f"{title}, log scale"
 
 
-# Vega's own short form would print 0.05 as 50m.
-PLAIN_NUMBER = "datum.value >= 1 || datum.value == 0 ? format(datum.value, ',.6~r') : format(datum.value, '.3~r')"
-
-
-def log_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times the powers of ten around the values; of many powers, only these themselves."""
-    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    steps = (1, 2, 5) if last - first <= 4 else (1,)
-    ticks = [float(f"{step}e{exponent}") for exponent in range(first, last + 1) for step in steps]
-    below = max((tick for tick in ticks if tick <= low), default=ticks[0])
-    above = min((tick for tick in ticks if tick >= high), default=ticks[-1])
-    return [tick for tick in ticks if below <= tick <= above]
-
-
-def _strip(points: Sequence[Point], order: list[str], styles: Looks, sizes: list[int], x_title: str) -> Any:
+def _strip(points: Sequence[Point], styles: Looks, sizes: list[int], x_title: str) -> Plot:
     """The cells without a number: a cross at the batch size, the outcome beside it, the method's name at the right."""
     without = {point.method for point in points}
-    methods = [method for method in order if method in without]
-    axis = {"orient": "right", "title": None, "domain": False, "ticks": False, "grid": True, "labelPadding": 22}
-    base = {
-        "x": _x(sizes, x_title),
-        "y": nominal("method", axis=axis, scale={"domain": methods, "padding": 0.5}),
-    }
-    scale = {"domain": methods, "range": [styles[method][0] for method in methods]}
-    crosses = {
-        "mark": {"type": "point", "filled": False, "opacity": 1, "shape": CROSS, "size": 50, "strokeWidth": 2},
-        "encoding": {**base, "color": nominal("method", legend=None, scale=scale)},
-    }
-    # Beside the cross; to its left at the right edge, where there is no room.
-    words = [
-        {
-            "mark": {"type": "text", "align": align, "baseline": "middle", "dx": dx, "fontSize": 11},
-            "encoding": {**base, "color": {"value": INK}, "text": nominal("status")},
-            "transform": [{"filter": f"datum.batch_size {test} {sizes[-1]}"}],
-        }
-        for test, align, dx in (("<", "left", 9), ("==", "right", -9))
-    ]
-    return {
-        "data": {
-            "values": [{"method": p.method, "batch_size": p.batch_size, "status": p.status} for p in points]
-        },
-        "layer": [crosses, *words],
-        "width": _width(sizes),
-        "height": STRIP_ROW_HEIGHT * len(methods),
-        "title": {
-            "text": "Cells without a number (\N{MULTIPLICATION SIGN})", "anchor": "start", "color": PALE_INK,
-            "fontSize": 12, "fontWeight": "normal", "offset": 4,
-        },
-    }  # fmt: skip
+    methods = [method for method in styles if method in without]
+    x, height = _x(sizes), STRIP_ROW_HEIGHT * len(methods)
+    middle = {method: STRIP_ROW_HEIGHT * (place + 0.5) for place, method in enumerate(methods)}
+    below, room = svg.x_axis(x, height, x_title, named=str)
+    across = [svg.rule(0, y, x.length, y, stroke=svg.GRID) for y in middle.values()]
+    names = [svg.text(x.length + 22, y, method) for method, y in middle.items()]
+    crosses, words = [], []
+    for point in points:
+        at, y = x.at(point.batch_size), middle[point.method]
+        cross = svg.symbol(svg.CROSS, at, y, 50)
+        colour = styles[point.method][0]
+        crosses.append(svg.mark("path", _cross_label(point), "point", **cross, stroke=colour, stroke_width=2))
+        # Beside the cross; to its left at the right edge, where there is no room.
+        away, anchor = (-9, "end") if point.batch_size == sizes[-1] else (9, "start")
+        words.append(svg.text(at + away, y, point.status, 11, fill=INK, says=_word_label(point), text_anchor=anchor))
+    title = svg.text(0, -12, "Cells without a number (\N{MULTIPLICATION SIGN})", fill=PALE_INK)
+    parts = (
+        title, *svg.grid(x, None, x.length, height), *across, *below, *names, svg.group("symbol", crosses),
+        svg.group("text", words),
+    )  # fmt: skip
+    right = 22 + max(svg.text_width(method, 12) for method in methods)
+    return Plot(x.length, height, parts, right=right, above=0, below=room)

@@ -6,7 +6,7 @@ Cells without a number stand in a strip of their own below the plot, so that non
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from bench_core.report.explain.marks import told_interval
 from bench_core.report.explain.repeats import over_repeats
@@ -38,6 +38,7 @@ def throughput(view: RunView) -> Drawing:
         title="Throughput by batch size",
         subtitle=subtitle(view, bars if spans else ""),
         unit="Output tokens per second",
+        most=True,
     )
 
 
@@ -53,6 +54,7 @@ def memory(view: RunView) -> Drawing:
         title=f"Peak {'GPU' if view.on_cuda else 'host'} memory by batch size",
         subtitle=subtitle(view),
         unit=f"{'GPU memory in use' if view.on_cuda else 'Resident memory of the engine'} (GiB)",
+        most=False,
     )
 
 
@@ -75,11 +77,16 @@ def subtitle(view: RunView, note: str = "") -> list[str]:
     return [*lines, note] if note else lines
 
 
+def compared(view: RunView) -> Sequence[Row]:
+    """The rows that are drawn: all rows where none is compared."""
+    return [row for row in view.grid if row.planned.ranked and not view.shortfall(row)] or view.grid
+
+
 def _points(view: RunView, value: Callable[[Row], float | None], spans: _Spans) -> list[Point]:
-    """One point for each row that is compared; all rows where none is."""
+    """One point for each row that is drawn."""
     labels = _labels(view)
     points = []
-    for row in [row for row in view.grid if row.planned.ranked and not view.shortfall(row)] or view.grid:
+    for row in compared(view):
         number = value(row) if not row.breaches else None
         # A logarithm or a line through zero would hide that there was nothing to measure.
         number = number if number is not None and number > 0 else None

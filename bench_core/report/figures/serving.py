@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from bench_core.contract.serving.load import Serve
 from bench_core.report.explain.under_load import SATURATED
+from bench_core.report.figures import svg
 from bench_core.report.figures.colours import Looks, looks
-from bench_core.report.figures.draw import (
-    CROSS,
-    INK,
-    PLAIN_NUMBER,
-    Drawing,
-    empty,
-    field,
-    finished,
-    label_number,
-    log_ticks,
-    nominal,
-)
+from bench_core.report.figures.draw import Drawing, best, label_number, left_out
 from bench_core.report.figures.places import WIDTH_PX, Spot, label_sides
 from bench_core.report.figures.scaling import LONGEST_LABEL, subtitle
+from bench_core.report.figures.svg import INK, Axis, Plot
 from bench_core.report.served import load_points
 from bench_core.runs.view import RunView, ServedRow
 from bench_core.system.text import foreign
@@ -32,6 +23,7 @@ from bench_core.system.text import foreign
 HEIGHT_PX = 340
 _LOG_FROM = 4.0  # rates that differ by more stand on a logarithmic scale
 _LONGEST_NOTE = 100
+BEST_UNDER_LOAD = {"frontier": "those of the highest throughput", "ttft": "those of the shortest time"}
 _MOST_NOT_DRAWN = 3  # kinds of them that the words below the title name
 
 
@@ -63,13 +55,22 @@ def frontier(view: RunView) -> Drawing:
         points.append(_Point(name, kind, order[row.load.word], row.load, *values, metrics.saturated))
     where = "GPU" if view.on_cuda else "host"
     told = {row.planned.cell for row in rows if row.result and row.result.metrics.per_user_tok_s is not None}
-    return _draw(
-        _frontier(points, _styles(view, methods), f"Output tokens per second per {where}"),
-        _frontier_lines(points),
-        view,
-        f"Throughput per {where} against speed for each user",
-        ["c: concurrency; r: requests/s; hollow: saturated", *_not_drawn(rows, told)],
-        methods.values(),
+    places = {name: min(-p.y for p in its) for name, its in _by_method(points).items()}
+    kept = set(best(places))
+    points = [point for point in points if point.method in kept]
+    notes = [
+        "c: concurrency; r: requests/s; hollow: saturated",
+        *left_out(len(places), BEST_UNDER_LOAD["frontier"]),
+        *_not_drawn(rows, told),
+    ]
+    styles = _styles(view, methods)
+    return Drawing(
+        title=f"Throughput per {where} against speed for each user",
+        subtitle=(*subtitle(view), *notes),
+        plots=lambda: [_frontier(points, styles, f"Output tokens per second per {where}")],
+        marks=tuple(map(_frontier_label, points)),
+        lines=tuple(map(_frontier_line_label, _frontier_lines(points))),
+        longest=max(map(len, methods.values()), default=0),
     )
 
 
@@ -96,28 +97,43 @@ def ttft(view: RunView) -> Drawing:
         for row in rows
         if row.result and row.result.metrics.saturated and row.planned.cell not in told
     ]
+    places = {name: min(p.y for p in its) for name, its in _by_method(points).items()}
+    places |= {name: math.inf for name, _ in ends if name not in places}
+    kept = set(best(places))
+    points, ends = [p for p in points if p.method in kept], [end for end in ends if end[0] in kept]
     names = list(dict.fromkeys([point.method for point in points] + [name for name, _ in ends]))
     engine_of = view.record.engine_of
     engines = {
         _rated(methods[row.planned.image, row.planned.variant], row.load): engine_of(row.planned.image) for row in rows
     }
+    found = looks(engines)
+    styles = {name: found[name] for name in names}
     crosses = "circles: median; triangles: p99; \N{MULTIPLICATION SIGN}: saturated" + (
         "; at the upper edge: no first token in its window" if ends else ""
     )
     told |= {row.planned.cell for row in rows if row.result and row.result.metrics.saturated}
-    return _draw(
-        _ttft(points, ends, {name: looks(engines)[name] for name in names}),
-        _ttft_lines(points),
-        view,
-        "Time to first token by request rate",
-        [
-            crosses,
-            *(["rates above a saturated one are not drawn"] if beyond else []),
-            *(["p99: only of 500 requests or more"] if few else []),
-            *_not_drawn(rows, told),
-        ],
-        names,
+    notes = [
+        crosses,
+        *(["rates above a saturated one are not drawn"] if beyond else []),
+        *(["p99: only of 500 requests or more"] if few else []),
+        *left_out(len(places), BEST_UNDER_LOAD["ttft"]),
+        *_not_drawn(rows, told),
+    ]
+    return Drawing(
+        title="Time to first token by request rate",
+        subtitle=(*subtitle(view), *notes),
+        plots=lambda: [_ttft(points, ends, styles)],
+        marks=(*map(_ttft_label, points), *(_end_label(*end) for end in ends)),
+        lines=tuple(map(_ttft_line_label, _ttft_lines(points))),
+        longest=max(map(len, names), default=0),
     )
+
+
+def _by_method(points: Sequence[_Point]) -> dict[str, list[_Point]]:
+    found: dict[str, list[_Point]] = {}
+    for point in points:
+        found.setdefault(point.method, []).append(point)
+    return found
 
 
 def _until_saturated(rows: Sequence[ServedRow]) -> tuple[list[ServedRow], int]:
@@ -180,195 +196,155 @@ def _why(row: ServedRow) -> str:
     return f"{SATURATED}, no request answered" if row.result.metrics.saturated else "too few requests answered"
 
 
-def _draw(
-    plot: dict[str, Any], begins: Sequence[str], view: RunView, title: str, notes: Sequence[str], names: Any
-) -> Drawing:
-    """``begins``: the labels of its lines."""
-    lines = [*subtitle(view), *notes]
-    says = [datum["says"] for datum in plot["data"]["values"] if "says" in datum]
-    return finished([plot], says, begins, title=title, subtitle=lines, longest=max(map(len, names), default=0))
+# --- labels -----------------------------------------------------------------------------------------------------------
 
 
-# --- how it is drawn --------------------------------------------------------------------------------------------------
+def _frontier_label(p: _Point) -> str:
+    return f"load: {p.load.word}; method: {p.method}; per_user_tok_s: {p.x:.6g}; output_tok_s: {p.y:.6g}"
 
 
-def _colour(styles: Looks, methods: Sequence[str]) -> dict[str, Any]:
-    legend = {
-        "title": None, "orient": "right", "symbolStrokeWidth": 0, "symbolOpacity": 1, "symbolType": "circle",
-    }  # fmt: skip
-    scale = {"domain": list(methods), "range": [styles[method][0] for method in methods]}
-    return nominal("method", sort=None, scale=scale, legend=legend)
+def _ttft_label(p: _Point) -> str:
+    return f"load: {p.load.word}; method: {p.method}; ttft_{p.line}_ms: {p.y:.6g}"
 
 
-def _linear(values: Sequence[float], name: str, title: str) -> dict[str, Any]:
-    """An axis from 0, with room for labels at its end."""
-    axis = {
-        "tickCount": 6, "labelExpr": PLAIN_NUMBER, "title": title, "titlePadding": 10, "domain": name == "x",
-        "ticks": False,
-    }  # fmt: skip
-    return field(name, axis=axis, scale={"domain": [0, max(values) * 1.12], "nice": False})
+def _end_label(name: str, rate: float) -> str:
+    return f"load: {rate:g}; method: {name}; saturated"
 
 
-def _where(test: str) -> list[dict[str, str]]:
-    return [{"filter": test}]
+def _frontier_line_label(p: _Point) -> str:
+    return f"{_place(p)}; method: {p.method}; place: {p.place}; line: {p.line}"
 
 
-def _frontier(points: Sequence[_Point], styles: Looks, y_title: str) -> dict[str, Any]:
-    if not points:
-        return empty(WIDTH_PX)
-    methods = list(dict.fromkeys(point.method for point in sorted(points, key=lambda p: -p.y)))
-    base = {
-        "color": _colour(styles, methods),
-        "x": _linear([p.x for p in points], "x", "Output tokens per second per user (1 / median TPOT)"),
-        "y": _linear([p.y for p in points], "y", y_title),
-    }
-    width, height = max(p.x for p in points) * 1.12, max(p.y for p in points) * 1.12
-    spots = [Spot(p.x / width * WIDTH_PX, (1 - p.y / height) * HEIGHT_PX, p.load.word) for p in points]
-    sides = label_sides(spots, _segments(points, spots), WIDTH_PX, HEIGHT_PX)
-    data = [
-        {
-            "method": p.method,
-            "line": p.line,
-            "place": p.place,
-            "x": p.x,
-            "y": p.y,
-            "saturated": p.saturated,
-            "word": p.load.word,
-            "side": side.name if side else "",
-            "says": f"load: {p.load.word}; method: {p.method}; per_user_tok_s: {p.x:.6g}; output_tok_s: {p.y:.6g}",
-        }
-        for p, side in zip(points, sides, strict=True)
-    ]
-    lines = {
-        "mark": {"type": "line", "strokeWidth": 2},
-        "encoding": {**base, "detail": nominal("line"), "order": field("place")},
-        "transform": _where("!datum.saturated"),
-    }
-    said = {**base, "description": nominal("says")}
-    kept = {
-        "mark": {"type": "point", "filled": True, "opacity": 1, "size": 65},
-        "encoding": said,
-        "transform": _where("!datum.saturated"),
-    }
-    lost = {
-        "mark": {"type": "point", "filled": False, "opacity": 1, "size": 65, "strokeWidth": 2},
-        "encoding": said,
-        "transform": _where("datum.saturated"),
-    }
-    words = [
-        {
-            "mark": {
-                "type": "text", "align": side.align, "baseline": "middle", "dx": side.dx, "dy": side.dy, "fontSize": 11,
-            },
-            "encoding": {**base, "color": {"value": INK}, "text": nominal("word")},
-            "transform": _where(f"datum.side == '{side.name}'"),
-        }
-        for side in dict.fromkeys(side for side in sides if side is not None)
-    ]  # fmt: skip
-    return {
-        "data": {"values": data}, "layer": [lines, kept, lost, *words], "width": WIDTH_PX, "height": HEIGHT_PX,
-    }  # fmt: skip
-
-
-def _frontier_lines(points: Sequence[_Point]) -> list[str]:
-    """The label of each line, which is that of its first point."""
-    first: dict[str, _Point] = {}
-    for point in sorted((point for point in points if not point.saturated), key=lambda one: one.place):
-        first.setdefault(point.line, point)
-    return [f"{_place(p)}; method: {p.method}; place: {p.place}; line: {p.line}" for p in first.values()]
-
-
-def _ttft_lines(points: Sequence[_Point]) -> list[str]:
-    first: dict[tuple[str, str], _Point] = {}
-    for point in sorted(points, key=lambda one: one.x):
-        first.setdefault((point.method, point.line), point)
-    return [f"{_place(p)}; method: {p.method}; which: {p.line}" for p in first.values()]
+def _ttft_line_label(p: _Point) -> str:
+    return f"{_place(p)}; method: {p.method}; which: {p.line}"
 
 
 def _place(point: _Point) -> str:
     return f"x: {label_number(point.x)}; y: {label_number(point.y)}"
 
 
+def _frontier_lines(points: Sequence[_Point]) -> list[_Point]:
+    """The first point of each line, which the line's label says."""
+    first: dict[str, _Point] = {}
+    for point in sorted((point for point in points if not point.saturated), key=lambda one: one.place):
+        first.setdefault(point.line, point)
+    return list(first.values())
+
+
+def _ttft_lines(points: Sequence[_Point]) -> list[_Point]:
+    first: dict[tuple[str, str], _Point] = {}
+    for point in sorted(points, key=lambda one: one.x):
+        first.setdefault((point.method, point.line), point)
+    return list(first.values())
+
+
+# --- how it is drawn --------------------------------------------------------------------------------------------------
+
+
+def _path(points: Sequence[tuple[float, float]]) -> str:
+    return f"M{'L'.join(f'{svg.number(x)},{svg.number(y)}' for x, y in points)}"
+
+
+def _symbol(label: str, shape: str, at: tuple[float, float], size: float, **look: str | float) -> str:
+    return svg.mark("path", label, "point", **svg.symbol(shape, *at, size), **look)
+
+
+def _linear(values: Sequence[float], length: float) -> Axis:
+    """An axis from 0, with room for labels at its end."""
+    return svg.linear(length, max(values) * 1.12)
+
+
+def _frontier(points: Sequence[_Point], styles: Looks, y_title: str) -> Plot:
+    if not points:
+        return svg.empty(WIDTH_PX)
+    methods = list(dict.fromkeys(point.method for point in sorted(points, key=lambda p: -p.y)))
+    x, y = _linear([p.x for p in points], WIDTH_PX), _linear([p.y for p in points], HEIGHT_PX)
+    spots = [Spot(x.at(p.x), HEIGHT_PX - y.at(p.y), p.load.word) for p in points]
+    segments = _segments(points, spots)
+    lines = []
+    for first in _frontier_lines(points):
+        along = [spot[:2] for spot in _along(points, spots, first.line)]
+        look = {"stroke": styles[first.method][0], "stroke_width": 2}
+        lines.append(svg.mark("path", _frontier_line_label(first), "line mark", d=_path(along), **look))
+    symbols, words = [], []
+    for p, spot, side in zip(points, spots, label_sides(spots, segments, WIDTH_PX, HEIGHT_PX), strict=True):
+        colour = styles[p.method][0]
+        look = {"stroke": colour, "stroke_width": 2} if p.saturated else {"fill": colour}
+        symbols.append(_symbol(_frontier_label(p), "circle", (spot.x, spot.y), 65, **look))
+        if side is not None:
+            anchor = {"left": "start", "right": "end", "center": "middle"}[side.align]
+            words.append(svg.text(spot.x + side.dx, spot.y + side.dy, spot.word, 11, text_anchor=anchor))
+    below, room = svg.x_axis(x, HEIGHT_PX, "Output tokens per second per user (1 / median TPOT)", ticks=False)
+    beside, left = svg.y_axis(y, y_title)
+    names, right, _ = svg.legend([(name, "circle", {"fill": styles[name][0]}) for name in methods], WIDTH_PX)
+    parts = (
+        *svg.grid(x, y, WIDTH_PX, HEIGHT_PX), *below, *beside, svg.group("line", lines), svg.group("symbol", symbols),
+        *words, *names,
+    )  # fmt: skip
+    return Plot(WIDTH_PX, _high(len(methods)), parts, left=left, right=right, below=room)
+
+
+def _high(rows: int) -> float:
+    """Of a plot, or of its legend where that is longer."""
+    return max(HEIGHT_PX, svg.LEGEND_LINE * rows)
+
+
+def _along(points: Sequence[_Point], spots: Sequence[Spot], line: str) -> list[Spot]:
+    """Where a line leads, in its order."""
+    its = [(p.place, spot) for p, spot in zip(points, spots, strict=True) if p.line == line and not p.saturated]
+    return [spot for _, spot in sorted(its, key=lambda one: one[0])]
+
+
 def _segments(points: Sequence[_Point], spots: Sequence[Spot]) -> list[tuple[Spot, Spot]]:
     """What the lines are made of."""
-    kept = [(p.line, p.place, spot) for p, spot in zip(points, spots, strict=True) if not p.saturated]
-    lines: dict[str, list[Spot]] = {}
-    for line, _, spot in sorted(kept, key=lambda one: one[:2]):
-        lines.setdefault(line, []).append(spot)
-    return [pair for spots_of in lines.values() for pair in itertools.pairwise(spots_of)]
+    names = sorted({point.line for point in points})
+    return [pair for name in names for pair in itertools.pairwise(_along(points, spots, name))]
 
 
-def _ttft(points: Sequence[_Point], ends: Sequence[tuple[str, float]], styles: Looks) -> dict[str, Any]:
+_WHICH = {"p50": ("circle", (1, 0)), "p99": ("triangle-up", (5, 4))}  # shape and dash
+
+
+def _ttft(points: Sequence[_Point], ends: Sequence[tuple[str, float]], styles: Looks) -> Plot:
     if not points and not ends:
-        return empty(WIDTH_PX)
+        return svg.empty(WIDTH_PX)
     values = [p.y for p in points] or [1.0]
-    ticks = log_ticks(min(values), max(values) * 1.01)
+    ticks = svg.log_ticks(min(values), max(values) * 1.01)
     low, top = min(ticks[0], *values) / 1.08, max(ticks[-1], *values) * 1.08
-    axis = {
-        "values": ticks, "labelExpr": PLAIN_NUMBER, "title": "Time to first token (ms), log scale", "titlePadding": 10,
-    }  # fmt: skip
-    y = field("y", scale={"type": "log", "domain": [low, top], "nice": False}, axis=axis)
+    y = Axis(HEIGHT_PX, low, top, tuple(ticks), log=True)
     x = _rates(sorted({p.x for p in points} | {rate for _, rate in ends}))
-    data: list[dict[str, Any]] = [
-        {
-            "method": p.method,
-            "which": p.line,
-            "x": p.x,
-            "y": p.y,
-            "saturated": p.saturated,
-            "says": f"load: {p.load.word}; method: {p.method}; ttft_{p.line}_ms: {p.y:.6g}",
-        }
-        for p in points
+
+    def place(p: _Point) -> tuple[float, float]:
+        return x.at(p.x), HEIGHT_PX - y.at(p.y)
+
+    lines, symbols, crosses = [], [], []
+    for first in _ttft_lines(points):
+        its = [p for p in points if (p.method, p.line) == (first.method, first.line)]
+        along = _path([place(p) for p in sorted(its, key=lambda one: one.x)])
+        look = {"stroke": styles[first.method][0], "stroke_width": 2, **svg.dashes(_WHICH[first.line][1])}
+        lines.append(svg.mark("path", _ttft_line_label(first), "line mark", d=along, **look))
+    for p in points:
+        if not p.saturated:
+            shape, fill = _WHICH[p.line][0], styles[p.method][0]
+            symbols.append(_symbol(_ttft_label(p), shape, place(p), 55, fill=fill))
+    lost = [(_ttft_label(p), p.method, place(p)) for p in points if p.saturated]
+    lost += [(_end_label(name, rate), name, (x.at(rate), HEIGHT_PX - y.at(top / 1.04))) for name, rate in ends]
+    for label, method, at in lost:
+        crosses.append(_symbol(label, svg.CROSS, at, 60, stroke=styles[method][0], stroke_width=2.2))
+    below, room = svg.x_axis(x, HEIGHT_PX, f"Requests per second offered{', log scale' if x.log else ''}")
+    beside, left = svg.y_axis(y, "Time to first token (ms), log scale")
+    rows: list[tuple[str, str, dict[str, str | float]]] = [
+        *((name, "circle", {"fill": look[0]}) for name, look in styles.items()),
+        *((name, shape, {"stroke": INK, "stroke_width": 1.5}) for name, (shape, _) in _WHICH.items()),
     ]
-    data += [
-        {
-            "method": name,
-            "which": "p50",
-            "x": rate,
-            "y": top / 1.04,
-            "saturated": True,
-            "cut": True,
-            "says": f"load: {rate:g}; method: {name}; saturated",
-        }
-        for name, rate in ends
-    ]
-    legend = {
-        "title": None, "orient": "right", "symbolStrokeColor": INK, "symbolType": "stroke", "symbolSize": 300,
-    }  # fmt: skip
-    which = ["p50", "p99"]
-    dash = nominal("which", scale={"domain": which, "range": [[1, 0], [5, 4]]}, legend=legend)
-    shape = nominal("which", scale={"domain": which, "range": ["circle", "triangle-up"]}, legend=None)
-    base = {"x": x, "y": y, "color": _colour(styles, list(styles))}
-    said = {**base, "description": nominal("says")}
-    lines = {
-        "mark": {"type": "line", "strokeWidth": 2},
-        "encoding": {**base, "strokeDash": dash, "detail": nominal("which")},
-        "transform": _where("!datum.cut"),
-    }
-    marks = {
-        "mark": {"type": "point", "filled": True, "opacity": 1, "size": 55},
-        "encoding": {**said, "shape": shape},
-        "transform": _where("!datum.saturated"),
-    }
-    crosses = {
-        "mark": {"type": "point", "shape": CROSS, "filled": False, "opacity": 1, "size": 60, "strokeWidth": 2.2},
-        "encoding": said,
-        "transform": _where("datum.saturated"),
-    }
-    return {
-        "data": {"values": data}, "layer": [lines, marks, crosses], "width": WIDTH_PX, "height": HEIGHT_PX,
-    }  # fmt: skip
+    names, right, _ = svg.legend(rows, WIDTH_PX)
+    parts = (
+        *svg.grid(x, y, WIDTH_PX, HEIGHT_PX), *below, *beside, svg.group("line", lines), svg.group("symbol", symbols),
+        svg.group("symbol", crosses), *names,
+    )  # fmt: skip
+    return Plot(WIDTH_PX, _high(len(rows)), parts, left=left, right=right, below=room)
 
 
-def _rates(rates: Sequence[float]) -> dict[str, Any]:
-    log = rates[0] * _LOG_FROM < rates[-1]
-    scale = (
-        {"type": "log", "base": 2, "domain": [rates[0] / 1.15, rates[-1] * 1.15], "nice": False}
-        if log
-        else {"domain": [0, rates[-1] * 1.08], "nice": False}
-    )
-    axis = {
-        "values": list(rates), "labelExpr": PLAIN_NUMBER, "titlePadding": 8, "labelOverlap": "greedy",
-        "title": f"Requests per second offered{', log scale' if log else ''}",
-    }  # fmt: skip
-    return field("x", scale=scale, axis=axis)
+def _rates(rates: Sequence[float]) -> Axis:
+    if rates[0] * _LOG_FROM < rates[-1]:
+        return Axis(WIDTH_PX, rates[0] / 1.15, rates[-1] * 1.15, tuple(rates), log=True)
+    return Axis(WIDTH_PX, 0, rates[-1] * 1.08, tuple(rates))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -20,8 +19,9 @@ from markupsafe import Markup
 from bench_core.report.decide.cost import NO_PRICE, Prices
 from bench_core.report.document import Document
 from bench_core.report.format import quantity
-from bench_core.report.page.badges import badges, notes
+from bench_core.report.page.badges import notes
 from bench_core.report.page.data import as_script, page_data
+from bench_core.report.page.fields import fields, unbroken
 from bench_core.runs.view import RunView
 from bench_core.system.files import write_file
 from bench_core.system.text import foreign, one_line
@@ -33,17 +33,8 @@ _ENVIRONMENT = jinja2.Environment(
     keep_trailing_newline=True,
 )
 _ENVIRONMENT.filters["one_line"] = one_line
-# Between a number and what belongs to it: its unit, its interval.
-_WITHIN_A_QUANTITY = re.compile(r"(?<=\d) (?=±|s\b|GiB|J/token)|(?<=±) (?=\d)")
-_PROGRAM = ("charts.js", "choose.js", "page.js")
-
-
-def unbroken(text: str) -> str:
-    """The same with spaces at which no line breaks inside quantities."""
-    return _WITHIN_A_QUANTITY.sub("\N{NO-BREAK SPACE}", text)
-
-
 _ENVIRONMENT.filters["unbroken"] = unbroken
+_PROGRAM = ("charts.js", "choose.js", "page.js")
 
 
 def html(view: RunView, document: Document, prices: Prices = NO_PRICE, *, runtime: str | None = None) -> str:
@@ -66,7 +57,7 @@ def page_of(
         verdict=document.verdict,
         sheets=(*document.glance, *document.results, *document.details),
         prices=prices,
-        badges=badges,
+        fields=fields,
         notes=notes,
         style=Markup(_resource("page.css")),  # noqa: S704  # the package's own
         program=Markup(f'"use strict";\n{program}'),  # noqa: S704  # the package's own
