@@ -14,6 +14,7 @@ from bench_core.contract.records.digest import prompts_sha256
 
 _SAMPLES = 128  # as in GPTQ's paper
 _ROWS_AT_ONCE = 4
+_FEWEST_WORKERS = 2  # its pool for reading a model refuses to start with one
 
 
 def quantise_on_texts(conversion: Conversion, group_size: int, method: Literal["gptq", "awq"]) -> Mapping[str, str]:
@@ -23,7 +24,7 @@ def quantise_on_texts(conversion: Conversion, group_size: int, method: Literal["
         RuntimeError: GPTQModel left more than one file of weights.
     """
     # Its own guess of threads, made when it is imported, is for the whole machine.
-    os.environ.setdefault("GPTQMODEL_CPU_WORKERS", str(max(1, conversion.device.threads)))
+    os.environ.setdefault("GPTQMODEL_CPU_WORKERS", str(max(_FEWEST_WORKERS, conversion.device.threads)))
     from gptqmodel import BACKEND, GPTQModel, QuantizeConfig  # noqa: PLC0415  # only now, see above
 
     from images._torch.pretrained import require_complete  # noqa: PLC0415  # Transformers brings gptqmodel
