@@ -89,6 +89,19 @@ class Ended:
         return foreign(self.verdict.cause) or "no cause was given"
 
     @property
+    def speculative(self) -> bool:
+        """Whether it guesses tokens, so that its speed depends on the text."""
+        return self.spec is not None and self.spec.speculative
+
+    @property
+    def guesses_at_random(self) -> str:
+        """Why a speculative cell is compared with no other, in one line; empty for any other cell, and where the
+        weights are trained."""
+        if self.spec is None or not self.spec.speculative or not self.spec.model.synthetic:
+            return ""
+        return "it guesses tokens, and how many guesses are right says nothing where weights are random"
+
+    @property
     def complete(self) -> bool:
         """Whether this cell needs no further measurement: its numbers follow from its events, or its failure is one
         of the cell itself. Not complete: missing, damaged, stopped from outside, or a box that ended before the cell
@@ -182,6 +195,8 @@ class ServedRow(Ended):
         """Why it is compared with no other, in one line; empty where nothing is so."""
         if self.breaches or self.result is None:
             return self.breaches[0] if self.breaches else ""
+        if self.guesses_at_random:
+            return self.guesses_at_random
         if self.result.cpu is not None and self.result.cpu.busy:
             return f"others took {taken_by_others(self.result.cpu)}"
         limited = self.result.metrics.client_limited
@@ -320,9 +335,9 @@ class RunView:
         return found.failure if found else ""
 
     def unranked(self, row: Row) -> str:
-        """Why a measured row is not compared with the others: its work was not equal, its quality falls short, or
-        others disturbed it; empty where nothing is so."""
-        return row.breaches[0] if row.breaches else self.shortfall(row) or row.disturbed
+        """Why a measured row is not compared with the others: its work was not equal, its quality falls short, it
+        guesses tokens of random weights, or others disturbed it; empty where nothing is so."""
+        return row.breaches[0] if row.breaches else self.shortfall(row) or row.guesses_at_random or row.disturbed
 
     def compares(self, row: Row) -> bool:
         """Whether a row is ranked: a real engine that did equal work, within the bounds of quality."""

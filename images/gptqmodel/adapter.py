@@ -1,4 +1,4 @@
-"""GPTQModel: a GPTQ checkpoint under Transformers' ``generate``, with a kernel named explicitly."""
+"""GPTQModel: a GPTQ or AWQ checkpoint under Transformers' ``generate``, with a kernel named explicitly."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from importlib.metadata import distribution
 from pathlib import Path
+from typing import Any
 
 import torch
 from gptqmodel import BACKEND, GPTQModel
@@ -19,15 +20,16 @@ from images._torch.adapter import NO_CUDA, NO_DEVICE, OUT_OF_HOST_MEMORY, OUT_OF
 from images._torch.generate import GenerateAdapter, greedy
 
 # The kernel compiled when the image was built (see build_wheel.py); without it the engine compiles at first use.
-_PREBUILT = {"GPTQ_MARLIN": "gptqmodel_marlin_fp16_ops.so"}
+_MARLIN = "gptqmodel_marlin_fp16_ops.so"
+_PREBUILT = {"GPTQ_MARLIN": _MARLIN, "AWQ_MARLIN": _MARLIN}
 
 # The fast kernel for CPUs does not read a last group that is not full, which only toy models have. It multiplies in
 # bfloat16, whatever the model's type (gptqmodel 7.6.0, torch_aten_kernel.py: transform_cpu and _fused_op_forward).
-_WHOLE_GROUPS_ONLY = "GPTQ_TORCH_ATEN"
+_WHOLE_GROUPS_ONLY = ("GPTQ_TORCH_ATEN", "AWQ_TORCH_ATEN")
 
 
 class GPTQModelAdapter(GenerateAdapter):
-    """Options: ``kernel`` on a GPU and ``cpu_kernel``, names of the engine's ``BACKEND`` without ``GPTQ_``."""
+    """Options: ``kernel`` on a GPU and ``cpu_kernel``, names of the engine's ``BACKEND`` without ``GPTQ_``, ``AWQ_``."""
 
     out_of_memory = (*OUT_OF_MEMORY, *OUT_OF_HOST_MEMORY)
     unsupported = (
@@ -44,14 +46,18 @@ class GPTQModelAdapter(GenerateAdapter):
         self._asked = ""
 
     def load(self, artifact: Path, variant: Variant, device: Device) -> None:
-        """Reads a GPTQ folder and re-packs its weights for the kernel; no hub, no remote code, no other kernel."""
+        """Reads a folder and re-packs its weights for the kernel; no hub, no remote code, no other kernel."""
         kernel = str(variant.options["kernel"] if device.kind == "cuda" else variant.options["cpu_kernel"])
-        self._asked = f"GPTQ_{kernel.upper()}"
-        if self._asked == _WHOLE_GROUPS_ONLY and not _has_whole_groups(artifact):
-            self._asked = "GPTQ_TORCH"
+        quantisation = _config(artifact).get("quantization_config", {})
+        method = "AWQ_" if quantisation.get("quant_method") == "awq" else "GPTQ_"
+        self._asked = f"{method}{kernel.upper()}"
+        if self._asked in _WHOLE_GROUPS_ONLY and not _has_whole_groups(artifact):
+            self._asked = f"{method}TORCH"
         backend = getattr(BACKEND, self._asked, None)
         if backend is None:
-            known = ", ".join(name[5:].lower() for name in BACKEND.__members__ if name.startswith("GPTQ_"))
+            known = ", ".join(
+                name.removeprefix(method).lower() for name in BACKEND.__members__ if name.startswith(method)
+            )
             raise BadInput(f"variant {variant.name}: kernel {kernel!r} is unknown", known)
         self._device = chosen_device(device)
         _load_prebuilt(self._asked)
@@ -78,14 +84,19 @@ class GPTQModelAdapter(GenerateAdapter):
             "attention": str(self._model.config._attn_implementation),  # noqa: SLF001 - the only place that says it
             "cudnn_attention": "on" if torch.backends.cuda.cudnn_sdp_enabled() else "off",
             "dtype": str(self._model.dtype).removeprefix("torch."),
-            **({"product_dtype": "bfloat16"} if self._asked == _WHOLE_GROUPS_ONLY else {}),
+            **({"product_dtype": "bfloat16"} if self._asked in _WHOLE_GROUPS_ONLY else {}),
             "kv_layout": "rectangle",
             "embeddings": self._model.get_input_embeddings().weight.device.type,
         }
 
 
+def _config(artifact: Path) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((artifact / "config.json").read_text(encoding="utf-8"))
+    return config
+
+
 def _has_whole_groups(artifact: Path) -> bool:
-    config = json.loads((artifact / "config.json").read_text(encoding="utf-8"))
+    config = _config(artifact)
     group_size = int(config["quantization_config"]["group_size"])
     return all(int(config[width]) % group_size == 0 for width in ("hidden_size", "intermediate_size"))
 

@@ -1,9 +1,10 @@
-"""GPTQ proper, by GPTQModel, on the prompts of the workload."""
+"""GPTQ and AWQ proper, by GPTQModel, on the prompts of the workload."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from convert_layout import WEIGHTS
@@ -13,17 +14,18 @@ from bench_core.contract.records.digest import prompts_sha256
 
 _SAMPLES = 128  # as in GPTQ's paper
 _ROWS_AT_ONCE = 4
+_FEWEST_WORKERS = 2  # its pool for reading a model refuses to start with one
 
 
-def quantise_on_texts(conversion: Conversion, group_size: int) -> Mapping[str, str]:
+def quantise_on_texts(conversion: Conversion, group_size: int, method: Literal["gptq", "awq"]) -> Mapping[str, str]:
     """Writes the target's ``model.safetensors``; returns what it was calibrated on.
 
     Raises:
         RuntimeError: GPTQModel left more than one file of weights.
     """
     # Its own guess of threads, made when it is imported, is for the whole machine.
-    os.environ.setdefault("GPTQMODEL_CPU_WORKERS", str(max(1, conversion.device.threads)))
-    from gptqmodel import GPTQModel, QuantizeConfig  # noqa: PLC0415  # only now, see above
+    os.environ.setdefault("GPTQMODEL_CPU_WORKERS", str(max(_FEWEST_WORKERS, conversion.device.threads)))
+    from gptqmodel import BACKEND, GPTQModel, QuantizeConfig  # noqa: PLC0415  # only now, see above
 
     from images._torch.pretrained import require_complete  # noqa: PLC0415  # Transformers brings gptqmodel
 
@@ -34,14 +36,19 @@ def quantise_on_texts(conversion: Conversion, group_size: int) -> Mapping[str, s
     config = QuantizeConfig(
         bits=4,
         group_size=group_size,
+        method=method,
+        format={"gptq": "gptq", "awq": "gemm"}[method],
         desc_act=False,
-        sym=True,
+        sym=method == "gptq",  # AWQ's layout has a zero point for each group
         device="cuda:0" if conversion.device.kind == "cuda" else "cpu",
         offload_to_disk=False,
     )
     model = GPTQModel.load(str(conversion.source), config, dtype=torch.float16, trust_remote_code=False)
     model.quantize(
-        [{"input_ids": sample, "attention_mask": [1] * len(sample)} for sample in samples], batch_size=_ROWS_AT_ONCE
+        [{"input_ids": sample, "attention_mask": [1] * len(sample)} for sample in samples],
+        batch_size=_ROWS_AT_ONCE,
+        # Packs on any device; the engine's own choice for AWQ is a kernel that it would have to compile for a GPU.
+        backend=BACKEND.AWQ_TORCH if method == "awq" else BACKEND.AUTO,
     )
     # One file, which is what exllama reads.
     model.save(str(conversion.target), max_shard_size=None)

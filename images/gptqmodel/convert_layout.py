@@ -1,4 +1,4 @@
-"""What a GPTQ folder holds beside its quantised tensors, the same for both ways of quantising."""
+"""What a GPTQ or AWQ folder holds beside its quantised tensors, the same for all ways of quantising."""
 
 from __future__ import annotations
 
@@ -51,11 +51,9 @@ def has_head(source: Path) -> bool:
     return any(HEAD in names for _, names in shards(source))
 
 
-def finish(conversion: Conversion, group_size: int) -> None:
-    """Writes the configurations, copies the tokenizer and gives the head a tensor of its own."""
-    _add_head(conversion.target / WEIGHTS)
-    config = json.loads((conversion.source / _CONFIG).read_text(encoding="utf-8"))
-    quantisation = {
+def gptq_settings(group_size: int) -> dict[str, Any]:
+    """``quantization_config`` of GPTQ's first format."""
+    return {
         "quant_method": "gptq",
         "checkpoint_format": "gptq",
         "bits": 4,
@@ -68,6 +66,28 @@ def finish(conversion: Conversion, group_size: int) -> None:
         "lm_head": False,
         "pack_dtype": "int32",
     }
+
+
+def awq_settings(group_size: int) -> dict[str, Any]:
+    """``quantization_config`` of AWQ's layout ``gemm``, with the keys of AutoAWQ and of GPTQModel."""
+    return {
+        "quant_method": "awq",
+        "checkpoint_format": "gemm",
+        "version": "gemm",
+        "bits": 4,
+        "group_size": group_size,
+        "zero_point": True,
+        "sym": False,
+        "desc_act": False,
+        "lm_head": False,
+        "pack_dtype": "int32",
+    }
+
+
+def finish(conversion: Conversion, quantisation: dict[str, Any]) -> None:
+    """Writes the configurations, copies the tokenizer and gives the head a tensor of its own."""
+    _add_head(conversion.target / WEIGHTS)
+    config = json.loads((conversion.source / _CONFIG).read_text(encoding="utf-8"))
     # The keys of both transformers 4 and 5; exllama reads pad_token_id without asking whether it is there.
     config |= {"dtype": "float16", "torch_dtype": "float16", "quantization_config": quantisation}
     config["pad_token_id"] = config.get("pad_token_id") or 0

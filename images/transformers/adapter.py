@@ -1,19 +1,22 @@
-"""Hugging Face Transformers: ``generate`` on a left-padded rectangle, plain or with static cache and compilation."""
+"""Hugging Face Transformers: ``generate`` on a left-padded rectangle, plain or with static cache and compilation, or
+``generate_batch`` (continuous batching)."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from continuous import ContinuousBatching
 from torch._dynamo.utils import counters
 from transformers import CompileConfig, StaticCache
 from transformers.utils import logging as transformers_logging
 
-from bench_core.contract.adapter import Decoding, Device, Variant
+from bench_core.contract.adapter import Completion, Decoding, Device, TokenSink, Variant
+from bench_core.contract.errors import BadInput
 from bench_core.contract.models.tensor_names import is_expert
 from images._torch.adapter import NO_CUDA, NO_DEVICE, OUT_OF_HOST_MEMORY, OUT_OF_MEMORY, chosen_device
 from images._torch.generate import GenerateAdapter, greedy
@@ -29,7 +32,8 @@ _CACHE_GRAIN_TOKENS = 64
 
 
 class TransformersAdapter(GenerateAdapter):
-    """Options: ``dtype`` (float32, float16, bfloat16) and ``compile`` (static cache, ``torch.compile``)."""
+    """Options: ``dtype`` (float32, float16, bfloat16), ``compile`` (static cache, ``torch.compile``), ``continuous``
+    (``generate_batch``; not with ``compile``)."""
 
     out_of_memory = (*OUT_OF_MEMORY, *OUT_OF_HOST_MEMORY)
     unsupported = (
@@ -47,6 +51,12 @@ class TransformersAdapter(GenerateAdapter):
         self._cache: Any = None
         self._cache_shape = (0, 0)
         self._split = ""
+        self._continuous: ContinuousBatching | None = None
+
+    @property
+    def continuous(self) -> ContinuousBatching | None:
+        """What has the manager of the variants with continuous batching; ``None`` in the others."""
+        return self._continuous
 
     @property
     def static_cache(self) -> Any:
@@ -54,8 +64,15 @@ class TransformersAdapter(GenerateAdapter):
         return self._cache
 
     def load(self, artifact: Path, variant: Variant, device: Device) -> None:
-        """Reads safetensors from the folder straight onto the device; no hub, no remote code."""
+        """Reads safetensors from the folder straight onto the device; no hub, no remote code.
+
+        Raises:
+            BadInput: ``compile`` and ``continuous`` together.
+        """
         self._compile = bool(variant.options["compile"])
+        continuous = bool(variant.options["continuous"])
+        if self._compile and continuous:
+            raise BadInput("compile and continuous are two ways to generate", "--option transformers.compile=false")
         transformers_logging.disable_progress_bar()
         self._device = chosen_device(device)
         model = read_whole(
@@ -68,10 +85,14 @@ class TransformersAdapter(GenerateAdapter):
         self._split = _layers_each(model) if device.gpus > 1 else ""
         self._model = model.eval()
         greedy(self._model)
+        self._continuous = ContinuousBatching(self._model) if continuous else None
 
     def prepare(self, batch_size: int, max_prompt_tokens: int, max_new_tokens: int) -> None:
-        """Frees what the last shape held; in the compiled variant makes the static cache and compiles."""
+        """Frees what the last shape held; makes the cache in blocks, or the static cache and compiles."""
         self._drop_shape()
+        if self._continuous is not None:
+            self._continuous.prepare(batch_size, max_prompt_tokens, max_new_tokens)
+            return
         if not self._compile:
             return
         tokens = max_prompt_tokens + max_new_tokens
@@ -87,6 +108,18 @@ class TransformersAdapter(GenerateAdapter):
         self._cudagraph_skips = counters["inductor"]["cudagraph_skips"] - skips_before
         if self._graphs == 0 and max_new_tokens > 1:
             raise Unsupported(f"{type(self._model).__name__} was not compiled on {self._device}")
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], decoding: Decoding, on_tokens: TokenSink
+    ) -> Sequence[Completion]:
+        """One call of ``generate``, or of ``generate_batch``."""
+        if self._continuous is not None:
+            return self._continuous.generate(prompts, decoding, on_tokens)
+        return super().generate(prompts, decoding, on_tokens)
+
+    def memory(self) -> Mapping[str, int]:
+        """Bytes of the cache in blocks; nothing in the other variants."""
+        return self._continuous.memory() if self._continuous is not None else {}
 
     def describe(self) -> Mapping[str, str]:
         """Attention, dtype, kind of cache, and what was compiled."""
@@ -112,14 +145,17 @@ class TransformersAdapter(GenerateAdapter):
             facts["compiled_graphs"] = str(self._graphs)
             facts["cudagraph_skips"] = str(self._cudagraph_skips)
             facts["kv_positions"] = str(math.prod(self._cache_shape))
-        return facts
+        return {**facts, **(self._continuous.describe() if self._continuous is not None else {})}
 
     def close(self) -> None:
-        """Drops the model, the cache and all that compilation keeps, and gives the memory back to the device."""
-        self._model = None
+        """Drops the model, the caches and all that compilation keeps, and gives the memory back to the device."""
         self._drop_shape()
+        self._model = self._continuous = None
+        self._free()
 
     def _drop_shape(self) -> None:
+        if self._continuous is not None:
+            self._continuous.close()
         self._cache = None
         self._cache_shape = (0, 0)
         self._graphs = self._cudagraph_skips = 0

@@ -72,7 +72,8 @@ class VllmAdapter:
     """Options.
 
     ``dtype``: float32, float16 or bfloat16. ``max_num_seqs``, ``max_num_batched_tokens``: the engine's limits for one
-    step. ``quantization``: fp8, or empty. ``gpu_memory_utilization``: its share of the GPU. ``cpu_cache_gib``: its
+    step. ``quantization``: fp8, or empty. ``ngram_tokens``, ``ngram_size``: tokens guessed at a step by what followed
+    so many tokens before; none where the first is 0. ``gpu_memory_utilization``: its share of the GPU. ``cpu_cache_gib``: its
     key-value cache on a CPU.
     """
 
@@ -81,6 +82,7 @@ class VllmAdapter:
         self._pool: _Pool | None = None
         self._kernels: dict[str, str] = {}
         self._needed_blocks = 0
+        self._speculation = ""
         self._log = EngineLog()
 
     @property
@@ -100,6 +102,14 @@ class VllmAdapter:
         else:
             torch.set_num_threads(device.threads)
             extra["kv_cache_memory_bytes"] = int(options["cpu_cache_gib"]) << 30
+        guessed, size = int(options["ngram_tokens"]), int(options["ngram_size"])
+        if guessed:
+            extra["speculative_config"] = {
+                "method": "ngram",
+                "num_speculative_tokens": guessed,
+                "prompt_lookup_max": size,
+            }
+            self._speculation = f"{guessed} tokens after the last {size}"
         put_model_classes()
         self._llm = LLM(
             model=str(artifact),
@@ -180,6 +190,7 @@ class VllmAdapter:
             "max_num_seqs": str(config.scheduler_config.max_num_seqs),
             "max_num_batched_tokens": str(config.scheduler_config.max_num_batched_tokens),
             "async_scheduling": str(config.scheduler_config.async_scheduling),
+            **({"speculation": self._speculation} if self._speculation else {}),
             **({} if self._log.graphs_bytes is None else {"cuda_graphs_bytes": str(self._log.graphs_bytes)}),
             "kv_layout": "paged",
             "kv_cache_blocks": f"{self._memory_pool.blocks} of {self._memory_pool.block_tokens} tokens",

@@ -104,6 +104,7 @@ class Method:
     unreached: tuple[int, ...] = ()
     reference: int | None = None
     ranked: bool = True
+    speculative: bool = False
     nll_nat_per_token: float | None = None  # scored in the first batch size's cell; text 1 is 0.1 above, text 2 below
     differs_from: int | None = None  # place of the first output token that is not the others'
 
@@ -284,6 +285,7 @@ def _write_cell(
         label=method.label,
         batching=method.batching,
         token_times=method.arrivals,
+        speculative=method.speculative,
         scenario=Offline(batch_size=size),
         repeat=repeat,
         device=script.device,

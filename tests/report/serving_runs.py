@@ -56,6 +56,7 @@ class Engine:
         fails: every so manieth request, from how it ends; 0: none. ``refuses``: likewise, no connection.
         busy: others take its CPUs.
         dies: it runs out of memory when it is loaded.
+    speculative: it guesses tokens.
     """
 
     image: str
@@ -69,6 +70,7 @@ class Engine:
     refuses: int = 0
     busy: bool = False
     dies: bool = False
+    speculative: bool = False
 
 
 FAST = Engine("vllm", "fp16", "vLLM fp16", ttft_s=0.03, tpot_s=0.006, slots=24)
@@ -164,8 +166,9 @@ def _cell(
     folder = layout.cell_folder(run, cell)
     spec = CellSpec(
         image=engine.image, variant=engine.variant, label=engine.label, batching="native", token_times="live",  # noqa: S106
-        scenario=load, ranked=engine.ranked, device=script.device, model=MODEL, artifact="hf",
-        artifact_digest=MODEL.digest, options={}, workload=workload.reference, max_new_tokens=TOKENS, length="forced",
+        scenario=load, ranked=engine.ranked, speculative=engine.speculative, device=script.device, model=MODEL,
+        artifact="hf", artifact_digest=MODEL.digest, options={}, workload=workload.reference, max_new_tokens=TOKENS,
+        length="forced",
         gpu_uuid=GPU.uuid if script.device == "cuda" else None, threads=8,
         protocol=MeasureProtocol(busy=BusyRule(cpus=1.0)),
         serve=ServePlan(protocol=script.protocol, schedule=schedule.digest),

@@ -49,6 +49,11 @@ class VariantEntry(Record):
     serve: tuple[str, ...] | None = Field(
         None, description="what the server's command has more in this variant; left out where it is not served"
     )
+    speculative: bool = Field(
+        False,
+        description="whether it guesses tokens and checks several at once, so that its speed depends on the text: its "
+        "cells are marked, and not ranked where weights are random",
+    )
 
 
 BudgetUnit = Literal["bytes", "fraction"]

@@ -241,9 +241,9 @@ def launches_less(facts: Mapping[str, str]) -> bool:
 def roofline(
     spec: CellSpec, facts: Mapping[str, str], metrics: CellMetrics, device_rates: Roofs | None
 ) -> Roofline | None:
-    """Places a cell; ``None`` where its decode steps cannot be timed."""
+    """Places a cell; ``None`` where its decode steps cannot be timed, or a step gives a row several tokens."""
     steps = metrics.decode
-    if steps is None:
+    if steps is None or spec.speculative:
         return None
     model, dtype = spec.model, compute_dtype(facts)
     roofs = _Roofs()

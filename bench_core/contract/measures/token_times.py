@@ -46,6 +46,17 @@ def itl_s(batches: Iterable[BatchEvent]) -> dict[float, int]:
     return {gap / 1e6: times for gap, times in gaps_us.items()}
 
 
+def tokens_per_step(batches: Iterable[BatchEvent]) -> float | None:
+    """Tokens of a row that arrive together, on average over all steps of all rows; ``None`` where each comes alone, or
+    nobody tells when. An engine that guesses tokens delivers those that were right with the one after them."""
+    tokens = steps = 0
+    for batch in batches:
+        for offsets in batch.arrivals_us:
+            tokens += len(offsets)
+            steps += len(set(offsets))
+    return tokens / steps if tokens > steps else None
+
+
 class PhaseRates(Record):
     """Throughput of the two phases, tokens/s, where the engine reveals token times; ``None`` otherwise, never 0.
 

@@ -11,8 +11,9 @@ from typing import Any
 from bench_core.contract.records import layout
 from bench_core.contract.records.record import LARGEST_FLOAT
 
-# Names of artifacts by the settings of Transformers' ``quantization_config``: gptq-int4-g128, exl2-4.0bpw.
-_NAMES = (re.compile(r"(gptq)-int(\d+)(?:-|$)"), re.compile(r"(exl2)-(\d+(?:\.\d+)?)bpw$"))
+# Names of artifacts by the settings of Transformers' ``quantization_config``: gptq-int4-g128, awq-int4-g128,
+# exl2-4.0bpw.
+_NAMES = (re.compile(r"(gptq|awq)-int(\d+)(?:-|$)"), re.compile(r"(exl2)-(\d+(?:\.\d+)?)bpw$"))
 _UNQUANTISED = "unquantised"
 
 

@@ -52,6 +52,7 @@ class CellPlan(NamedCell):
     token_times: Literal["live", "engine", "separate", "none"]
     ranked: bool = True
     reference: int | None = Field(None, ge=0, description="0: the reference; from 1: order of those that stand in")
+    speculative: bool = Field(False, description="whether its speed depends on how many guessed tokens are right")
     device: DeviceKind
     model: ModelInfo
     artifact: str
@@ -118,6 +119,7 @@ def image_facts(manifest: Manifest, variant: Variant, gpus: int) -> dict[str, An
         "token_times": manifest.token_times,
         "ranked": manifest.ranked,
         "reference": manifest.reference_rank(variant.name),
+        "speculative": manifest.variants[variant.name].speculative,
         "artifact": variant.artifact,
         "options": dict(variant.options),
     }

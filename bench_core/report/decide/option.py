@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from bench_core.contract.measures.repeats import BetweenRuns
 from bench_core.contract.statistics.correlated import Estimate
-from bench_core.report.explain.marks import is_throttled, remarks, told_interval, untold
+from bench_core.report.explain.marks import SPECULATIVE, is_throttled, remarks, told_interval, untold
 from bench_core.report.explain.repeats import over_repeats
 from bench_core.report.explain.same_batches import compared_rates
 from bench_core.report.served import load_points
@@ -170,6 +170,11 @@ def _under_load(view: RunView) -> Iterator[Option]:
                 yield _served(row)
 
 
+def _served_remarks(row: ServedRow) -> tuple[str, ...]:
+    saturated = row.result is not None and row.result.metrics.saturated
+    return ((SPECULATIVE,) if row.speculative else ()) + ((SATURATED,) if saturated else ())
+
+
 def _served(row: ServedRow) -> Option:
     planned, load = row.planned, row.load
     metrics = row.result.metrics if row.result else None
@@ -182,7 +187,7 @@ def _served(row: ServedRow) -> Option:
         batch_size=None, concurrency=load.concurrency, request_rate=load.request_rate,
         outcome=DAMAGED if row.damage else row.status, cause=row.problem,
         unranked=row.unranked, scripted=not planned.ranked,
-        remarks=(SATURATED,) if metrics is not None and metrics.saturated else (),
+        remarks=_served_remarks(row),
         throughput_tok_s=throughput,
         compared_tok_s=throughput.value if throughput else None,
         ttft_s=Quantity.of(ttft.p50) if ttft else None,

@@ -24,12 +24,20 @@ UNSTEADY_MARK = "¶"
 FEW_MARK = "‖"
 UNEVEN_MARK = "≀"
 MISFIT_MARK = "◊"
+SPECULATIVE_MARK = "⁂"
 UNSTEADY = "unsteady"
 FEW_BATCHES = "few batches"
 UNEVEN = "uneven"
 NO_OUTPUT = "no output"
 MISFIT = "not representative"
+SPECULATIVE = "speculative"
+SPECULATIVE_NOTE = (
+    "guesses tokens and checks several at once, so its speed depends on how many guesses are right, and that on the "
+    "text: another workload gives another speed. Beyond the end of a text, where a forced length goes on, models "
+    "repeat themselves, which is guessed easily."
+)
 MARKS = {
+    SPECULATIVE: SPECULATIVE_MARK,
     UNSTEADY: UNSTEADY_MARK,
     FEW_BATCHES: FEW_MARK,
     UNEVEN: UNEVEN_MARK,
@@ -78,6 +86,7 @@ def remarks(row: Row) -> list[str]:
         return []
     steadiness = row.result.metrics.steadiness
     words = (
+        SPECULATIVE if row.speculative else "",
         BUSY if row.disturbed else "",
         BESIDE if row.beside_others else "",
         UNSTEADY if steadiness.unsteady else "",
@@ -86,10 +95,23 @@ def remarks(row: Row) -> list[str]:
     return [word for word in words if word]
 
 
+def speculative_note(rows: Iterable[Row]) -> str:
+    """What speculative decoding means for a number, and how many tokens a step gave, where that is told."""
+    told = [
+        f"{row.label} {per_step:.3g} at batch size {row.planned.batch_size}"
+        for row in rows
+        if row.speculative and row.result and (per_step := row.result.metrics.tokens_per_step) is not None
+    ]
+    return SPECULATIVE_NOTE + (f" Tokens of a row in a step: {', '.join(told)}." if told else "")
+
+
 def mark_notes(rows: Sequence[Row]) -> list[str]:
     """Footnotes for the marks that stand in a table of these rows."""
     said = {remark for row in rows for remark in remarks(row)}
-    notes = [*busy_note(rows), *beside_note(rows)]
+    notes = [f"{SPECULATIVE_MARK} {SPECULATIVE}: {speculative_note(rows)}"] if SPECULATIVE in said else []
+    notes += [*busy_note(rows), *beside_note(rows)]
+    random = dict.fromkeys(row.label for row in rows if row.guesses_at_random)
+    notes += [f"{NOT_RANKED_MARK} not ranked: {label}: speculative decoding on random weights" for label in random]
     if UNSTEADY in said:
         notes.append(
             f"{UNSTEADY_MARK} unsteady: latencies rose or fell while this was measured, or had not settled when "

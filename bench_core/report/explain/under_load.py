@@ -11,6 +11,7 @@ from bench_core.contract.serving.measures import Counts, Kept
 from bench_core.contract.serving.protocol import Limits
 from bench_core.contract.statistics.correlated import Estimate
 from bench_core.report.decide.ties import tied
+from bench_core.report.explain.marks import SPECULATIVE
 from bench_core.report.format import quantity
 from bench_core.runs.view import RunView, ServedRow
 
@@ -70,7 +71,8 @@ def state(row: ServedRow) -> str:
     metrics = row.result.metrics
     if metrics.saturated:
         return SATURATED
-    return row.status if metrics.warmup_steady else f"{row.status}, warm-up not steady"
+    words = row.status if metrics.warmup_steady else f"{row.status}, warm-up not steady"
+    return f"{words}, {SPECULATIVE}" if row.speculative else words
 
 
 def not_compared(row: ServedRow) -> str:

@@ -390,7 +390,7 @@ function fillTable() {
 
 const EXPLAINED = {"few batches": "Fewer than five batches were measured, which give no interval.", uneven: "The batches differ so much that the interval is too wide to compare by.",
   unsteady: "Latencies rose or fell while this was measured.", "not representative": "The measured batches do not represent the workload, so no interval is given.",
-  throttled: "The GPU's clocks were held back by heat or power.", sequential: "This engine works through a batch one prompt after the other.",
+  throttled: "The GPU's clocks were held back by heat or power.", speculative: "Its speed depends on how many guessed tokens are right, and that on the text.", sequential: "This engine works through a batch one prompt after the other.",
   saturated: "More requests were offered than the server could take; its latencies are of no lasting state.", "no output": "No tokens came, so there is no rate."};
 
 function remarksOf(cell) {

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from bench_core.contract.serving.load import Serve
 from bench_core.contract.statistics.distribution import VALUES_BEYOND_A_PERCENTILE
 from bench_core.report.column import Column, Entry, Sheet, sheet
-from bench_core.report.explain.marks import NOT_RANKED_MARK
+from bench_core.report.explain.marks import NOT_RANKED_MARK, SPECULATIVE, SPECULATIVE_NOTE
 from bench_core.report.explain.own_error import own_error_under_load
 from bench_core.report.explain.under_load import (
     NONE_FAILED,
@@ -83,7 +83,7 @@ def failed_entry(line: Served) -> Entry:
 
 def _state(line: Served) -> Entry:
     words = state(line.row)
-    return Entry(words, failed=words != "ok")
+    return Entry(words, failed=words.removesuffix(f", {SPECULATIVE}") != "ok")
 
 
 THROUGHPUT = estimate_column(
@@ -281,6 +281,8 @@ def _notes(view: RunView, load: Serve, lines: Sequence[Loaded]) -> Iterator[str]
         reason = not_compared(line.row) if line.row.result else ""
         if reason:
             yield f"{NOT_RANKED_MARK} not ranked: {line.label}: {reason}."
+    if any(line.row.result and line.row.speculative for line in lines):
+        yield f"{SPECULATIVE}: {SPECULATIVE_NOTE}"
     if any(line.metrics and line.metrics.saturated for line in lines):
         yield SATURATED_NOTE
     error = own_error_under_load(view)
