@@ -121,6 +121,12 @@ BROKEN = {
         on_tokens.step(range(len(prompts)))
         return super().generate(prompts, decoding, on_tokens)
 """,
+    # Two slots, of which nobody was told.
+    "rows_run_together": """
+    def generate(self, prompts, decoding, on_tokens):
+        self._options = {**self._options, "rows_at_once": 2}
+        return super().generate(prompts, decoding, on_tokens)
+""",
     "facts": """
     def describe(self):
         return {"layers": 2}

@@ -20,6 +20,7 @@ from bench_core.contract.measures.telemetry import (
     summarise_telemetry,
 )
 from bench_core.contract.measures.token_times import PhaseRates, itl_s, phase_rates, row_tpot_s, row_ttft_s
+from bench_core.contract.measures.waves import Waves, waves
 from bench_core.contract.models.steps import DecodeSteps, PromptReading, decode_steps, prompt_reading
 from bench_core.contract.records.events import (
     BatchEvent,
@@ -72,6 +73,7 @@ class CellMetrics(Record):
         phase_rates: prefill and decode; absent where the engine does not tell when tokens came, or has no such phases.
         cpu: who used the CPUs over ``measured_s``, or from the first warm-up batch on where that is too short; absent
             in logs of before it was looked at, and where the machine does not tell.
+        waves: whether all rows of a batch ran together; absent where token times do not tell.
     """
 
     batches: int = Field(ge=1)
@@ -107,6 +109,7 @@ class CellMetrics(Record):
     steadiness: Steadiness = Steadiness()
     phase_rates: PhaseRates | None = None
     cpu: CpuUse | None = None
+    waves: Waves | None = None
 
     @property
     def unused_bytes(self) -> int | None:
@@ -267,6 +270,7 @@ def _metrics(events: CellEvents, measured: list[BatchEvent]) -> CellMetrics:
         steadiness=steadiness(events.batches["warmup"], measured, events.warmup_end, events.stop),
         phase_rates=phase_rates(stamped),
         cpu=_cpu(events, measured),
+        waves=waves(stamped),
     )
 
 

@@ -9,6 +9,7 @@ from bench_core.contract.measures.telemetry import MARKED_FROM_SHARE
 from bench_core.contract.statistics.interval import FEWEST_BATCHES, Interval
 from bench_core.contract.statistics.representation import Misfit
 from bench_core.report.explain.busy_host import BUSY, busy_note
+from bench_core.report.explain.waves import WAVES, waves_note
 from bench_core.report.fleet.words import BESIDE, beside_note
 from bench_core.report.format import ABSENT, rate_within
 from bench_core.runs.view import Row
@@ -30,6 +31,7 @@ UNEVEN = "uneven"
 NO_OUTPUT = "no output"
 MISFIT = "not representative"
 MARKS = {
+    WAVES: WAVES,
     UNSTEADY: UNSTEADY_MARK,
     FEW_BATCHES: FEW_MARK,
     UNEVEN: UNEVEN_MARK,
@@ -78,6 +80,7 @@ def remarks(row: Row) -> list[str]:
         return []
     steadiness = row.result.metrics.steadiness
     words = (
+        WAVES if row.in_waves else "",
         BUSY if row.disturbed else "",
         BESIDE if row.beside_others else "",
         UNSTEADY if steadiness.unsteady else "",
@@ -89,7 +92,7 @@ def remarks(row: Row) -> list[str]:
 def mark_notes(rows: Sequence[Row]) -> list[str]:
     """Footnotes for the marks that stand in a table of these rows."""
     said = {remark for row in rows for remark in remarks(row)}
-    notes = [*busy_note(rows), *beside_note(rows)]
+    notes = [*waves_note(rows), *busy_note(rows), *beside_note(rows)]
     if UNSTEADY in said:
         notes.append(
             f"{UNSTEADY_MARK} unsteady: latencies rose or fell while this was measured, or had not settled when "
