@@ -1,4 +1,4 @@
-"""A batch that an engine serves in waves is marked and ranked by nobody, and a log that tells of waves is believed over a
+"""A batch that an engine serves in waves is marked and ranked by nobody; a log that tells of waves is believed over a
 result that does not."""
 
 from __future__ import annotations
