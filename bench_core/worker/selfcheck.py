@@ -29,6 +29,7 @@ from bench_core.contract.records.spec import CellSpec
 from bench_core.contract.records.workload import Workload
 from bench_core.system.nvml import GpuReader
 from bench_core.worker.engine.clock import monotonic_ns, seconds
+from bench_core.worker.engine.failure import classify
 from bench_core.worker.engine.guard import PromptRefused, check_arrivals, check_prompts, checked_outputs
 from bench_core.worker.engine.image import load_adapter
 from bench_core.worker.engine.job import Channel, CheckEvent, Job
@@ -231,11 +232,18 @@ def token_times(bench: Bench) -> None:
 
 def rows_run_together(bench: Bench) -> Recorded | None:
     """A batch is worked on as a whole: no row's first token waits for another row's last. All rows are as long, so that
-    no prompt takes longer to read; at the smallest of three rows and the job's largest batch size."""
+    no prompt takes longer to read; at three rows or the job's batch size, where there is memory for that."""
     if bench.manifest.token_times == "none":
         return Recorded("not known: the engine does not tell token times")
-    prompts = bench.equally_long(max(3, *(cell.batch_size for cell in bench.job.cells)))
-    outputs, arrivals = bench.generate(prompts)
+    prompts = bench.equally_long(max(3, bench.spec.batch_size))
+    try:
+        outputs, arrivals = bench.generate(prompts)
+    except Exception as error:
+        outcome, cause = classify(error, "generate", bench.adapter)
+        if outcome is not Outcome.OOM_KV:
+            raise
+        bench.close()
+        return Recorded(f"not known: no memory for {len(prompts)} rows: {cause}")
     late = rows_late(arrivals, [len(row) for row in outputs])
     if late and bench.manifest.batching == "native":
         raise CheckFailed(f"{late} of {len(prompts)} rows began when others had ended")
