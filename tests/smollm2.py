@@ -133,7 +133,8 @@ def _unpaired(weight: NDArray[Any], heads: int) -> NDArray[Any]:
     """Rows of queries or keys, shape (heads * width, inputs), as Transformers wants them. GGUF has the two numbers that
     one angle turns beside each other; there they are half a head apart."""
     rows, inputs = weight.shape
-    return weight.reshape(heads, rows // heads // 2, 2, inputs).swapaxes(1, 2).reshape(rows, inputs)
+    turned: NDArray[Any] = weight.reshape(heads, rows // heads // 2, 2, inputs).swapaxes(1, 2)
+    return turned.reshape(rows, inputs)
 
 
 def _told(reader: GGUFReader, key: str) -> Any:
