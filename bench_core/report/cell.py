@@ -106,7 +106,9 @@ BATCHES = Column[Cell]("Batches", "metrics.batches", csv="batches", meaning="mea
 
 
 def _cause(cell: Cell) -> str:
-    return cell.row.problem or "; ".join(f"not ranked: {breach}" for breach in cell.row.breaches)
+    row = cell.row
+    why = (*row.breaches, *filter(None, [row.in_waves]))
+    return row.problem or "; ".join(f"not ranked: {what}" for what in why)
 
 
 def _visit(cell: Cell) -> int | None:

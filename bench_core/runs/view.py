@@ -162,6 +162,13 @@ class Row(Ended):
         return f"others took {taken_by_others(use)}" if use is not None and use.busy else ""
 
     @property
+    def in_waves(self) -> str:
+        """How the engine served batches in waves where it is to serve them whole, in words; empty where it did not,
+        where that is not known, and where it works through a batch by its nature (``sequential``)."""
+        found = self.result.metrics.waves if self.result is not None else None
+        return found.words if found is not None and not self.sequential else ""
+
+    @property
     def sequential(self) -> bool:
         """Whether the engine works through a batch one prompt after the other."""
         return self.spec is not None and self.spec.batching == "sequential"
@@ -336,8 +343,10 @@ class RunView:
 
     def unranked(self, row: Row) -> str:
         """Why a measured row is not compared with the others: its work was not equal, its quality falls short, it
-        guesses tokens of random weights, or others disturbed it; empty where nothing is so."""
-        return row.breaches[0] if row.breaches else self.shortfall(row) or row.guesses_at_random or row.disturbed
+        guesses tokens of random weights, its batches ran in waves, or others disturbed it; empty where nothing is so."""
+        if row.breaches:
+            return row.breaches[0]
+        return self.shortfall(row) or row.guesses_at_random or row.in_waves or row.disturbed
 
     def compares(self, row: Row) -> bool:
         """Whether a row is ranked: a real engine that did equal work, within the bounds of quality."""

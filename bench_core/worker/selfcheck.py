@@ -22,12 +22,14 @@ from bench_core.contract.adapter import Adapter, Decoding, Describes, Scores
 from bench_core.contract.asked.manifest import Manifest
 from bench_core.contract.asked.options import Value
 from bench_core.contract.errors import first_line
+from bench_core.contract.measures.waves import rows_late
 from bench_core.contract.records.events import Arrivals, EndEvent
 from bench_core.contract.records.outcome import Outcome
 from bench_core.contract.records.spec import CellSpec
 from bench_core.contract.records.workload import Workload
 from bench_core.system.nvml import reader_of
 from bench_core.worker.engine.clock import monotonic_ns, seconds
+from bench_core.worker.engine.failure import classify
 from bench_core.worker.engine.guard import PromptRefused, check_arrivals, check_prompts, checked_outputs
 from bench_core.worker.engine.image import load_adapter
 from bench_core.worker.engine.job import Channel, CheckEvent, Job
@@ -107,6 +109,12 @@ class Bench:
         if len(three[0]) == len(three[2]) and len(three[0]) > 1:
             three[0] = three[0][: len(three[0]) // 2]
         return three
+
+    def equally_long(self, rows: int) -> list[list[int]]:
+        """So many prompts of one length, the workload's over again where it has fewer."""
+        longer = [list(prompt) for prompt in self.workload.prompts if len(prompt) >= self.workload.longest // 2]
+        shortest = min(map(len, longer))
+        return [longer[row % len(longer)][:shortest] for row in range(rows)]
 
 
 class _Watched(Mapping[str, Value]):
@@ -221,6 +229,26 @@ def token_times(bench: Bench) -> None:
     check_arrivals(arrivals, natural)
 
 
+def rows_run_together(bench: Bench) -> Recorded | None:
+    """A batch is worked on as a whole: no row's first token waits for another row's last. All rows are as long, so that
+    no prompt takes longer to read; at three rows or the job's batch size, where there is memory for that."""
+    if bench.manifest.token_times == "none":
+        return Recorded("not known: the engine does not tell token times")
+    prompts = bench.equally_long(max(3, bench.spec.batch_size))
+    try:
+        outputs, arrivals = bench.generate(prompts)
+    except Exception as error:
+        outcome, cause = classify(error, "generate", bench.adapter)
+        if outcome is not Outcome.OOM_KV:
+            raise
+        bench.close()
+        return Recorded(f"not known: no memory for {len(prompts)} rows: {cause}")
+    late = rows_late(arrivals, [len(row) for row in outputs])
+    if late and bench.manifest.batching == "native":
+        raise CheckFailed(f"{late} of {len(prompts)} rows began when others had ended")
+    return Recorded(f"{late} of {len(prompts)} rows began when others had ended, as declared") if late else None
+
+
 def prompts_refused(bench: Bench) -> None:
     """Empty and over-long prompts are refused before the engine sees them, and the engine works on afterwards."""
     too_long = [0] * (bench.workload.longest + 1)
@@ -301,6 +329,7 @@ CHECKS: tuple[Check, ...] = (
     alone_and_in_batch,
     eos_stop,
     token_times,
+    rows_run_together,
     prompts_refused,
     facts,
     scores,

@@ -60,20 +60,35 @@ class NullAdapter:
     def generate(
         self, prompts: Sequence[Sequence[int]], decoding: Decoding, on_tokens: TokenSink
     ) -> Sequence[Completion]:
-        """Emits one token per row and step, each step at its scripted moment."""
-        started = time.monotonic()
+        """Emits one token per row and step, each step at its scripted moment; in waves where the script says so."""
+        began = time.monotonic()
         if self._batches >= self._options["fail_after_batches"]:
             self._fail("generate", len(prompts))
         for line in range(self._options["chatter_lines"]):
             os.write(2, b"null chatters, line %d\n" % line)
-        first_s = self._options["ttft_s"] + self._options["ttft_per_prompt_token_s"] * sum(map(len, prompts))
-        step_s = self._options["tpot_s"] + len(prompts) * self._options["tpot_per_row_s"]
         rows = [self._row(prompt, decoding) for prompt in prompts]
-        for step in range(max(len(row) for row in rows)):
-            _sleep_until(started + first_s + step * step_s)
-            on_tokens.step([index for index, row in enumerate(rows) if step < len(row)])
+        together = self._options["rows_at_once"] or len(rows)
+        for first in range(0, len(rows), together):
+            self._wave(began, range(first, min(first + together, len(rows))), prompts, rows, on_tokens)
+            began = time.monotonic()
         self._batches += 1
         return [Completion(row) for row in rows]
+
+    def _wave(
+        self,
+        began: float,
+        together: range,
+        prompts: Sequence[Sequence[int]],
+        rows: Sequence[Sequence[int]],
+        on_tokens: TokenSink,
+    ) -> None:
+        """Rows that run together."""
+        read = sum(len(prompts[row]) for row in together)
+        first_s = self._options["ttft_s"] + self._options["ttft_per_prompt_token_s"] * read
+        step_s = self._options["tpot_s"] + len(together) * self._options["tpot_per_row_s"]
+        for step in range(max(len(rows[row]) for row in together)):
+            _sleep_until(began + first_s + step * step_s)
+            on_tokens.step([row for row in together if step < len(rows[row])])
 
     def close(self) -> None:
         """Lets go of all memory."""

@@ -147,12 +147,13 @@ def _outputs(folder: Path) -> dict[int, tuple[int, ...]]:
 
 def test_the_contract_suite_passes_for_every_variant(run: Run, story: tuple[str, ...], kept: dict[str, Path]) -> None:
     """Every variant of every image that runs on a CPU; a failure is either declared in image.yaml or a defect."""
-    size = ("--samples", "8", "--batch-sizes", "1", "--max-new-tokens", "16")
+    size = ("--samples", "8", "--batch-sizes", "8", "--max-new-tokens", "16")
     for _, images, model in _models(story):
         done = run("--images", ",".join(sorted(images)), "--variants", "all", *model, *size, "--self-check", **kept)
         assert done.returncode == 0, done.stdout + done.stderr
         for job in make_plan(Suite(images=tuple(images), variants=("all",)), Catalogue(), "cpu").jobs:
             assert f"{job.title}  forced_length: passed" in done.stdout
+            assert f"{job.title}  rows_run_together: passed" in done.stdout
 
 
 ROPE_OF_LLAMA_3 = {

@@ -121,6 +121,12 @@ BROKEN = {
         on_tokens.step(range(len(prompts)))
         return super().generate(prompts, decoding, on_tokens)
 """,
+    # Two slots, of which nobody was told.
+    "rows_run_together": """
+    def generate(self, prompts, decoding, on_tokens):
+        self._options = {**self._options, "rows_at_once": 2}
+        return super().generate(prompts, decoding, on_tokens)
+""",
     "facts": """
     def describe(self):
         return {"layers": 2}
@@ -324,3 +330,26 @@ def test_a_suite_that_ends_quietly_half_way_has_not_been_passed(place: Place) ->
     ran = place.run("--self-check", *halfway, "--option", "ttft_s=0.001", "--option", "tpot_s=0.0001")
     assert ran.code == 1
     assert [line["outcome"] for line in ran.lines()] == ["passed", "passed", "failed"]
+
+
+@pytest.mark.parametrize(
+    ("slots", "batch_size", "outcome"),
+    [pytest.param(7, 8, "failed", id="one too few"), pytest.param(8, 8, "passed", id="enough")],
+)
+def test_a_limit_of_slots_shows_at_the_batch_size_that_is_asked_for(
+    place: Place, slots: int, batch_size: int, outcome: str
+) -> None:
+    pace = ("--option", "ttft_s=0.001", "--option", "tpot_s=0.0001")
+    ran = place.run("--self-check", *pace, "--option", f"rows_at_once={slots}", "--batch-sizes", str(batch_size))
+    found = {line["name"]: line for line in ran.lines()}["rows_run_together"]
+    assert (found["outcome"], ran.code) == (outcome, int(outcome == "failed"))
+    assert found["detail"] == ("CheckFailed: 1 of 8 rows began when others had ended" if outcome == "failed" else "")
+
+
+def test_a_batch_without_memory_for_it_says_nothing_of_waves(place: Place) -> None:
+    memory = ("--option", "budget_bytes=1000", "--option", "needs_bytes_per_row=200", "--batch-sizes", "8")
+    ran = place.run("--self-check", "--option", "ttft_s=0.001", "--option", "tpot_s=0.0001", *memory)
+    assert ran.code == 0, ran.err
+    found = {line["name"]: line for line in ran.lines()}["rows_run_together"]
+    assert found["outcome"] == "recorded"
+    assert found["detail"].startswith("not known: no memory for 8 rows: ")

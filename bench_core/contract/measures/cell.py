@@ -20,6 +20,7 @@ from bench_core.contract.measures.telemetry import (
     summarise_telemetry,
 )
 from bench_core.contract.measures.token_times import PhaseRates, itl_s, phase_rates, row_tpot_s, row_ttft_s, tokens_per_step
+from bench_core.contract.measures.waves import Waves, waves
 from bench_core.contract.models.steps import DecodeSteps, PromptReading, decode_steps, prompt_reading
 from bench_core.contract.records.events import (
     BatchEvent,
@@ -73,6 +74,7 @@ class CellMetrics(Record):
         cpu: who used the CPUs over ``measured_s``, or from the first warm-up batch on where that is too short; absent
             in logs of before it was looked at, and where the machine does not tell.
         tokens_per_step: of a row, on average; absent where each token comes alone, and in older records.
+        waves: whether all rows of a batch ran together; absent where token times do not tell.
     """
 
     batches: int = Field(ge=1)
@@ -109,6 +111,7 @@ class CellMetrics(Record):
     phase_rates: PhaseRates | None = None
     cpu: CpuUse | None = None
     tokens_per_step: float | None = None
+    waves: Waves | None = None
 
     @property
     def unused_bytes(self) -> int | None:
@@ -270,6 +273,7 @@ def _metrics(events: CellEvents, measured: list[BatchEvent]) -> CellMetrics:
         phase_rates=phase_rates(stamped),
         cpu=_cpu(events, measured),
         tokens_per_step=tokens_per_step(stamped),
+        waves=waves(stamped),
     )
 
 

@@ -122,8 +122,9 @@ class Execution:
                 folders=Folders(prepared.model_folder, job.artifact, data=self._request.data),
                 labels={"self-check": job.title},
             )
-            alone = replace(job, scenarios=(Offline(batch_size=1),))
-            task = Task(launch, self.assignment(alone, prepared), job.title, gated=False)
+            largest = max((s.batch_size for s in job.scenarios if isinstance(s, Offline)), default=1)
+            one = replace(job, scenarios=(Offline(batch_size=largest),))
+            task = Task(launch, self.assignment(one, prepared), job.title, gated=False)
             ended = self._follow(task, told.append)
             if ended.exit_code == EXIT_MACHINE:
                 raise failed(ended)

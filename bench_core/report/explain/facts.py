@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from bench_core.contract.measures.equal_work import repeated_prompts
 from bench_core.contract.records.workload import WorkloadRef
+from bench_core.report.explain import waves
 from bench_core.report.explain.busy_host import warning
 from bench_core.report.explain.device_time import device_time
 from bench_core.report.explain.own_error import own_error
@@ -19,9 +20,9 @@ from bench_core.system.text import foreign
 
 def facts(view: RunView) -> Iterable[tuple[str, str]]:
     """Name and text of each."""
-    for busy in (warning(view), busy_words(view), fleet_words.warning(view)):
-        if busy:
-            yield "Warning", busy
+    for told in (waves.warning(view), warning(view), busy_words(view), fleet_words.warning(view)):
+        if told:
+            yield "Warning", told
     yield from _asked(view)
     record, host = view.record, view.record.host
     yield "Device", _device(view)

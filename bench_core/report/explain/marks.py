@@ -9,6 +9,7 @@ from bench_core.contract.measures.telemetry import MARKED_FROM_SHARE
 from bench_core.contract.statistics.interval import FEWEST_BATCHES, Interval
 from bench_core.contract.statistics.representation import Misfit
 from bench_core.report.explain.busy_host import BUSY, busy_note
+from bench_core.report.explain.waves import WAVES, waves_note
 from bench_core.report.fleet.words import BESIDE, beside_note
 from bench_core.report.format import ABSENT, rate_within
 from bench_core.runs.view import Row
@@ -38,6 +39,7 @@ SPECULATIVE_NOTE = (
 )
 MARKS = {
     SPECULATIVE: SPECULATIVE_MARK,
+    WAVES: WAVES,
     UNSTEADY: UNSTEADY_MARK,
     FEW_BATCHES: FEW_MARK,
     UNEVEN: UNEVEN_MARK,
@@ -87,6 +89,7 @@ def remarks(row: Row) -> list[str]:
     steadiness = row.result.metrics.steadiness
     words = (
         SPECULATIVE if row.speculative else "",
+        WAVES if row.in_waves else "",
         BUSY if row.disturbed else "",
         BESIDE if row.beside_others else "",
         UNSTEADY if steadiness.unsteady else "",
@@ -109,7 +112,7 @@ def mark_notes(rows: Sequence[Row]) -> list[str]:
     """Footnotes for the marks that stand in a table of these rows."""
     said = {remark for row in rows for remark in remarks(row)}
     notes = [f"{SPECULATIVE_MARK} {SPECULATIVE}: {speculative_note(rows)}"] if SPECULATIVE in said else []
-    notes += [*busy_note(rows), *beside_note(rows)]
+    notes += [*waves_note(rows), *busy_note(rows), *beside_note(rows)]
     random = dict.fromkeys(row.label for row in rows if row.guesses_at_random)
     notes += [f"{NOT_RANKED_MARK} not ranked: {label}: speculative decoding on random weights" for label in random]
     if UNSTEADY in said:

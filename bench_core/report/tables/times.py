@@ -9,7 +9,7 @@ from bench_core.contract.statistics.steadiness import Steadiness
 from bench_core.report.cell import BATCHES, KEY, Cell, measured
 from bench_core.report.column import Column, Entry, Sheet, raw, sheet
 from bench_core.report.explain.marks import MARKS, UNSTEADY_MARK, misfit_note, misfit_words, untold
-from bench_core.report.format import ABSENT, NOT_TOLD, milliseconds, percent, rate, seconds, signed_percent
+from bench_core.report.format import ABSENT, NOT_TOLD, milliseconds, percent, rate, seconds, signed_percent, significant
 from bench_core.report.tables.results import THROUGHPUT
 from bench_core.runs.view import RunView
 
@@ -23,6 +23,11 @@ _REASONS = {
 }
 _WARMUPS = {"flat": "flat", "trend": "still a trend"}
 
+
+def _prompts_per_s(cell: Cell) -> float | None:
+    return cell.row.planned.batch_size / cell.rate.batch_latency_s if cell.rate else None
+
+
 TIMES: Sequence[Column[Cell]] = [
     *KEY,
     Column("Load", "metrics.load_s", seconds, unit="s", csv="load_s"),
@@ -31,6 +36,7 @@ TIMES: Sequence[Column[Cell]] = [
     Column("TPOT median", "metrics.tpot_s.median", milliseconds, unit="ms", csv="tpot_median_s", absent=NOT_TOLD),
     Column("Latency stdev", "metrics.batch_latency_s.stdev", seconds, unit="s", csv="batch_latency_stdev_s"),
     replace(THROUGHPUT, written=rate, shown=None),
+    Column("Prompts", _prompts_per_s, significant, unit="1/s", csv="prompts_per_s"),
     Column("Prefill", "metrics.phase_rates.prefill_tok_s", rate, unit="token/s", csv="prefill_tok_s", absent=NOT_TOLD),
     Column("Decode", "metrics.phase_rates.decode_tok_s", rate, unit="token/s", csv="decode_tok_s", absent=NOT_TOLD),
     BATCHES,
@@ -42,7 +48,8 @@ def times_sheet(view: RunView) -> Sheet:
     """Phases of each cell, and its tokens' times."""
     notes = (
         "Stdev: of the batches' latencies, absent for one batch. Token times: who stamped them, the worker's clock or "
-        "the engine's own; in separate batches where asking for them costs, so that throughput is measured without.",
+        "the engine's own; in separate batches where asking for them costs, so that throughput is measured without. "
+        "Prompts: batch size / latency, prompts that are answered in a second.",
         "Prefill: prompt tokens / the mean of the rows' times to first token. Decode: output tokens after the first / "
         "the mean of the rows' times from first to last token. Both are not told where the engine does not say when "
         "tokens came, or works through a batch one prompt after the other.",

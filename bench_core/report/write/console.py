@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from bench_core.report.cell import BATCH_SIZE
 from bench_core.report.column import Entry
+from bench_core.report.explain import waves
 from bench_core.report.explain.busy_host import warning
 from bench_core.report.explain.marks import NOT_RANKED_MARK, SEQUENTIAL_MARK, remarks
 from bench_core.report.explain.own_error import own_error, own_error_under_load
@@ -51,7 +52,7 @@ def console_table(view: RunView) -> Table:
 
     shown = (LATENCY, TOKENS, THROUGHPUT, memory_column(view))
     sequential = any(row.sequential for row in view.rows)
-    captions = [text for text in (warning(view),) if text]
+    captions = [text for text in (waves.warning(view), warning(view)) if text]
     captions += [f"{SEQUENTIAL_MARK} one prompt of a batch after the other"] if sequential else []
     error = own_error(view)
     captions += [f"the suite's own error: {error}"] if error is not None else []
