@@ -29,7 +29,7 @@ class Terms(Record):
     cpu_slices: int | None = None
     on_busy: Literal["wait", "refuse", "ignore"] = "wait"
     busy_wait_s: float = 600.0
-    busy_cpus: float
+    busy_cpus: float | None = None
     registry: str = ""
 
 
