@@ -11,6 +11,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from bench_core.contract.errors import BadInput, MachineFailure
+from bench_core.contract.records import layout
 from bench_core.drive.cluster.link import Demand, Link, Member
 from bench_core.drive.cluster.post import Item
 from bench_core.drive.cluster.records import EndedThere, Order, Terms
@@ -60,6 +61,7 @@ class RayExecutor:
 
     Args:
         key_of: the parcels that hold the model and the data of a task.
+        images_of: tags of its containers to what they hold.
         tell: takes one line that is for people.
     """
 
@@ -69,12 +71,14 @@ class RayExecutor:
         slots: Sequence[Slot],
         terms: Terms,
         key_of: Callable[[Task], tuple[str, str]],
+        images_of: Callable[[Task], dict[str, str]],
         tell: Callable[[str], None],
     ) -> None:
         self._link = link
         self._slots = {slot.worker: slot for slot in slots}
         self._terms = terms
         self._key_of = key_of
+        self._images_of = images_of
         self._tell = tell
         self._events: SimpleQueue[Event] = SimpleQueue()
         self._running: dict[int, _Running] = {}
@@ -154,6 +158,7 @@ class RayExecutor:
             pause_s=task.pause_s,
             gated=task.gated,
             results=launch.folders.run is not None,
+            images=self._images_of(task),
         )
 
     def _send_stop(self) -> None:
@@ -263,17 +268,22 @@ class RayExecutor:
 
     @staticmethod
     def _write(task: Task, name: str, offset: int, content: bytes) -> None:
-        """Into the run's folder, which this process alone writes."""
+        """Into the run's folder, which this process alone writes. Of a cell's files the verdict is flushed to the disk:
+        it comes last, and holds the digest of the log, so that a cell of which something is missing is not complete."""
         run = task.launch.folders.run
         assert run is not None  # noqa: S101  # a launch without one has no files
         path = _below(run, name)
-        if offset == 0:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_file(path, content)
-        else:
+        if offset:
             with path.open("r+b") as stream:
                 stream.seek(offset)
                 stream.write(content)
+        elif path.name == layout.OUTCOME_FILE:
+            write_file(path, content)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f".{path.name}")
+            temporary.write_bytes(content)
+            temporary.replace(path)
 
 
 def _below(run: Path, name: str) -> Path:

@@ -196,7 +196,7 @@ class ClusterHosts:
         porters = {node.member.name: self._cluster.porters[node.member.name] for node in self._nodes}
         supply = Supply(Carrier(self._cluster.link, porters, tell), terms, list(porters), request.data, tell)
         self._supply = supply
-        executor = RayExecutor(self._cluster.link, self._slots, terms, supply.keys_of, tell)
+        executor = RayExecutor(self._cluster.link, self._slots, terms, supply.keys_of, supply.images_of, tell)
         supply.leave_out = executor.leave_out
         return executor
 

@@ -18,6 +18,8 @@ LOCAL = "local"
 _SCHEME = "ray://"
 _HEAD = "node:__internal_head__"  # a resource that the head node alone has
 _LITTLE = 0.001
+_ATTEMPTS = 3
+_UNLUCKY = "Starting Ray client server failed"
 _AT_ONCE = 100_000  # calls that wait in the mailbox: two for each launch
 
 
@@ -78,7 +80,7 @@ class Link:
             if address == LOCAL:
                 self._begin_here()
             else:
-                ray.init(address, log_to_driver=False, logging_level="error")
+                self._connect()
         # A launch's process serves the next one too, with a GPU as well: what holds the GPU's memory is its child.
         self._run = ray.remote(max_calls=0, max_retries=0)(run_order)
 
@@ -91,6 +93,18 @@ class Link:
             address=LOCAL, _node_ip_address="127.0.0.1", include_dashboard=False, log_to_driver=False,
             logging_level="error",
         )  # fmt: skip
+
+    def _connect(self) -> None:
+        """Ray's proxy at the head forks a server for each client, which now and then dies of its other threads."""
+        for left in reversed(range(_ATTEMPTS)):
+            try:
+                self._ray.init(self.address, log_to_driver=False, logging_level="error")
+            except Exception as error:
+                if not left or _UNLUCKY not in str(error):
+                    raise
+                self._ray.shutdown()
+            else:
+                return
 
     def members(self) -> list[Member]:
         """The nodes that live, by name."""

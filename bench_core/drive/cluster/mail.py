@@ -9,6 +9,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from bench_core.contract.records import layout
 from bench_core.drive.cluster.post import Item
 
 _BEAT_S = 2.0  # how long a stop waits at most until a launch hears of it
@@ -43,13 +44,13 @@ class Grown:
                 continue
 
     def files(self) -> list[Path]:
-        """Plain files; what is being written has a dot in front of its name, and is not among them."""
+        """Plain files, verdicts last; what is being written has a dot in front of its name, and is not among them."""
         found = []
         for home, folders, names in os.walk(self._folder):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             paths = [Path(home, name) for name in sorted(names) if not name.startswith(".")]
             found += [path for path in paths if path.is_file() and not path.is_symlink()]
-        return found
+        return sorted(found, key=lambda path: path.name == layout.OUTCOME_FILE)
 
 
 class Mail:

@@ -230,6 +230,7 @@ def run_order(order_json: str, post: Any) -> None:
             locks.hold_cpus(order.terms.run)
         elif worker.gpu is not None:
             locks.hold_gpu(worker.gpu.uuid, order.terms.run)
+        _require_images(order)
         clear_left_over(parcel_folder(order.data_key))
         pool.append(_pool(order, worker, locks, mail))
         if not stopped.is_set():
@@ -243,6 +244,20 @@ def run_order(order_json: str, post: Any) -> None:
             mail.close()
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _require_images(order: Order) -> None:
+    """Names of images are everybody's on a node.
+
+    Raises:
+        MachineFailure: somebody has given one to another image since the run began.
+    """
+    shelf = ImageShelf() if order.images else None
+    for tag, identity in order.images.items():
+        if shelf is not None and shelf.identity(tag) != identity:
+            raise MachineFailure(
+                f"{tag} is another image than this run's", "another driver has built or sent it; --resume"
+            )
 
 
 def _follow(pool: HostPool, task: Task, worker: Worker, mail: Mail) -> None:

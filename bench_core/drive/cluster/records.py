@@ -62,6 +62,7 @@ class Order(Record):
         model_key, data_key: of the parcels that hold its model and its data; ``model`` is the folder's name.
         served: load generators of the client; 0 for closed batches.
         results: whether it writes into a run's folder.
+        images: tags of the launch's containers to what they hold, where they are Docker's.
     """
 
     number: int
@@ -84,6 +85,7 @@ class Order(Record):
     pause_s: float = 0.0
     gated: bool = True
     results: bool = True
+    images: dict[str, str] = {}
 
 
 class EndedThere(Record):

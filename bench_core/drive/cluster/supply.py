@@ -34,6 +34,7 @@ class Supply:
         self._tell = tell
         self._prepared: Prepared | None = None
         self._models: dict[str, str] = {}
+        self._images: dict[str, str] = {}
         self._known: dict[tuple[str, ...], str] = {}
         self.leave_out: Callable[[str, str], None] = lambda _node, _why: None
 
@@ -76,6 +77,12 @@ class Supply:
             self._known[names] = parcel.key
         return self._models[artifact], self._known[names]
 
+    def images_of(self, task: Task) -> dict[str, str]:
+        """What the images of a launch's containers held when they were brought to the nodes."""
+        tags = [image_tag(task.launch.image, "measure", self._terms.device)]
+        tags += [tag_of("client", self._terms.device)] if task.launch.client_processes else []
+        return {tag: self._images[tag] for tag in tags if tag in self._images}
+
     def _model(self, artifact: str, prepared: Prepared) -> None:
         parcel = model_parcel(prepared, artifact)
         self._carry(parcel)
@@ -90,6 +97,7 @@ class Supply:
         identity = shelf.identity(tag)
         if identity is None:  # it could not be built, which is told elsewhere
             return
+        self._images[tag] = identity
         failed: dict[str, str] = {}
         here = self._carrier.ask(self._nodes, lambda porter: porter.image_is_here.remote(tag, identity), failed)
         missing = [node for node, there in here.items() if not there]
