@@ -21,7 +21,7 @@ AGREE := --quantities throughput --max-regression 0% --between-runs 2%
 ONE_BY_ONE := docker or alone
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-quick lint format build-all self-check own-error harness small-model quality cpu published bench-report soak soak-kill fleet-scale fuzz gpu airgap new-image compose lock schema clean
+.PHONY: help setup demo test test-quick lint format build-all self-check own-error harness small-model quality cpu published bench-report soak soak-kill fleet-scale cluster-overhead fuzz gpu airgap new-image compose lock schema clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/:.*  ## /\t/' | expand -t 16
@@ -121,6 +121,9 @@ soak: setup  ## 500 cells in containers in one run, and what they cost the drive
 
 fleet-scale: setup  ## what the driver costs with 10,000 cells on up to 512 workers of a virtual clock: docs/fleet.md
 	PYTHONPATH=. $(PY) tests/fleet/scale.py
+
+cluster-overhead: setup  ## what Ray adds to a launch, beside the same launches of this host's own pool (LAUNCHER=x)
+	PYTHONPATH=.:tests:tests/fleet $(PY) tests/fleet/ray_overhead.py --launcher $(LAUNCHER)
 
 soak-kill: setup  ## kill the driver at 200 seeded random moments and finish each run (POINTS=n, SEED=n, LAUNCHER=x, POOL=--pool)
 	PYTHONPATH=. $(PY) tests/faults/kill_points.py --points $(POINTS) --seed $(SEED) --launcher $(LAUNCHER) $(POOL)

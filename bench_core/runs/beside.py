@@ -102,7 +102,7 @@ def together(changes: Sequence[Change]) -> Change:
 
 
 def neighbours_of(row: Row, rows: Iterable[Row]) -> float | None:
-    """Cells of the same visit at work on other devices while a cell was, on average over its log."""
+    """Cells of the same visit at work on other devices of its host while a cell was, on average over its log."""
     if row.alive_s is None or row.spec is None or row.spec.placement is None:
         return None
     begin_s, end_s = row.alive_s
@@ -111,6 +111,8 @@ def neighbours_of(row: Row, rows: Iterable[Row]) -> float | None:
         place = other.spec.placement if other.spec is not None else None
         if other.alive_s is None or place is None or place.worker == row.spec.placement.worker:
             continue  # a device does one cell at a time
+        if place.host != row.spec.placement.host:  # no neighbour, and another clock
+            continue
         shared_s += max(0.0, min(end_s, other.alive_s[1]) - max(begin_s, other.alive_s[0]))
     return shared_s / (end_s - begin_s) if end_s > begin_s else None
 

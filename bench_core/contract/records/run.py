@@ -114,6 +114,8 @@ class VisitInfo(Record):
         order_seed: of that order, where the grid is repeated; ``None`` where it is the table's.
         alone: of the cells measured beside others a sample, measured again without them.
         workers: that ran cells side by side; empty where there was one.
+        nodes: the hosts of a cluster by name, which ``placement`` of a cell names; ``host`` is the first of them. Empty
+            for a visit to one host.
     """
 
     started_utc: str
@@ -131,6 +133,7 @@ class VisitInfo(Record):
     retries: dict[str, int] = {}
     alone: tuple[AloneCell, ...] = ()
     workers: tuple[Placement, ...] = ()
+    nodes: dict[str, HostInfo] = {}
 
 
 class RunRecord(Record):

@@ -129,6 +129,10 @@ def drive(context: click.Context, suite: Path | None, resume: str | None, **valu
     web = _web(wanted)
     if web is not None:
         context.call_on_close(web.close)
+    if wanted.cluster is not None:
+        from bench_core.drive.cluster.run import run_on_cluster  # noqa: PLC0415  # for who names one
+
+        context.exit(run_on_cluster(request, wanted, earlier, locks, web))
     context.exit(Session(request, wanted, earlier, locks, web).run())
 
 

@@ -272,6 +272,16 @@ class Modes(Record):
     )
     build_only: bool = Field(False, description="build images and converters, then stop")
     self_check: bool = Field(False, description="run each image's contract suite instead")
+    cluster: Annotated[str | None, Said(metavar="ADDRESS", default="this host alone")] = Field(
+        None,
+        description="measure on the nodes of a Ray cluster: ray://HOST:10001, or local for one of this host alone",
+    )
+    node_labels: Annotated[tuple[str, ...], Said(metavar="KEY=VALUE", default="any node")] = Field(
+        (), description="of a cluster, the nodes that have these labels of Ray's"
+    )
+    registry: Annotated[str | None, Said(metavar="HOST/PATH", default="Ray's object store")] = Field(
+        None, description="of a cluster, where nodes take images from that they lack; they are pushed there first"
+    )
     options_of: Annotated[frozenset[str], Said(hidden=True)] = frozenset()
     versions_of: Annotated[frozenset[str], Said(hidden=True)] = frozenset()
     given: Annotated[frozenset[str], Said(hidden=True)] = frozenset()

@@ -74,7 +74,7 @@ class JobQueue:
         self._workers = tuple(workers)
         self._seconds = seconds
         self._together = together
-        self._homes = dict(before.homes)
+        self._homes = {block: home for block, home in before.homes.items() if home in self._workers}
         self._took_s = before.took_s
         self._measured: dict[tuple[str, tuple[Scenario, ...]], float] = {}
         first = {id(job): worker for job, worker in zip(controls, workers, strict=False)}

@@ -16,7 +16,7 @@ from bench_core.contract.asked.difference import differences
 from bench_core.contract.errors import BadInput, nearest
 from bench_core.contract.records import layout
 from bench_core.contract.records.record import Scalar
-from bench_core.contract.records.run import GpuInfo, ImageInfo, PlannedCell, RunRecord, VisitInfo
+from bench_core.contract.records.run import GpuInfo, HostInfo, ImageInfo, PlannedCell, RunRecord, VisitInfo
 from bench_core.contract.records.spec import CellSpec
 from bench_core.contract.records.workload import order_words
 from bench_core.drive.ask.request import SERVED_BY, Suite
@@ -145,8 +145,13 @@ class Earlier:
         kept["engine_version"] = joined(first.engine_version, now.engine_version)
         return now.model_copy(update={**kept, "repeats": now.repeats} if whole else kept)
 
-    def require_same_plan(self, plan: Plan, suite: Suite, launcher: Launcher, gpus: Iterable[GpuInfo]) -> None:
+    def require_same_plan(
+        self, plan: Plan, suite: Suite, launcher: Launcher, gpus: Iterable[GpuInfo], host: HostInfo | None = None
+    ) -> None:
         """Refuses what shows before anything is prepared or built.
+
+        Args:
+            host: that is measured on; this one where there is none.
 
         Raises:
             BadInput: names every difference.
@@ -155,7 +160,7 @@ class Earlier:
             [
                 *self._settings(plan, suite, launcher.name),
                 *self._cells(plan, suite),
-                *self._machine(plan, gpus),
+                *self._machine(plan, gpus, host or this_host()),
                 *self._recipes(plan, launcher),
             ]
         )
@@ -229,11 +234,11 @@ class Earlier:
             named = differences(had, now)
             yield from _differing((_in_words(spec, name), one, other) for name, one, other in named)
 
-    def _machine(self, plan: Plan, gpus: Iterable[GpuInfo]) -> Iterator[str]:
+    def _machine(self, plan: Plan, gpus: Iterable[GpuInfo], now: HostInfo) -> Iterator[str]:
         """Another card of the same model is the same machine here; on a CPU run, the processor is the device."""
         record = self.record
         if plan.device == "cpu" and record.device == "cpu":
-            had, now = record.host, this_host()
+            had = record.host
             yield from _differing([("processor", as_meant(had.cpu, now.cpu), now.cpu), ("cores", had.cores, now.cores)])
         for gpu in gpus:
             if record.gpus and not any(_same_model(gpu, known) for known in record.gpus):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bench_core.contract.errors import BadInput, MachineFailure, MayPass
+from bench_core.contract.records import layout
 from bench_core.contract.records.events import CellEnded, Progress, parse_stdout
 from bench_core.contract.records.outcome import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_MACHINE, EXIT_OK, Outcome, Verdict
 from bench_core.drive.fleet.executor import Event, Executor, Failed, Free, Lost, Over, Said, Task, Worker
@@ -219,7 +220,11 @@ class Conduct:
         attempt = self._at[worker]
         attempt.given_up = True
         if isinstance(error, MachineFailure) and not isinstance(error, MayPass):
-            self._queue.put_back(worker.name, attempt.left.without(self._finished.verdicts))
+            left = attempt.left.without(self._finished.verdicts)
+            if left.scenarios and (self._home / layout.RUN_FILE).is_file():  # it is not there where that is the failure
+                set_aside(self._finished.run_folder, *left.cells)
+                self._display.trouble(f"{error.cause}; others measure what it has left: {', '.join(left.cells)}")
+            self._queue.put_back(worker.name, left)
             return
         if not self._stop.ending:
             self._stop.ending = True

@@ -80,6 +80,7 @@ class Execution:
         self._measuring = False
         self.retries = Retries(display.note)
         self._stop = Stop()
+        self._here = executor is None
         self._executor: Executor = executor or self._pool()
 
     def _pool(self) -> HostPool:
@@ -212,12 +213,13 @@ class Execution:
             self._gate.leave(gpu.uuid, what)
 
     def await_free_cpus(self) -> None:
-        """Before something is measured on the CPUs: nobody else may be using them. On a GPU nothing is waited for.
+        """Before something is measured on the CPUs: nobody else may be using them. On a GPU nothing is waited for, and
+        another executor's hosts look for themselves.
 
         Raises:
             BadInput: others use them.
         """
-        if not self._gpus:
+        if not self._gpus and self._here:
             self._cpu_gate.enter(lambda: self._stop.ending)
 
     def stop(self) -> None:

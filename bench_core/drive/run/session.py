@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from bench_core.contract.asked.declaration import declared, fields_that_may_differ
 from bench_core.contract.asked.manifest import DeviceKind
 from bench_core.contract.errors import BadInput, nearest
 from bench_core.contract.records import layout
 from bench_core.contract.records.outcome import EXIT_INTERRUPTED, EXIT_OK, Outcome, Verdict
 from bench_core.contract.records.run import GpuInfo, VisitInfo
-from bench_core.drive.ask.request import Modes, Request, Suite
-from bench_core.drive.fleet.placement import workers_of
+from bench_core.drive.ask.request import Modes, Request
+from bench_core.drive.fleet.hosts import Hosts, ThisHost
 from bench_core.drive.fleet.queue import Before
 from bench_core.drive.fleet.sample import sampled, with_control
 from bench_core.drive.launch.launcher import Launcher
@@ -24,6 +24,8 @@ from bench_core.drive.material.provide import Provision
 from bench_core.drive.plan.catalogue import Catalogue, Image
 from bench_core.drive.plan.effort import effort_of
 from bench_core.drive.plan.engine_versions import with_versions
+from bench_core.drive.plan.estimate import TYPICAL_PROMPTS, job_estimate_s
+from bench_core.drive.plan.given_options import require_use_of_options, require_use_without_cells
 from bench_core.drive.plan.outlook import plan_words
 from bench_core.drive.plan.own_error import own_error_jobs
 from bench_core.drive.plan.plan import Job, Plan, make_plan, plan_of_cells
@@ -32,7 +34,6 @@ from bench_core.drive.run.assignment import clear_left_over
 from bench_core.drive.run.build_only import build_only
 from bench_core.drive.run.device_rates import is_at_hand, measure_devices
 from bench_core.drive.run.execute import Execution, Finished, pass_on_signals
-from bench_core.drive.run.gpus import choose_device
 from bench_core.drive.run.news import News
 from bench_core.drive.run.progress import Display
 from bench_core.drive.run.visit import (
@@ -65,7 +66,9 @@ class Session:
         earlier: Earlier | None = None,
         locks: Locks | None = None,
         web: Web | None = None,
+        hosts: Hosts | None = None,
     ) -> None:
+        self._hosts = hosts or ThisHost()
         self._request = request
         self._modes = modes
         self._catalogue = with_versions(Catalogue(), request.suite.engine_version)
@@ -80,7 +83,7 @@ class Session:
         Raises:
             BadInput: before anything was written, if anything given cannot be used.
         """
-        device, gpus = choose_device(self._request.suite, build_only=self._modes.build_only)
+        device, gpus = self._hosts.devices(self._request.suite, build_only=self._modes.build_only)
         self._refuse_early(device)
         choice = self._choose()
         launcher = choice.launcher
@@ -88,12 +91,12 @@ class Session:
             self._earlier = Earlier.load(self._earlier.folder)  # one of them may just have ended a cell
         plan = self._with_own_error(self._side_by_side(self._plan(device), gpus, launcher))
         request, suite = self._request, self._request.suite
-        self._require_use_of_options(plan, device)
+        require_use_of_options(self._modes, [*plan.grid, *plan.controls[:1], *self._searches(device).max_batch_jobs()])
         if self._modes.build_only:
             probe = self._catalogue.probe(plan.device)
             return build_only(request, plan, launcher, gpus, self._locks, probe, as_json=self._modes.as_json)
         if self._earlier is not None:
-            self._earlier.require_same_plan(plan, suite, launcher, gpus)
+            self._earlier.require_same_plan(plan, suite, launcher, gpus, self._hosts.host)
         outlook = self._material.checked(plan)
         run_folder = request.results / (request.run_id or run_id_now(suite.name))
         if self._earlier is not None:
@@ -103,11 +106,13 @@ class Session:
         resumed = self._earlier.record.run_id if self._earlier is not None else None
         probe = self._probe(plan, launcher)
         effort = effort_of(suite, plan, outlook, launcher, probe, request.models)
-        self._news.plan(plan, [*plan_words(suite, plan, outlook, choice, gpus, resumed), *effort.words])
+        where = self._hosts.words(plan, partial(self._seconds, plan, outlook.weights_bytes))
+        self._news.plan(plan, [*plan_words(suite, plan, outlook, choice, gpus, resumed), *where, *effort.words])
         if self._modes.dry_run:
             return EXIT_OK
         if not plan.jobs:
-            self._require_use_without_cells()
+            assert self._earlier is not None  # noqa: S101  # a new run has cells
+            require_use_without_cells(self._modes, self._earlier.suite(), suite)
             clear_half_written(run_folder)  # no visit begins, which would
             put_beside(run_folder, suite)
             finished = Finished(run_folder, kept=self._kept(plan))
@@ -119,10 +124,12 @@ class Session:
             self._news.say(f"the run's page, while it goes on: {self._web.url}")
         outline = outline_of(request, plan, effort, run_folder, len(gpus), probed=probe is not None)
         with make_display(self._modes.as_json, outline, self._web) as display:
-            execution = Execution(request, plan, launcher, gpus, display, self._locks)
+            own = gpus if self._hosts.here else []  # that this process starts boxes on
+            executor = self._hosts.executor(request, run_folder.name, display.note)
+            execution = Execution(request, plan, launcher, own, display, self._locks, executor=executor)
             pass_on_signals(execution)
             prepared = self._material.ready(execution, plan, display)
-            provision = Provision(request, plan, launcher, gpus, display, self._locks, execution)
+            provision = Provision(request, plan, launcher, own, display, self._locks, execution)
             if self._modes.self_check:
                 ready = self._material.provide(provision, plan, prepared)
                 return self._news.checks(self._self_check(execution, provision, plan, ready, prepared))
@@ -146,7 +153,7 @@ class Session:
             MachineFailure: nothing could be made ready for a resumed run, which is left as it was.
         """
         places = [worker.placement for worker in execution.workers if worker.placement is not None]
-        visit = visit_info(plan, launcher, gpus, places)
+        visit = self._hosts.recorded(visit_info(plan, launcher, gpus, places))
         if self._earlier is None:  # before minutes of building, so that there is a run to go on with
             self._begin(run_folder, plan, visit, prepared)
         ready = self._material.provide(provision, plan, prepared)
@@ -165,6 +172,7 @@ class Session:
         )
         self._begin(run_folder, plan, visit, prepared)
         rows = provision.write_rows(run_folder)
+        self._hosts.provide([*ready, *plan.own_error], prepared, display.step)
         if ready and not execution.stopped:
             execution.await_free_cpus()  # before anything is measured, the device's roofs and the suite's error too
         if ready and not execution.stopped:
@@ -185,37 +193,6 @@ class Session:
         if self._request.suite.beside is not None:
             read_published(self._request.suite.beside)
         self._searches(device).require()
-
-    def _require_use_of_options(self, plan: Plan, device: DeviceKind) -> None:
-        """Nothing that ``--option`` and ``--engine-version`` say is left aside: each image that they name is measured
-        or searched with here."""
-        jobs = [*plan.grid, *plan.controls[:1], *self._searches(device).max_batch_jobs()]
-        names = {name for job in jobs for name in (job.image.name, job.image.engine)}
-        for option, named in (("--option", self._modes.options_of), ("--engine-version", self._modes.versions_of)):
-            unused = sorted(named - names)
-            if unused:
-                raise BadInput(
-                    f"{option} names {unused[0]}, which is not among the images of this run",
-                    f"those are {', '.join(dict.fromkeys(job.image.name for job in jobs))}",
-                )
-
-    def _require_use_without_cells(self) -> None:
-        """Every cell of a resumed run is complete: what would only show in new cells must not be taken in silence.
-
-        Raises:
-            BadInput: such an option is given, and is not what the run was asked for before.
-        """
-        assert self._earlier is not None  # noqa: S101  # a new run has cells
-        before, now = self._earlier.suite(), self._request.suite
-        of_new_cells = [option for option in declared(Suite) if option.name in fields_that_may_differ(Suite)]
-        given = [option for option in of_new_cells if option.name in self._modes.given]
-        idle = [option.flag for option in given if getattr(now, option.name) != getattr(before, option.name)]
-        idle += ["--device-rates"] if self._modes.device_rates else []
-        if idle:
-            raise BadInput(
-                f"{', '.join(idle)} would change nothing: every cell asked for is complete",
-                "add cells by --images, --variants, --batch-sizes or --repeats, or start a new run",
-            )
 
     def _measure_devices(
         self,
@@ -240,7 +217,12 @@ class Session:
     def _probe(self, plan: Plan, launcher: Launcher) -> Image | None:
         """What measures the device; ``None`` where that is unwanted or would cost more than seconds."""
         probe, wanted = self._catalogue.probe(plan.device), self._modes.device_rates
-        if probe is None or wanted is False or not (wanted or is_at_hand(probe, plan, launcher)):
+        if (
+            not self._hosts.here
+            or probe is None
+            or wanted is False
+            or not (wanted or is_at_hand(probe, plan, launcher))
+        ):
             return None
         return probe
 
@@ -279,7 +261,7 @@ class Session:
         Raises:
             BadInput: as :meth:`run`, or a cell does not end well.
         """
-        device, gpus = choose_device(self._request.suite, build_only=self._modes.build_only)
+        device, gpus = self._hosts.devices(self._request.suite, build_only=self._modes.build_only)
         plan = self._plan(device)
         launcher = self._choose().launcher
         run_folder = self._request.results / (self._request.run_id or run_id_now(""))
@@ -313,10 +295,8 @@ class Session:
         """What is held already stays held."""
         if not self._modes.self_check:
             self._locks.hold_run(run_folder)
-        for gpu in gpus:
-            self._locks.hold_gpu(gpu.uuid, run_folder.name)
-        if not gpus and not self._modes.self_check:
-            self._locks.hold_cpus(run_folder.name)
+        if gpus or not self._modes.self_check:
+            self._hosts.hold(self._locks, gpus, run_folder.name)
 
     def _plan(self, device: DeviceKind) -> Plan:
         """What is asked for; of a run that is resumed, without the cells that are complete."""
@@ -343,9 +323,8 @@ class Session:
 
     def _side_by_side(self, plan: Plan, gpus: list[GpuInfo], launcher: Launcher) -> Plan:
         """The plan with what tells how far several devices differ; the suite then names its control."""
-        suite = self._request.suite
-        devices = len(workers_of(gpus, suite.cpu_slices, launcher.name, suite.gpus_per_cell))
-        suite = with_control(suite, plan, devices)
+        devices = len(self._hosts.workers(gpus, self._request.suite, launcher.name))
+        suite = with_control(self._request.suite, plan, devices)
         self._request = self._request.model_copy(update={"suite": suite})
         known = self._earlier.record.alone if self._earlier else ()
         return sampled(self._plan(plan.device), suite, devices, known) if devices > 1 else plan
@@ -387,6 +366,11 @@ class Session:
         asked = {cell.cell for cell in plan.cells}
         rows = self._earlier.complete if self._earlier is not None else ()
         return {row.planned.cell: row.verdict for row in rows if row.verdict and row.planned.cell in asked}
+
+    def _seconds(self, plan: Plan, weights_bytes: int, job: Job) -> float:
+        """That a job is expected to take."""
+        suite = self._request.suite
+        return job_estimate_s(job, plan.device, suite, weights_bytes, suite.samples or TYPICAL_PROMPTS)
 
     def _choose(self) -> Choice:
         """The launcher; says at the start where there are no containers though nobody asked for processes."""

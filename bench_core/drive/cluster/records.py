@@ -1,0 +1,114 @@
+"""What driver and node say to each other: plain JSON, so that neither unpickles the other's classes."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from bench_core.contract.asked.manifest import DeviceKind
+from bench_core.contract.records.placement import Placement
+from bench_core.contract.records.record import Record
+from bench_core.contract.records.run import GpuInfo, HostInfo, LauncherName
+from bench_core.contract.records.spec import Assignment
+
+
+class Terms(Record):
+    """What holds for all launches of a run, on every node.
+
+    Attributes:
+        engine_version: versions of engines that images are made for, as the driver was asked for them.
+        busy_cpus: CPUs that others may use before a box on the CPUs waits.
+        registry: that images are taken from; empty for none.
+    """
+
+    launcher: LauncherName
+    device: DeviceKind
+    run: str
+    engine_version: dict[str, tuple[str, ...]] = {}
+    cpu_slices: int | None = None
+    on_busy: Literal["wait", "refuse", "ignore"] = "wait"
+    busy_wait_s: float = 600.0
+    busy_cpus: float | None = None
+    registry: str = ""
+
+
+class NodeReport(Record):
+    """What a node is and has.
+
+    Attributes:
+        code: digest of the repository's state there.
+        gpus: that NVML shows.
+        shares: of the workers that it can be dealt out to; of a worker that has all of it, without CPUs.
+        problem: why it cannot be used, in one line; empty where it can.
+        removed: boxes that ended drivers had left there.
+    """
+
+    host: HostInfo
+    code: str
+    gpus: tuple[GpuInfo, ...] = ()
+    shares: tuple[Placement, ...] = ()
+    problem: str = ""
+    removed: tuple[str, ...] = ()
+
+
+class Order(Record):
+    """One launch for a node.
+
+    Attributes:
+        number: of the launch, among all of its driver.
+        share: number of the worker of that node; of a GPU the one that Ray gave decides.
+        workers: of the whole run, side by side.
+        model_key, data_key: of the parcels that hold its model and its data; ``model`` is the folder's name.
+        served: load generators of the client; 0 for closed batches.
+        results: whether it writes into a run's folder.
+        images: tags of the launch's containers to what they hold, where they are Docker's.
+    """
+
+    number: int
+    terms: Terms
+    node: str
+    share: int = 0
+    workers: int = 1
+    image: str
+    arguments: tuple[str, ...] = ()
+    assignment: Assignment
+    artifact: str
+    model: str
+    model_key: str
+    data_key: str
+    labels: dict[str, str] = {}
+    silence_limit_s: float | None = None
+    served: int = 0
+    title: str
+    mark: str = ""
+    pause_s: float = 0.0
+    gated: bool = True
+    results: bool = True
+    images: dict[str, str] = {}
+
+
+class EndedThere(Record):
+    """How a box ended, as ``Ended``; its times are of the node's own clock."""
+
+    exit_code: int
+    out_of_memory: bool
+    stderr_tail: str
+    started_s: float
+    ended_s: float
+    silent: bool = False
+    engine_lost: bool = False
+    never_ran: bool = False
+    removed: tuple[str, ...] = ()
+
+
+class FileNote(Record):
+    """A piece of a file of the run, in the order of its bytes.
+
+    Attributes:
+        name: below the run's folder.
+        offset: where it belongs; 0 begins the file anew.
+    """
+
+    name: str = Field(max_length=500)
+    offset: int = Field(ge=0)

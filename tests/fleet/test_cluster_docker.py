@@ -1,0 +1,150 @@
+"""Sixty cells in containers on three nodes, one of which is lost in the middle, beside the same run on one host.
+
+The nodes' engine is one of the tests' own, which has no image: what runs there was sent through Ray's object store.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import docker
+import pytest
+from conftest import Drive, Made
+from private_engine import PrivateEngine
+from ray_nodes import Nodes
+from test_cluster import begun, cells_with, hosts, specs, wait_for
+
+from bench_core.contract.records import layout
+from bench_core.runs.load import load_run
+from bench_core.runs.view import Row
+from bench_core.verify.run import verify_run
+
+pytestmark = [pytest.mark.alone, pytest.mark.docker]
+
+SIXTY = (
+    *("--images", "null,ctranslate2", "--device", "cpu", "--launcher", "docker", "--yes", "--samples", "16"),
+    *("--max-new-tokens", "4", "--no-harness-check", "--exhaustive", "--max-warmup-batches", "1", "--threads", "1"),
+    *("--control", "none", "--beside-sample", "0", "--batch-sizes", "1,2,4", "--repeats", "10", "--run-id", "mine"),
+    *("--option", "null.load_s=0", "--option", "null.ttft_s=0.02", "--option", "null.tpot_s=0.001"),
+)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Root's containers are nobody's, and must reach what is below it."""
+    found = tmp_path_factory.mktemp("sixty")
+    for folder in (found, *list(found.parents)[:2]):
+        folder.chmod(0o755)
+    return found
+
+
+@pytest.fixture(scope="module")
+def nodes(root: Path, docker_client: docker.DockerClient) -> Iterator[Nodes]:
+    """Three nodes that share an engine."""
+    engine = PrivateEngine()
+    try:
+        engine.start()
+        with pytest.MonkeyPatch.context() as patch:
+            found = Nodes(root, patch)
+            try:
+                for number in range(3):
+                    found.add(f"node{number}", {"DOCKER_HOST": engine.url})
+                yield found
+            finally:
+                found.close()
+    finally:
+        engine.remove()
+
+
+@contextmanager
+def refusing() -> Iterator[str]:
+    """A registry on this host that lets nobody in."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def _refuse(self) -> None:
+            self.send_response(403)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_GET = do_HEAD = do_POST = do_PUT = _refuse  # noqa: N815
+
+        def log_message(self, format: str, *values: object) -> None: ...  # noqa: A002
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"127.0.0.1:{server.server_port}/bench"
+    finally:
+        server.shutdown()
+
+
+def without_times(report: str) -> list[str]:
+    """A report's lines but for numbers, and for those that say when, how long and on which hosts."""
+    kept = []
+    for line in report.splitlines():
+        if re.match(r"- \*\*(Date|Side by side|Device time|Made by|CPU use|Busy|Precision|Cells)\*\*", line):
+            continue
+        kept.append(re.sub(r"[-+]?\d[\d.,]*(e-?\d+)?", "#", line))
+    return kept
+
+
+def at_work(run: Path) -> set[str]:
+    """Nodes with a cell that has begun and not ended."""
+    where = hosts(run)
+    return {where[cell] for cell in where.keys() - cells_with(run, layout.OUTCOME_FILE)}
+
+
+def of_the_work(run: Path) -> dict[str, tuple[object, ...]]:
+    """What a cell did, but for times: its plan, its outcome, its batches with their tokens, what it wrote."""
+    found: dict[str, tuple[object, ...]] = {}
+    for row in load_run(run).rows:
+        assert isinstance(row, Row)
+        assert row.result is not None
+        spec = specs(run)[row.planned.cell].model_dump(exclude={"placement"})
+        found[row.planned.cell] = (spec, row.verdict and row.verdict.outcome, row.status, len(row.result.batches))
+    return found
+
+
+def test_sixty_cells_end_once_each_and_the_report_is_that_of_one_host(nodes: Nodes, root: Path, make_run: Made) -> None:
+    with refusing() as registry:
+        driver = begun((*SIXTY, "--cluster", nodes.address, "--registry", registry), root / "fleet")
+        wait_for(lambda: bool(cells_with(root / "fleet" / "results" / "mine", layout.SPEC_FILE)), 600)
+    run = root / "fleet" / "results" / "mine"
+    try:
+        wait_for(lambda: len(cells_with(run, layout.OUTCOME_FILE)) >= 20, 600)
+        wait_for(lambda: "node1" in at_work(run), 60)
+        nodes.kill("node1")
+        out, _ = driver.communicate(timeout=900)
+    finally:
+        driver.kill()
+    assert driver.returncode == 3, out
+    assert "node1 is lost: " in out
+    assert "the registry refuses it (" in out
+    assert "sending image llm-bench/null:cpu" in out
+    ended = re.findall(r"^\[\d+/60\] (\S+) +(\w+)", out, re.MULTILINE)
+    assert len(ended) == len({cell for cell, _ in ended}) == 60
+    assert {outcome for _, outcome in ended} == {"ok"}
+    assert set(hosts(run).values()) == {"node0", "node1", "node2"}
+    assert verify_run(run).differences == ()
+
+    make_run(root / "host", *SIXTY)
+    alone = root / "host" / "results" / "mine"
+    assert of_the_work(run) == of_the_work(alone)
+    reports = [without_times((one / layout.REPORT_FILE).read_text(encoding="utf-8")) for one in (run, alone)]
+    assert reports[0] == reports[1]
+
+
+def test_a_node_without_docker_is_left_out(nodes: Nodes, drive: Drive, tmp_path: Path) -> None:
+    nodes.add("bare", {"DOCKER_HOST": f"unix://{tmp_path}/none.sock"})
+    try:
+        called = drive(*SIXTY, "--cluster", nodes.address, "--dry-run")
+    finally:
+        nodes.kill("bare")
+    assert called.code == 0, called.err
+    assert "node bare is left out: no Docker daemon answers at " in called.out
+    assert "on bare" not in called.out
