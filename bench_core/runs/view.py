@@ -342,8 +342,9 @@ class RunView:
         return found.failure if found else ""
 
     def unranked(self, row: Row) -> str:
-        """Why a measured row is not compared with the others: its work was not equal, its quality falls short, it
-        guesses tokens of random weights, its batches ran in waves, or others disturbed it; empty where nothing is so."""
+        """Why a measured row is not compared with the others: its work was not equal, its quality falls short,
+        it guesses tokens of random weights, its batches ran in waves, or others disturbed it; empty where nothing is
+        so."""
         if row.breaches:
             return row.breaches[0]
         return self.shortfall(row) or row.guesses_at_random or row.in_waves or row.disturbed

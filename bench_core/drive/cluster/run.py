@@ -58,6 +58,7 @@ def _refuse(request: Request, modes: Modes) -> None:
         "--self-check": modes.self_check,
         "--min-memory": modes.min_memory is not None,
         "--find-max-batch": bool(suite.find_max_batch),
+        "--gpus-per-cell": suite.gpus_per_cell > 1,
         "--find-capacity": bool(suite.find_capacity),
         "--device-rates": bool(modes.device_rates),
     }
