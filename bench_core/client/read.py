@@ -2,7 +2,8 @@
 
 A token was there when the read returned that completed its event. How many tokens an event brought:
 
-1. Where the server returns ids, as many as it has ids.
+1. Where the server returns ids, as many as it has ids. A server that leaves some out (``ids_left_out``) is counted by its
+   usage record where that says more: by how much it grew with each event.
 2. Else, where there is a usage record, its number is the sum. The n-th of E events with text ends at token
    ceil(n * sum / E): one token each where the numbers agree, the surplus spread evenly where the server puts several
    into an event, and the first event always has one. If no event has text, the tokens were there with the last event.
@@ -17,6 +18,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 from typing import Any, Literal
 
 from bench_core.client.ask import Ask
@@ -50,11 +52,15 @@ class Taken:
     ids_of: list[int] = field(default_factory=list)  # of each event, how many ids
     text_of: list[bool] = field(default_factory=list)  # of each event, whether it has text
     usage: int | None = None
+    usage_of: list[int] = field(default_factory=list)  # of each event, how many tokens the server has told of so far
     usage_prompt: int | None = None
     usage_cached: int | None = None
+    ids_left_out: bool = False  # it has fewer ids than tokens, as its usage record tells
 
     def counts(self) -> tuple[CountedBy | None, list[int]]:
         """By what tokens are counted, and how many each event brought."""
+        if self.ids and self.ids_left_out and self.usage is not None:
+            return "usage", [now - before for before, now in pairwise([0, *accumulate(self.usage_of, max)])]
         if self.ids:
             return "ids", self.ids_of
         with_text = sum(self.text_of)
@@ -85,6 +91,7 @@ class Reader:
 
     def __init__(self, entry: ServerEntry) -> None:
         self._ids = path_of(entry.token_ids)
+        self._ids_left_out = entry.ids_left_out
         self._text = path_of(entry.text)
         self._usage = path_of(entry.usage)
         self._usage_prompt = path_of(entry.usage_prompt)
@@ -103,6 +110,7 @@ class Reader:
             end, cause, words = ("garbage", str(error), b"") if end == "ok" else (end, cause, b"")
         if framing.status not in (0, _OK) and end in ("ok", "garbage"):
             end, cause = "status", f"HTTP {framing.status}{_told(words or b''.join(framing.body), self._error)}"
+        taken.ids_left_out = self._ids_left_out and len(taken.ids) < (taken.usage or 0)
         counted_by, counts = taken.counts()
         if end == "ok":
             end, cause = _length(ask, counted_by, sum(counts))
@@ -134,7 +142,7 @@ class Reader:
             output_tokens=sum(counts),
             asked_tokens=ask.asked_tokens,
             counted_by=counted_by,
-            output_digest=ids_digest(taken.ids) if taken.ids else None,
+            output_digest=ids_digest(taken.ids) if taken.ids and not taken.ids_left_out else None,
             end=end,
             status=status,
             cause=shortened(" ".join(cause.split()), _LONGEST_WORDS),
@@ -191,6 +199,7 @@ class Reader:
         taken.ids_of.append(len(ids))
         taken.text_of.append(isinstance(text, str) and text != "")
         taken.usage = _number(at(value, self._usage), taken.usage)
+        taken.usage_of.append(taken.usage or 0)
         taken.usage_prompt = _number(at(value, self._usage_prompt), taken.usage_prompt)
         taken.usage_cached = _number(at(value, self._usage_cached), taken.usage_cached)
         return False

@@ -226,6 +226,14 @@ def test_what_llama_cpp_took_from_its_cache_is_no_count_of_what_it_keeps() -> No
     assert _read("llama-cpp-python", "llama-cpp-python.txt", 4).cached_tokens == 0
 
 
+def test_tokens_whose_ids_llama_cpp_leaves_out_are_counted() -> None:
+    """Each of these characters took two tokens; an event has the id of the second alone. What was written is not known."""
+    found = _read("llama-cpp-python", "llama-cpp-python.characters.txt", 6)
+    assert (found.end, found.cause, found.output_tokens, found.counted_by) == ("ok", "", 6, "usage")
+    assert found.arrival_tokens == (2, 2, 2)
+    assert found.output_digest is None
+
+
 def test_each_token_has_an_event_at_transformers() -> None:
     assert _read("transformers", "transformers.txt", 4).arrival_tokens == (1, 1, 1, 1)
 

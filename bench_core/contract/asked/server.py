@@ -54,6 +54,9 @@ class ServerEntry(Record):
     forced: dict[str, Any] = Field({}, description="what of the body makes it write exactly so many tokens")
     body: dict[str, Any] = Field({}, description="the rest of each request's body: greedy, streamed")
     token_ids: FieldPath | None = Field(None, description="of an event: the ids of its tokens, where it tells them")
+    ids_left_out: bool = Field(
+        False, description="an event may hold more tokens than ids; the usage record then tells how many there were"
+    )
     text: FieldPath | None = Field(None, description="of an event: the text of its tokens")
     usage: FieldPath | None = Field(None, description="of some event: how many output tokens there were")
     usage_prompt: FieldPath | None = Field(None, description="of some event: how many prompt tokens there were")
