@@ -2,8 +2,8 @@
 
 A token was there when the read returned that completed its event. How many tokens an event brought:
 
-1. Where the server returns ids, as many as it has ids. A server that leaves some out (``ids_left_out``) is counted by its
-   usage record where that says more: by how much it grew with each event.
+1. Where the server returns ids, as many as it has ids. A server that leaves some out (``ids_left_out``) is counted by
+   its usage record where that says more: by how much it grew with each event.
 2. Else, where there is a usage record, its number is the sum. The n-th of E events with text ends at token
    ceil(n * sum / E): one token each where the numbers agree, the surplus spread evenly where the server puts several
    into an event, and the first event always has one. If no event has text, the tokens were there with the last event.

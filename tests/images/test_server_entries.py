@@ -227,7 +227,7 @@ def test_what_llama_cpp_took_from_its_cache_is_no_count_of_what_it_keeps() -> No
 
 
 def test_tokens_whose_ids_llama_cpp_leaves_out_are_counted() -> None:
-    """Each of these characters took two tokens; an event has the id of the second alone. What was written is not known."""
+    """Each of these characters took two tokens; an event has the id of the second alone."""
     found = _read("llama-cpp-python", "llama-cpp-python.characters.txt", 6)
     assert (found.end, found.cause, found.output_tokens, found.counted_by) == ("ok", "", 6, "usage")
     assert found.arrival_tokens == (2, 2, 2)
