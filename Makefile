@@ -11,6 +11,7 @@ INPUTS ?= 100000
 RUNS ?= 500
 SEED ?= 1
 SIZES ?=
+BASELINE ?= e1ef335
 HOST_PYTHON ?= 3.12
 STAGES ?= all
 # Tests of these kinds run one after the other, all others beside each other: one Docker engine is shared by all of a
@@ -18,7 +19,7 @@ STAGES ?= all
 ONE_BY_ONE := docker or alone
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-quick lint format build-all self-check own-error harness quality published bench-report soak soak-kill fleet-scale fuzz gpu airgap new-image compose lock schema clean
+.PHONY: help setup demo test test-quick lint format build-all self-check own-error harness quality published bench-report soak soak-kill fleet-scale launches fuzz gpu airgap new-image compose lock schema clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/:.*  ## /\t/' | expand -t 16
@@ -100,6 +101,10 @@ soak: setup  ## 500 cells in containers in one run, and what they cost the drive
 
 fleet-scale: setup  ## what the driver costs with 10,000 cells on up to 512 workers of a virtual clock: docs/fleet.md
 	PYTHONPATH=. $(PY) tests/fleet/scale.py
+
+launches: setup  ## what a launch costs beside an earlier build, one and four at a time (BASELINE=commit)
+	docker/local-os.sh
+	PYTHONPATH=. $(PY) tests/fleet/launches.py --baseline $(BASELINE)
 
 soak-kill: setup  ## kill the driver at 200 seeded random moments and finish each run (POINTS=n, SEED=n, LAUNCHER=x, POOL=--pool)
 	PYTHONPATH=. $(PY) tests/faults/kill_points.py --points $(POINTS) --seed $(SEED) --launcher $(LAUNCHER) $(POOL)
