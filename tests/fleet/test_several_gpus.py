@@ -284,7 +284,7 @@ def test_shared_memory_is_enough_for_nccl_and_the_engines_queues(
 ) -> None:
     """By Docker's default it would be 64 MiB."""
     monkeypatch.setattr(box, "memory_bytes", lambda: host_gib * GIB)
-    assert containers.limits is box.limits
+    assert vars(containers)["limits"] is box.limits
     asked = _created(tmp_path, *map(gpu, range(gpus)))
     assert asked["shm_size"] >= _queues_bytes(gpus) + _nccl_bytes(gpus)
 
