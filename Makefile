@@ -11,6 +11,7 @@ INPUTS ?= 100000
 RUNS ?= 500
 SEED ?= 1
 SIZES ?=
+BASELINE ?= e1ef335
 HOST_PYTHON ?= 3.12
 STAGES ?= all
 DATASET ?= embedded
@@ -21,7 +22,7 @@ AGREE := --quantities throughput --max-regression 0% --between-runs 2%
 ONE_BY_ONE := docker or alone
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-quick lint format build-all self-check own-error harness small-model quality cpu published bench-report soak soak-kill fleet-scale cluster-overhead fuzz gpu airgap new-image compose lock schema clean
+.PHONY: help setup demo test test-quick lint format build-all self-check own-error harness small-model quality cpu published bench-report soak soak-kill fleet-scale launches cluster-overhead fuzz gpu airgap new-image compose lock schema clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/:.*  ## /\t/' | expand -t 16
@@ -124,6 +125,10 @@ fleet-scale: setup  ## what the driver costs with 10,000 cells on up to 512 work
 
 cluster-overhead: setup  ## what Ray adds to a launch, beside the same launches of this host's own pool (LAUNCHER=x)
 	PYTHONPATH=.:tests:tests/fleet $(PY) tests/fleet/ray_overhead.py --launcher $(LAUNCHER)
+
+launches: setup  ## what a launch costs beside an earlier build, one and four at a time (BASELINE=commit)
+	docker/local-os.sh
+	PYTHONPATH=. $(PY) tests/fleet/launches.py --baseline $(BASELINE)
 
 soak-kill: setup  ## kill the driver at 200 seeded random moments and finish each run (POINTS=n, SEED=n, LAUNCHER=x, POOL=--pool)
 	PYTHONPATH=. $(PY) tests/faults/kill_points.py --points $(POINTS) --seed $(SEED) --launcher $(LAUNCHER) $(POOL)

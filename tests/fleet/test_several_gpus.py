@@ -20,6 +20,7 @@ from bench_core.contract.records.outcome import Outcome, Verdict
 from bench_core.contract.records.run import GpuInfo
 from bench_core.contract.records.workload import Workload
 from bench_core.drive.ask.request import Request, Suite
+from bench_core.drive.fleet import placement
 from bench_core.drive.fleet.placement import deal_gpus, in_groups, put_together, workers_of
 from bench_core.drive.launch import box
 from bench_core.drive.launch.containers import launcher as containers
@@ -169,6 +170,18 @@ def test_on_a_cpu_and_on_too_few_gpus_a_run_is_refused(drive: Drive, monkeypatch
     assert "--gpus-per-cell 2, but the GPUs to use are 1" in called.err
 
 
+def test_the_plan_says_over_how_many_gpus_a_model_is_split(drive: Drive, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (gpus_module, placement):
+        monkeypatch.setattr(module, "visible_gpus", lambda: [gpu(n) for n in range(4)])
+    asked = ("--images", "null", "--device", "cuda", "--launcher", "process", "--gpus", "all", "--dry-run")
+    called = drive(*asked, "--gpus-per-cell", "2", "--batch-sizes", "1,2,4,8")
+    assert called.code == 0, called.err
+    assert "each model over 2 GPUs" in called.out
+    assert "side by side: 2 launches at a time" in called.out
+    assert "control: null.scripted.b8.2gpu, measured first, on each of 2 devices" in called.out
+    assert "each model over" not in drive(*asked).out
+
+
 # What is launched.
 
 
@@ -284,7 +297,7 @@ def test_shared_memory_is_enough_for_nccl_and_the_engines_queues(
 ) -> None:
     """By Docker's default it would be 64 MiB."""
     monkeypatch.setattr(box, "memory_bytes", lambda: host_gib * GIB)
-    assert containers.limits is box.limits
+    assert vars(containers)["limits"] is box.limits
     asked = _created(tmp_path, *map(gpu, range(gpus)))
     assert asked["shm_size"] >= _queues_bytes(gpus) + _nccl_bytes(gpus)
 

@@ -80,11 +80,12 @@ def pair(targets: Targets, one: RunView, both: RunView) -> None:
             continue
         times = row.rate.throughput_tok_s / beside.rate.throughput_tok_s
         targets.say(f"{row.planned.cell}: {times:.3f} times one GPU, {times / row.planned.gpus:.3f} for each GPU")
-        memory, before = (found.result.metrics.device_memory for found in (row, beside))
-        known = memory is not None and before is not None and memory.peak_bytes and before.after_load_bytes
+        memory, before = row.result.metrics.device_memory, beside.result.metrics.device_memory
+        peak = memory.peak_bytes if memory is not None else None
+        loaded = before.after_load_bytes if before is not None else None
         targets.say(
             f"{row.planned.cell}: GPU memory is the sum over {row.planned.gpus} GPUs",
-            good=bool(known and memory.peak_bytes > _LEAST_SHARE_OF_ONE * before.after_load_bytes),  # type: ignore[union-attr,operator]
+            good=peak is not None and loaded is not None and peak > _LEAST_SHARE_OF_ONE * loaded,
         )
         roofs = both.device_rates_of(row)
         alone = one.device_rates_of(beside)

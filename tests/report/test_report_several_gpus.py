@@ -7,7 +7,7 @@ import io
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from conftest import ROOT
@@ -21,6 +21,9 @@ from bench_core.contract.errors import BadInput
 from bench_core.contract.records import layout
 from bench_core.contract.records.device_rates import SummedRates
 from bench_core.contract.records.run import RunRecord
+from bench_core.drive.launch.launcher import Launcher
+from bench_core.drive.plan.plan import Plan
+from bench_core.drive.plan.resume import Earlier
 from bench_core.report.cell import by_method
 from bench_core.report.conditions import run_conditions
 from bench_core.report.document import document
@@ -165,3 +168,17 @@ def test_runs_of_another_number_of_gpus_are_compared_on_demand_alone(one: Path, 
         compare(before, after, Asked(THROUGHPUT, {"throughput": 0.05}))
     found = compare(before, after, Asked(THROUGHPUT, {"throughput": 0.05}, frozenset({"gpu"})))
     assert {line.cell for line in found.lines} == {"engine.fp16.b1", "engine.fp16.b4"}, "a cell beside its own"
+
+
+class _Containers:
+    name = "docker"
+
+
+def test_a_run_goes_on_with_as_many_gpus_for_each_cell_alone(both: Path) -> None:
+    earlier = Earlier.load(both)
+    asked = earlier.suite()
+    assert asked.gpus_per_cell == 2, "what nobody says again is as it was"
+    other = asked.model_copy(update={"gpus_per_cell": 1})
+    with pytest.raises(BadInput, match="gpus_per_cell is 1, was 2"):
+        earlier.require_same_plan(Plan("cuda", ()), other, cast(Launcher, _Containers()), [GPU])
+    earlier.require_same_plan(Plan("cuda", ()), asked, cast(Launcher, _Containers()), [GPU])

@@ -182,6 +182,8 @@ class StopEvent(Record):
 class TelemetryEvent(Record):
     """Samples since the last such line, in columns of equal length; ``None`` where a source does not answer.
 
+    Several GPUs of a cell are read as one device: memory, power and energy are sums (``system.nvml.Together``).
+
     Attributes:
         t_s: sampling times.
         rss_bytes: resident memory of the engine's process and its children, summed.

@@ -15,7 +15,12 @@ def why_not_split(image: Image, variant: str, suite: Suite, *, served: bool = Fa
 def split_here(catalogue: Catalogue, device: DeviceKind) -> str:
     """Which methods are split over GPUs, in words."""
     manifests = [catalogue.get(name).manifest for name in catalogue.names]
-    found = [f"{one.name}.{v}" for one in manifests for v in one.variants_on(device) if not one.why_not_split(v)]
+    found = [
+        f"{one.name}.{variant}"
+        for one in manifests
+        for variant in one.variants_on(device)
+        if variant != one.harness_variant and not one.why_not_split(variant)
+    ]
     return f"split over several: {', '.join(found)}" if found else "leave --gpus-per-cell out"
 
 

@@ -117,6 +117,7 @@ def plan_words(
     lines = [
         cells,
         f"on {', '.join(gpu.name for gpu in gpus) or 'the CPU'}, launched as {choice.words}",
+        *([f"each model over {suite.gpus_per_cell} GPUs"] if suite.gpus_per_cell > 1 else []),
         f"model {suite.model}: {_action(outlook.model)}",
         f"prompts: {suite.dataset}, {suite.samples or 'all'}, {order_words(suite.shuffle_seed)}; "
         f"{suite.max_new_tokens} new tokens, {suite.length}",

@@ -36,13 +36,18 @@ class StopFlag:
         self.is_set = True
 
 
-def main(control_fd: int, events_fd: int) -> int:
-    """Runs one job; returns the process's exit code, which is 0 whenever the supervisor was told how it ended."""
+def main(control_fd: int, events_fd: int, workload: Workload | None = None) -> int:
+    """Runs one job; returns the process's exit code, which is 0 whenever the supervisor was told how it ended.
+
+    Args:
+        workload: the job's, where this process has read it before it was an engine's: twice in memory, it would be
+            counted as the engine's.
+    """
     end_with_parent()  # a supervisor that has gone already shows at the first message
     os.dup2(2, 1)  # what engines print is not an event
     channel = Channel(control_fd, events_fd)
     job = channel.receive_job()
-    process = EngineProcess(job, channel)
+    process = EngineProcess(job, channel, workload)
     if job.task == "self-check":
         from bench_core.worker import selfcheck  # noqa: PLC0415  # no cell needs it
 
@@ -54,8 +59,9 @@ def main(control_fd: int, events_fd: int) -> int:
 class EngineProcess:
     """One variant, loaded once, and its cells."""
 
-    def __init__(self, job: Job, channel: Channel) -> None:
+    def __init__(self, job: Job, channel: Channel, workload: Workload | None = None) -> None:
         self._job = job
+        self._workload = workload
         self._channel = channel
         self._stop = StopFlag()
         self._meter = CpuMeter(os.getppid())  # before an engine binds this process to some of its CPUs
@@ -65,7 +71,7 @@ class EngineProcess:
     def measure(self) -> int:
         """Loads and measures every cell of the job. A failure ends the process, after it has been told."""
         try:
-            workload = Workload.read(self._job.workload)
+            workload = self._workload or Workload.read(self._job.workload)
             manifest = Manifest.load(self._job.image_folder)
             adapter = self._load(manifest)
             direct = image.load_direct(self._job.image_folder, manifest)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from typing import BinaryIO
 
+from bench_core.contract.records.workload import Workload
 from bench_core.worker.engine import process as engine_process
 from bench_core.worker.engine.job import Job
 from bench_core.worker.sample.cgroup import oom_kills
@@ -22,15 +23,23 @@ _TERMINATION_GRACE_S = 10.0
 class EngineHandle:
     """A running engine process with its three pipes.
 
-    The first of a supervisor is made of itself, which saves a second import of the suite; later ones, when it has
-    threads, are started anew.
+    The first of a supervisor is made of itself, which saves a second import of the suite; later ones, when NVML is open
+    or there are threads, are started anew.
     """
 
-    def __init__(self, job: Job, echo: BinaryIO) -> None:
+    def __init__(self, job: Job, echo: BinaryIO, *, first: bool = True, workload: Workload | None = None) -> None:
+        """
+        Args:
+            first: nothing of an engine or of a GPU has been in this process yet.
+            workload: that of the job, where it has been read: an engine's process made of this one has it already.
+        """
         control_read, self._control = os.pipe()
         events_read, events_write = os.pipe()
         log_read, log_write = os.pipe()
-        self.process = _started(control_read, events_write, log_write)
+        if first and can_fork():
+            self.process = _forked(control_read, events_write, log_write, workload)
+        else:
+            self.process = _anew(control_read, events_write, log_write)
         for descriptor in (control_read, events_write, log_write):
             os.close(descriptor)
         self._reaper = Reaper(self.process.pid)
@@ -71,10 +80,19 @@ class EngineHandle:
         return code
 
 
-def _started(control_read: int, events_write: int, log_write: int) -> subprocess.Popen[bytes] | Forked:
-    """In a session of its own: Ctrl-C is the supervisor's to pass on."""
-    if can_fork():
-        return Forked(lambda: engine_process.main(control_read, events_write), log_write, (control_read, events_write))
+# Either is in a session of its own: Ctrl-C is the supervisor's to pass on.
+
+
+def _forked(
+    control_read: int, events_write: int, log_write: int, workload: Workload | None
+) -> Forked | subprocess.Popen[bytes]:
+    def run() -> int:
+        return engine_process.main(control_read, events_write, workload)
+
+    return Forked(run, log_write, (control_read, events_write))
+
+
+def _anew(control_read: int, events_write: int, log_write: int) -> Forked | subprocess.Popen[bytes]:
     return subprocess.Popen(
         # -u: what the engine has printed is in the log's pipe before the event that follows it.
         [sys.executable, "-u", "-m", "bench_core.worker.engine.process", str(control_read), str(events_write)],

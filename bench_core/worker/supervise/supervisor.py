@@ -40,10 +40,12 @@ class Supervisor:
         timeouts: Timeouts | None = None,
     ) -> None:
         self._request = request
+        self._workload = workload
         self._cells = Cells(request, workload, say, marked)
         self._timeouts = timeouts or Timeouts()
         self._engine: EngineHandle | None = None
         self._stops = 0
+        self._lives = 0
 
     def measure(self) -> Outcome:
         """Runs engine processes until every cell has a verdict; returns the first that is not ``ok``, else ``ok``.
@@ -78,7 +80,9 @@ class Supervisor:
             workload=request.workload,
             cells=tuple(cells),
         )
-        engine = EngineHandle(job, sys.stderr.buffer)  # before NVML is opened, which would be in the engine's hands too
+        # Before NVML is opened, which would be in the engine's hands too.
+        engine = EngineHandle(job, sys.stderr.buffer, first=self._lives == 0, workload=self._workload)
+        self._lives += 1
         try:
             gpu = reader_of(cells[0].cards)
         except MachineFailure:  # without it nothing is measured
