@@ -28,7 +28,9 @@ images_of() { # STAGE; GPTQModel makes the weights that the GPTQ engines read
         check-* | parity-*) local named=${1#*-} && echo "gptqmodel ${named//,/ }" ;;
         failures) echo gptqmodel exllama exllamav2 transformers ;;
         memory) echo transformers vllm ;;
-        serving | fp8) echo vllm ;;
+        serving | fp8 | speculative) echo vllm ;;
+        awq) echo gptqmodel vllm ;;
+        continuous) echo transformers ;;
         capacity) echo vllm llama-cpp-python ;;
         repeats) echo gptqmodel exllama exllamav2 ;;
         *) echo "unknown stage: $1" >&2 && return 2 ;;
