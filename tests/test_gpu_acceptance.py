@@ -183,3 +183,29 @@ def test_what_it_does_not_know_is_refused(stub: Path, words: tuple[str, ...], re
     assert done.returncode == 2
     assert refusal in done.stderr
     assert not (stub.parent / "calls").exists()
+
+
+def test_awq_on_another_kernel_than_marlin_is_seen(stub: Path) -> None:
+    cells = stub.parent / "results" / "awq" / "cells"
+    for cell, facts in (
+        ("vllm.awq.b1", '{"linear_kernel": "AWQMarlinLinearMethod"}'),
+        ("gptqmodel.awq-int4.b1", '{"kernel": "AwqTorchLinear 224"}'),
+    ):
+        (cells / cell).mkdir(parents=True)
+        (cells / cell / "result.json").write_text(f'{{"engine_facts": {facts}}}')
+    done = accept(stub, "awq")
+    assert done.returncode == 1
+    assert "gptqmodel.awq-int4.b1 does not run on Marlin" in done.stdout
+    assert "vllm.awq.b1 does not" not in done.stdout
+    assert "AWQMarlinLinearMethod" in done.stdout, "the kernels are printed"
+
+
+def test_speculation_wants_trained_weights(stub: Path) -> None:
+    done = accept(stub, "speculative")
+    assert done.returncode == 1
+    assert "--model-folder is missing" in done.stdout
+    assert not (stub.parent / "calls").exists()
+    assert accept(stub, "--model-folder", "trained/model", "speculative").returncode == 0
+    (call,) = (stub.parent / "calls").read_text().splitlines()
+    assert "--model trained/model" in call
+    assert "vllm.fp16,vllm.fp16-ngram" in call

@@ -19,7 +19,14 @@ from bench_core.contract.measures.telemetry import (
     samples_of,
     summarise_telemetry,
 )
-from bench_core.contract.measures.token_times import PhaseRates, itl_s, phase_rates, row_tpot_s, row_ttft_s, tokens_per_step
+from bench_core.contract.measures.token_times import (
+    PhaseRates,
+    itl_s,
+    phase_rates,
+    row_tpot_s,
+    row_ttft_s,
+    tokens_per_step,
+)
 from bench_core.contract.models.steps import DecodeSteps, PromptReading, decode_steps, prompt_reading
 from bench_core.contract.records.events import (
     BatchEvent,
