@@ -226,19 +226,18 @@ def make_plan(suite: Suite, catalogue: Catalogue, device: DeviceKind) -> Plan:
             continue
         runnable = image.manifest.variants_on(device)
         if suite.variants == ("all",):
-            wanted = tuple(name for name in runnable if name != image.manifest.harness_variant)
+            wanted = tuple(
+                name
+                for name in runnable
+                if name != image.manifest.harness_variant
+                and (suite.loads or image.manifest.variants[name].closed_batches)
+            )
         else:
             wanted = chosen.get(image.name) or (image.manifest.default_variant(device),)
         for variant in wanted:
-            if suite.scenarios:
-                jobs.append(_job(image, variant, suite.scenarios, suite, device))
-            if suite.loads and variant in image.manifest.served_on(device):
-                jobs.append(_job(image, variant, suite.loads, suite, device))
-            elif suite.loads:
-                reason = f"{image.name}.{variant} has no server"
-                if not everything and not suite.scenarios:
-                    raise BadInput(reason, _served_here(catalogue, device))
-                left_out.append(reason)
+            found, reasons = _jobs_of(image, variant, suite, catalogue, device, strict=not everything)
+            jobs += found
+            left_out += reasons
     if not jobs:
         raise BadInput("nothing to run", "; ".join(left_out))
     grid = tuple(replace(job, repeat=repeat) for job in jobs for repeat in range(1, suite.repeats + 1))
@@ -250,6 +249,35 @@ def make_plan(suite: Suite, catalogue: Catalogue, device: DeviceKind) -> Plan:
         repeats=suite.repeats,
         order_seed=suite.order_seed,
     )
+
+
+def _jobs_of(
+    image: Image, variant: str, suite: Suite, catalogue: Catalogue, device: DeviceKind, *, strict: bool
+) -> tuple[list[Job], list[str]]:
+    """A variant's launches, and why of what is asked for some is left out.
+
+    Args:
+        strict: a variant of which nothing is left is refused.
+
+    Raises:
+        BadInput: see ``strict``; closed batches of a variant that is its server's alone, where no load is asked for.
+    """
+    jobs, left_out = [], []
+    if suite.scenarios and image.manifest.variants[variant].closed_batches:
+        jobs.append(_job(image, variant, suite.scenarios, suite, device))
+    elif suite.scenarios:
+        reason = f"{image.name}.{variant} is its server's alone: it has no closed batches"
+        if not suite.loads:
+            raise BadInput(reason, "name a load: --concurrency 1,16, for example")
+        left_out.append(reason)
+    if suite.loads and variant in image.manifest.served_on(device):
+        jobs.append(_job(image, variant, suite.loads, suite, device))
+    elif suite.loads:
+        reason = f"{image.name}.{variant} has no server"
+        if strict and not suite.scenarios:
+            raise BadInput(reason, _served_here(catalogue, device))
+        left_out.append(reason)
+    return jobs, left_out
 
 
 def _served_here(catalogue: Catalogue, device: DeviceKind) -> str:
