@@ -242,3 +242,29 @@ def test_two_gpus_are_measured_as_a_pool_and_as_a_pair(
 def test_what_two_gpus_miss_fails_the_stage(stub: Path) -> None:
     stub.write_text(f'#!/bin/sh\necho "$@" >> {stub.parent}/calls\ncase $1 in *two_gpus.py) exit 1 ;; esac\n')
     assert accept(stub, "pair").returncode == 1
+
+
+def test_awq_on_another_kernel_than_marlin_is_seen(stub: Path) -> None:
+    cells = stub.parent / "results" / "awq" / "cells"
+    for cell, facts in (
+        ("vllm.awq.b1", '{"linear_kernel": "AWQMarlinLinearMethod"}'),
+        ("gptqmodel.awq-int4.b1", '{"kernel": "AwqTorchLinear 224"}'),
+    ):
+        (cells / cell).mkdir(parents=True)
+        (cells / cell / "result.json").write_text(f'{{"engine_facts": {facts}}}')
+    done = accept(stub, "awq")
+    assert done.returncode == 1
+    assert "gptqmodel.awq-int4.b1 does not run on Marlin" in done.stdout
+    assert "vllm.awq.b1 does not" not in done.stdout
+    assert "AWQMarlinLinearMethod" in done.stdout, "the kernels are printed"
+
+
+def test_speculation_wants_trained_weights(stub: Path) -> None:
+    done = accept(stub, "speculative")
+    assert done.returncode == 1
+    assert "--model-folder is missing" in done.stdout
+    assert not (stub.parent / "calls").exists()
+    assert accept(stub, "--model-folder", "trained/model", "speculative").returncode == 0
+    (call,) = (stub.parent / "calls").read_text().splitlines()
+    assert "--model trained/model" in call
+    assert "vllm.fp16,vllm.fp16-ngram" in call

@@ -29,7 +29,7 @@ _WHOLE_GROUPS_ONLY = ("GPTQ_TORCH_ATEN", "AWQ_TORCH_ATEN")
 
 
 class GPTQModelAdapter(GenerateAdapter):
-    """Options: ``kernel`` on a GPU and ``cpu_kernel``, names of the engine's ``BACKEND`` without ``GPTQ_``, ``AWQ_``."""
+    """Options: ``kernel`` on a GPU and ``cpu_kernel``, of the engine's ``BACKEND`` without ``GPTQ_`` or ``AWQ_``."""
 
     out_of_memory = (*OUT_OF_MEMORY, *OUT_OF_HOST_MEMORY)
     unsupported = (

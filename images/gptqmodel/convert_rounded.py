@@ -41,7 +41,7 @@ class Layout:
     """How a quantised layer is written.
 
     Attributes:
-        specs: of a layer's name, its shape (outputs, inputs) and the size of a group: its tensors, before they are made.
+        specs: of a layer's name, its shape (outputs, inputs) and the size of a group: its tensors to be.
         tensors: of its weight and the size of a group: the same, made, in host memory.
     """
 
@@ -103,8 +103,8 @@ def quantise_asymmetric(weight: torch.Tensor, group_size: int) -> tuple[torch.Te
     point for each group of inputs. Inputs are a multiple of ``group_size``, outputs of 8.
 
     Returns:
-        ``qweight``, int32 (inputs, outputs / 8): eight outputs of one input in a word, those of even number in its lower
-        half. ``qzeros``, int32 (groups, outputs / 8), in the same order. ``scales``, float16 (groups, outputs). A level
+        ``qweight``, int32 (inputs, outputs / 8): eight outputs of one input in a word, the even ones in its lower half.
+        ``qzeros``, int32 (groups, outputs / 8), in the same order. ``scales``, float16 (groups, outputs). A level
         q stands for (q - zero) x scale.
     """
     outputs = weight.shape[0]

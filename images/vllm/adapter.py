@@ -73,8 +73,8 @@ class VllmAdapter:
 
     ``dtype``: float32, float16 or bfloat16. ``max_num_seqs``, ``max_num_batched_tokens``: the engine's limits for one
     step. ``quantization``: fp8, or empty. ``ngram_tokens``, ``ngram_size``: tokens guessed at a step by what followed
-    so many tokens before; none where the first is 0. ``gpu_memory_utilization``: its share of the GPU. ``cpu_cache_gib``: its
-    key-value cache on a CPU.
+    so many tokens before; none where the first is 0. ``gpu_memory_utilization``: its share of the GPU.
+    ``cpu_cache_gib``: its key-value cache on a CPU.
     """
 
     def __init__(self) -> None:

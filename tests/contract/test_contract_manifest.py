@@ -52,6 +52,18 @@ def refusal(folder: Path, text: str) -> BadInput:
     return caught.value
 
 
+@pytest.mark.parametrize("more", ["", ", serve: [], default: true"])
+def test_a_variant_without_closed_batches_is_served_and_no_default(tmp_path: Path, more: str) -> None:
+    text = changed("  slow: {artifact: hf, ", f"  slow: {{artifact: hf, closed_batches: false{more}, ")
+    assert "no closed batches" in str(refusal(tmp_path, text))
+
+
+def test_a_variant_is_not_speculative_where_it_does_not_say_so(tmp_path: Path) -> None:
+    text = changed("  slow: {artifact: hf, ", "  slow: {artifact: hf, speculative: true, ")
+    variants = load(tmp_path, text).variants
+    assert [name for name, entry in variants.items() if entry.speculative] == ["slow"]
+
+
 def test_a_good_manifest_is_read_with_its_defaults(tmp_path: Path) -> None:
     manifest = load(tmp_path)
     assert manifest.variants["int8"].options == {"kernel": "fast", "level": 3}

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import Drive
 
 from bench_core.contract.asked.manifest import Manifest
+from bench_core.contract.asked.protocol import MeasureOptions
 from bench_core.contract.asked.scenario import Offline, scenario_of_word
 from bench_core.contract.errors import BadInput
+from bench_core.contract.records.spec import plan_cells
 from bench_core.contract.serving.load import Serve
 from bench_core.drive.ask.request import Suite
 from bench_core.drive.launch.processes.launcher import free_ports
@@ -64,6 +67,33 @@ def test_an_engine_without_a_server_is_left_out_or_refused() -> None:
     assert "null.scripted" in refused.value.hint
     both = make_plan(Suite(images=("ctranslate2",), batch_sizes=(1,), concurrency=(2,)), catalogue, "cpu")
     assert [job.served for job in both.grid] == [False]
+
+
+def test_a_variant_of_the_server_alone_has_no_closed_batches() -> None:
+    catalogue, name = Catalogue(), "llama-cpp-python.q4_k_m-ngram"
+    with pytest.raises(BadInput, match="its server's alone") as refused:
+        make_plan(Suite(images=("llama-cpp-python",), variants=(name,), batch_sizes=(1,)), catalogue, "cpu")
+    assert "--concurrency" in refused.value.hint
+    loaded = make_plan(
+        Suite(images=("llama-cpp-python",), variants=(name,), batch_sizes=(1,), concurrency=(2,)), catalogue, "cpu"
+    )
+    assert loaded.to_measure == (f"{name}.c2",)
+    assert any("no closed batches" in reason for reason in loaded.left_out)
+    batches = make_plan(Suite(images=("llama-cpp-python",), variants=("all",), batch_sizes=(1,)), catalogue, "cpu")
+    assert not any("ngram" in cell for cell in batches.to_measure)
+    both = make_plan(
+        Suite(images=("llama-cpp-python",), variants=("all",), batch_sizes=(1,), concurrency=(2,)), catalogue, "cpu"
+    )
+    assert f"{name}.c2" in both.to_measure
+    assert f"{name}.b1" not in both.to_measure
+
+
+def test_a_container_started_by_hand_refuses_its_closed_batches_too() -> None:
+    manifest = Catalogue().get("llama-cpp-python").manifest
+    variant = manifest.variant("q4_k_m-ngram", None, "cpu")
+    unseen: Any = None
+    with pytest.raises(BadInput, match="its server's alone"):
+        plan_cells(MeasureOptions(), manifest, variant, "cpu", (Offline(batch_size=1),), unseen, unseen)
 
 
 def test_the_command_line_says_loads_as_a_suite_file_does(drive: Drive, tmp_path: Path) -> None:

@@ -2,19 +2,23 @@
 # What only a GPU can show, for hosts that have one (CI has none): contract suites, typed failures, parity, the smallest
 # memory, repeats. Stages run in the order given; each is a call of the driver, and a run that is there is resumed.
 #
-#   tests/gpu/acceptance.sh [--results R] [--data D] [--models M] [--tokenizer T] [--dataset S] [--seconds N] STAGE...
+#   tests/gpu/acceptance.sh [--results R] [--data D] [--models M] [--tokenizer T] [--dataset S] [--seconds N]
+#       [--model-folder F] STAGE...
 #
-# Stages: check-IMAGE  failures  parity-IMAGE[,IMAGE...]  memory  repeats  serving  capacity  precisions  all
+# Stages: check-IMAGE  failures  parity-IMAGE[,IMAGE...]  memory  repeats  serving  capacity  precisions  awq  continuous
+#         speculative  all
 # Of two GPUs of one host, and not among all: pool  pair  pair-serving. NVLink multicast stays off, whatever runs on them.
+# --model-folder: a model with trained weights, which the stage speculative wants.
 # --seconds: everything must have ended by then; the batch in hand is finished, the rest is left for another call.
 # Logs and results are left in R; the exit code is the number of stages that did not end well.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-.venv/bin/python}
-results=results data=data models=models tokenizer='' dataset=roneneldan/TinyStories seconds=1000000
+results=results data=data models=models tokenizer='' dataset=roneneldan/TinyStories seconds=1000000 model_folder=''
 while [[ ${1:-} == --* ]]; do
     case $1 in
         --results | --data | --models | --tokenizer | --dataset | --seconds) declare "${1#--}=$2" && shift 2 ;;
+        --model-folder) model_folder=$2 && shift 2 ;;
         *) echo "unknown option: $1" >&2; exit 2 ;;
     esac
 done
@@ -164,6 +168,35 @@ pair_serving() { # one server of vLLM on both GPUs at concurrency 64, and two se
     two serving pair-serving each-serving
 }
 
+awq() { # vLLM and GPTQModel on AWQ beside GPTQ; the kernel that each took stands in result.json and is printed
+    local code
+    # shellcheck disable=SC2046  # two words
+    drive awq $(named awq) --images vllm,gptqmodel --variants vllm.gptq,vllm.awq,gptqmodel.gptq-int4,gptqmodel.awq-int4 \
+        --batch-sizes 1,64 --model synthetic/llama-2-7b "${story[@]}" --samples 256 --max-new-tokens 200 --max-seconds 15 \
+        --direct-batches 2 --no-harness-check --no-device-rates
+    code=$?
+    grep -o '"\(linear_kernel\|kernel\)": *"[^"]*"' "$results"/awq/cells/*awq*.b1/result.json
+    for cell in vllm.awq.b1 gptqmodel.awq-int4.b1; do
+        grep -qi marlin "$results/awq/cells/$cell/result.json" || { echo "    $cell does not run on Marlin"; code=1; }
+    done
+    return $code
+}
+
+continuous() { # Transformers' generate and generate_batch, each beside a direct call
+    # shellcheck disable=SC2046  # two words
+    drive continuous $(named continuous) --images transformers --variants transformers.fp16,transformers.fp16-continuous \
+        --batch-sizes 1,16,64 --model synthetic/llama-2-7b "${story[@]}" --samples 256 --max-new-tokens 200 \
+        --max-seconds 15 --direct-batches 2 --no-harness-check --no-device-rates
+}
+
+speculative() { # vLLM with n-grams beside plain vLLM, on trained weights: random ones say nothing of it
+    [[ -n $model_folder ]] || { echo "    speculative: --model-folder is missing"; return 1; }
+    # shellcheck disable=SC2046  # two words
+    drive speculative $(named speculative) --images vllm --variants vllm.fp16,vllm.fp16-ngram --batch-sizes 1,16 \
+        --model "$model_folder" --dataset "$dataset" --samples 128 --max-new-tokens 200 --max-seconds 15 \
+        --direct-batches 2 --no-harness-check --no-device-rates
+}
+
 engines=() # all that are compared on a GPU
 for manifest in images/*/image.yaml; do
     if grep -q '^devices: .*cuda' "$manifest" && ! grep -q '^ranked: false' "$manifest"; then
@@ -174,7 +207,7 @@ for stage in "$@"; do
     case $stage in
         check-*) check "${stage#check-}" ;;
         parity-*) parity "${stage#parity-}" ;;
-        failures | memory | repeats | serving | capacity | precisions | pool | pair) "$stage" ;;
+        failures | memory | repeats | serving | capacity | precisions | awq | continuous | speculative | pool | pair) "$stage" ;;
         pair-serving) pair_serving ;;
         all)
             for engine in "${engines[@]}"; do check "$engine" || failed=$((failed + 1)); done
@@ -184,7 +217,10 @@ for stage in "$@"; do
             repeats || failed=$((failed + 1))
             serving || failed=$((failed + 1))
             capacity || failed=$((failed + 1))
-            precisions ;;
+            precisions || failed=$((failed + 1))
+            awq || failed=$((failed + 1))
+            continuous || failed=$((failed + 1))
+            [[ -z $model_folder ]] || speculative ;;
         *) echo "unknown stage: $stage" >&2; exit 2 ;;
     esac || failed=$((failed + 1))
 done

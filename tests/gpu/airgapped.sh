@@ -28,9 +28,11 @@ images_of() { # STAGE; GPTQModel makes the weights that the GPTQ engines read
         check-* | parity-*) local named=${1#*-} && echo "gptqmodel ${named//,/ }" ;;
         failures) echo gptqmodel exllama exllamav2 transformers ;;
         memory) echo transformers vllm ;;
-        serving | pair | pair-serving) echo vllm ;;
+        serving | speculative | pair | pair-serving) echo vllm ;;
         pool) echo gptqmodel exllamav2 transformers vllm ;;
         capacity | precisions) echo vllm llama-cpp-python ;;
+        awq) echo gptqmodel vllm ;;
+        continuous) echo transformers ;;
         repeats) echo gptqmodel exllama exllamav2 ;;
         *) echo "unknown stage: $1" >&2 && return 2 ;;
     esac

@@ -1,5 +1,5 @@
-"""What the image of Transformers does around ``generate_batch``: a cache of the cell's size, ends of rows, failures that
-the engine keeps to itself. Without the engine, which a stand-in plays; the contract suite shows the same in the image."""
+"""What the image of Transformers does around ``generate_batch``: a cache of the cell's size, ends of rows, failures
+that the engine keeps to itself. A stand-in plays the engine; the contract suite shows the same in the image."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def continuous() -> Iterator[ModuleType]:
     transformers = ModuleType("transformers")
     settings = {"block_size": BLOCK_TOKENS}
     transformers.ContinuousBatchingConfig = lambda **asked: SimpleNamespace(**settings, **asked)  # type: ignore[attr-defined]
-    transformers.GenerationConfig = lambda **asked: SimpleNamespace(**asked)  # type: ignore[attr-defined]
+    transformers.GenerationConfig = SimpleNamespace  # type: ignore[attr-defined]
     cache = ModuleType("cache")
     cache.group_layers_by_attn_type = lambda config: ([[0]] * config.groups, [])  # type: ignore[attr-defined]
     name = "transformers.generation.continuous_batching"

@@ -49,6 +49,9 @@ class VariantEntry(Record):
     serve: tuple[str, ...] | None = Field(
         None, description="what the server's command has more in this variant; left out where it is not served"
     )
+    closed_batches: bool = Field(
+        True, description="whether the adapter runs it in closed batches; false: it is the engine's server's alone"
+    )
     speculative: bool = Field(
         False,
         description="whether it guesses tokens and checks several at once, so that its speed depends on the text: its "
@@ -248,6 +251,9 @@ class Manifest(Record):
         if any(v.reference and v.stands_in is not None for v in self.variants.values()):
             raise ValueError("the reference does not stand in for itself")
         self._check_options()
+        for name, variant in self.variants.items():
+            if not variant.closed_batches and (variant.serve is None or variant.default):
+                raise ValueError(f"variant {name} has no closed batches: it must be served, and is no default")
         if self.serve is None and any(v.serve is not None for v in self.variants.values()):
             raise ValueError("a variant is served, and the image has no server: serve: is missing")
         for device in self.devices:

@@ -142,7 +142,15 @@ def plan_cells(
         variant: with the engine's options as they are here; see ``Manifest.variant``.
         repeat: which measurement of these cells it is.
         schedules: of serving cells, by the word of their load: the digest.
+
+    Raises:
+        BadInput: closed batches of a variant that is its server's alone.
     """
+    if not manifest.variants[variant.name].closed_batches and any(isinstance(one, Offline) for one in scenarios):
+        raise BadInput(
+            f"{manifest.name}.{variant.name} is its server's alone: it has no closed batches",
+            "name a load: --concurrency 1,16, for example",
+        )
     if manifest.direct is None:
         options = options.model_copy(update={"direct_batches": 0})
     return tuple(

@@ -238,7 +238,12 @@ def make_plan(suite: Suite, catalogue: Catalogue, device: DeviceKind) -> Plan:
             continue
         runnable = image.manifest.variants_on(device)
         if suite.variants == ("all",):
-            wanted = tuple(name for name in runnable if name != image.manifest.harness_variant)
+            wanted = tuple(
+                name
+                for name in runnable
+                if name != image.manifest.harness_variant
+                and (suite.loads or image.manifest.variants[name].closed_batches)
+            )
         else:
             wanted = chosen.get(image.name) or (image.manifest.default_variant(device),)
         for variant in wanted:
@@ -267,19 +272,26 @@ def _jobs_of(
         BadInput: it was named, and cannot do what is asked for.
     """
     everything = "all" in suite.images
+    named = not everything and suite.variants != ("all",)
     if reason := why_not_split(image, variant, suite):
-        if not everything and suite.variants != ("all",):
+        if named:
             raise BadInput(reason, split_here(catalogue, device))
         return [], [reason]
-    jobs = [_job(image, variant, suite.scenarios, suite, device)] if suite.scenarios else []
+    jobs, left_out = [], []
+    if suite.scenarios and image.manifest.variants[variant].closed_batches:
+        jobs.append(_job(image, variant, suite.scenarios, suite, device))
+    elif suite.scenarios:
+        left_out.append(f"{image.name}.{variant} is its server's alone: it has no closed batches")
+        if named and not suite.loads:
+            raise BadInput(left_out[0], "name a load: --concurrency 1,16, for example")
     if not suite.loads:
-        return jobs, []
+        return jobs, left_out
     unserved = why_not_served(image, variant, suite, catalogue, device)
     if unserved is None:
-        return [*jobs, _job(image, variant, suite.loads, suite, device)], []
+        return [*jobs, _job(image, variant, suite.loads, suite, device)], left_out
     if not everything and not suite.scenarios:
         raise BadInput(*unserved)
-    return jobs, [unserved[0]]
+    return jobs, [*left_out, unserved[0]]
 
 
 def plan_of_cells(cells: Iterable[PlannedCell], suite: Suite, catalogue: Catalogue, device: DeviceKind) -> Plan:
