@@ -20,7 +20,6 @@ from bench_core.contract.measures.telemetry import (
     summarise_telemetry,
 )
 from bench_core.contract.measures.token_times import PhaseRates, itl_s, phase_rates, row_tpot_s, row_ttft_s
-from bench_core.contract.measures.waves import Waves, waves
 from bench_core.contract.models.steps import DecodeSteps, PromptReading, decode_steps, prompt_reading
 from bench_core.contract.records.events import (
     BatchEvent,
@@ -39,6 +38,7 @@ from bench_core.contract.records.outcome import Outcome
 from bench_core.contract.records.record import Record, describe
 from bench_core.contract.statistics.distribution import Distribution
 from bench_core.contract.statistics.steadiness import Steadiness, steadiness
+from bench_core.contract.waves import Waves, waves
 
 
 class CellMetrics(Record):
