@@ -32,9 +32,9 @@ FOUR_BITS = ("llama-cpp-python.q4_0", "bitsandbytes.nf4", "gptqmodel.gptq-int4")
 VARIANTS = (*WHOLE, *SIXTEEN_BITS, *EIGHT_BITS, *FOUR_BITS)
 IMAGES = sorted({name.partition(".")[0] for name in VARIANTS})
 PROMPTS, BATCH_SIZE, TOKENS, TEXTS = 8, 4, 20, 32
-# Nat for each token above the reference's. Seen of the same weights in results/published/2026-11-23-cpu-quality: 32 bits
-# 0.0000, 16 bits 0.0001, 8 bits 0.005 (blocks of 32) and 0.043 (rows); of 4 bits in two other engines 0.24 and 0.27. The
-# standard errors there, scaled to these texts, are 0.003 for 8 bits and 0.02 to 0.04 for fewer.
+# Nat for each token above the reference's. Seen of the same weights in results/published/2026-11-23-cpu-quality:
+# 32 bits 0.0000, 16 bits 0.0001, 8 bits 0.005 (blocks of 32) and 0.043 (rows); of 4 bits in two other engines 0.24 and
+# 0.27. The standard errors there, scaled to these texts, are 0.003 for 8 bits and 0.02 to 0.04 for fewer.
 WHOLE_WITHIN, FEWER_WITHIN = 0.002, 0.05
 FOUR_FROM, FOUR_BELOW = 0.03, 0.5
 
