@@ -16,7 +16,7 @@ HOST_PYTHON ?= 3.12
 STAGES ?= all
 DATASET ?= embedded
 # Neither launcher may be known to be slower than the other, chance and what starts differ by accounted for.
-AGREE := --quantities throughput --max-regression 0% --between-runs 2%
+AGREE := --quantities throughput --max-regression 1% --between-runs 2%
 # Tests of these kinds run one after the other, all others beside each other: one Docker engine is shared by all of a
 # machine, and what measures time or the CPUs is disturbed by neighbours, or disturbs them.
 ONE_BY_ONE := docker or alone

@@ -22,12 +22,12 @@ from bench_core.contract.adapter import Adapter, Decoding, Describes, Scores
 from bench_core.contract.asked.manifest import Manifest
 from bench_core.contract.asked.options import Value
 from bench_core.contract.errors import first_line
-from bench_core.contract.measures.waves import rows_late
 from bench_core.contract.records.events import Arrivals, EndEvent
 from bench_core.contract.records.outcome import Outcome
 from bench_core.contract.records.spec import CellSpec
 from bench_core.contract.records.workload import Workload
-from bench_core.system.nvml import reader_of
+from bench_core.contract.waves import rows_late
+from bench_core.system.nvml import GpuReader, reader_of
 from bench_core.worker.engine.clock import monotonic_ns, seconds
 from bench_core.worker.engine.failure import classify
 from bench_core.worker.engine.guard import PromptRefused, check_arrivals, check_prompts, checked_outputs
@@ -109,12 +109,6 @@ class Bench:
         if len(three[0]) == len(three[2]) and len(three[0]) > 1:
             three[0] = three[0][: len(three[0]) // 2]
         return three
-
-    def equally_long(self, rows: int) -> list[list[int]]:
-        """So many prompts of one length, the workload's over again where it has fewer."""
-        longer = [list(prompt) for prompt in self.workload.prompts if len(prompt) >= self.workload.longest // 2]
-        shortest = min(map(len, longer))
-        return [longer[row % len(longer)][:shortest] for row in range(rows)]
 
 
 class _Watched(Mapping[str, Value]):
@@ -230,11 +224,10 @@ def token_times(bench: Bench) -> None:
 
 
 def rows_run_together(bench: Bench) -> Recorded | None:
-    """A batch is worked on as a whole: no row's first token waits for another row's last. All rows are as long, so that
-    no prompt takes longer to read; at three rows or the job's batch size, where there is memory for that."""
-    if bench.manifest.token_times == "none":
-        return Recorded("not known: the engine does not tell token times")
-    prompts = bench.equally_long(max(3, bench.spec.batch_size))
+    """No row's first token waits for another row's last: of prompts as long, at the job's batch size or three rows."""
+    longer = [list(prompt) for prompt in bench.workload.prompts if 2 * len(prompt) >= bench.workload.longest]
+    rows = range(max(3, bench.spec.batch_size))
+    prompts = [longer[row % len(longer)][: min(map(len, longer))] for row in rows]
     try:
         outputs, arrivals = bench.generate(prompts)
     except Exception as error:
@@ -244,9 +237,12 @@ def rows_run_together(bench: Bench) -> Recorded | None:
         bench.close()
         return Recorded(f"not known: no memory for {len(prompts)} rows: {cause}")
     late = rows_late(arrivals, [len(row) for row in outputs])
+    if late is None:
+        return Recorded("not known: the engine tells no token times")
+    words = f"{late} of {len(prompts)} rows began when others had ended"
     if late and bench.manifest.batching == "native":
-        raise CheckFailed(f"{late} of {len(prompts)} rows began when others had ended")
-    return Recorded(f"{late} of {len(prompts)} rows began when others had ended, as declared") if late else None
+        raise CheckFailed(words)
+    return Recorded(f"{words}, as declared") if late else None
 
 
 def prompts_refused(bench: Bench) -> None:

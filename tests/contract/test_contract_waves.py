@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from bench_core.contract.measures.waves import WAITED_TOKENS, Waves, rows_late, waves
 from bench_core.contract.records.events import Arrivals, BatchEvent
+from bench_core.contract.waves import WAITED_TOKENS, Waves, rows_late, waves
 
 STEP_US = 1000
 

@@ -4,6 +4,7 @@ result that does not."""
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from conftest import Drive
@@ -11,6 +12,7 @@ from conftest import Drive
 from bench_core.contract.measures.cell import CellResult
 from bench_core.contract.records import layout
 from bench_core.report.decide.option import options_of
+from bench_core.report.figures.scaling import throughput
 from bench_core.runs.load import load_run
 from bench_core.verify.run import verify_run
 
@@ -40,9 +42,11 @@ def test_an_engine_with_three_slots_is_marked_at_batch_size_four(drive: Drive, t
     assert "waves" in options[SPLIT].remarks
     assert "waves" not in options[WHOLE].remarks
 
+    assert any("waves" in mark for mark in throughput(view).marks), "a gap in the figure, which says why"
+
     report = (folder / layout.REPORT_FILE).read_text(encoding="utf-8")
     assert "- **Warning**: 1 cell served its batches in waves, some rows after others" in report
-    assert " waves |" in report
+    assert re.search(r" waves( \S)* \|", report), "beside the throughput, before other marks"
     assert "waves: the engine did not work on all prompts of a batch together, so that this is not ranked" in report
     assert f"null scripted: {words}" in report
     assert f"not ranked: {words}" in (folder / "table.csv").read_text(encoding="utf-8")

@@ -27,7 +27,6 @@ from bench_core.contract.measures.token_times import (
     row_ttft_s,
     tokens_per_step,
 )
-from bench_core.contract.measures.waves import Waves, waves
 from bench_core.contract.models.steps import DecodeSteps, PromptReading, decode_steps, prompt_reading
 from bench_core.contract.records.events import (
     BatchEvent,
@@ -46,6 +45,7 @@ from bench_core.contract.records.outcome import Outcome
 from bench_core.contract.records.record import Record, describe
 from bench_core.contract.statistics.distribution import Distribution
 from bench_core.contract.statistics.steadiness import Steadiness, steadiness
+from bench_core.contract.waves import Waves, waves
 
 
 class CellMetrics(Record):

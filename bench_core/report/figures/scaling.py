@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from bench_core.report.explain.marks import told_interval
 from bench_core.report.explain.repeats import over_repeats
+from bench_core.report.explain.waves import WAVES
 from bench_core.report.figures.draw import Drawing, Point, draw
 from bench_core.report.format import GIB, NOT_READ
 from bench_core.runs.view import Row, RunView
@@ -87,10 +88,11 @@ def _points(view: RunView, value: Callable[[Row], float | None], spans: _Spans) 
     labels = _labels(view)
     points = []
     for row in compared(view):
-        number = value(row) if not row.breaches else None
+        odd = UNEQUAL if row.breaches else WAVES if row.in_waves else ""
+        number = value(row) if not odd else None
         # A logarithm or a line through zero would hide that there was nothing to measure.
         number = number if number is not None and number > 0 else None
-        status = row.status if row.result is None else UNEQUAL if row.breaches else NOT_READ
+        status = row.status if row.result is None else odd or NOT_READ
         planned = row.planned
         label = labels[planned.image, planned.variant]
         low, high = spans.get(planned.cell, (None, None)) if number is not None else (None, None)
