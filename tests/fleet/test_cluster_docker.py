@@ -87,7 +87,7 @@ def without_times(report: str) -> list[str]:
     """A report's lines but for numbers, and for those that say when, how long and on which hosts."""
     kept = []
     for line in report.splitlines():
-        if re.match(r"- \*\*(Date|Side by side|Device time|Made by|CPU use|Busy|Precision|Cells)\*\*", line):
+        if re.match(r"- \*\*(Date|Cluster|Side by side|Device time|Made by|CPU use|Busy|Precision|Cells)\*\*", line):
             continue
         kept.append(re.sub(r"[-+]?\d[\d.,]*(e-?\d+)?", "#", line))
     return kept
