@@ -198,11 +198,9 @@ def test_a_ray_of_this_host_alone_asks_for_a_token_that_nobody_keeps(
 ) -> None:
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    looked = (
-        "import ray, os; from ray._private.authentication.authentication_utils import is_token_auth_enabled as on\n"
-    )
-    looked += "from bench_core.drive.cluster.link import Link\n"
-    looked += "link = Link('local'); print(on(), [one.name for one in link.members()]); link.close()"
+    looked = "from bench_core.drive.cluster.link import Link\nlink = Link('local')\n"
+    looked += "from ray._private.authentication.authentication_utils import is_token_auth_enabled as on\n"
+    looked += "print(on(), [one.name for one in link.members()])\nlink.close()"
     done = subprocess.run([sys.executable, "-c", looked], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("True ['"), done.stdout
     make_run(tmp_path, *NULL, *QUICK, "--batch-sizes", "1", "--run-id", "mine", "--cluster", "local")
