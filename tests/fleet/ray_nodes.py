@@ -23,6 +23,7 @@ class Nodes:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         # gRPC's handlers at a fork end the server that Ray's proxy has just forked, in one of three connections.
         patch.setenv("GRPC_ENABLE_FORK_SUPPORT", "0")
+        patch.setenv("RAY_AUTH_MODE", "disabled")  # else a token in somebody's home would be asked for
         # Ray finds a cluster of before in these, and joins it.
         patch.delenv("RAY_ADDRESS", raising=False)
         from ray.cluster_utils import Cluster

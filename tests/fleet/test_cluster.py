@@ -193,6 +193,21 @@ def test_two_drivers_on_the_same_nodes_take_turns(nodes: Nodes, tmp_path: Path) 
     assert all(first[1] <= second[0] for first, second in pairwise(times)), times
 
 
+def test_a_ray_of_this_host_alone_asks_for_a_token_that_nobody_keeps(
+    make_run: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    looked = "from bench_core.drive.cluster.link import Link\nlink = Link('local')\n"
+    looked += "from ray._private.authentication.authentication_utils import is_token_auth_enabled as on\n"
+    looked += "print(on(), [one.name for one in link.members()])\nlink.close()"
+    done = subprocess.run([sys.executable, "-c", looked], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("True ['"), done.stdout
+    make_run(tmp_path, *NULL, *QUICK, "--batch-sizes", "1", "--run-id", "mine", "--cluster", "local")
+    assert all(row.measured for row in load_run(tmp_path / "results" / "mine").rows)
+    assert not (tmp_path / ".ray").exists()
+
+
 def test_without_a_cluster_there_the_driver_says_so(drive: Drive) -> None:
     for address, words in (("ray://127.0.0.1", "is no cluster"), ("10.0.0.1:6379", "is no cluster")):
         called = drive(*NULL, "--cluster", address)

@@ -87,7 +87,7 @@ def without_times(report: str) -> list[str]:
     """A report's lines but for numbers, and for those that say when, how long and on which hosts."""
     kept = []
     for line in report.splitlines():
-        if re.match(r"- \*\*(Date|Side by side|Device time|Made by|CPU use|Busy|Precision|Cells)\*\*", line):
+        if re.match(r"- \*\*(Date|Cluster|Side by side|Device time|Made by|CPU use|Busy|Precision|Cells)\*\*", line):
             continue
         kept.append(re.sub(r"[-+]?\d[\d.,]*(e-?\d+)?", "#", line))
     return kept
@@ -100,13 +100,13 @@ def at_work(run: Path) -> set[str]:
 
 
 def of_the_work(run: Path) -> dict[str, tuple[object, ...]]:
-    """What a cell did, but for times: its plan, its outcome, its batches with their tokens, what it wrote."""
+    """What a cell did, but for times: its plan, its outcome, what each batch was given, and all output ids."""
     found: dict[str, tuple[object, ...]] = {}
     for row in load_run(run).rows:
         assert isinstance(row, Row)
         assert row.result is not None
         spec = specs(run)[row.planned.cell].model_dump(exclude={"placement"})
-        found[row.planned.cell] = (spec, row.verdict and row.verdict.outcome, row.status, len(row.result.batches))
+        found[row.planned.cell] = (spec, row.status, row.work, row.outputs)
     return found
 
 

@@ -161,6 +161,7 @@ def test_a_cluster_with_a_token_refuses_who_has_none(tmp_path: Path, monkeypatch
         wait_for(lambda: b"Ray runtime started" in (tmp_path / "head.log").read_bytes())
         for variables in ({}, {**secret, "RAY_AUTH_TOKEN": secrets.token_hex(32)}):
             with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("RAY_AUTH_MODE", "disabled")
                 for name, value in variables.items():
                     patch.setenv(name, value)
                 refused = begun(command, tmp_path)

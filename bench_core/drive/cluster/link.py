@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
+import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +18,7 @@ from bench_core.drive.plan.catalogue import REPOSITORY
 
 LOCAL = "local"
 _SCHEME = "ray://"
+_LOOPBACK = "127.0.0.2"  # Ray takes 127.0.0.1 for a word for the host's own address
 _HEAD = "node:__internal_head__"  # a resource that the head node alone has
 _LITTLE = 0.001
 _ATTEMPTS = 3
@@ -58,6 +61,15 @@ def require_address(address: str) -> str:
     raise BadInput(f"--cluster {address[:100]!r} is no cluster", f"name one as {_SCHEME}HOST:10001, or {LOCAL}")
 
 
+def _for_this_process_alone() -> None:
+    """What a local Ray and its workers inherit. Its ports listen on every address, whatever it is told, so that it asks
+    for a token, which no file holds."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
+    if "RAY_AUTH_MODE" not in os.environ:
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+
+
 class Link:
     """An open connection.
 
@@ -68,6 +80,8 @@ class Link:
 
     def __init__(self, address: str) -> None:
         self.address = require_address(address)
+        if address == LOCAL:
+            _for_this_process_alone()
         try:
             import ray  # noqa: PLC0415  # megabytes, and for who names a cluster
         except ImportError as error:
@@ -85,13 +99,10 @@ class Link:
         self._run = ray.remote(max_calls=0, max_retries=0)(run_order)
 
     def _begin_here(self) -> None:
-        """A Ray of this host's own, reachable from nowhere else; it ends with this process."""
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        here = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
-        os.environ["PYTHONPATH"] = os.pathsep.join(here)
+        """A Ray of this host's own; it ends with this process."""
         self._ray.init(
-            address=LOCAL, _node_ip_address="127.0.0.1", include_dashboard=False, log_to_driver=False,
-            logging_level="error",
+            address=LOCAL, _node_ip_address=_LOOPBACK, _node_name=platform.node(), include_dashboard=False,
+            log_to_driver=False, logging_level="error",
         )  # fmt: skip
 
     def _connect(self) -> None:

@@ -223,7 +223,7 @@ class Conduct:
             left = attempt.left.without(self._finished.verdicts)
             if left.scenarios and (self._home / layout.RUN_FILE).is_file():  # it is not there where that is the failure
                 set_aside(self._finished.run_folder, *left.cells)
-                self._display.trouble(f"{error.cause}; others measure what it has left: {', '.join(left.cells)}")
+                self._display.trouble(f"{error.cause}; what it has left is for others: {', '.join(left.cells)}")
             self._queue.put_back(worker.name, left)
             return
         if not self._stop.ending:

@@ -30,6 +30,9 @@ def facts(view: RunView) -> Iterable[tuple[str, str]]:
         "Host",
         f"{foreign(host.cpu)}, {quantity(host.cores, 'core')}, {gib(host.memory_bytes)}, {foreign(host.system)}",
     )
+    nodes = sorted({name for visit in record.all_visits for name in visit.nodes})
+    if nodes:
+        yield "Cluster", f"{quantity(len(nodes), 'node')} of this kind: {', '.join(map(foreign, nodes))}"
     threads = [row.spec.threads for row in view.every if row.spec]
     yield "CPU threads", _spread(threads, "not known: no cell was reached")
     visits = record.all_visits

@@ -11,6 +11,7 @@ from bench_core.report.fleet.words import BESIDE, change_words, control_rates, c
 from bench_core.report.format import gib, rate, rate_within, signed_percent
 from bench_core.runs.beside import MATTERS_FROM, Sampled, sampled_of
 from bench_core.runs.view import Row, RunView
+from bench_core.system.text import foreign
 
 
 @dataclass(frozen=True)
@@ -22,12 +23,24 @@ class _Device:
 
     @property
     def name(self) -> str:
-        """The card by the beginning of its UUID, or the slice."""
-        return self.place.worker[:12]
+        """The card by the beginning of its UUID, or the slice or node."""
+        return short(self.place.worker)
+
+    @property
+    def host(self) -> str:
+        """Of a cluster."""
+        return foreign(self.place.host)
+
+
+def short(worker: str) -> str:
+    """A card by the beginning of its UUID; the name of anything else."""
+    return worker[:12] if worker.startswith(("GPU-", "MIG-")) else foreign(worker)
 
 
 def _memory(device: _Device) -> str:
     nodes, place = cpu_words(device.place.mems), device.place
+    if not place.mems:
+        return "shared"
     limit = f", at most {gib(place.memory_bytes)}" if place.memory_bytes is not None else ""
     return f"node {nodes}, {'bound' if place.memory == 'bound' else 'preferred'}{limit}"
 
@@ -40,6 +53,7 @@ _DEVICES: Sequence[Column[_Device]] = [
     Column("Control cell", "control_tok_s", rate, unit="token/s"),
     Column("From their mean", "difference", signed_percent(1), unit="%"),
 ]
+_HOST: Column[_Device] = Column("Host", "host", words=True)
 _DEVICES_NOTES = (
     "Each device measures one cell at a time, on CPUs that no other device of the run has. Control cell: the same cell "
     "on every device, measured first and while all of them work; the mean of all repeats of it on that device.",
@@ -47,7 +61,7 @@ _DEVICES_NOTES = (
 
 
 def _device(row: Row) -> str | None:
-    return row.spec.placement.worker[:12] if row.spec is not None and row.spec.placement is not None else None
+    return short(row.spec.placement.worker) if row.spec is not None and row.spec.placement is not None else None
 
 
 def _rate(row: Row) -> str | None:
@@ -97,6 +111,7 @@ def fleet_sheets(view: RunView) -> Iterator[Sheet]:
         control = rates.get(worker)
         difference = control / mean - 1 if control is not None and mean else None
         lines.append(_Device(place, ran.count(worker), control, difference))
-    yield sheet("Devices side by side", _DEVICES, lines, _DEVICES_NOTES)
+    columns = _DEVICES if not any(place.host for place in places.values()) else [*_DEVICES[:1], _HOST, *_DEVICES[1:]]
+    yield sheet("Devices side by side", columns, lines, _DEVICES_NOTES)
     if view.alone:
         yield sheet("Side by side", _SAMPLE, sampled_of(view), _SAMPLE_NOTES)
