@@ -27,7 +27,7 @@ from bench_core.contract.records.outcome import Outcome
 from bench_core.contract.records.spec import CellSpec
 from bench_core.contract.records.workload import Workload
 from bench_core.contract.waves import rows_late
-from bench_core.system.nvml import GpuReader, reader_of
+from bench_core.system.nvml import reader_of
 from bench_core.worker.engine.clock import monotonic_ns, seconds
 from bench_core.worker.engine.failure import classify
 from bench_core.worker.engine.guard import PromptRefused, check_arrivals, check_prompts, checked_outputs

@@ -107,18 +107,21 @@ def tree_of(commit: str) -> Iterator[Path]:
 
 @dataclass
 class Told:
-    """What is printed in the end, and which targets were missed."""
+    """Prints what is found as soon as it is: a long run may be cut. Knows which targets were missed."""
 
-    lines: list[str] = field(default_factory=list)
     missed: list[str] = field(default_factory=list)
+
+    def line(self, text: str = "") -> None:
+        """Anything."""
+        print(text, flush=True)  # noqa: T201
 
     def row(self, *cells: object) -> None:
         """A line of a table."""
-        self.lines.append(f"| {' | '.join(map(str, cells))} |")
+        self.line(f"| {' | '.join(map(str, cells))} |")
 
     def head(self, *names: str) -> None:
         """A table's first two lines: words, then numbers."""
-        self.lines.append("")
+        self.line()
         self.row(*names)
         self.row(*("---" if place == 0 else "---:" for place in range(len(names))))
 
@@ -195,12 +198,12 @@ def growth(told: Told, sizes: Sequence[int], batches: int) -> None:
             told.held(f"page of {cells} cells, bytes", size, MOST_PAGE_BYTES)
             told.held(f"memory of {cells} cells, bytes", most, MOST_MEMORY_BYTES)
     if len(sizes) > 1:
-        told.lines.append("")
+        told.line()
         for name, of_size in seen.items():
             low, high = min(of_size), max(of_size)
             slope = math.log(of_size[high] / of_size[low]) / math.log(high / low)
             held = told.held(f"growth of {name}, exponent", slope, NO_STEEPER)
-            told.lines.append(f"- {name}: CPU seconds grow as cells to the power of {slope:.2f} ({held})")
+            told.line(f"- {name}: CPU seconds grow as cells to the power of {slope:.2f} ({held})")
 
 
 def first_paint_s(page: Path) -> float:
@@ -232,7 +235,7 @@ def main() -> int:
     given = asked.parse_args()
     told, machine = Told(), host_info()
     cpus, load = len(os.sched_getaffinity(0)), os.getloadavg()[1]
-    told.lines.append(
+    told.line(
         f"{date.today()}, {machine.cpu}, {cpus} CPUs, Python {sys.version.split()[0]}; load of the machine over five "
         f"minutes at the start: {load:.1f}"
     )
@@ -241,7 +244,6 @@ def main() -> int:
     sizes = [int(size) for size in given.cells.split(",") if size]
     if sizes:
         growth(told, sizes, given.batches)
-    print("\n".join(told.lines))  # noqa: T201
     for line in told.missed:
         print(f"missed: {line}", file=sys.stderr)  # noqa: T201
     return 1 if told.missed else 0

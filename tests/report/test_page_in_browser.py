@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from make_large_run import make_large_run
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from report_runs import CT2, VLLM, Script, write_run
 from serving_runs import write_loaded
@@ -365,3 +366,31 @@ def test_the_scripted_engine_is_ranked_nowhere(browser: Browser, tmp_path: Path)
     assert "null" not in opened.page.locator("#chart-fastest").inner_text()
     assert "null" not in opened.page.locator("#answer ol").inner_text()
     assert "null scripted" not in opened.methods()[0]
+
+
+def test_of_many_methods_figures_show_the_best_and_say_so(browser: Browser, tmp_path: Path) -> None:
+    """Five more than are drawn: they stand in the tables, and one that is picked is drawn as well."""
+    make_large_run(tmp_path / "run", 45 * 4, 3, seed=1)
+    opened = Opened(browser, write_report(tmp_path / "run").page)
+    opened.all_drawn()
+    page = opened.page
+    named, bars = page.locator("#legend button[data-method]"), page.locator("#chart-fastest svg .mark-rect path")
+    expect(bars).to_have_count(40)
+    expect(named).to_have_count(40)
+    expect(page.locator("#legend")).to_contain_text("5 more methods: in the tables")
+    expect(page.locator("#chart-fastest figcaption")).to_contain_text(
+        "40 of 45 methods: the first; the tables have all"
+    )
+    expect(page.locator("#chart-throughput figcaption")).to_contain_text(
+        "40 of 45 methods: the best at some batch size"
+    )
+    expect(page.locator("#answer")).to_contain_text("5 more fit; the tables have all.")
+    expect(page.locator("#shown")).to_contain_text("180 of 180 cells")
+    page.locator("#chart-fastest").scroll_into_view_if_needed()  # what is not seen is drawn later
+    page.evaluate(
+        "pick([...state.at(state.point)].sort((a, b) => a.throughput_tok_s[0] - b.throughput_tok_s[0])[0].method)"
+    )
+    expect(bars).to_have_count(41)
+    expect(named).to_have_count(41)
+    expect(page.locator("#legend button[aria-pressed=true]")).to_have_count(1)
+    assert opened.errors == []

@@ -61,7 +61,7 @@ def number(value: float) -> str:
     return "0" if text == "-0" else text
 
 
-def element(name: str, content: str = "", **attributes: str | float) -> str:
+def element(name: str, content: str = "", /, **attributes: str | float) -> str:
     """One element; ``content`` is SVG. In names of attributes an underscore stands for a hyphen."""
     told = "".join(
         f' {key.replace("_", "-")}="{escape(value) if isinstance(value, str) else number(value)}"'
@@ -70,7 +70,7 @@ def element(name: str, content: str = "", **attributes: str | float) -> str:
     return f"<{name}{told}>{content}</{name}>" if content else f"<{name}{told}/>"
 
 
-def mark(name: str, says: str, kind: str, content: str = "", **attributes: str | float) -> str:
+def mark(name: str, says: str, kind: str, content: str = "", /, **attributes: str | float) -> str:
     """An element that says its data, in ``aria-label``. ``kind``: in words, for who does not see it."""
     # In this order: verify reads them so.
     return element(name, content, aria_label=says, role="graphics-symbol", aria_roledescription=kind, **attributes)

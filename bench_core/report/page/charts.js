@@ -52,7 +52,7 @@ function axisFor(rows, field, title, ...others) {
 // Bars, sorted, the best first.
 function bars(id, title, unit, value, ends, best, short) {
   return {
-    id, title,
+    id, title, sorted: true,
     rows: (state) => state.at(state.point).filter((cell) => !cell.scripted && cell.unranked === undefined)
       .map((cell) => ({...state.look(cell), value: value(cell), ...ends(cell)}))
       .filter((row) => row.value > 0)

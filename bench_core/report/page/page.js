@@ -5,9 +5,10 @@
 // part at a time, so that no figure, table or choice ever holds cells of two.
 const whole = JSON.parse(document.getElementById("data").textContent);
 const parts = whole.parts ?? [whole];
-let data, byKey, colours, words, names;
+let data, byKey, byPoint, byMethod, colours, words, names, ordered;
 const OUTCOMES = {oom_load: "out of memory", oom_kv: "out of memory", oom_runtime: "out of memory"};
-const MOST_STRONG = 8, FIRST_ROWS = 200;
+// MOST_DRAWN: methods of one figure. More could not be told apart, and a thousand take a browser minutes.
+const MOST_STRONG = 8, MOST_DRAWN = 40, FIRST_ROWS = 200;
 
 function element(name, properties = {}, ...children) {
   const made = document.createElement(name);
@@ -22,8 +23,8 @@ const state = {
   picked: new Set(),
   cells: () => data.cells,
   methods: () => data.methods,
-  at: (point) => data.cells.filter((cell) => cell.point === point),
-  of: (key) => data.cells.filter((cell) => cell.method === key),
+  at: (point) => byPoint.get(point) ?? [],
+  of: (key) => byMethod.get(key) ?? [],
   place: (point) => data.points.findIndex((other) => other.word === point),
   pointWords: () => words.get(state.point) ?? "",
   number: (value) => SAYS(value),
@@ -42,13 +43,48 @@ function take(part) {
   byKey = new Map(data.methods.map((method) => [method.key, method]));
   colours = new Map(data.engines.map((engine) => [engine.image, engine.colour]));
   words = new Map(data.points.map((point) => [point.word, point.words]));
+  byPoint = grouped(data.cells, (cell) => cell.point);
+  byMethod = grouped(data.cells, (cell) => cell.method);
   // Labels of two methods may be equal: then their keys stand behind.
+  const labels = grouped(data.methods, (method) => method.label);
   names = new Map(data.methods.map((method) => [method.key,
-    data.methods.filter((other) => other.label === method.label).length > 1 ? `${method.label} (${method.key})` : method.label]));
+    labels.get(method.label).length > 1 ? `${method.label} (${method.key})` : method.label]));
+  ordered = bestFirst();
   state.data = data;
   state.hasQuality = data.quality;
   state.point = data.points.find((point) => data.cells.some((cell) => cell.point === point.word && cell.ranked))?.word ?? data.points[0]?.word;
   state.picked.clear();
+}
+
+function grouped(items, key) {
+  const found = new Map();
+  for (const item of items) {
+    const name = key(item);
+    if (!found.has(name)) found.set(name, []);
+    found.get(name).push(item);
+  }
+  return found;
+}
+
+// Methods by their best place in throughput at any batch size or load.
+function bestFirst() {
+  const places = new Map(data.methods.map((method) => [method.key, Infinity]));
+  for (const cells of byPoint.values()) {
+    const ranked = cells.filter((cell) => cell.throughput_tok_s && cell.unranked === undefined)
+      .sort((a, b) => b.throughput_tok_s[0] - a.throughput_tok_s[0]);
+    ranked.forEach((cell, place) => places.set(cell.method, Math.min(places.get(cell.method), place)));
+  }
+  return [...places].sort((a, b) => (a[1] === b[1] ? 0 : a[1] - b[1])).map(([key]) => key);
+}
+
+// Rows of the methods that a figure has room for, and what is said of the others.
+function roomFor(rows, chart) {
+  const methods = new Set(rows.map((row) => row.method));
+  if (methods.size <= MOST_DRAWN) return {rows, left: ""};
+  const order = chart.sorted ? [...methods] : ordered.filter((key) => methods.has(key));
+  const kept = new Set([...state.picked, ...order.slice(0, MOST_DRAWN)]);
+  const which = chart.sorted ? "the first" : "the best at some batch size or load";
+  return {rows: rows.filter((row) => kept.has(row.method)), left: `${MOST_DRAWN} of ${methods.size.toLocaleString("en")} methods: ${which}; the tables have all`};
 }
 
 function strong() {
@@ -95,9 +131,10 @@ function placeFigures() {
 
 async function draw(chart) {
   chart.dirty = false;
-  const rows = chart.rows(state);
+  const {rows, left} = roomFor(chart.rows(state), chart);
+  const caption = rows.length ? [chart.caption(state, rows), left].filter(Boolean).join("; ") : "";
   const plot = chart.place.querySelector(".plot");
-  chart.place.querySelector("figcaption").textContent = rows.length ? chart.caption(state, rows) : "";
+  chart.place.querySelector("figcaption").textContent = caption;
   views.get(chart.id)?.finalize();
   views.delete(chart.id);
   if (!rows.length) {
@@ -106,7 +143,7 @@ async function draw(chart) {
   }
   const spec = {
     $schema: "https://vega.github.io/schema/vega-lite/v6.json", config: CONFIG, width: "container", autosize: {type: "fit-x", contains: "padding"},
-    description: `${chart.title}. ${chart.caption(state, rows)}`, data: {name: "cells"}, datasets: {cells: rows},
+    description: `${chart.title}. ${caption}`, data: {name: "cells"}, datasets: {cells: rows},
     params: [{name: "strong", value: strong()}, {name: "picked", value: [...state.picked]}], ...chart.spec(rows, state),
   };
   try {
@@ -141,6 +178,10 @@ function highlight() {
 
 function pick(key) {
   if (state.picked.has(key)) state.picked.delete(key); else state.picked.add(key);
+  if (data.methods.length > MOST_DRAWN) {  // it may have been drawn nowhere
+    fillLegend();
+    redraw();
+  }
   highlight();
   fillTable();
 }
@@ -164,9 +205,11 @@ function sign(key) {
 function fillLegend() {
   const order = new Map(state.at(state.point).map((cell) => [cell.method, cell.throughput_tok_s?.[0] ?? 0]));
   const methods = [...data.methods].sort((a, b) => a.scripted - b.scripted || (order.get(b.key) ?? -1) - (order.get(a.key) ?? -1));
+  const shown = methods.filter((method, place) => place < MOST_DRAWN || state.picked.has(method.key));
+  const left = methods.length - shown.length;
   // Above the bars and above the figures, which are a screen or more below.
   for (const home of document.querySelectorAll(".legend")) {
-    const buttons = methods.map((method) => {
+    const buttons = shown.map((method) => {
       const button = element("button", {type: "button", title: names.get(method.key)}, sign(method.key), element("span", {textContent: names.get(method.key)}));
       button.dataset.method = method.key;
       button.addEventListener("click", () => pick(method.key));
@@ -174,7 +217,8 @@ function fillLegend() {
     });
     const all = element("button", {type: "button", textContent: "Highlight none"});
     all.addEventListener("click", () => { state.picked.clear(); highlight(); fillTable(); });
-    home.replaceChildren(...buttons, all);
+    const more = left ? element("span", {className: "note", textContent: `${left.toLocaleString("en")} more ${left === 1 ? "method" : "methods"}: in the tables`}) : null;
+    home.replaceChildren(...[...buttons, more, all].filter(Boolean));
   }
 }
 
@@ -230,20 +274,27 @@ function answer() {
   const {fits, out, by} = choose(state.at(state.point), wantedOf(limits));
   const home = document.getElementById("answer");
   const order = by === "ttft_s" ? "shortest TTFT first" : "fastest first";
-  const lines = fits.map(({cell, tied: same, close}) => {
+  const lines = fits.slice(0, MOST_DRAWN).map(({cell, tied: same, close}) => {
     const facts = [throughputText(cell), cell.memory_bytes === undefined ? null : `${SAYS(cell.memory_bytes / GIB)} GiB`,
       cell.ttft_s ? `TTFT ${SAYS(cell.ttft_s[0])} s` : null, costText(cell, limits)].filter(Boolean).join(", ");
     return element("li", {}, sign(cell.method), ` ${names.get(cell.method)}: ${facts} `,
       same ? badge("tied", "Statistically tied with the first: the difference is within the two intervals.") : null,
       close.length ? badge("close", `Its interval holds the limit of ${close.map((key) => NAMES[key]).join(", ")}: measured again, it may come out otherwise.`) : null);
   });
-  const ruled = out.map(({cell, reasons}) => element("li", {}, sign(cell.method), ` ${names.get(cell.method)}: `,
+  const ruled = out.slice(0, MOST_DRAWN).map(({cell, reasons}) => element("li", {}, sign(cell.method), ` ${names.get(cell.method)}: `,
     element("span", {className: "why", textContent: reasons.map((reason) => reasonText(reason, cell)).join("; ")})));
   home.replaceChildren(...[
     element("strong", {textContent: fits.length ? `${fits.length} of ${fits.length + out.length} fit at ${state.pointWords()}, ${order}` : `Nothing fits at ${state.pointWords()}`}),
     fits.length ? element("ol", {}, ...lines) : null,
-    out.length ? element("details", {open: !fits.length}, element("summary", {textContent: `Ruled out: ${out.length}`}), element("ul", {}, ...ruled)) : null,
+    moreThan(fits, "fit"),
+    out.length ? element("details", {open: !fits.length}, element("summary", {textContent: `Ruled out: ${out.length}`}), element("ul", {}, ...ruled), moreThan(out, "are ruled out") ?? "") : null,
   ].filter(Boolean));
+}
+
+// Of a list that shows some alone.
+function moreThan(list, what) {
+  const left = list.length - MOST_DRAWN;
+  return left > 0 ? element("p", {className: "note", textContent: `${left.toLocaleString("en")} more ${what}; the tables have all.`}) : null;
 }
 
 function wantedOf(limits) {
