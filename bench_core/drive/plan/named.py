@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 
 from bench_core.contract.asked.scenario import Scenario, scenario_of_word
-from bench_core.contract.errors import BadInput
+from bench_core.contract.errors import BadInput, nearest
 from bench_core.drive.plan.catalogue import Catalogue, Image
 
 # The suite says over how many GPUs a model is split: a cell's name may say it as well.
@@ -75,3 +75,34 @@ def image_of(method: str, option: str, catalogue: Catalogue) -> Image:
 def owner(method: str, catalogue: Catalogue) -> Image | None:
     """The image of ``image.variant``; ``None`` where there is none."""
     return catalogue.owner(method, lambda image: image.manifest.variants)
+
+
+def chosen_variants(words: tuple[str, ...], images: list[Image], catalogue: Catalogue) -> dict[str, tuple[str, ...]]:
+    """Image name to its named variants. A word is ``image.variant`` or a variant's bare name.
+
+    Raises:
+        BadInput: no image of the run has such a variant.
+    """
+    chosen: dict[str, list[str]] = {}
+    if words == ("all",):
+        return {}
+    for word in words:
+        image_named = owner(word, catalogue)
+        if image_named is not None:
+            variant = word.removeprefix(f"{image_named.name}.")
+            for image in catalogue.meant(image_named.name):
+                if variant not in image.manifest.variants:
+                    raise BadInput(
+                        f"image {image.name} has no variant {variant!r}", nearest(variant, image.manifest.variants)
+                    )
+                if image not in images:
+                    raise BadInput(f"--variants names {word}, but {image.name} is not among the images of this run")
+                chosen.setdefault(image.name, []).append(variant)
+            continue
+        owners = [image for image in images if word in image.manifest.variants]
+        if not owners:
+            known = {variant for image in images for variant in image.manifest.variants}
+            raise BadInput(f"no image of this run has a variant {word!r}", nearest(word, known))
+        for image in owners:
+            chosen.setdefault(image.name, []).append(word)
+    return {name: tuple(dict.fromkeys(variants)) for name, variants in chosen.items()}

@@ -17,7 +17,7 @@ from bench_core.contract.serving.load import Serve
 from bench_core.drive.ask.request import Suite
 from bench_core.drive.plan.able import split_here, why_not_served, why_not_split
 from bench_core.drive.plan.catalogue import Catalogue, Image
-from bench_core.drive.plan.named import cell_parts, image_of, owner, single
+from bench_core.drive.plan.named import cell_parts, chosen_variants, image_of, single
 
 NO_CONTROL = "none"
 
@@ -228,7 +228,7 @@ def make_plan(suite: Suite, catalogue: Catalogue, device: DeviceKind) -> Plan:
         catalogue.get(name).manifest.options_on(None).checked(options)
     left_out: list[str] = []
     jobs: list[Job] = []
-    chosen = _chosen_variants(suite.variants, images, catalogue)
+    chosen = chosen_variants(suite.variants, images, catalogue)
     for image in images:
         if device not in image.manifest.devices:
             reason = f"{image.name} does not run on {device}"
@@ -379,30 +379,3 @@ def method_job(method: str, option: str, suite: Suite, catalogue: Catalogue, dev
     named = image_of(method, option, catalogue)
     image = single(named, option, method, catalogue)
     return _job(image, method.removeprefix(f"{named.name}."), (Offline(batch_size=1),), suite, device)
-
-
-def _chosen_variants(words: tuple[str, ...], images: list[Image], catalogue: Catalogue) -> dict[str, tuple[str, ...]]:
-    """Image name to its named variants. A word is ``image.variant`` or a variant's bare name."""
-    chosen: dict[str, list[str]] = {}
-    if words == ("all",):
-        return {}
-    for word in words:
-        image_named = owner(word, catalogue)
-        if image_named is not None:
-            variant = word.removeprefix(f"{image_named.name}.")
-            for image in catalogue.meant(image_named.name):
-                if variant not in image.manifest.variants:
-                    raise BadInput(
-                        f"image {image.name} has no variant {variant!r}", nearest(variant, image.manifest.variants)
-                    )
-                if image not in images:
-                    raise BadInput(f"--variants names {word}, but {image.name} is not among the images of this run")
-                chosen.setdefault(image.name, []).append(variant)
-            continue
-        owners = [image for image in images if word in image.manifest.variants]
-        if not owners:
-            known = {variant for image in images for variant in image.manifest.variants}
-            raise BadInput(f"no image of this run has a variant {word!r}", nearest(word, known))
-        for image in owners:
-            chosen.setdefault(image.name, []).append(word)
-    return {name: tuple(dict.fromkeys(variants)) for name, variants in chosen.items()}
