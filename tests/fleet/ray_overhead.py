@@ -144,7 +144,6 @@ def main() -> int:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         root = Path(folder)
-        root.chmod(0o755)
         nodes = Nodes(root, patch)
         try:
             nodes.add("node0")

@@ -36,11 +36,8 @@ SIXTY = (
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Root's containers are nobody's, and must reach what is below it."""
-    found = tmp_path_factory.mktemp("sixty")
-    for folder in (found, *list(found.parents)[:2]):
-        folder.chmod(0o755)
-    return found
+    """Of both runs."""
+    return tmp_path_factory.mktemp("sixty")
 
 
 @pytest.fixture(scope="module")
