@@ -73,7 +73,7 @@ def _panel(comparison: Comparison, quantity: Quantity, lines: Sequence[Line], *,
     bound = (comparison.asked.bounds[quantity.name]) * 100
     reach = max([bound * 1.2, *(abs(value) for _, worse, ends in changes for value in (worse, *ends))]) * 1.05
     x, height = svg.linear(_WIDTH, reach, low=-reach), _ROW_HEIGHT * len(lines)
-    down = ((0.0, INK, {}), (bound, PALE_INK, svg.dashes((4, 3))))
+    down: tuple[tuple[float, str, dict[str, str]], ...] = ((0.0, INK, {}), (bound, PALE_INK, svg.dashes((4, 3))))
     parts = [
         svg.text(0, -12, f"{_title(comparison, quantity)} (allowed: {significant(bound, 3)} %)", fill=PALE_INK),
         *svg.grid(x, None, _WIDTH, height),
