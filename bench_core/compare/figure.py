@@ -73,7 +73,7 @@ def _panel(comparison: Comparison, quantity: Quantity, lines: Sequence[Line], *,
     bound = (comparison.asked.bounds[quantity.name]) * 100
     reach = max([bound * 1.2, *(abs(value) for _, worse, ends in changes for value in (worse, *ends))]) * 1.05
     x, height = svg.linear(_WIDTH, reach, low=-reach), _ROW_HEIGHT * len(lines)
-    down = ((0.0, INK, {}), (bound, PALE_INK, svg.dashes((4, 3))))
+    down: tuple[tuple[float, str, tuple[int, ...]], ...] = ((0.0, INK, ()), (bound, PALE_INK, (4, 3)))
     parts = [
         svg.text(0, -12, f"{_title(comparison, quantity)} (allowed: {significant(bound, 3)} %)", fill=PALE_INK),
         *svg.grid(x, None, _WIDTH, height),
@@ -88,7 +88,7 @@ def _panel(comparison: Comparison, quantity: Quantity, lines: Sequence[Line], *,
             rows.append(svg.rule(x.at(min(ends)), y, x.at(max(ends)), y, stroke=colour, stroke_width=2))
         point = svg.symbol(shape, x.at(worse), y, 70)
         rows.append(svg.element("path", **point, fill=colour, stroke="#ffffff", stroke_width=0.7))
-    parts += [svg.rule(x.at(at), 0, x.at(at), height, stroke=ink, **dash) for at, ink, dash in down]
+    parts += [svg.rule(x.at(at), 0, x.at(at), height, stroke=ink, dash=dash) for at, ink, dash in down]
     below, room = svg.x_axis(x, height, "")
     kinds = [(verdict.value, shape, {"fill": colour}) for verdict, (colour, shape) in _LOOKS.items()] if first else []
     names, right, high = svg.legend(kinds, _WIDTH)

@@ -106,8 +106,8 @@ def ttft(view: RunView) -> Drawing:
     engines = {
         _rated(methods[row.planned.image, row.planned.variant], row.load): engine_of(row.planned.image) for row in rows
     }
-    found = looks(engines)
-    styles = {name: found[name] for name in names}
+    every = looks(engines)
+    styles = {name: every[name] for name in names}
     crosses = "circles: median; triangles: p99; \N{MULTIPLICATION SIGN}: saturated" + (
         "; at the upper edge: no first token in its window" if ends else ""
     )
@@ -241,6 +241,9 @@ def _ttft_lines(points: Sequence[_Point]) -> list[_Point]:
 # --- how it is drawn --------------------------------------------------------------------------------------------------
 
 
+_Look = dict[str, str | float]  # attributes of an element
+
+
 def _path(points: Sequence[tuple[float, float]]) -> str:
     return f"M{'L'.join(f'{svg.number(x)},{svg.number(y)}' for x, y in points)}"
 
@@ -264,13 +267,13 @@ def _frontier(points: Sequence[_Point], styles: Looks, y_title: str) -> Plot:
     lines = []
     for first in _frontier_lines(points):
         along = [spot[:2] for spot in _along(points, spots, first.line)]
-        look = {"stroke": styles[first.method][0], "stroke_width": 2}
+        look: _Look = {"stroke": styles[first.method][0], "stroke_width": 2}
         lines.append(svg.mark("path", _frontier_line_label(first), "line mark", d=_path(along), **look))
     symbols, words = [], []
     for p, spot, side in zip(points, spots, label_sides(spots, segments, WIDTH_PX, HEIGHT_PX), strict=True):
         colour = styles[p.method][0]
-        look = {"stroke": colour, "stroke_width": 2} if p.saturated else {"fill": colour}
-        symbols.append(_symbol(_frontier_label(p), "circle", (spot.x, spot.y), 65, **look))
+        point: _Look = {"stroke": colour, "stroke_width": 2} if p.saturated else {"fill": colour}
+        symbols.append(_symbol(_frontier_label(p), "circle", (spot.x, spot.y), 65, **point))
         if side is not None:
             anchor = {"left": "start", "right": "end", "center": "middle"}[side.align]
             words.append(svg.text(spot.x + side.dx, spot.y + side.dy, spot.word, 11, text_anchor=anchor))
@@ -320,7 +323,7 @@ def _ttft(points: Sequence[_Point], ends: Sequence[tuple[str, float]], styles: L
     for first in _ttft_lines(points):
         its = [p for p in points if (p.method, p.line) == (first.method, first.line)]
         along = _path([place(p) for p in sorted(its, key=lambda one: one.x)])
-        look = {"stroke": styles[first.method][0], "stroke_width": 2, **svg.dashes(_WHICH[first.line][1])}
+        look: _Look = {"stroke": styles[first.method][0], "stroke_width": 2, **svg.dashes(_WHICH[first.line][1])}
         lines.append(svg.mark("path", _ttft_line_label(first), "line mark", d=along, **look))
     for p in points:
         if not p.saturated:
@@ -332,10 +335,8 @@ def _ttft(points: Sequence[_Point], ends: Sequence[tuple[str, float]], styles: L
         crosses.append(_symbol(label, svg.CROSS, at, 60, stroke=styles[method][0], stroke_width=2.2))
     below, room = svg.x_axis(x, HEIGHT_PX, f"Requests per second offered{', log scale' if x.log else ''}")
     beside, left = svg.y_axis(y, "Time to first token (ms), log scale")
-    rows: list[tuple[str, str, dict[str, str | float]]] = [
-        *((name, "circle", {"fill": look[0]}) for name, look in styles.items()),
-        *((name, shape, {"stroke": INK, "stroke_width": 1.5}) for name, (shape, _) in _WHICH.items()),
-    ]
+    rows: list[tuple[str, str, _Look]] = [(name, "circle", {"fill": style[0]}) for name, style in styles.items()]
+    rows += [(name, shape, {"stroke": INK, "stroke_width": 1.5}) for name, (shape, _) in _WHICH.items()]
     names, right, _ = svg.legend(rows, WIDTH_PX)
     parts = (
         *svg.grid(x, y, WIDTH_PX, HEIGHT_PX), *below, *beside, svg.group("line", lines), svg.group("symbol", symbols),

@@ -197,9 +197,11 @@ def grid(x: Axis | None, y: Axis | None, width: float, height: float) -> list[st
     return [rule(*ends, stroke=GRID) for ends in (*down, *across)]
 
 
-def rule(x: float, y: float, x2: float, y2: float, *, stroke: str, stroke_width: float = 1.0, **more: str) -> str:
+def rule(
+    x: float, y: float, x2: float, y2: float, *, stroke: str, stroke_width: float = 1.0, dash: Sequence[float] = ()
+) -> str:
     """A straight line."""
-    return element("line", x1=x, y1=y, x2=x2, y2=y2, stroke=stroke, stroke_width=stroke_width, **more)
+    return element("line", x1=x, y1=y, x2=x2, y2=y2, stroke=stroke, stroke_width=stroke_width, **dashes(dash))
 
 
 def x_axis(
