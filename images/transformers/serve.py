@@ -76,6 +76,7 @@ def main() -> None:
     device = "cuda:0" if torch.cuda.is_available() else "cpu"
     if device == "cpu":
         config.num_blocks = asked.slots * -(-asked.context_tokens // config.block_size)
+        config.safety_margin = 0.0  # these are all there will be: of a share kept back, the last requests would wait
         config.max_batch_tokens = _CPU_BATCH_TOKENS
     models = ModelManager(device=device, dtype=asked.dtype, force_model=asked.artifact)
     model, _ = models.load_model_and_processor(models.process_model_name(asked.artifact))
