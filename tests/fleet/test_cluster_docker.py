@@ -85,14 +85,17 @@ _OF_TIMES = "Date|Cluster|Side by side|Device time|Made by|CPU use|Busy|Precisio
 
 def without_times(report: str) -> list[str]:
     """What a report has but for numbers, the marks that follow from times with their legends, and what tells of hosts:
-    its headings, its facts, and the columns and rows of its tables."""
+    its headings, its facts, the columns of its tables, and what each row is of."""
     kept, section = [], ""
-    for line in report.splitlines():
+    lines = report.splitlines()
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
         section = line if line.startswith("#") else section
         fact = line.startswith("- **") and not re.match(rf"- \*\*({_OF_TIMES})\*\*", line)
         if section == "### Devices side by side" or not (fact or line.startswith(("#", "|"))):
             continue
         plain = re.sub(r"[-+]?\d[\d.,]*(e-?\d+)?", "0", line).encode("ascii", "ignore").decode()
+        if line.startswith("|") and not following.startswith("|--"):
+            plain = "|".join(plain.split("|")[:3])
         kept.append(" ".join(re.sub(r"0(\s+0)+", "0", plain).split()))
     return kept
 
@@ -140,7 +143,7 @@ def test_sixty_cells_end_once_each_and_the_report_is_that_of_one_host(nodes: Nod
     alone = root / "host" / "results" / "mine"
     assert of_the_work(run) == of_the_work(alone)
     reports = [without_times((one / layout.REPORT_FILE).read_text(encoding="utf-8")) for one in (run, alone)]
-    assert "| null scripted | 0 | 0 |" in "\n".join(reports[0])
+    assert "| null scripted | 0" in "\n".join(reports[0])
     assert reports[0] == reports[1]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -68,6 +69,14 @@ def image_here(terms: Terms, name: str) -> Image:
     return _images_here(tuple(sorted(terms.engine_version.items()))).get(name)
 
 
+def usual_priority() -> str:
+    """Ray runs its workers with niceness 15, which what they start would inherit; why that stays, or nothing."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, 0)
+    nice = os.getpriority(os.PRIO_PROCESS, 0)
+    return f"what Ray starts there has niceness {nice}: set RAY_worker_niceness=0 for ray start" if nice > 0 else ""
+
+
 class Porter:
     """An actor on a node, for all that comes before the launches."""
 
@@ -88,6 +97,8 @@ class Porter:
             if terms.device == "cuda" and not gpus:
                 problem = "NVML shows no GPU there"
             node_folder().mkdir(parents=True, exist_ok=True)
+            if terms.launcher == "process":  # containers are the engine's, not Ray's
+                problem = problem or usual_priority()
         except (BadInput, OSError) as error:
             problem = error.cause if isinstance(error, BadInput) else first_line(error)
         return NodeReport(
@@ -208,6 +219,7 @@ def run_order(order_json: str, post: Any) -> None:
     import ray  # noqa: PLC0415  # there is one where this runs
 
     order = Order.parse(order_json, "order")
+    usual_priority()
     scratch = node_folder() / "work" / f"{os.getpid()}-{order.number}"
     folder = scratch / order.terms.run if order.results else None
     pool: list[HostPool] = []
