@@ -73,11 +73,11 @@ def test_the_exit_code_is_the_rooms_own(tmp_path: Path) -> None:
 
 
 def test_the_package_installs_the_command_and_what_it_needs() -> None:
-    """One `pip install .` is enough to run, report and verify: nothing of it is an extra."""
+    """One `pip install .` is enough to run, report and verify: nothing of it is an extra. A cluster is."""
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     assert '[project.scripts]\nllm-bench = "bench_core.__main__:main"\n' in project
     extras = project.split("[project.optional-dependencies]")[1].split("\n[")[0]
-    assert re.findall(r"^(\w+) = ", extras, re.MULTILINE) == ["dev"]
+    assert re.findall(r"^(\w+) = ", extras, re.MULTILINE) == ["cluster", "dev"]
 
 
 def test_without_the_clone_the_images_are_asked_for_by_name(tmp_path: Path) -> None:

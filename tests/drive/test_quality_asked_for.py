@@ -72,7 +72,7 @@ def test_the_plan_carries_the_place() -> None:
     catalogue = Catalogue()
     suite = Suite(images=("transformers",), variants=("all",), batch_sizes=(1,))
     planned = {cell.variant: cell.reference for cell in make_plan(suite, catalogue, "cpu").cells}
-    assert planned == {"fp32": 0, "bf16": 4}
+    assert planned == {"fp32": 0, "bf16": 4, "fp32-continuous": None}
 
 
 def test_texts_and_bounds_reach_the_cells_and_the_record(drive: Drive, tmp_path: Path) -> None:

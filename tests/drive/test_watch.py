@@ -63,7 +63,7 @@ def page_of(web: Web, seconds: float = 60.0) -> bytes:
 def test_a_run_is_watched_while_it_goes_on(tmp_path: Path) -> None:
     folders = [f"--{name}={tmp_path / name}" for name in ("results", "data", "models")]
     call = (*UNCHECKED, "--samples", "12", "--batch-sizes", "1", "--variants", "scripted", "--repeats", "2")
-    slow = ("--option", "null.ttft_s=0.3", "--watch", "0", "--run-id", "mine")
+    slow = ("--option", "null.ttft_s=0.6", "--watch", "0", "--run-id", "mine")
     command = [sys.executable, "-m", "bench_core.drive", *call, *slow, *folders]
     driver = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert driver.stdout is not None

@@ -41,7 +41,7 @@ PLAIN_NUMBER = re.compile(
     r"batch_size|concurrency|repeat|visit|rows|batches|index|_values$|_tokens$|^tokens|requests_|_prompts$|gaps|"
     r"_prefix$|_rows_|_rows$|precision|share_|attainment|utilisation|throttled|m[bf]u$|_relative_|explained_by|p_value|"
     r"bits_per_weight|schema_version|in_flight|_positions$|_seed$|^(batch|request|process|prompt|first_prompt)$|"
-    r"http_status|output_tokens_per_batch"
+    r"http_status|output_tokens_per_batch|^gpus$"
 )
 
 
