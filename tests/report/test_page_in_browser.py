@@ -209,6 +209,9 @@ def test_a_cell_says_how_it_is_measured_again(browser: Browser, batches: Path, s
     panel = page.locator("#cell")
     expect(panel.locator("pre")).to_contain_text("python -m bench_core.drive --images vllm --variants vllm.")
     panel.locator(".series svg").first.wait_for()
+    sign = panel.locator("h3 svg").bounding_box()
+    assert sign is not None
+    assert sign["width"] < 20, "a sign beside the title, not a picture above it"
     panel.get_by_role("button", name="Copy").click()
     expect(panel.get_by_role("button", name="Copied")).to_be_visible()
 
@@ -311,6 +314,9 @@ def test_limits_in_the_form_rule_methods_out(browser: Browser, study: Path) -> N
     page.get_by_role("radio", name="batch size 16").click()
     page.fill("[name=memory_gib]", "24")
     expect(page.locator("#answer details")).to_contain_text("GiB, the limit is 24 GiB")
+    expect(page.locator("#answer summary")).to_have_text("Ruled out: 8, of which 2 might fit with less memory reserved")
+    expect(page.locator("#answer details")).to_contain_text("it did not use 57.53 GiB of that")
+    expect(page.locator("#answer .note")).to_contain_text("16 prompts in one call, all started together")
     first = page.locator("#answer ol li").first.inner_text()
     view = load_run(PUBLISHED / "h100-llama2-7b")
     found = choose(options_of(view), Wanted(point="b16", memory=24 * 2**30))
@@ -318,6 +324,8 @@ def test_limits_in_the_form_rule_methods_out(browser: Browser, study: Path) -> N
     assert page.locator("#answer ol li").count() == len(found.ranked)
     page.fill("[name=memory_gib]", "much")
     expect(page.locator("[name=memory_gib]")).to_have_attribute("aria-invalid", "true")
+    page.locator("#answer ol button.open").first.click()
+    expect(page.locator("#cell h3")).to_contain_text(", batch size 16")
     page.fill("[name=memory_gib]", "")
     page.fill("[name=gpu_hour_price]", "2.5")
     expect(page.locator("#answer ol li").first).to_contain_text("for a million output tokens")

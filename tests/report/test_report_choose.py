@@ -294,3 +294,22 @@ def test_the_terminal_says_which_point_it_took_and_refuses_what_is_not_there(tmp
     assert (code, "batch=1, batch=4" in text) == (2, True)
     for other in (["--check"], ["--out", str(tmp_path / "x")], ["--publish", str(tmp_path / "y")]):
         assert _asked(run, "--choose", "batch=1", *other)[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("unused_gib", "words"),
+    [
+        (57.5, "needs 67.9 GiB, 24 GiB allowed; it reserved 57.5 GiB of that and did not use it"),
+        (40.0, "needs 67.9 GiB, 24 GiB allowed"),
+        (None, "needs 67.9 GiB, 24 GiB allowed"),
+    ],
+)
+def test_what_a_pool_reserved_and_did_not_use_is_said_where_the_rest_is_within_the_limit(
+    unused_gib: float | None, words: str
+) -> None:
+    """It stays ruled out: with a smaller pool it was not measured."""
+    made = vars(option({**CASES["options"]["made"][0]}))
+    unused = None if unused_gib is None else int(unused_gib * GIB)
+    cell = Option(**{**made, "memory_bytes": int(67.9 * GIB), "unused_bytes": unused})
+    (out,) = choose([cell], Wanted(point=cell.point, memory=24 * GIB)).ruled_out
+    assert reason_words(cell, out.reasons[0]) == words

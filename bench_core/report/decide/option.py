@@ -54,6 +54,7 @@ class Option:
         ttft_s, tpot_s: mean over prompts of closed batches, median over requests under load.
         ttft_p99_s, tpot_p99_s: under load, where enough requests tell.
         memory_bytes: peak: on the GPU where the run had one, else of the engine's processes.
+        unused_bytes: of the memory, what the engine's pool reserved and did not fill; a smaller pool might do.
         joules_per_token: energy of the device for each output token.
         bits: for each weight.
         nll_increase: nats for each token above the reference's; 0 for the reference itself. Neither this nor the next
@@ -84,6 +85,7 @@ class Option:
     ttft_p99_s: Quantity | None = None
     tpot_p99_s: Quantity | None = None
     memory_bytes: int | None = None
+    unused_bytes: int | None = None
     joules_per_token: float | None = None
     bits: float | None = None
     nll_increase: float | None = None
@@ -155,6 +157,7 @@ def _batch(view: RunView, row: Row, throughput: Quantity | None, compared_tok_s:
         ttft_s=Quantity(metrics.ttft_s.mean) if metrics and metrics.ttft_s else None,
         tpot_s=Quantity(metrics.tpot_s.mean) if metrics and metrics.tpot_s else None,
         memory_bytes=view.peak_memory_bytes(metrics) if metrics else None,
+        unused_bytes=metrics.unused_bytes if metrics else None,
         joules_per_token=metrics.telemetry.joules_per_output_token if metrics and metrics.telemetry else None,
         bits=row.bits.per_weight if row.bits else None,
         nll_increase=increase,

@@ -70,7 +70,19 @@ def reason_words(option: Option, reason: Reason) -> str:
         return limit.absent
     value, allowed = reason.value * limit.factor, f"{reason.limit * limit.factor:.6g} {limit.unit}"
     close = "; its interval holds the limit" if reason.close else ""
+    if would_fit(option, reason):
+        close += (
+            f"; it reserved {significant((option.unused_bytes or 0) / GIB, _DIGITS)} GiB of that and did not use it"
+        )
     return limit.over.format(f"{_apart(value, reason.limit * limit.factor)} {limit.unit}", allowed) + close
+
+
+def would_fit(option: Option, reason: Reason) -> bool:
+    """Whether a cell is over a limit of memory by what it reserved and did not use: with a smaller reservation, which
+    was not measured, it might fit."""
+    if reason.key != "memory" or reason.value is None or reason.limit is None or option.unused_bytes is None:
+        return False
+    return reason.value - option.unused_bytes <= reason.limit
 
 
 def _apart(value: float, other: float) -> str:

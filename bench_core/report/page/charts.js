@@ -221,7 +221,7 @@ const ANATOMY = {
 
 const interval = (name, factor = 1) => (cell) => {
   const [, low, high] = cell[name] ?? [];
-  return low === undefined || low === null ? {} : {low: low * factor, high: high * factor, interval: `${SAYS(low * factor)} to ${SAYS(high * factor)}`};
+  return low === undefined || low === null ? {interval: "none"} : {low: low * factor, high: high * factor, interval: `${SAYS(low * factor)} to ${SAYS(high * factor)}`};
 };
 const NONE = () => ({});
 const SAYS = (value) => Number(value.toPrecision(4)).toLocaleString("en", {maximumSignificantDigits: 4});

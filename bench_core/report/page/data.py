@@ -54,8 +54,16 @@ def part_data(options: tuple[Option, ...], views: Mapping[str, RunView]) -> dict
             _cell(views[one.run], one, rows.get((one.run, one.cell)), series[one.run, one.cell]) for one in options
         ],
         "peaks": _peaks(views.values()),
+        "commit": _commit(views.values()),
         "quality": not synthetic and any(option.perplexity for option in options),
     }
+
+
+def _commit(views: Iterable[RunView]) -> str:
+    """Of the repository that made them, where it is one and nothing else was in it."""
+    commits = {view.record.git_commit or "" for view in views}
+    (commit,) = commits if len(commits) == 1 else ("",)
+    return "" if commit.endswith("+") else commit[:12]
 
 
 def as_script(data: dict[str, Any]) -> str:

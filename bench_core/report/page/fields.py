@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from markupsafe import Markup, escape
 
 from bench_core.report.column import Entry, Sheet
-from bench_core.report.page.badges import badges
+from bench_core.report.page.badges import Badge, badges
 from bench_core.system.text import one_line
 
 # Between a number and what belongs to it: its unit, its interval.
@@ -36,13 +37,19 @@ def _field(sheet: Sheet, entry: Entry, of_numbers: bool) -> str:
     kinds = kinds.strip()
     shown = f' class="{kinds}"' if kinds else ""
     sorts = "" if number is None else f" data-number={number:.9g}"
-    signs = _badges(sheet, entry) if entry.mark else ""
-    return f"<td{shown}{sorts}>{escape(unbroken(one_line(entry.text)))}{signs}</td>"
+    text = escape(unbroken(one_line(entry.text)))
+    return f"<td{shown}{sorts}>{_with_badges(sheet, entry, text) if entry.mark else text}</td>"
 
 
-def _badges(sheet: Sheet, entry: Entry) -> str:
+def _with_badges(sheet: Sheet, entry: Entry, text: str) -> str:
+    """The field's text and its badges; a text that a badge says again is left out."""
+    found = list(badges(sheet, entry))
+    return ("" if any(badge.word == entry.text for badge in found) else text) + _spans(found)
+
+
+def _spans(of: Iterable[Badge]) -> str:
     found = []
-    for badge in badges(sheet, entry):
+    for badge in of:
         word, explanation = escape(badge.word), escape(one_line(badge.explanation))
         said = f'data-tip="{explanation}" aria-label="{word}: {explanation}"'
         found.append(f' <span class="badge" tabindex="0" {said}>{word}</span>')

@@ -277,18 +277,29 @@ function answer() {
   const lines = fits.slice(0, MOST_DRAWN).map(({cell, tied: same, close}) => {
     const facts = [throughputText(cell), cell.memory_bytes === undefined ? null : `${SAYS(cell.memory_bytes / GIB)} GiB`,
       cell.ttft_s ? `TTFT ${SAYS(cell.ttft_s[0])} s` : null, costText(cell, limits)].filter(Boolean).join(", ");
-    return element("li", {}, sign(cell.method), ` ${names.get(cell.method)}: ${facts} `,
+    const open = element("button", {type: "button", className: "open", textContent: names.get(cell.method)});
+    open.addEventListener("click", () => showCell(cell));
+    return element("li", {}, sign(cell.method), " ", open, `: ${facts} `, ...remarksOf(cell),
       same ? badge("tied", "Statistically tied with the first: the difference is within the two intervals.") : null,
       close.length ? badge("close", `Its interval holds the limit of ${close.map((key) => NAMES[key]).join(", ")}: measured again, it may come out otherwise.`) : null);
   });
   const ruled = out.slice(0, MOST_DRAWN).map(({cell, reasons}) => element("li", {}, sign(cell.method), ` ${names.get(cell.method)}: `,
     element("span", {className: "why", textContent: reasons.map((reason) => reasonText(reason, cell)).join("; ")})));
+  const reserved = out.filter(({cell, reasons}) => reasons.length === 1 && wouldFit(reasons[0], cell)).length;
+  const ruledOut = `Ruled out: ${out.length}` + (reserved ? `, of which ${reserved} might fit with less memory reserved` : "");
   home.replaceChildren(...[
     element("strong", {textContent: fits.length ? `${fits.length} of ${fits.length + out.length} fit at ${state.pointWords()}, ${order}` : `Nothing fits at ${state.pointWords()}`}),
     fits.length ? element("ol", {}, ...lines) : null,
     moreThan(fits, "fit"),
-    out.length ? element("details", {open: !fits.length}, element("summary", {textContent: `Ruled out: ${out.length}`}), element("ul", {}, ...ruled), moreThan(out, "are ruled out") ?? "") : null,
+    out.length ? element("details", {open: !fits.length}, element("summary", {textContent: ruledOut}), element("ul", {}, ...ruled), moreThan(out, "are ruled out") ?? "") : null,
+    element("p", {className: "note", textContent: [ofThePoint(), data.quality ? "" : "This run does not tell quality loss: its weights are random, or no text was scored."].filter(Boolean).join(" ")}),
   ].filter(Boolean));
+}
+
+// What a batch size is not.
+function ofThePoint() {
+  const size = state.at(state.point)[0]?.batch_size;
+  return size === undefined ? "" : `Batch size ${size} is ${size === 1 ? "one prompt" : `${size} prompts`} in one call, all started together. Users who come and go are another measurement: --concurrency, --request-rate.`;
 }
 
 // Of a list that shows some alone.
@@ -318,8 +329,13 @@ function reasonText({key, value, limit, close}, cell) {
   if (key === "saturated") return "saturated: more was offered than it could take";
   if (key === "unranked") return `not ranked: ${cell.unranked}`;
   const [verb, write] = WORDS[key];
+  if (wouldFit({key, value, limit}, cell)) return `reserved ${write(value)}, the limit is ${write(limit)}; it did not use ${write(cell.unused_bytes)} of that, so with less reserved it might fit: not measured`;
   if (value === null) return `${NAMES[key]} is not known`;
   return `${verb} ${write(value)}, the limit is ${write(limit)}${close ? " (its interval holds the limit)" : ""}`;
+}
+
+function wouldFit({key, value, limit}, cell) {
+  return key === "memory" && value !== null && cell.unused_bytes !== undefined && value - cell.unused_bytes <= limit;
 }
 
 function throughputText(cell) {
@@ -432,6 +448,11 @@ function fillTable() {
   document.getElementById("cell-table").replaceChildren(element("thead", {}, element("tr", {}, ...heads)), element("tbody", {}, ...lines));
   const note = document.getElementById("shown");
   note.replaceChildren(`${shown.length} of ${data.cells.length} cells. A method's name opens its cell. `);
+  if (state.picked.size) {
+    const all = element("button", {type: "button", textContent: "Show those that are not highlighted too"});
+    all.addEventListener("click", () => { state.picked.clear(); highlight(); fillTable(); });
+    note.append("Highlighted methods only. ", all, " ");
+  }
   if (shown.length < rows.length) {
     const more = element("button", {type: "button", textContent: `Show all ${rows.length}`});
     more.addEventListener("click", () => { sorting.all = true; fillTable(); });
@@ -474,10 +495,12 @@ function showCell(cell) {
   close.addEventListener("click", () => { home.hidden = true; });
   const facts = COLUMNS.slice(1).map((column) => [titleOf(column), column[1](cell), column[2]]).filter(([, number]) => number !== undefined)
     .flatMap(([title, number, write]) => [element("dt", {textContent: title}), element("dd", {textContent: write(number, cell)})]);
+  const said = remarksOf(cell);
+  if (said.length) facts.push(element("dt", {textContent: "Remarks"}), element("dd", {}, ...said));
   if (cell.cause) facts.push(element("dt", {textContent: "Cause"}), element("dd", {textContent: cell.cause}));
   if (cell.roof?.bound) facts.push(element("dt", {textContent: "Held back by"}), element("dd", {textContent: `${cell.roof.bound}${cell.roof.mbu ? `, ${SAYS(cell.roof.mbu * 100)} % of the measured bandwidth` : ""}`}));
   home.replaceChildren(element("h3", {}, sign(cell.method), ` ${names.get(cell.method)}, ${words.get(cell.point)}`), element("dl", {}, ...facts),
-    element("div", {className: "series"}, ...seriesOf(cell)), element("p", {className: "note", textContent: "Measure this cell again:"}), command, copy, " ", close);
+    element("div", {className: "series"}, ...seriesOf(cell)), element("p", {className: "note", textContent: `Measure this cell again, in a clone of the repository${data.commit ? ` at commit ${data.commit}` : ""} (what is missing is built first):`}), command, copy, " ", close);
   home.hidden = false;
   home.scrollIntoView({block: "nearest"});
   for (const plot of home.querySelectorAll(".plot")) plot.drawn();
@@ -493,7 +516,7 @@ function seriesOf(cell) {
     const rows = values.map((value, k) => ({x: (first_x + k * step_x) * (share ? 100 : 1), value}));
     plot.drawn = () => window.vegaEmbed(plot, {config: CONFIG, width: "container", height: 130, autosize: {type: "fit-x", contains: "padding"},
       description: title, data: {values: rows}, mark: {type: "line", color: colours.get(byKey.get(cell.method).image), tooltip: true, point: share},
-      encoding: {x: quantitative("x", share ? (cell.batch_size ? "share of prompts (%)" : "share of requests (%)") : "seconds since the cell began"),
+      encoding: {x: quantitative("x", share ? (cell.batch_size ? "share of prompts (%)" : "share of requests (%)") : "seconds since the engine was begun"),
         y: quantitative("value", unit, {tickCount: 4}, {zero: !share && name !== "memory_bytes"})}}, {actions: false, renderer: "svg", logLevel: 1});
     return element("figure", {className: "chart"}, element("h4", {textContent: title}), plot);
   });

@@ -16,7 +16,10 @@ def repeat_command(view: RunView, option: Option) -> str:
         *(["--engine-version", f"{made.image}={made.version}"] if made is not None else []),
         "--images", option.image, "--variants", f"{option.image}.{option.variant}",
         "--model", record.model.name, "--dataset", record.workload.name, "--samples", str(record.workload.prompts),
+        "--sample-order", "dataset" if record.workload.sample_seed is None else "shuffled",
+        *(["--sample-seed", str(record.workload.sample_seed)] if record.workload.sample_seed else []),
         "--max-new-tokens", str(record.max_new_tokens), "--length", record.length, "--device", record.device,
+        "--launcher", record.launcher,
     ]  # fmt: skip
     if option.batch_size is not None:
         words += ["--batch-sizes", str(option.batch_size)]
