@@ -21,7 +21,7 @@ from bench_core.contract.records.outcome import Verdict
 from bench_core.contract.records.workload import Workload
 from bench_core.drive.ask.request import Suite
 from bench_core.drive.plan.catalogue import Catalogue
-from bench_core.drive.plan.plan import make_plan
+from bench_core.drive.plan.plan import Job, make_plan
 
 pytestmark = [pytest.mark.docker, pytest.mark.engines]
 
@@ -148,12 +148,21 @@ def _outputs(folder: Path) -> dict[int, tuple[int, ...]]:
 def test_the_contract_suite_passes_for_every_variant(run: Run, story: tuple[str, ...], kept: dict[str, Path]) -> None:
     """Every variant of every image that runs on a CPU; a failure is either declared in image.yaml or a defect."""
     size = ("--samples", "8", "--batch-sizes", "8", "--max-new-tokens", "16")
-    for _, images, model in _models(story):
-        done = run("--images", ",".join(sorted(images)), "--variants", "all", *model, *size, "--self-check", **kept)
+    jobs = make_plan(Suite(images=("all",), variants=("all",)), Catalogue(), "cpu").jobs
+    for name, _, model in _models(story):
+        there = [job for job in jobs if _is_too_narrow(job) == (name == "wide")]
+        images = ",".join(sorted({job.image.name for job in there}))
+        variants = ",".join(job.title for job in there)
+        done = run("--images", images, "--variants", variants, *model, *size, "--self-check", **kept)
         assert done.returncode == 0, done.stdout + done.stderr
-        for job in make_plan(Suite(images=tuple(images), variants=("all",)), Catalogue(), "cpu").jobs:
+        for job in there:
             assert f"{job.title}  forced_length: passed" in done.stdout
             assert f"{job.title}  rows_run_together: passed" in done.stdout
+
+
+def _is_too_narrow(job: Job) -> bool:
+    """Whether it cannot run on the made model: AWQ's kernels want inputs of 32 at least, and its layers' are fewer."""
+    return job.image.name in TOO_NARROW_FOR or job.variant.startswith("awq")
 
 
 ROPE_OF_LLAMA_3 = {
