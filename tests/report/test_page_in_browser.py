@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -364,6 +365,14 @@ def test_a_page_of_several_runs_shows_one_ranking_at_a_time(browser: Browser, tm
     assert page.locator("#chart-throughput").count() == 0, "a figure of closed batches"
     assert opened.errors == []
     assert opened.requests == [opened.page.url]
+
+
+def test_a_field_that_is_its_badge_says_it_once(study: Path) -> None:
+    """Where there is no interval the field says why, and so does its badge."""
+    page = study.read_text(encoding="utf-8")
+    assert re.search(r'<td class="[^"]*"> <span class="badge"[^>]*>not representative</span></td>', page)
+    assert not re.search(r">not representative <span", page)
+    assert "&lt;span" not in page.split('<script type="application/json"')[0]
 
 
 def test_the_scripted_engine_is_ranked_nowhere(browser: Browser, tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def _field(sheet: Sheet, entry: Entry, of_numbers: bool) -> str:
 def _with_badges(sheet: Sheet, entry: Entry, text: str) -> str:
     """The field's text and its badges; a text that a badge says again is left out."""
     found = list(badges(sheet, entry))
-    return ("" if any(badge.word == entry.text for badge in found) else text) + _spans(found)
+    return f"{'' if any(badge.word == entry.text for badge in found) else text}{_spans(found)}"
 
 
 def _spans(of: Iterable[Badge]) -> str:
