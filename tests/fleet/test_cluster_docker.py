@@ -112,7 +112,8 @@ def of_the_work(run: Path) -> dict[str, tuple[object, ...]]:
     for row in load_run(run).rows:
         assert isinstance(row, Row)
         assert row.result is not None
-        spec = specs(run)[row.planned.cell].model_dump(exclude={"placement"})
+        # The first cell of each launch is asked for scores, and what a lost node leaves is a launch of its own.
+        spec = specs(run)[row.planned.cell].model_dump(exclude={"placement": True, "protocol": {"score_texts"}})
         found[row.planned.cell] = (spec, row.status, row.work, row.outputs)
     return found
 
