@@ -214,7 +214,7 @@ class Server:
             self.listens_again_ns = 0
             self.listener = self.listen(self.port)
         due = self.due
-        for _ in range(128):  # then requests are looked at again
+        for _ in range(8):  # then requests are looked at again: those that have come meanwhile would be served too late
             if not due or due[0][0] > time.monotonic_ns():
                 return
             at_ns, _, stream = heapq.heappop(due)
