@@ -48,8 +48,8 @@ test: lint  ## all checks and tests; those with containers run where a Docker en
 		wait $$building || tail -3 build/images.log; \
 		$(PY) -m pytest --durations 40 -m "$(ONE_BY_ONE)" && exit $$together
 
-test-quick: setup  ## walls, contract and report without simulations, figures and whole runs; under a minute
-	$(PY) -m pytest -n auto --dist loadfile tests/test_walls.py tests/contract tests/report -m "not slow"
+test-quick: setup  ## walls, contract and report without simulations, figures and whole runs; in two minutes on two cores
+	$(PY) -m pytest -n auto --dist loadfile tests/test_walls.py tests/contract tests/report -m "not slow and not ($(ONE_BY_ONE))"
 
 lint: setup  ## ruff and mypy
 	$(VENV)/bin/ruff check .
