@@ -7,25 +7,21 @@ from pathlib import Path
 
 import pytest
 from scale import Measured, growth_faults, measured
+from stand_ins import two_prompts
 from virtual import VirtualExecutor
 
 from bench_core.contract.asked.scenario import Offline
 from bench_core.contract.errors import MachineFailure
-from bench_core.contract.records import layout
-from bench_core.contract.records.digest import prompts_sha256
-from bench_core.contract.records.workload import Workload
 from bench_core.drive.ask.request import Request, Suite
 from bench_core.drive.fleet.executor import Task, Worker
 from bench_core.drive.fleet.queue import Before, JobQueue
 from bench_core.drive.fleet.sample import sampled, with_control
 from bench_core.drive.launch.processes.launcher import ProcessLauncher
-from bench_core.drive.material.prepared import Prepared
 from bench_core.drive.plan.catalogue import Catalogue
 from bench_core.drive.plan.plan import Job, Plan, make_plan
 from bench_core.drive.run.conduct import Finished
 from bench_core.drive.run.execute import Execution
 from bench_core.drive.run.progress import Display
-from bench_core.prepare.models.model import ModelRequest, prepare_model
 
 TWO = (Worker("one"), Worker("two"))
 
@@ -43,18 +39,9 @@ def measure(
     tmp_path: Path, plan: Plan, suite: Suite, executor: VirtualExecutor, before: Before | None = None
 ) -> Finished:
     """The core as it is, with this executor."""
-    model = prepare_model(ModelRequest(name="synthetic/tiny"), tmp_path / "models")
-    prompts = ((5, 6, 7), (8, 9))
-    workload = Workload(
-        name="two", tokenizer="byte-level", max_prompt_tokens=3, truncated=0, dropped_empty=0, duplicates=0,
-        digest=prompts_sha256(prompts), prompts=prompts,
-    )  # fmt: skip
-    run = tmp_path / "run"
-    run.mkdir()
-    (run / layout.RUN_FILE).write_text("{}", encoding="utf-8")
+    prepared, run = two_prompts(tmp_path)
     request = Request(suite=suite, data=tmp_path)
     execution = Execution(request, plan, ProcessLauncher(), [], Display(), executor=executor)
-    prepared = Prepared(model, tmp_path, workload, tmp_path / "w.json")
     return execution.measure(prepared, run, {}, before=before or Before())
 
 
@@ -186,17 +173,9 @@ def test_a_stop_begins_nothing_more(tmp_path: Path, workers: int) -> None:
             if not executor.stops:
                 execution[0].stop()
 
-    model = prepare_model(ModelRequest(name="synthetic/tiny"), tmp_path / "models")
-    prompts = ((5, 6, 7), (8, 9))
-    workload = Workload(
-        name="two", tokenizer="byte-level", max_prompt_tokens=3, truncated=0, dropped_empty=0, duplicates=0,
-        digest=prompts_sha256(prompts), prompts=prompts,
-    )  # fmt: skip
-    run = tmp_path / "run"
-    run.mkdir()
-    (run / layout.RUN_FILE).write_text("{}", encoding="utf-8")
+    prepared, run = two_prompts(tmp_path)
     request = Request(suite=suite, data=tmp_path)
     execution.append(Execution(request, plan, ProcessLauncher(), [], Impatient(), executor=executor))
-    finished = execution[0].measure(Prepared(model, tmp_path, workload, tmp_path / "w.json"), run, {})
+    finished = execution[0].measure(prepared, run, {})
     assert len(finished.verdicts) == workers, "what ran has ended, and nothing else has begun"
     assert executor.stops == 1

@@ -6,34 +6,28 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 from conftest import ROOT, Drive, Made
+from stand_ins import Together, two_prompts
 from waiting import wait_until
 
 from bench_core.contract.asked.scenario import Offline
 from bench_core.contract.errors import BadInput
 from bench_core.contract.records import layout
-from bench_core.contract.records.digest import prompts_sha256
 from bench_core.contract.records.outcome import Outcome, Verdict
 from bench_core.contract.records.run import GpuInfo, RunRecord
 from bench_core.contract.records.spec import CellSpec
-from bench_core.contract.records.workload import Workload
 from bench_core.drive.ask.request import Request, Suite
 from bench_core.drive.launch.containers.launcher import _placed
-from bench_core.drive.launch.launcher import Ended, Launch, Launcher
-from bench_core.drive.material.prepared import Prepared
+from bench_core.drive.launch.launcher import Launcher
 from bench_core.drive.plan.catalogue import Catalogue
 from bench_core.drive.plan.plan import Job, Plan
-from bench_core.drive.run.collect import write_record
 from bench_core.drive.run.execute import Execution
 from bench_core.drive.run.gpu_gate import GpuGate
 from bench_core.drive.run.progress import Display
-from bench_core.prepare.models.model import ModelRequest, prepare_model
 from bench_core.runs.load import load_run
 from bench_core.system.locks import Locks
 from bench_core.verify.run import verify_run
@@ -145,31 +139,6 @@ def test_one_signal_ends_both_launches_after_the_batch_in_hand(tmp_path: Path) -
     assert (cells.parent / layout.REPORT_FILE).is_file()
 
 
-class Cards:
-    """A launcher whose launches on each card wait until one runs on every card."""
-
-    name = "docker"
-
-    def __init__(self, cards: int) -> None:
-        self._meet = threading.Barrier(cards, timeout=30.0)
-        self.launched: list[Launch] = []
-        self.stops = 0
-
-    def run(self, launch: Launch, take: Any) -> Ended:
-        self.launched.append(launch)
-        self._meet.wait()
-        assert launch.folders.run is not None
-        for cell in launch.labels["cells"].split(","):
-            folder = layout.cell_folder(launch.folders.run, cell)
-            folder.mkdir(parents=True)
-            write_record(folder / layout.OUTCOME_FILE, Verdict(outcome=Outcome.UNSUPPORTED, judged_by="worker"))
-        now = time.monotonic()
-        return Ended(13, False, "", now, now)
-
-    def stop(self) -> None:
-        self.stops += 1
-
-
 class Gate:
     def begin(self, uuid: str) -> None: ...
     def leave(self, uuid: str, what: str) -> None: ...
@@ -181,20 +150,12 @@ def test_four_gpus_run_at_once_each_with_its_own_share(tmp_path: Path) -> None:
     cards = [GpuInfo(uuid=f"GPU-{n}", name="N", memory_bytes=1 << 30, driver_version="1") for n in range(4)]
     image = Catalogue().get("null")
     plan = Plan("cuda", tuple(Job(image, "scripted", (Offline(batch_size=size),), {}) for size in range(1, 9)))
-    launcher = Cards(4)
+    launcher = Together(4)
     request = Request(suite=Suite(images=("null",)), data=tmp_path)
     gate = cast(GpuGate, Gate())
     execution = Execution(request, plan, cast(Launcher, launcher), cards, Display(), gate=gate)
-    model = prepare_model(ModelRequest(name="synthetic/tiny"), tmp_path / "models")
-    prompts = ((5, 6, 7), (8, 9))
-    workload = Workload(
-        name="two", tokenizer="byte-level", max_prompt_tokens=3, truncated=0, dropped_empty=0, duplicates=0,
-        digest=prompts_sha256(prompts), prompts=prompts,
-    )  # fmt: skip
-    run = tmp_path / "run"
-    run.mkdir()
-    (run / layout.RUN_FILE).write_text("{}", encoding="utf-8")
-    finished = execution.measure(Prepared(model, tmp_path, workload, tmp_path / "w.json"), run, {})
+    prepared, run = two_prompts(tmp_path)
+    finished = execution.measure(prepared, run, {})
     assert len(finished.verdicts) == 8
     assert sorted(launch.gpu.uuid for launch in launcher.launched if launch.gpu) == [f"GPU-{n // 2}" for n in range(8)]
     limits = set()

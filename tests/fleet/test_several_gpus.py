@@ -2,43 +2,35 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from conftest import Drive
+from stand_ins import Together, two_prompts
 
 from bench_core.contract.asked.manifest import MULTICAST_OFF, Manifest
 from bench_core.contract.asked.scenario import Offline
 from bench_core.contract.errors import BadInput
-from bench_core.contract.records import layout
-from bench_core.contract.records.digest import prompts_sha256
-from bench_core.contract.records.outcome import Outcome, Verdict
 from bench_core.contract.records.run import GpuInfo
-from bench_core.contract.records.workload import Workload
 from bench_core.drive.ask.request import Request, Suite
 from bench_core.drive.fleet import placement
 from bench_core.drive.fleet.placement import deal_gpus, in_groups, put_together, workers_of
 from bench_core.drive.launch import box
 from bench_core.drive.launch.containers import launcher as containers
 from bench_core.drive.launch.containers.launcher import DockerLauncher
-from bench_core.drive.launch.launcher import Ended, Folders, Launch, Launcher
+from bench_core.drive.launch.launcher import Folders, Launch, Launcher
 from bench_core.drive.launch.processes.launcher import _variables
-from bench_core.drive.material.prepared import Prepared
 from bench_core.drive.plan.catalogue import Catalogue
 from bench_core.drive.plan.named import cell_parts
 from bench_core.drive.plan.own_error import own_error_jobs
 from bench_core.drive.plan.plan import make_plan
 from bench_core.drive.run import gpus as gpus_module
-from bench_core.drive.run.collect import write_record
 from bench_core.drive.run.execute import Execution
 from bench_core.drive.run.gpu_gate import GpuGate
 from bench_core.drive.run.gpus import choose_gpus
 from bench_core.drive.run.progress import Display
-from bench_core.prepare.models.model import ModelRequest, prepare_model
 from bench_core.system.numa import Node
 from bench_core.worker.serve.command import words_of
 
@@ -185,27 +177,6 @@ def test_the_plan_says_over_how_many_gpus_a_model_is_split(drive: Drive, monkeyp
 # What is launched.
 
 
-class Pairs:
-    """A launcher whose launches wait until one runs on every pair of cards."""
-
-    name = "docker"
-
-    def __init__(self, pairs: int) -> None:
-        self._meet = threading.Barrier(pairs, timeout=30.0)
-        self.launched: list[Launch] = []
-
-    def run(self, launch: Launch, _take: Any) -> Ended:
-        self.launched.append(launch)
-        self._meet.wait()
-        assert launch.folders.run is not None
-        for cell in launch.labels["cells"].split(","):
-            folder = layout.cell_folder(launch.folders.run, cell)
-            folder.mkdir(parents=True)
-            write_record(folder / layout.OUTCOME_FILE, Verdict(outcome=Outcome.UNSUPPORTED, judged_by="worker"))
-        now = time.monotonic()
-        return Ended(13, False, "", now, now)
-
-
 class Gate:
     """Notes which cards are looked at; the second card of a pair is busy."""
 
@@ -225,23 +196,15 @@ class Gate:
 
 def test_four_gpus_run_two_launches_of_two_at_once(tmp_path: Path) -> None:
     suite = Suite(images=("null",), gpus_per_cell=2, batch_sizes=(1,), repeats=4)
-    plan, launcher, gate = make_plan(suite, Catalogue(), "cuda"), Pairs(2), Gate()
+    plan, launcher, gate = make_plan(suite, Catalogue(), "cuda"), Together(2), Gate()
     cards = [gpu(n) for n in range(4)]
     execution = Execution(
         Request(suite=suite, data=tmp_path), plan, cast(Launcher, launcher), cards, Display(),
         gate=cast(GpuGate, gate),
     )  # fmt: skip
     assert [worker.name for worker in execution.workers] == ["GPU-0+GPU-1", "GPU-2+GPU-3"]
-    prompts = ((5, 6, 7), (8, 9))
-    workload = Workload(
-        name="two", tokenizer="byte-level", max_prompt_tokens=3, truncated=0, dropped_empty=0, duplicates=0,
-        digest=prompts_sha256(prompts), prompts=prompts,
-    )  # fmt: skip
-    run = tmp_path / "run"
-    run.mkdir()
-    (run / layout.RUN_FILE).write_text("{}", encoding="utf-8")
-    model = prepare_model(ModelRequest(name="synthetic/tiny"), tmp_path / "models")
-    finished = execution.measure(Prepared(model, tmp_path, workload, tmp_path / "w.json"), run, {})
+    prepared, run = two_prompts(tmp_path)
+    finished = execution.measure(prepared, run, {})
     assert sorted(finished.verdicts) == [f"null.scripted.b1.2gpu{r}" for r in ("", ".r2", ".r3", ".r4")]
     assert {tuple(_uuids(launch.gpus)) for launch in launcher.launched} == {("GPU-0", "GPU-1"), ("GPU-2", "GPU-3")}
     assert sorted(gate.entered) == sorted(gate.left) == sorted(_uuids(cards) * 2), "each card of a pair is looked at"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
-
 from bench_core.contract.asked.manifest import DeviceKind
 from bench_core.contract.records.placement import Placement
 from bench_core.contract.records.record import Record
@@ -100,15 +98,3 @@ class EndedThere(Record):
     engine_lost: bool = False
     never_ran: bool = False
     removed: tuple[str, ...] = ()
-
-
-class FileNote(Record):
-    """A piece of a file of the run, in the order of its bytes.
-
-    Attributes:
-        name: below the run's folder.
-        offset: where it belongs; 0 begins the file anew.
-    """
-
-    name: str = Field(max_length=500)
-    offset: int = Field(ge=0)
