@@ -203,8 +203,7 @@ def test_what_it_does_not_know_is_refused(stub: Path, words: tuple[str, ...], re
             ["pair-one", "pair-both"],
             [
                 "--batch-sizes 1,16,64",
-                "--direct-batches 6",
-                "--gpus 0,1 --gpus-per-cell 2",
+                "--gpus 0,1 --gpus-per-cell 2 --direct-batches 4",
                 "tests/gpu/two_gpus.py pair",
             ],
         ),

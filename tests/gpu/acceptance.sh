@@ -137,7 +137,7 @@ two() { # QUESTION RUN RUN: what they say, held against the targets
 pool() { # eight cells on one GPU, then on both side by side: half the time, what neighbours cost, the control on both
     local cells=(--images vllm,exllamav2,transformers --model synthetic/llama-2-7b "${story[@]}" --batch-sizes 1,16
         --variants vllm.fp16,vllm.gptq,exllamav2.gptq-int4,transformers.fp16-compiled
-        --samples 128 --max-new-tokens 200 --max-seconds 20 --no-harness-check --no-device-rates)
+        --samples 128 --max-new-tokens 200 --max-seconds 10 --no-harness-check --no-device-rates)
     # shellcheck disable=SC2046  # two words
     drive pool-one $(named pool-one) "${cells[@]}" --gpus 0 --control none || return
     # shellcheck disable=SC2046
@@ -147,18 +147,17 @@ pool() { # eight cells on one GPU, then on both side by side: half the time, wha
 
 pair() { # vLLM on one GPU and with tensor parallelism 2: parity with the engine itself, sums of memory, energy, roofs
     local cells=(--images vllm --variants vllm.fp16 --model synthetic/llama-2-7b "${story[@]}" --batch-sizes 1,16,64
-        --samples 384 --max-new-tokens 200 --max-seconds 20 --direct-batches 6 --direct-rounds 2 --no-harness-check
-        --device-rates)
+        --samples 384 --max-new-tokens 200 --max-seconds 12 --no-harness-check --device-rates)
     # shellcheck disable=SC2046  # two words
     drive pair-one $(named pair-one) "${cells[@]}" --gpus 0 || return
     # shellcheck disable=SC2046
-    drive pair-both $(named pair-both) "${cells[@]}" --gpus 0,1 --gpus-per-cell 2 || return
+    drive pair-both $(named pair-both) "${cells[@]}" --gpus 0,1 --gpus-per-cell 2 --direct-batches 4 || return
     two pair pair-one pair-both
 }
 
 pair_serving() { # one server of vLLM on both GPUs at concurrency 64, and two servers of one GPU each
     local load=(--images vllm --variants vllm.fp16 --model synthetic/llama-2-7b "${story[@]}" --samples 1000
-        --max-new-tokens 200 --max-serve-seconds 30 --max-ramp-seconds 15 --no-harness-check --no-device-rates)
+        --max-new-tokens 200 --max-serve-seconds 20 --max-ramp-seconds 10 --no-harness-check --no-device-rates)
     # shellcheck disable=SC2046  # two words
     drive pair-serving $(named pair-serving) "${load[@]}" --concurrency 64 --gpus 0,1 --gpus-per-cell 2 || return
     # Two repeats, one on each GPU at the same time: as many requests in flight together, and as many at each.

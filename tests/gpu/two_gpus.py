@@ -69,9 +69,11 @@ def pool(targets: Targets, one: RunView, both: RunView) -> None:
 
 def pair(targets: Targets, one: RunView, both: RunView) -> None:
     """One model on one GPU and on two: parity with the engine, and sums."""
-    for view in (one, both):
-        for row in view.grid:
-            _told(targets, view, row)
+    for row in one.grid:
+        _told(targets, one, row)
+    for row in both.grid:
+        _told(targets, both, row)
+        _parity(targets, row)
     singles = {(row.planned.variant, row.planned.batch_size): row for row in one.grid}
     for row in both.grid:
         beside = singles.get((row.planned.variant, row.planned.batch_size))
@@ -109,12 +111,15 @@ def _told(targets: Targets, view: RunView, row: Row) -> None:
         words += f", {telemetry.power_w:.0f} W, {telemetry.joules_per_output_token or float('nan'):.4f} J/token"
     words += f", MBU {roof.mbu:.3f}" if roof is not None and roof.mbu is not None else ", no MBU"
     targets.say(words)
-    parity = metrics.parity
-    if parity is not None:
-        ratio = parity.median_ratio or parity.ratio
-        targets.say(f"{cell}: {ratio:.4f} of the engine called directly", good=ratio >= LEAST_PARITY)
-    else:
-        targets.say(f"{cell}: parity was not measured", good=False)
+
+
+def _parity(targets: Targets, row: Row) -> None:
+    parity = row.result.metrics.parity if row.result is not None else None
+    if parity is None:
+        targets.say(f"{row.planned.cell}: parity was not measured", good=False)
+        return
+    ratio = parity.median_ratio or parity.ratio
+    targets.say(f"{row.planned.cell}: {ratio:.4f} of the engine called directly", good=ratio >= LEAST_PARITY)
 
 
 def serving(targets: Targets, split: RunView, each: RunView) -> None:
