@@ -73,6 +73,7 @@ class Server:
         body: of a request of aiperf, beside prompt and length.
         tokenizer: folder, for aiperf.
         cpu_s: CPU time that it has used.
+        decoded: seconds it has spent on tokens after the first of each request, and how many, as it counts itself.
     """
 
     name: str
@@ -81,11 +82,13 @@ class Server:
     body: dict[str, Any]
     tokenizer: Path
     cpu_s: Callable[[], float]
+    decoded: Callable[[], tuple[float, float]] | None = None
 
 
 @dataclass(frozen=True)
 class Round:
-    """One client's turn; ``requests`` in the trace's order, failed ones left out."""
+    """One client's turn; ``requests`` in the trace's order, failed ones left out. ``server_tpot_s``: the mean time per
+    token as the server counts it, where it does."""
 
     client: str
     requests: list[Timed]
@@ -93,6 +96,7 @@ class Round:
     same: bool
     cpu_s: float
     others_cpus: float
+    server_tpot_s: float | None
 
 
 def write_trace(load: Load, path: Path) -> list[TraceRequest]:
@@ -172,10 +176,16 @@ def aiperf(
 
 def turn(client: str, server: Server, send: Callable[[], Told]) -> Round:
     """One client, and what others used meanwhile."""
+    decoded_s, decoded = server.decoded() if server.decoded is not None else (0.0, 0.0)
     machine, served, begin = machine_cpu_s(), server.cpu_s(), time.monotonic()
     cpu_s, (found, failed, same) = spent(send)
     others = machine_cpu_s() - machine - (server.cpu_s() - served) - cpu_s
-    return Round(client, found, failed, same, cpu_s, max(others, 0.0) / (time.monotonic() - begin))
+    others_cpus = max(others, 0.0) / (time.monotonic() - begin)
+    tpot_s = None
+    if server.decoded is not None:
+        later_s, later = server.decoded()
+        tpot_s = (later_s - decoded_s) / (later - decoded)
+    return Round(client, found, failed, same, cpu_s, others_cpus, tpot_s)
 
 
 def rows(server: Server, requests: list[TraceRequest], rounds: list[Round]) -> list[list[str]]:
@@ -196,6 +206,7 @@ def rows(server: Server, requests: list[TraceRequest], rounds: list[Round]) -> l
             *([f"{statistics.median(late) * 1e3:.2f}", f"{quantile(late, 0.99) * 1e3:.2f}"] if late else ["", ""]),
             f"{statistics.median(ttft) * 1e3:.2f}", f"{quantile(ttft, 0.99) * 1e3:.2f}",
             f"{statistics.median(one.tpot_s for one in best.requests) * 1e3:.3f}",
+            f"{best.server_tpot_s * 1e3:.3f}" if best.server_tpot_s is not None else "",
             str(tokens), f"{tokens / lasted_s:.1f}", f"{best.cpu_s:.2f}", f"{best.others_cpus:.2f}",
         ])  # fmt: skip
     return lines
@@ -203,7 +214,8 @@ def rows(server: Server, requests: list[TraceRequest], rounds: list[Round]) -> l
 
 HEAD = (
     "server", "client", "answered", "the trace's prompts", "sent before an earlier one", "late p50 ms", "late p99 ms",
-    "TTFT p50 ms", "TTFT p99 ms", "TPOT p50 ms", "output tokens", "output tokens/s", "client's CPU s", "others' CPUs",
+    "TTFT p50 ms", "TTFT p99 ms", "TPOT p50 ms", "the server's own ms per token",
+    "output tokens", "output tokens/s", "client's CPU s", "others' CPUs",
 )  # fmt: skip
 
 
@@ -268,7 +280,7 @@ def llama(given: argparse.Namespace, work: Path) -> Iterator[Server]:
         [
             "docker", "run", "--detach", "--rm", "--network", "host", "--cpuset-cpus", str(given.server_cpu),
             "--mount", f"type=bind,source={file},target=/artifact/model.gguf,readonly", "--entrypoint", command[0],
-            f"llm-bench/{LLAMA}:cpu", *command[1:],
+            f"llm-bench/{LLAMA}:cpu", *command[1:], "--metrics",
         ],
         check=True, capture_output=True, text=True,
     )  # fmt: skip
@@ -282,10 +294,20 @@ def llama(given: argparse.Namespace, work: Path) -> Iterator[Server]:
         body = {**entry.body, **entry.forced, **entry.prefix_cache_off.body, "stream_options": {"include_usage": True}}
         yield Server(
             f"llama-server, {words}", f"127.0.0.1:{given.port}", ROOT / "images" / LLAMA, body,
-            given.model.resolve(), lambda: _process_cpu_s(pid),
+            given.model.resolve(), lambda: _process_cpu_s(pid), partial(_decoded, given.port),
         )  # fmt: skip
     finally:
         subprocess.run(["docker", "stop", "--time", "2", container], capture_output=True, check=False)
+
+
+def _decoded(port: int) -> tuple[float, float]:
+    """What llama-server counts since its start: seconds of decoding, and tokens."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    connection.request("GET", "/metrics")
+    lines = connection.getresponse().read().decode().splitlines()
+    counters = dict(line.split(" ", 1) for line in lines if not line.startswith("#"))
+    seconds, tokens = (counters[f"llamacpp:tokens_predicted_{name}"] for name in ("seconds_total", "total"))
+    return float(seconds), float(tokens)
 
 
 def _until_ready(port: int, path: str) -> None:

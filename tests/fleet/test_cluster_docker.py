@@ -15,6 +15,7 @@ from pathlib import Path
 import docker
 import pytest
 from conftest import Drive, Made
+from image_registry import accepting
 from private_engine import PrivateEngine
 from ray_nodes import Nodes
 from test_cluster import begun, cells_with, hosts, specs, wait_for
@@ -41,21 +42,27 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def nodes(root: Path, docker_client: docker.DockerClient) -> Iterator[Nodes]:
-    """Three nodes that share an engine."""
-    engine = PrivateEngine()
+def engine(docker_client: docker.DockerClient) -> Iterator[PrivateEngine]:
+    """The nodes' own."""
+    found = PrivateEngine()
     try:
-        engine.start()
-        with pytest.MonkeyPatch.context() as patch:
-            found = Nodes(root, patch)
-            try:
-                for number in range(3):
-                    found.add(f"node{number}", {"DOCKER_HOST": engine.url})
-                yield found
-            finally:
-                found.close()
+        found.start()
+        yield found
     finally:
-        engine.remove()
+        found.remove()
+
+
+@pytest.fixture(scope="module")
+def nodes(root: Path, engine: PrivateEngine) -> Iterator[Nodes]:
+    """Three nodes that share an engine."""
+    with pytest.MonkeyPatch.context() as patch:
+        found = Nodes(root, patch)
+        try:
+            for number in range(3):
+                found.add(f"node{number}", {"DOCKER_HOST": engine.url})
+            yield found
+        finally:
+            found.close()
 
 
 @contextmanager
@@ -163,6 +170,26 @@ def test_sixty_cells_end_once_each_and_the_report_is_that_of_one_host(nodes: Nod
     reports = [without_times((one / layout.REPORT_FILE).read_text(encoding="utf-8")) for one in (run, alone)]
     assert "| null scripted | 0" in "\n".join(reports[0])
     assert reports[0] == reports[1]
+
+
+def test_images_are_pulled_from_a_registry_that_takes_them(
+    nodes: Nodes, engine: PrivateEngine, drive: Drive, tmp_path: Path
+) -> None:
+    for image in engine.client.images.list():  # what an earlier run has sent
+        engine.client.images.remove(image.id, force=True)
+    mine = ("--results", str(tmp_path / "results"), "--run-id", "mine")
+    with accepting(tmp_path) as registry:
+        called = drive(
+            *SIXTY, *mine, "--images", "null", "--repeats", "1", "--cluster", nodes.address, "--registry", registry
+        )
+    said = called.out + called.err
+    assert called.code == 0, said
+    assert f"pushing llm-bench/null:cpu to {registry}/llm-bench/null:cpu-" in said
+    assert "through Ray's object store" not in said
+    assert "sending image" not in said
+    assert "llm-bench/null:cpu" in {tag for image in engine.client.images.list() for tag in image.tags}
+    assert not [tag for image in engine.client.images.list() for tag in image.tags if registry in tag]
+    assert verify_run(tmp_path / "results" / "mine").differences == ()
 
 
 def test_a_node_without_docker_is_left_out(nodes: Nodes, drive: Drive, tmp_path: Path) -> None:

@@ -55,13 +55,14 @@ class ImageShelf:
 
     def pull(self, reference: str, tag: str, identity: str) -> str:
         """From a registry, under the suite's own name; why not, in one line, or nothing."""
+        why = f"{reference} is another image than the driver's"
         try:
             name, _, version = reference.rpartition(":")
             self._client.images.pull(name, tag=version).tag(tag)
             self._client.api.remove_image(reference, noprune=True)
         except (docker.errors.DockerException, OSError) as error:
-            return first_line(error)
-        return "" if self.identity(tag) == identity else f"{reference} is another image than the driver's"
+            why = first_line(error)  # also where another node on this engine was quicker: it took that name away
+        return "" if self.identity(tag) == identity else why
 
     def load(self, path: Path, tag: str, identity: str) -> None:
         """From a file.
