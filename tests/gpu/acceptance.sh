@@ -5,8 +5,8 @@
 #   tests/gpu/acceptance.sh [--results R] [--data D] [--models M] [--tokenizer T] [--dataset S] [--seconds N]
 #       [--model-folder F] STAGE...
 #
-# Stages: check-IMAGE  failures  parity-IMAGE[,IMAGE...]  memory  repeats  serving  capacity  precisions  awq  continuous
-#         speculative  all
+# Stages: check-IMAGE  failures  parity-IMAGE[,IMAGE...]  memory  repeats  serving  capacity  llama-load  precisions  awq
+#         continuous  speculative  all
 # Of two GPUs of one host, and not among all: pool  pair  pair-serving. NVLink multicast stays off, whatever runs on them.
 # --model-folder: a model with trained weights, which the stage speculative wants.
 # --seconds: everything must have ended by then; the batch in hand is finished, the rest is left for another call.
@@ -121,6 +121,14 @@ capacity() { # two engines' servers at some load points, and the highest rate th
         --no-device-rates
 }
 
+llama_load() { # llama.cpp's server at the load points of `capacity`, and the highest rate that it carries within the limits
+    # shellcheck disable=SC2046  # two words
+    drive llama-load $(named llama-load) --suite suites/serving.yaml "${story[@]}" --images llama-cpp-python \
+        --variants llama-cpp-python.q4_k_m --concurrency 1,16,64 --request-rate 4,16 \
+        --find-capacity llama-cpp-python.q4_k_m --capacity-start 8 --capacity-limit 64 --max-serve-seconds 20 \
+        --max-ramp-seconds 10 --no-device-rates
+}
+
 precisions() { # closed batches: vLLM in 16 bits and with 8-bit floating point, llama.cpp in 16 and in 4 bits, each also called directly
     # shellcheck disable=SC2046  # two words
     drive precisions $(named precisions) --images vllm,llama-cpp-python \
@@ -208,6 +216,7 @@ for stage in "$@"; do
         parity-*) parity "${stage#parity-}" ;;
         failures | memory | repeats | serving | capacity | precisions | awq | continuous | speculative | pool | pair) "$stage" ;;
         pair-serving) pair_serving ;;
+        llama-load) llama_load ;;
         all)
             for engine in "${engines[@]}"; do check "$engine" || failed=$((failed + 1)); done
             failures || failed=$((failed + 1))
@@ -216,6 +225,7 @@ for stage in "$@"; do
             repeats || failed=$((failed + 1))
             serving || failed=$((failed + 1))
             capacity || failed=$((failed + 1))
+            llama_load || failed=$((failed + 1))
             precisions || failed=$((failed + 1))
             awq || failed=$((failed + 1))
             continuous || failed=$((failed + 1))

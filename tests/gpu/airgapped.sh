@@ -31,6 +31,7 @@ images_of() { # STAGE; GPTQModel makes the weights that the GPTQ engines read
         serving | speculative | pair | pair-serving) echo vllm ;;
         pool) echo gptqmodel exllamav2 transformers vllm ;;
         capacity | precisions) echo vllm llama-cpp-python ;;
+        llama-load) echo llama-cpp-python ;;
         awq) echo gptqmodel vllm ;;
         continuous) echo transformers ;;
         repeats) echo gptqmodel exllama exllamav2 ;;
