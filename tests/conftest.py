@@ -14,6 +14,7 @@ from pathlib import Path
 
 import docker
 import docker.errors
+import hypothesis
 import pytest
 import reading_guard
 from private_engine import driver, engine, engine_home, fault_repository, shared_material  # noqa: F401  # fixtures
@@ -23,6 +24,9 @@ from bench_core.drive.ask import cli
 from bench_core.drive.launch.containers.endpoint import chosen_endpoint
 
 ROOT = Path(__file__).resolve().parents[1]
+# An example has no time limit: the machine may have other work.
+hypothesis.settings.register_profile("suite", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("suite")
 _GUARD = tempfile.mkdtemp(prefix="reading-guard-")
 atexit.register(shutil.rmtree, _GUARD, ignore_errors=True)
 PLACES = reading_guard.places_here(str(ROOT), [tempfile.gettempdir()])

@@ -39,7 +39,7 @@ def split(data: bytes, places: list[int]) -> list[bytes]:
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\nContent-Length: 9\r\n\r\n0\r\n\r\n", b"", True),
     ],
 )  # fmt: skip
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(places=st.lists(st.integers(0, 300), max_size=20))
 def test_a_response_ends_where_it_ends_however_it_is_split(
     data: bytes, body: bytes, keeps: bool, places: list[int]
@@ -53,7 +53,6 @@ def test_a_response_ends_where_it_ends_however_it_is_split(
         assert b"".join(framing.body) == (body if keep_body else b"")
 
 
-@settings(deadline=None)
 @given(
     parts=st.lists(st.binary(min_size=1, max_size=40), max_size=8), places=st.lists(st.integers(0, 600), max_size=30)
 )
@@ -69,7 +68,6 @@ def test_chunked_bodies_come_out_whole(parts: list[bytes], places: list[int]) ->
     assert b"".join(reading.body) == b"".join(parts)
 
 
-@settings(deadline=None)
 @given(
     data=st.one_of(
         st.binary(max_size=200),

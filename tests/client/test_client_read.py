@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from null_server import ENTRY
 
@@ -110,7 +110,6 @@ def test_a_conversation_begins_with_a_role() -> None:
     assert (found.end, found.arrivals_us) == ("ok", (2000,))
 
 
-@settings(deadline=None)
 @given(total=st.integers(0, 500), takes=st.lists(st.booleans(), max_size=100))
 def test_shares_sum_up_and_none_is_negative(total: int, takes: list[bool]) -> None:
     shares = shared_out(total, takes)
@@ -198,7 +197,6 @@ events = st.lists(
 
 
 @pytest.mark.parametrize("entry", [ENTRY, without("token_ids"), without("token_ids", "usage")])
-@settings(deadline=None)
 @given(contents=events, places=st.lists(st.integers(0, 5000), max_size=40), together=st.integers(1, 4))
 def test_any_splitting_gives_the_same_tokens(
     entry: ServerEntry, contents: list[bytes], places: list[int], together: int
@@ -215,7 +213,6 @@ def test_any_splitting_gives_the_same_tokens(
     assert sum(found.arrival_tokens) == found.output_tokens
 
 
-@settings(deadline=None)
 @given(data=st.binary(max_size=300), chunked=st.booleans(), end=st.sampled_from(["ok", "broken", "unfinished"]))
 def test_no_bytes_bring_the_reader_down(data: bytes, chunked: bool, end: End) -> None:
     pieces = [HEAD + chunk(data) + b"0\r\n\r\n"] if chunked else [data] * bool(data)
@@ -230,7 +227,6 @@ def test_paths_into_events() -> None:
         assert at(value, path_of(path)) is None
 
 
-@settings(deadline=None)
 @given(
     pieces=st.lists(st.binary(min_size=1, max_size=50), max_size=8), cause=st.text(max_size=50),
     sent=st.one_of(st.none(), st.integers(0, 2**62)),

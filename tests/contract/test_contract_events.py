@@ -143,7 +143,7 @@ def test_a_damaged_line_is_named_by_its_number(line: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 5), st.data())
 def test_a_log_cut_short_in_any_line_is_found(number: int, data: st.DataObject) -> None:
     line = lines(EVENTS)[number]
@@ -166,7 +166,7 @@ def read_or_refused(line: str | bytes) -> Event | BadInput:
         return error
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.one_of(st.text(), st.binary(), JSON.map(json.dumps)), st.sampled_from(EVENTS), st.data())
 def test_nothing_but_bad_input_comes_out_of_the_reader(noise: str | bytes, event: Event, data: st.DataObject) -> None:
     content = json.loads(event.model_dump_json())

@@ -74,7 +74,7 @@ def test_the_number_of_further_problems_is_told() -> None:
         Numbers.parse('{"value": "x", "items": 3}', "n.json")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.one_of(st.text(), st.binary(), st.dictionaries(st.sampled_from(["outcome", "cause", "x"]), st.text()).map(str))
 )

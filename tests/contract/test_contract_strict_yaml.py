@@ -144,7 +144,7 @@ PIECES = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.one_of(st.text(max_size=60), st.lists(PIECES, max_size=25).map("".join)))
 def test_no_text_whatever_gets_out_of_the_parser_but_as_a_mapping_or_bad_input(text: str) -> None:
     for candidate in (text, f"a: {text}"):
@@ -155,7 +155,7 @@ def test_no_text_whatever_gets_out_of_the_parser_but_as_a_mapping_or_bad_input(t
             assert all(isinstance(key, str) for key in found.content)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(PIECES, max_size=12).map("".join))
 def test_no_text_gets_into_a_record_but_through_its_validation(text: str) -> None:
     for candidate in (text, f"name: {text}", f"name: x\ninner: {text}", f"name: x\nsizes: {text}"):

@@ -24,6 +24,8 @@ from bench_core.report.together.write import write_together
 from bench_core.report.write.files import write_report
 from bench_core.runs.load import load_run
 
+pytestmark = pytest.mark.slow  # `make test-quick` needs no browser
+
 PUBLISHED = Path(__file__).parents[2] / "results" / "published"
 PATIENCE_MS = 60_000  # a machine that does other things meanwhile
 

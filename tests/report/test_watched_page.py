@@ -14,6 +14,8 @@ from test_report_written import MIXED
 
 from bench_core.drive.show.web import Snapshot, Web
 
+pytestmark = pytest.mark.slow  # `make test-quick` needs no browser
+
 NOW = Snapshot(
     heading="results/mine: 3 of 9 cells ended, 1 failed; 4 min so far, about 12 min left (from measured times)",
     lines=(
