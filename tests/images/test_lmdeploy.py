@@ -91,7 +91,7 @@ class TurboMind:
     """Reserves its cache when it is made, and writes its choice of kernels, as the engine does."""
 
     made: list[TurboMind] = []
-    records: bytes = (RECORDS / "sm90.bin").read_bytes()
+    records: bytes = (RECORDS / "sm90.records").read_bytes()
     refuses: Exception | None = None
 
     @classmethod
@@ -352,7 +352,7 @@ def test_scores_are_of_the_prompts_own_logits(module: ModuleType, tmp_path: Path
 
 def test_the_kernel_of_four_bits_on_hopper_is_told() -> None:
     dispatch = image_module("lmdeploy", "dispatch")
-    found = dispatch.choices((RECORDS / "sm90.bin").read_bytes())
+    found = dispatch.choices((RECORDS / "sm90.records").read_bytes())
     assert [choice.rows for choice in found if choice.four_bits] == [1, 4, 16, 64, 256, 14080]
     assert dispatch.group_in_memory(found) == 32
     assert dispatch.facts(found, 64) == {
@@ -363,7 +363,7 @@ def test_the_kernel_of_four_bits_on_hopper_is_told() -> None:
 
 def test_the_kernel_of_four_bits_before_hopper_is_told() -> None:
     dispatch = image_module("lmdeploy", "dispatch")
-    found = dispatch.choices((RECORDS / "sm80.bin").read_bytes())
+    found = dispatch.choices((RECORDS / "sm80.records").read_bytes())
     assert dispatch.group_in_memory(found) == 128
     assert dispatch.facts(found, 4) == {
         "linear_kernel": "mma_h16816 of sm_80, 4-bit weights in groups of 128",
@@ -373,7 +373,7 @@ def test_the_kernel_of_four_bits_before_hopper_is_told() -> None:
 
 def test_sixteen_bits_are_multiplied_by_cublas() -> None:
     dispatch = image_module("lmdeploy", "dispatch")
-    found = [choice for choice in dispatch.choices((RECORDS / "sm90.bin").read_bytes()) if not choice.four_bits]
+    found = [choice for choice in dispatch.choices((RECORDS / "sm90.records").read_bytes()) if not choice.four_bits]
     assert dispatch.facts(found, 64) == {"linear_kernel": "cuBLAS, 16-bit weights"}
     assert dispatch.group_in_memory(found) is None
 
@@ -381,7 +381,7 @@ def test_sixteen_bits_are_multiplied_by_cublas() -> None:
 @pytest.mark.parametrize("damage", ["cut", "longer", "version", "empty"])
 def test_a_file_that_is_not_understood_tells_nothing(damage: str) -> None:
     dispatch = image_module("lmdeploy", "dispatch")
-    whole = (RECORDS / "sm90.bin").read_bytes()
+    whole = (RECORDS / "sm90.records").read_bytes()
     content = {
         "cut": whole[:-1], "longer": whole + b"\0", "empty": b"",
         "version": whole[:8] + struct.pack("<I", 7) + whole[12:],
