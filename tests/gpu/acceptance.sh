@@ -7,6 +7,7 @@
 #
 # Stages: check-IMAGE  failures  parity-IMAGE[,IMAGE...]  memory  repeats  serving  capacity  llama-load  precisions  awq
 #         continuous  speculative  all
+#         lmdeploy (not among all)
 # Of two GPUs of one host, and not among all: pool  pair  pair-serving. NVLink multicast stays off, whatever runs on them.
 # --model-folder: a model with trained weights, which the stage speculative wants.
 # --seconds: everything must have ended by then; the batch in hand is finished, the rest is left for another call.
@@ -204,6 +205,21 @@ speculative() { # vLLM with n-grams beside plain vLLM, on trained weights: rando
         --direct-batches 2 --no-harness-check --no-device-rates
 }
 
+lmdeploy() { # TurboMind in 16 bits, AWQ and GPTQ, each also called directly; then its server under load
+    local code
+    # shellcheck disable=SC2046  # two words
+    drive lmdeploy $(named lmdeploy) --images lmdeploy --variants lmdeploy.fp16,lmdeploy.awq,lmdeploy.gptq \
+        --batch-sizes 1,4,16,64 --model synthetic/llama-2-7b "${story[@]}" --samples 256 --max-new-tokens 200 \
+        --max-seconds 15 --direct-batches 2 --no-harness-check --no-device-rates
+    code=$?
+    grep -o '"linear_kernel[a-z_]*": *"[^"]*"' "$results"/lmdeploy/cells/*.b1/result.json
+    # shellcheck disable=SC2046
+    drive lmdeploy-serving $(named lmdeploy-serving) --images lmdeploy --variants lmdeploy.fp16 --concurrency 16,64 \
+        --model synthetic/llama-2-7b "${story[@]}" --samples 1000 --max-new-tokens 200 --max-serve-seconds 30 \
+        --max-ramp-seconds 15 --no-harness-check --no-device-rates || code=1
+    return $code
+}
+
 engines=() # all that are compared on a GPU
 for manifest in images/*/image.yaml; do
     if grep -q '^devices: .*cuda' "$manifest" && ! grep -q '^ranked: false' "$manifest"; then
@@ -217,6 +233,7 @@ for stage in "$@"; do
         failures | memory | repeats | serving | capacity | precisions | awq | continuous | speculative | pool | pair) "$stage" ;;
         pair-serving) pair_serving ;;
         llama-load) llama_load ;;
+        lmdeploy) lmdeploy ;;
         all)
             for engine in "${engines[@]}"; do check "$engine" || failed=$((failed + 1)); done
             failures || failed=$((failed + 1))

@@ -34,6 +34,7 @@ images_of() { # STAGE; GPTQModel makes the weights that the GPTQ engines read
         llama-load) echo llama-cpp-python ;;
         awq) echo gptqmodel vllm ;;
         continuous) echo transformers ;;
+        lmdeploy) echo gptqmodel lmdeploy ;;
         repeats) echo gptqmodel exllama exllamav2 ;;
         *) echo "unknown stage: $1" >&2 && return 2 ;;
     esac

@@ -1,6 +1,7 @@
 """Servers as image.yaml describes them: the command is complete on every device, and what they said is understood.
 
-The streams under tests/data/streams were written by the servers in their images, and shortened.
+The streams under tests/data/streams were written by the servers in their images, and shortened; LMDeploy's by release
+0.18.0 of its server over a stand-in for the engine behind it, since that wants a GPU.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ def _manifests() -> dict[str, Manifest]:
 
 
 SERVING = _manifests()
+# What a server calls its address, where that is not --host and --port.
+ADDRESS = {"lmdeploy": ("--server-name", "--server-port")}
 LLAMA_7B = SimpleNamespace(
     decoder=Decoder(attention=(AttentionLayers(count=32, kv_heads=32, key_dim=128, value_dim=128),))
 )
@@ -88,7 +91,7 @@ def _after(words: list[str], name: str) -> str:
 
 
 def test_these_engines_serve() -> None:
-    assert set(SERVING) >= {"vllm", "llama-cpp-python", "transformers"}
+    assert set(SERVING) >= {"vllm", "llama-cpp-python", "lmdeploy", "transformers"}
 
 
 @pytest.mark.parametrize(
@@ -104,8 +107,9 @@ def test_every_place_of_a_command_is_filled(engine: str, device: DeviceKind, var
     for prefix_cache in (False, True):
         words = _command(SERVING[engine], variant, device, prefix_cache)
         assert not [word for word in words if re.search(r"[{}]", word)]
-        assert _after(words, "--port") == "8000"
-        assert _after(words, "--host") == "0.0.0.0"  # noqa: S104  # of a container
+        host, port = ADDRESS.get(engine, ("--host", "--port"))
+        assert _after(words, port) == "8000"
+        assert _after(words, host) == "0.0.0.0"  # noqa: S104  # of a container
 
 
 def test_a_server_is_told_of_all_gpus_of_its_cell() -> None:
@@ -113,9 +117,10 @@ def test_a_server_is_told_of_all_gpus_of_its_cell() -> None:
     assert _after(vllm, "--tensor-parallel-size") == "2"
     llama = _command(SERVING["llama-cpp-python"], "q4_k_m", "cuda", gpus=3)
     assert (_after(llama, "--split-mode"), _after(llama, "--tensor-split")) == ("layer", "1,1,1")
-    for engine in ("vllm", "llama-cpp-python"):
+    assert _after(_command(SERVING["lmdeploy"], "awq", "cuda", gpus=2), "--tp") == "2"
+    for engine in ("vllm", "llama-cpp-python", "lmdeploy"):
         alone = _command(SERVING[engine], SERVING[engine].served_on("cuda")[0], "cuda")
-        assert not {"--tensor-parallel-size", "--tensor-split"} & {*alone}
+        assert not {"--tensor-parallel-size", "--tensor-split", "--tp"} & {*alone}
     with pytest.raises(BadInput, match="the server of transformers does not split"):
         _command(SERVING["transformers"], "fp16", "cuda", gpus=2)
 
@@ -127,7 +132,7 @@ def test_what_a_request_holds(engine: str) -> None:
         asker = Asker(entry, Address("server", 8000), forced=True, extra=cache.body)
         _, _, content = asker.ask(0, PROMPT, 7).data.partition(b"\r\n\r\n")
         body = json.loads(content)
-        assert body["prompt"] == PROMPT
+        assert body[entry.prompt_field] == PROMPT
         assert [body[field] for field in entry.length_fields] == [7]
         assert body["stream"] is True
         assert entry.forced.items() <= body.items()
@@ -142,6 +147,18 @@ def test_vllm_is_told_what_its_device_needs_and_keeps_its_own_limits() -> None:
     assert "--no-enable-prefix-caching" not in cpu
     assert _after(gpu, "--max-model-len") == "420"
     assert not {"--max-num-seqs", "--max-num-batched-tokens"} & {*gpu, *cpu}
+
+
+def test_lmdeploy_keeps_its_own_limits_and_reads_no_settings_of_a_checkpoint() -> None:
+    """Told the longest request, it would read no more prompt tokens in a step than that."""
+    words = _command(SERVING["lmdeploy"], "fp16", "cuda")
+    assert not {"--session-len", "--max-batch-size", "--max-prefill-token-num", "--enable-prefix-caching"} & {*words}
+    assert (_after(words, "--dtype"), _after(words, "--cache-max-entry-count")) == ("float16", "0.8")
+    assert _after(words, "--generation-config") == "lmdeploy"
+    assert _entry("lmdeploy").body["top_k"] == 1, (
+        "the server samples whatever is asked for; of one token it has no choice"
+    )
+    assert "--enable-prefix-caching" in _command(SERVING["lmdeploy"], "gptq", "cuda", prefix_cache=True)
 
 
 def test_each_request_at_llama_cpp_has_a_slot_of_its_own_length() -> None:
@@ -202,6 +219,7 @@ def _read(engine: str, stream: str, tokens: int) -> Any:
     [
         ("vllm", "ids", [124, 178, 340, 446]),
         ("llama-cpp-python", "ids", [124, 178, 171, 171]),
+        ("lmdeploy", "ids", [124, 178, 340, 446]),
         ("transformers", "usage", None),
     ],
 )
@@ -234,6 +252,13 @@ def test_tokens_whose_ids_llama_cpp_leaves_out_are_counted() -> None:
     assert found.output_digest is None
 
 
+def test_lmdeploy_tells_ids_of_characters_that_are_not_whole_yet() -> None:
+    """The first piece of a character has no text, the next two came in one event, and the last event has no ids."""
+    found = _read("lmdeploy", "lmdeploy.characters.txt", 4)
+    assert (found.end, found.counted_by, found.arrival_tokens) == ("ok", "ids", (1, 2, 1))
+    assert found.output_digest == ids_digest([232, 187, 153, 124])
+
+
 def test_each_token_has_an_event_at_transformers() -> None:
     assert _read("transformers", "transformers.txt", 4).arrival_tokens == (1, 1, 1, 1)
 
@@ -243,6 +268,7 @@ def test_each_token_has_an_event_at_transformers() -> None:
     [
         ("vllm", "Token id 99999 is out of vocabulary"),
         ("transformers", "index out of range in self"),
+        ("lmdeploy", "An internal server error occurred."),
     ],
 )
 def test_a_failure_in_the_middle_of_a_stream_is_seen(engine: str, words: str) -> None:
