@@ -91,7 +91,7 @@ def _after(words: list[str], name: str) -> str:
 
 
 def test_these_engines_serve() -> None:
-    assert set(SERVING) >= {"vllm", "llama-cpp-python", "lmdeploy", "transformers"}
+    assert set(SERVING) >= {"vllm", "sglang", "llama-cpp-python", "lmdeploy", "transformers"}
 
 
 @pytest.mark.parametrize(
@@ -115,12 +115,15 @@ def test_every_place_of_a_command_is_filled(engine: str, device: DeviceKind, var
 def test_a_server_is_told_of_all_gpus_of_its_cell() -> None:
     vllm = _command(SERVING["vllm"], "gptq", "cuda", gpus=2)
     assert _after(vllm, "--tensor-parallel-size") == "2"
+    sglang = _command(SERVING["sglang"], "fp16", "cuda", gpus=2)
+    assert _after(sglang, "--tp-size") == "2"
+    assert "--enforce-disable-flashinfer-allreduce-fusion" in sglang
     llama = _command(SERVING["llama-cpp-python"], "q4_k_m", "cuda", gpus=3)
     assert (_after(llama, "--split-mode"), _after(llama, "--tensor-split")) == ("layer", "1,1,1")
     assert _after(_command(SERVING["lmdeploy"], "awq", "cuda", gpus=2), "--tp") == "2"
-    for engine in ("vllm", "llama-cpp-python", "lmdeploy"):
+    for engine in ("vllm", "sglang", "llama-cpp-python", "lmdeploy"):
         alone = _command(SERVING[engine], SERVING[engine].served_on("cuda")[0], "cuda")
-        assert not {"--tensor-parallel-size", "--tensor-split", "--tp"} & {*alone}
+        assert not {"--tensor-parallel-size", "--tp-size", "--tensor-split", "--tp"} & {*alone}
     with pytest.raises(BadInput, match="the server of transformers does not split"):
         _command(SERVING["transformers"], "fp16", "cuda", gpus=2)
 
@@ -159,6 +162,15 @@ def test_lmdeploy_keeps_its_own_limits_and_reads_no_settings_of_a_checkpoint() -
         "the server samples whatever is asked for; of one token it has no choice"
     )
     assert "--enable-prefix-caching" in _command(SERVING["lmdeploy"], "gptq", "cuda", prefix_cache=True)
+
+
+def test_sglang_keeps_its_own_limits_and_its_cache_is_switched() -> None:
+    words = _command(SERVING["sglang"], "fp8", "cuda")
+    assert (_after(words, "--quantization"), _after(words, "--mem-fraction-static")) == ("fp8", "0.85")
+    assert _after(words, "--context-length") == "420"
+    assert not {"--max-running-requests", "--chunked-prefill-size"} & {*words}
+    assert "--disable-radix-cache" in words
+    assert "--disable-radix-cache" not in _command(SERVING["sglang"], "fp8", "cuda", prefix_cache=True)
 
 
 def test_each_request_at_llama_cpp_has_a_slot_of_its_own_length() -> None:
@@ -218,6 +230,7 @@ def _read(engine: str, stream: str, tokens: int) -> Any:
     ("engine", "counted_by", "ids"),
     [
         ("vllm", "ids", [124, 178, 340, 446]),
+        ("sglang", "ids", [164, 372, 61, 275]),
         ("llama-cpp-python", "ids", [124, 178, 171, 171]),
         ("lmdeploy", "ids", [124, 178, 340, 446]),
         ("transformers", "usage", None),
@@ -237,6 +250,12 @@ def test_a_token_without_text_counts_and_comes_with_what_vllm_says() -> None:
     found = _read("vllm", "vllm.txt", 4)
     assert found.arrival_tokens == (1, 1, 1, 1)
     assert found.cached_tokens == 0
+
+
+def test_a_token_without_text_counts_at_sglang_which_tells_no_cache_that_held_nothing() -> None:
+    found = _read("sglang", "sglang.txt", 4)
+    assert found.arrival_tokens == (1, 1, 1, 1)
+    assert found.cached_tokens is None
 
 
 def test_what_llama_cpp_took_from_its_cache_is_no_count_of_what_it_keeps() -> None:
