@@ -6,7 +6,7 @@
 #       [--model-folder F] STAGE...
 #
 # Stages: check-IMAGE  failures  parity-IMAGE[,IMAGE...]  memory  repeats  serving  capacity  precisions  awq  continuous
-#         speculative  all
+#         speculative  sglang  all
 # Of two GPUs of one host, and not among all: pool  pair  pair-serving. NVLink multicast stays off, whatever runs on them.
 # --model-folder: a model with trained weights, which the stage speculative wants.
 # --seconds: everything must have ended by then; the batch in hand is finished, the rest is left for another call.
@@ -197,6 +197,14 @@ speculative() { # vLLM with n-grams beside plain vLLM, on trained weights: rando
         --direct-batches 2 --no-harness-check --no-device-rates
 }
 
+sglang() { # closed batches in 16 and 8 bits, each size also called directly, and its server under two loads
+    # shellcheck disable=SC2046  # two words
+    drive sglang $(named sglang) --images sglang --variants sglang.fp16,sglang.fp8 --batch-sizes 1,4,16,64 \
+        --concurrency 16,64 --model synthetic/llama-2-7b "${story[@]}" --samples 256 --max-new-tokens 200 \
+        --max-seconds 15 --max-serve-seconds 20 --max-ramp-seconds 10 --direct-batches 3 \
+        --direct-batch-sizes 1,4,16,64 --no-harness-check --no-device-rates
+}
+
 engines=() # all that are compared on a GPU
 for manifest in images/*/image.yaml; do
     if grep -q '^devices: .*cuda' "$manifest" && ! grep -q '^ranked: false' "$manifest"; then
@@ -207,7 +215,7 @@ for stage in "$@"; do
     case $stage in
         check-*) check "${stage#check-}" ;;
         parity-*) parity "${stage#parity-}" ;;
-        failures | memory | repeats | serving | capacity | precisions | awq | continuous | speculative | pool | pair) "$stage" ;;
+        failures | memory | repeats | serving | capacity | precisions | awq | continuous | speculative | sglang | pool | pair) "$stage" ;;
         pair-serving) pair_serving ;;
         all)
             for engine in "${engines[@]}"; do check "$engine" || failed=$((failed + 1)); done
@@ -220,6 +228,7 @@ for stage in "$@"; do
             precisions || failed=$((failed + 1))
             awq || failed=$((failed + 1))
             continuous || failed=$((failed + 1))
+            sglang || failed=$((failed + 1))
             [[ -z $model_folder ]] || speculative ;;
         *) echo "unknown stage: $stage" >&2; exit 2 ;;
     esac || failed=$((failed + 1))

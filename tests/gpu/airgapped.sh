@@ -33,6 +33,7 @@ images_of() { # STAGE; GPTQModel makes the weights that the GPTQ engines read
         capacity | precisions) echo vllm llama-cpp-python ;;
         awq) echo gptqmodel vllm ;;
         continuous) echo transformers ;;
+        sglang) echo sglang ;;
         repeats) echo gptqmodel exllama exllamav2 ;;
         *) echo "unknown stage: $1" >&2 && return 2 ;;
     esac
