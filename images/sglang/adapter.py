@@ -51,12 +51,10 @@ class SglangAdapter(TorchAdapter):
     out_of_memory: ClassVar[tuple[str, ...]] = (*OUT_OF_MEMORY, *OUT_OF_HOST_MEMORY)
     unsupported: ClassVar[tuple[str, ...]] = (
         *NO_DEVICE,
-        "requires sm>=",
-        "requires sm80",
-        "compute capability",
+        "requires sm>=",  # FlashAttention 3 on a GPU that is older or newer than Hopper
         "minimum capability",
-        "are not supported for now",
-        "not supported on this",
+        "not supported for the current gpu",
+        "are not supported for now",  # a model's architecture
     )
 
     def __init__(self) -> None:
@@ -93,7 +91,8 @@ class SglangAdapter(TorchAdapter):
         finally:
             signal.signal(signal.SIGQUIT, failed)
         self._facts = [
-            info[engine_process.FACTS] for info in self._engine._scheduler_init_result.scheduler_infos  # noqa: SLF001
+            info[engine_process.FACTS]
+            for info in self._engine._scheduler_init_result.scheduler_infos  # noqa: SLF001
         ]
         self._listen(stopped)
 
@@ -103,7 +102,7 @@ class SglangAdapter(TorchAdapter):
         if batch_size >= facts["max_running_requests"]:
             # A prompt that is read in two steps takes a slot in both: the last row would wait until another has ended.
             raise BadInput(
-                f"a batch of {batch_size} needs more than the engine's {facts['max_running_requests']} running requests",
+                f"a batch of {batch_size} needs more than the engine's {facts['max_running_requests']} slots",
                 f"--option sglang.max_running_requests={2 * batch_size}",
             )
         tokens = max_prompt_tokens + max_new_tokens
@@ -127,7 +126,7 @@ class SglangAdapter(TorchAdapter):
             sampling_params={
                 "temperature": 0,
                 "max_new_tokens": decoding.max_new_tokens,
-                # Would switch the ids below off as well. Of the model's own ends the engine knows none (engine_process).
+                # Switches the ids below off as well. Of the model's own ends the engine knows none (engine_process).
                 "ignore_eos": decoding.forced,
                 "stop_token_ids": list(decoding.eos_token_ids),
             },

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-# Of sglang 0.5.17, managers/scheduler.py, run_scheduler_process: logger.error(f"Scheduler hit an exception: {traceback}")
+# Of sglang 0.5.17, managers/scheduler.py: logger.error(f"Scheduler hit an exception: {traceback}")
 _FAILED = "Scheduler hit an exception"
 FACTS = "facts"
 

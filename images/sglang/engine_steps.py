@@ -19,7 +19,7 @@ def tokens_told(manager: Any, rows: Mapping[str, int], on_tokens: TokenSink) -> 
 
     Args:
         manager: the engine's ``TokenizerManager``: its ``_send_batch_request(requests)`` sends the batch, and its
-            ``_handle_batch_output(step)`` takes in what came, with ``rids`` and ``output_ids``, the new ids of each row.
+            ``_handle_batch_output(step)`` takes in what came: ``rids`` and ``output_ids``, the new ids of each row.
         rows: the engine's name of a request to its row.
         on_tokens: told of all rows that got one token at once, of others row by row.
     """

@@ -15,7 +15,6 @@ import os
 import shutil
 import sys
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -87,7 +86,7 @@ def compile_one(name: str, capability: str) -> None:
         elif kind == "clamp":
             _jit_clamp_position_module(torch.int64)
         elif kind == "rope":
-            _jit_fused_rope_module(True, int(size), half, half)  # noqa: FBT003  # the engine's call, by place
+            _jit_fused_rope_module(True, int(size), half, half)
         elif kind == "qknorm":
             _jit_qknorm_module(int(size), half)
         else:
@@ -101,12 +100,9 @@ def main(capabilities: list[str], folder: Path) -> None:
     os.environ[_CACHE] = str(folder)
     folder.mkdir(parents=True, exist_ok=True)
     jobs = int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)
-    with ProcessPoolExecutor(
-        jobs, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1
-    ) as workers:
-        todo = [(name, capability) for capability in capabilities for name in names()]
-        for done in [workers.submit(compile_one, *one) for one in todo]:
-            done.result()
+    todo = [(name, capability) for capability in capabilities for name in names()]
+    with multiprocessing.get_context("spawn").Pool(jobs, maxtasksperchild=1) as workers:
+        workers.starmap(compile_one, todo, chunksize=1)
     for left in folder.glob("*/*"):
         if left.suffix != ".so":  # sources, objects and locks
             left.unlink()

@@ -6,8 +6,7 @@
 #       [--model-folder F] STAGE...
 #
 # Stages: check-IMAGE  failures  parity-IMAGE[,IMAGE...]  memory  repeats  serving  capacity  llama-load  precisions  awq
-#         continuous  speculative  all
-#         lmdeploy (not among all)
+#         continuous  speculative  sglang  lmdeploy  all
 # Of two GPUs of one host, and not among all: pool  pair  pair-serving. NVLink multicast stays off, whatever runs on them.
 # --model-folder: a model with trained weights, which the stage speculative wants.
 # --seconds: everything must have ended by then; the batch in hand is finished, the rest is left for another call.
@@ -205,18 +204,32 @@ speculative() { # vLLM with n-grams beside plain vLLM, on trained weights: rando
         --direct-batches 2 --no-harness-check --no-device-rates
 }
 
-lmdeploy() { # TurboMind in 16 bits, AWQ and GPTQ, each also called directly; then its server under load
+lmdeploy() { # TurboMind in 16 bits, AWQ and GPTQ, some also called directly; then its server under load
     local code
     # shellcheck disable=SC2046  # two words
     drive lmdeploy $(named lmdeploy) --images lmdeploy --variants lmdeploy.fp16,lmdeploy.awq,lmdeploy.gptq \
         --batch-sizes 1,4,16,64 --model synthetic/llama-2-7b "${story[@]}" --samples 256 --max-new-tokens 200 \
-        --max-seconds 15 --direct-batches 2 --no-harness-check --no-device-rates
+        --max-seconds 15 --direct-batches 2 --direct-batch-sizes 1,64 --no-harness-check --no-device-rates
     code=$?
     grep -o '"linear_kernel[a-z_]*": *"[^"]*"' "$results"/lmdeploy/cells/*.b1/result.json
     # shellcheck disable=SC2046
     drive lmdeploy-serving $(named lmdeploy-serving) --images lmdeploy --variants lmdeploy.fp16 --concurrency 16,64 \
-        --model synthetic/llama-2-7b "${story[@]}" --samples 1000 --max-new-tokens 200 --max-serve-seconds 30 \
-        --max-ramp-seconds 15 --no-harness-check --no-device-rates || code=1
+        --model synthetic/llama-2-7b "${story[@]}" --samples 1000 --max-new-tokens 200 --max-serve-seconds 20 \
+        --max-ramp-seconds 10 --no-harness-check --no-device-rates || code=1
+    return $code
+}
+
+sglang() { # in 16 and 8 bits, some also called directly; then its server under load
+    local code
+    # shellcheck disable=SC2046  # two words
+    drive sglang $(named sglang) --images sglang --variants sglang.fp16,sglang.fp8 --batch-sizes 1,4,16,64 \
+        --model synthetic/llama-2-7b "${story[@]}" --samples 256 --max-new-tokens 200 \
+        --max-seconds 15 --direct-batches 2 --direct-batch-sizes 1,64 --no-harness-check --no-device-rates
+    code=$?
+    # shellcheck disable=SC2046
+    drive sglang-serving $(named sglang-serving) --images sglang --variants sglang.fp16 --concurrency 16,64 \
+        --model synthetic/llama-2-7b "${story[@]}" --samples 1000 --max-new-tokens 200 --max-serve-seconds 20 \
+        --max-ramp-seconds 10 --no-harness-check --no-device-rates || code=1
     return $code
 }
 
@@ -230,7 +243,7 @@ for stage in "$@"; do
     case $stage in
         check-*) check "${stage#check-}" ;;
         parity-*) parity "${stage#parity-}" ;;
-        failures | memory | repeats | serving | capacity | precisions | awq | continuous | speculative | pool | pair) "$stage" ;;
+        failures | memory | repeats | serving | capacity | precisions | awq | continuous | speculative | sglang | pool | pair) "$stage" ;;
         pair-serving) pair_serving ;;
         llama-load) llama_load ;;
         lmdeploy) lmdeploy ;;
@@ -246,6 +259,7 @@ for stage in "$@"; do
             precisions || failed=$((failed + 1))
             awq || failed=$((failed + 1))
             continuous || failed=$((failed + 1))
+            sglang || failed=$((failed + 1))
             [[ -z $model_folder ]] || speculative ;;
         *) echo "unknown stage: $stage" >&2; exit 2 ;;
     esac || failed=$((failed + 1))

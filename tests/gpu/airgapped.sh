@@ -35,6 +35,7 @@ images_of() { # STAGE; GPTQModel makes the weights that the GPTQ engines read
         awq) echo gptqmodel vllm ;;
         continuous) echo transformers ;;
         lmdeploy) echo gptqmodel lmdeploy ;;
+        sglang) echo sglang ;;
         repeats) echo gptqmodel exllama exllamav2 ;;
         *) echo "unknown stage: $1" >&2 && return 2 ;;
     esac

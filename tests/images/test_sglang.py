@@ -106,7 +106,9 @@ class FakeEngine:
             rows = [(None, input_ids[0], None), *((-float(one), one, None) for one in input_ids[1:])]
             return {"meta_info": {"input_token_logprobs": rows, "finish_reason": {"type": "length"}}, "output_ids": [1]}
         if self.dies:
-            (self.folder / "1.txt").write_text("Scheduler hit an exception: \ntorch.OutOfMemoryError: CUDA out of memory")
+            (self.folder / "1.txt").write_text(
+                "Scheduler hit an exception: \ntorch.OutOfMemoryError: CUDA out of memory"
+            )
             threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGQUIT)).start()
             await asyncio.sleep(1000)
         rows = [self._row(prompt, sampling_params) for prompt in input_ids]
@@ -205,7 +207,7 @@ def test_the_engine_is_started_for_offline_use(module: Any) -> None:
 
 
 def test_tokens_are_told_at_the_step_that_brought_them(module: Any) -> None:
-    """Two steps of one token, and one of the rest, as with guesses; the same from a direct call, which is not streamed."""
+    """Two steps of one token, and one of the rest; a direct call, which is not streamed, gives the same."""
     adapter = loaded(module)
     told = sink(2)
     rows = adapter.generate([[3, 5], [9]], Decoding(4), told)
@@ -241,7 +243,7 @@ def test_a_row_ends_with_the_ids_asked_for_and_a_forced_one_with_none(module: An
 
 
 def test_a_batch_has_a_slot_more_than_rows(module: Any) -> None:
-    """A prompt that is read in two steps takes two; the last of as many rows as slots waited until another had ended."""
+    """A prompt that is read in two steps takes two, and the last of as many rows waited until another had ended."""
     adapter = loaded(module)
     adapter.prepare(15, 100, 50)
     with pytest.raises(BadInput, match="a batch of 16 needs more than the engine's 16"):
