@@ -16,10 +16,14 @@ from report_runs import CT2, VLLM, Script, write_run
 from serving_runs import write_loaded
 from test_report_choose import CASES, _rounded
 from test_report_written import EVIL, MIXED
+from typer.testing import CliRunner
 
 from bench_core.contract.records.outcome import Outcome
+from bench_core.report.cli import app
 from bench_core.report.decide.choose import Wanted, choose
-from bench_core.report.decide.option import options_of
+from bench_core.report.decide.option import options_of, points_of
+from bench_core.report.decide.under_limits import limit_sentences
+from bench_core.report.decide.verdict import verdict
 from bench_core.report.together.write import write_together
 from bench_core.report.write.files import write_report
 from bench_core.runs.load import load_run
@@ -202,6 +206,51 @@ def test_another_batch_size_changes_figures_and_answer(browser: Browser, study: 
     expect(page.locator("#chart-fastest figcaption")).to_contain_text("batch size 64")
     page.keyboard.press("ArrowLeft")
     expect(page.locator("#answer strong")).to_contain_text("batch size 16")
+
+
+POINTS = {"b": "batch", "c": "concurrency", "r": "rate"}
+
+
+@pytest.mark.parametrize("which", ["batches", "h100-llama2-7b", "2026-11-23-cpu-quality", "h200-serving"])
+def test_the_answer_s_sentences_follow_the_chosen_point_as_the_terminal_says_them(
+    browser: Browser, tmp_path: Path, which: str
+) -> None:
+    """The page's are those of the report's rule and those of ``--choose``; before the program runs, the report's."""
+    run = write_run(tmp_path / "run", MIXED) if which == "batches" else PUBLISHED / which
+    view = load_run(run)
+    found, written = verdict(view), write_report(run, tmp_path / "out").page
+    html = written.read_text(encoding="utf-8").split('<ul class="verdict"')[1].split("</ul>")[0]
+    assert html.count("<li>") == len(found.sentences)
+    page = Opened(browser, written).page
+    said = page.locator("ul.verdict li")
+    chosen = page.locator("#points button[aria-checked=true]")
+    words = points_of(options_of(view))
+    for word, sentences in found.at.items():
+        if len(words) > 1:
+            page.get_by_role("radio", name=words[word], exact=True).click()
+            expect(chosen).to_have_text(words[word])
+        assert [plain(text) for text in said.all_inner_texts()] == [plain(text) for text in sentences]
+        if word[0] in POINTS:
+            asked = f"{POINTS[word[0]]}={word[1:].replace('_', '.')}"
+            terminal = plain(CliRunner().invoke(app, [str(run), "--choose", asked]).output)
+            for sentence in sentences:
+                # Latency limits that a run was measured with are no part of a choice.
+                assert plain(sentence) in terminal or sentence in limit_sentences(view)
+
+
+def plain(text: str) -> str:
+    """Without the places at which a line breaks, or does not."""
+    return " ".join(text.replace("\N{NO-BREAK SPACE}", " ").split())
+
+
+def test_choosing_another_batch_size_says_another_answer(browser: Browser, study: Path) -> None:
+    page = Opened(browser, study).page
+    said = page.locator("ul.verdict li").first
+    expect(said).to_contain_text("At batch size 1, llama.cpp 4-bit (Q4_K_M) is the fastest")
+    before = page.get_by_role("radio", name="batch size 64").bounding_box()
+    page.get_by_role("radio", name="batch size 64").click()
+    expect(said).to_contain_text("At batch size 64, vLLM GPTQ 4-bit is the fastest")
+    assert page.get_by_role("radio", name="batch size 64").bounding_box() == before, "the switch stays where it is"
 
 
 def test_a_cell_says_how_it_is_measured_again(browser: Browser, batches: Path, study: Path) -> None:

@@ -244,6 +244,13 @@ function radios(home, entries, chosen, choose) {
 
 function fillPoints() {
   radios(document.getElementById("points"), data.points, state.point, choosePoint);
+  say();
+}
+
+// The sentences of the chosen point, as Python made them.
+function say() {
+  const said = data.points.find((point) => point.word === state.point)?.verdict;
+  if (said) document.querySelector("ul.verdict").replaceChildren(...said.map((sentence) => element("li", {textContent: sentence})));
 }
 
 function choosePoint(word) {
@@ -292,8 +299,15 @@ function answer() {
     fits.length ? element("ol", {}, ...lines) : null,
     moreThan(fits, "fit"),
     out.length ? element("details", {open: !fits.length}, element("summary", {textContent: ruledOut}), element("ul", {}, ...ruled), moreThan(out, "are ruled out") ?? "") : null,
-    element("p", {className: "note", textContent: [ofThePoint(), data.quality ? "" : "This run does not tell quality loss: its weights are random, or no text was scored."].filter(Boolean).join(" ")}),
+    element("p", {className: "note", textContent: [ofTheOrder(fits, by), ofThePoint(), data.quality ? "" : "This run does not tell quality loss: its weights are random, or no text was scored."].filter(Boolean).join(" ")}),
   ].filter(Boolean));
+}
+
+// Why the list is not in the order of its numbers.
+function ofTheOrder(fits, by) {
+  const shown = fits.map(({cell}) => cell.throughput_tok_s[0]);
+  return by === "ttft_s" || shown.every((value, place) => !place || shown[place - 1] >= value) ? ""
+    : "Without an interval, methods are ranked by the batches that others measured too, not by these numbers.";
 }
 
 // What a batch size is not.
