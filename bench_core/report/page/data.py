@@ -11,7 +11,7 @@ from typing import Any
 from bench_core.report.cell import Cell
 from bench_core.report.decide.option import Option, Quantity, options_of, points_of
 from bench_core.report.figures.colours import engine_colours, looks
-from bench_core.report.format import GIB
+from bench_core.report.format import GIB, within
 from bench_core.report.page.fields import unbroken
 from bench_core.report.page.repeat import repeat_command
 from bench_core.runs.series import Series
@@ -126,6 +126,9 @@ def _cell(view: RunView, option: Option, row: Row | None, series: Iterable[Serie
     found: dict[str, Any] = {"method": method_key(option), "ranked": option.ranked}
     for name in _TOLD:
         found[name] = _plain(getattr(option, name))
+    rate = option.throughput_tok_s
+    if rate is not None:
+        found["says"] = within(rate.value, rate.low, rate.high)
     if series:
         found["series"] = {one.name: _series(one) for one in series}
     found["command"] = repeat_command(view, option)
