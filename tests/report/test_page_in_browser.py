@@ -484,6 +484,26 @@ def test_a_method_without_any_number_is_drawn_below_all_others(browser: Browser,
     expect(opened.page.locator("#chart-throughput figcaption")).not_to_contain_text("last one")
 
 
+@pytest.mark.parametrize("width", [390, 703, 1400])
+def test_a_bar_s_name_and_number_are_whole(browser: Browser, tmp_path: Path, width: int) -> None:
+    """Of runs side by side names end in what tells them apart, and are long."""
+    long = replace(VLLM, label="vLLM in a precision whose name is long, with what it holds")
+    script = Script((long, CT2), batch_sizes=(1, 4))
+    folders = [write_run(tmp_path, replace(script, run_id=name)) for name in ("older", "newer")]
+    opened = Opened(browser, write_together(folders, tmp_path / "page.html"), width=width)
+    opened.all_drawn()
+    plot = opened.page.locator("#chart-fastest svg")
+    texts = plot.locator("text").all_text_contents()
+    assert not [text for text in texts if "\N{HORIZONTAL ELLIPSIS}" in text]
+    assert sum(text.endswith(" \N{MIDDLE DOT} newer") for text in texts) == 2
+    frame = plot.bounding_box()
+    assert frame is not None
+    for word in plot.locator("text", has_text=re.compile("token/s$")).all():
+        box = word.bounding_box()
+        assert box is not None
+        assert box["x"] + box["width"] <= frame["x"] + frame["width"] + 1
+
+
 def test_the_words_of_memory_s_parts_fit_a_phone(browser: Browser, study: Path) -> None:
     opened = Opened(browser, study, width=390, height=800)
     opened.all_drawn()

@@ -5,12 +5,13 @@
 const GIB = 2 ** 30;
 const CONFIG = {
   background: "transparent", font: "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', Arial, sans-serif",
-  view: {stroke: null}, axis: {labelFontSize: 12, titleFontSize: 12, titleFontWeight: "normal", labelLimit: 260,
+  view: {stroke: null}, axis: {labelFontSize: 12, titleFontSize: 12, titleFontWeight: "normal", labelLimit: 310,
     titleLimit: 0, gridOpacity: 1},
   text: {fontSize: 11}, legend: {labelFontSize: 12, titleFontSize: 12},
 };
 const PLAIN = "abs(datum.value) >= 1 || datum.value == 0 ? format(datum.value, ',.6~r') : format(datum.value, '.3~r')";
 const FADED = 0.18;
+const LONGEST_BESIDE = 45; // characters
 const OPACITY = {condition: {test: "indexof(strong, datum.method) >= 0", value: 1}, value: FADED};
 // Bars do not tangle: only a choice fades them.
 const BAR_OPACITY = {condition: {test: "!length(picked) || indexof(picked, datum.method) >= 0", value: 1}, value: FADED};
@@ -49,6 +50,12 @@ function axisFor(rows, field, title, ...others) {
   return quantitative(field, title, scale.type === "log" ? {values: logTicks(rows, field, ...others)} : {}, scale);
 }
 
+// Names stand above their bars on a phone, where bars need the width, and where they are too long to stand whole beside
+// them, as those of several runs.
+function namesAbove(rows) {
+  return innerWidth < 640 || rows.some((row) => row.name.length > LONGEST_BESIDE);
+}
+
 // Bars, sorted, the best first.
 function bars(id, title, unit, value, ends, best, short) {
   return {
@@ -60,8 +67,7 @@ function bars(id, title, unit, value, ends, best, short) {
       .sort((a, b) => (best === "highest" ? b.value - a.value : a.value - b.value)),
     caption: (state) => state.pointWords() + (best === "highest" ? ", highest first" : ", lowest first"),
     spec: (rows) => {
-      // On a phone the names stand above their bars, which need the width.
-      const narrow = innerWidth < 640;
+      const narrow = namesAbove(rows);
       const y = {field: "name", type: "nominal", sort: null, title: null, axis: narrow ? null : {ticks: false, domain: false, labelPadding: 6}};
       const layer = [
         {mark: narrow ? {type: "bar", height: 9, yOffset: 7} : {type: "bar", height: {band: 0.72}},
@@ -77,7 +83,7 @@ function bars(id, title, unit, value, ends, best, short) {
       if (narrow) layer.push({mark: {type: "text", align: "left", baseline: "middle", dy: -6}, encoding: {x: {datum: 0}, text: {field: "name"}, opacity: BAR_OPACITY}});
       const edge = Math.max(...rows.map((row) => Math.max(row.value, row.high ?? 0)));
       for (const row of rows) row.edge = Math.max(row.value, row.high ?? 0);
-      layer[0].encoding.x.scale = {zero: true, domain: [0, edge * (narrow ? 1.4 : 1.22)], nice: false};
+      layer[0].encoding.x.scale = {zero: true, domain: [0, edge * (innerWidth < 1000 ? 1.4 : 1.22)], nice: false};
       return {height: rows.length * (narrow ? 32 : rows.length > 12 ? 19 : 25), encoding: {y}, layer};
     },
   };
@@ -213,13 +219,12 @@ const ANATOMY = {
       says: SAYS(bytes / GIB) + " GiB", order: Object.keys(PARTS).indexOf(part)}))),
   caption: (state) => state.pointWords() + "; weights, cache and activations follow from the architecture; left of zero: less was measured than predicted",
   spec: (rows) => {
-    // On a phone the names stand above their bars, as in all bars.
-    const narrow = innerWidth < 640;
+    const narrow = namesAbove(rows);
     const stacked = {
       mark: narrow ? {type: "bar", height: 9, yOffset: 7} : {type: "bar", height: {band: 0.72}},
       encoding: {
         x: quantitative("value", "GiB", {}, {zero: true}), order: {field: "order"}, opacity: BAR_OPACITY,
-        color: {field: "part", type: "nominal", title: null, sort: Object.keys(PARTS), scale: {domain: Object.keys(PARTS), range: Object.values(PARTS)}, legend: {orient: "top", columns: narrow ? 2 : 3}},
+        color: {field: "part", type: "nominal", title: null, sort: Object.keys(PARTS), scale: {domain: Object.keys(PARTS), range: Object.values(PARTS)}, legend: {orient: "top", columns: innerWidth < 640 ? 2 : 3}},
         tooltip: tips(["part", "part"], ["says", "memory"]),
       },
     };

@@ -282,8 +282,8 @@ function answer() {
   const home = document.getElementById("answer");
   const order = by === "ttft_s" ? "shortest TTFT first" : "fastest first";
   const lines = fits.slice(0, MOST_DRAWN).map(({cell, tied: same, close}) => {
-    const facts = [`${cell.says} token/s`, cell.memory_bytes === undefined ? null : `${MEMORY(cell.memory_bytes / GIB)} GiB`,
-      cell.ttft_s ? `TTFT ${SAYS(cell.ttft_s[0])} s` : null, ...costTexts(cell, limits)].filter(Boolean).join(", ");
+    const facts = [`${cell.says.replace("± ", "±\u00a0")}\u00a0token/s`, cell.memory_bytes === undefined ? null : `${MEMORY(cell.memory_bytes / GIB)}\u00a0GiB`,
+      cell.ttft_s ? `TTFT ${SAYS(cell.ttft_s[0])}\u00a0s` : null, ...costTexts(cell, limits)].filter(Boolean).join(", ");
     const open = element("button", {type: "button", className: "open", textContent: names.get(cell.method)});
     open.addEventListener("click", () => showCell(cell));
     return element("li", {}, sign(cell.method), " ", open, `: ${facts} `, ...remarksOf(cell),
