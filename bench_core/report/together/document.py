@@ -23,12 +23,13 @@ def document_of(runs: Sequence[NamedRun], groups: Sequence[Group]) -> Document:
     told = facts_of(runs)
     several = len(groups) > 1
     found = [verdict_of(group.options) for group in groups]
-    first = (*sentences(told, runs), *filter(None, [why_apart(groups, told)]))
+    equal, apart = tuple(sentences(told, runs)), tuple(filter(None, [why_apart(groups, told)]))
     return Document(
         title=f"{len(runs)} runs side by side",
-        verdict=(*first, *_verdicts(groups, found, several=several)),
+        verdict=(*equal, *apart, *_verdicts(groups, found, several=several)),
+        # On the page a table of what is equal stands below.
         verdicts=tuple(
-            {word: (*first, *_said(group, said, several=several)) for word, said in verdict.at.items()}
+            {word: (*apart, *_said(group, said, several=several), *equal) for word, said in verdict.at.items()}
             for group, verdict in zip(groups, found, strict=True)
         ),
         facts=tuple((f"{run.name}: {name}", text) for run in runs for name, text in facts(run.view)),
