@@ -115,11 +115,11 @@ def test_runs_that_differ_in_what_decides_are_never_in_one_ranking(tmp_path: Pat
     told = zip(groups, document.verdicts, strict=True)
     data = several_data("t", [Part(g.options, {o.run: g.run_of(o).view for o in g.options}, at) for g, at in told])
     assert [len(part["cells"]) for part in data["parts"]] == [4, 4]
-    for part, run, other in zip(data["parts"], ("one", "other"), ("other", "one"), strict=True):
+    for part, run, elsewhere in zip(data["parts"], ("one", "other"), ("other", "one"), strict=True):
         for point in part["points"]:
             (said,) = [text for text in point["verdict"] if f" At {point['words']}, " in text]
             assert said.startswith(f"{run} on ")
-            assert f": {other} on " not in said
+            assert f": {elsewhere} on " not in said
 
 
 def _refit(run: Path, change: Callable[[RunRecord], dict[str, object]]) -> None:
