@@ -97,11 +97,7 @@ def load_run(
     _require_run(folder)
     record = RunRecord.read(folder / layout.RUN_FILE)
     check_plan(record, str(folder / layout.RUN_FILE))
-    damage: Damage | None = None
-    try:
-        workload = read_workload(folder, record)
-    except Unreadable as damaged:
-        workload, damage = None, damaged.damage
+    workload, damage = _workload(folder, record)
     known: Known = {}
 
     def read(planned: PlannedCell) -> tuple[Row | ServedRow, W | None]:
@@ -115,9 +111,7 @@ def load_run(
     if watched is not None:
         watched.of.update((row.planned.cell, watcher) for row, watcher in found if watcher is not None and row.measured)
     served = [row for row, _ in found if isinstance(row, ServedRow)]
-    rows = [row for row, _ in found if isinstance(row, Row)]
-    between = breaches_between(row.work for row in rows if row.work is not None)
-    rows = _with_bits(_with_breach(row, between.get(row.planned.cell)) for row in rows)
+    rows = _beside_each_other([row for row, _ in found if isinstance(row, Row)])
     count = sum(planned.load is None for planned in record.cells)
     alone = tuple(row for row in rows[count:] if not row.planned.harness)
     return RunView(
@@ -135,6 +129,20 @@ def load_run(
         tuple(row for row in served if row.planned.harness),
         alone,
     )
+
+
+def _workload(folder: Path, record: RunRecord) -> tuple[Workload | None, Damage | None]:
+    """The prompts that a run keeps, or what is wrong with them."""
+    try:
+        return read_workload(folder, record), None
+    except Unreadable as damaged:
+        return None, damaged.damage
+
+
+def _beside_each_other(rows: list[Row]) -> list[Row]:
+    """The same with what only all of them together tell."""
+    between = breaches_between(row.work for row in rows if row.work is not None)
+    return _with_bits(_with_breach(row, between.get(row.planned.cell)) for row in rows)
 
 
 def _require_run(folder: Path) -> None:
