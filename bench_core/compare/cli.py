@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -23,6 +24,7 @@ from bench_core.system.files import write_text
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
+_PLAIN_WIDTH = 160  # of tables where standard output is no terminal, as in the log of a CI
 _EXIT_CODES = {Verdict.PASS: EXIT_OK, Verdict.FAIL: EXIT_FAILED, Verdict.INCONCLUSIVE: EXIT_INCONCLUSIVE}
 
 
@@ -139,7 +141,7 @@ def _starts(text: str) -> float:
 def _tell(comparisons: Sequence[Comparison], *, everything: bool) -> None:
     from rich.console import Console  # noqa: PLC0415
 
-    terminal = Console(highlight=False)
+    terminal = Console(highlight=False, width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
     for comparison in comparisons:
         for part in console(comparison, everything=everything):
             terminal.print(part)

@@ -13,6 +13,7 @@ from bench_core.report import options as given
 from bench_core.report.decide.choose import choose as find
 from bench_core.report.decide.cost import Prices, prices
 from bench_core.report.decide.option import options_of
+from bench_core.report.decide.verdict import choice_sentences
 from bench_core.report.decide.wanted import parse_wanted
 from bench_core.report.write.files import differences, write_report
 from bench_core.runs.collector import collect_seldom
@@ -88,9 +89,10 @@ def _choose(run: Path, limits: str, priced: Prices) -> None:
     from bench_core.report.write.choice import console_choice  # noqa: PLC0415
 
     wanted = parse_wanted(limits)
-    choice = find(options_of(load_run(run, processes=cpus())), wanted)
+    options = options_of(load_run(run, processes=cpus()))
+    choice = find(options, wanted)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
-    for part in console_choice(choice, wanted, priced):
+    for part in console_choice(choice, choice_sentences(options, choice, wanted), wanted, priced):
         console.print(part)
     if not choice.ranked:
         raise typer.Exit(EXIT_FAILED)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from bench_core.contract.statistics.distribution import VALUES_BEYOND_A_PERCENTILE
@@ -73,6 +73,8 @@ class Document:
 
     Attributes:
         verdict: the first sentences.
+        verdicts: of each ranking, of which a report of one run has one, the first sentences of each batch size and load
+            point by its word: what a page says when one is chosen.
         facts: what was measured, on what, when: (name, text).
         images: what each engine ran in, and versions.
         meanings: one line for each column: (column, text).
@@ -95,6 +97,7 @@ class Document:
     figures: tuple[FigureGroup, ...]
     details: tuple[Sheet, ...]
     failures: tuple[Failure, ...]
+    verdicts: tuple[Mapping[str, tuple[str, ...]], ...] = ()
     beside: tuple[Sheet, ...] = ()
     closing: str = "Every number here follows from the raw events of this run."
     again: str = "`python -m bench_core.report RUN` computes them again."
@@ -102,9 +105,11 @@ class Document:
 
 def document(view: RunView, prices: Prices = NO_PRICE) -> Document:
     """Words a run, with the cost of output tokens where a price is given."""
+    said = verdict(view)
     return Document(
         title=f"Run {view.record.run_id}",
-        verdict=verdict(view).sentences,
+        verdict=said.sentences,
+        verdicts=(said.at,),
         facts=tuple(facts(view)),
         images=images_sheet(view),
         meanings=tuple(_meanings(view, prices)),

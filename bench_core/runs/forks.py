@@ -23,12 +23,17 @@ def cpus() -> int:
     return min(len(os.sched_getaffinity(0)), _MOST)
 
 
-def spread(work: Callable[[T], R], items: Sequence[T], processes: int) -> list[R]:
+def spread(
+    work: Callable[[T], R], items: Sequence[T], processes: int, meanwhile: Callable[[], object] | None = None
+) -> list[R]:
     """``work`` of each item, in order.
 
     Processes are forked: they have all that ``work`` refers to without a copy, and only results are sent. So a caller
     that asks for more than one must have no threads. The first item is worked on before the fork: what that makes for
     the others, as the readers of its records, is made once.
+
+    Args:
+        meanwhile: what this process may do while others work; not called where it works alone.
     """
     global _work  # noqa: PLW0603  # what a forked process begins with
     if processes < 2 or len(items) < _FEWEST_ITEMS:
@@ -37,7 +42,25 @@ def spread(work: Callable[[T], R], items: Sequence[T], processes: int) -> list[R
     _work = work
     try:
         with ProcessPoolExecutor(processes, get_context("fork")) as pool:
-            return [first, *pool.map(_one, rest, chunksize=max(len(rest) // (processes * _PIECES), 1))]
+            found = pool.map(_one, rest, chunksize=max(len(rest) // (processes * _PIECES), 1))
+            if meanwhile is not None:
+                meanwhile()
+            return [first, *found]
+    finally:
+        _work = None
+
+
+def side_by_side(one: Callable[[], T], other: Callable[[], R], processes: int) -> tuple[T, R]:
+    """What both give: the first by a process that is forked, where there may be more than one; as :func:`spread`."""
+    global _work  # noqa: PLW0603  # as above
+    if processes < 2:
+        return one(), other()
+    _work = lambda _: one()  # noqa: E731
+    try:
+        with ProcessPoolExecutor(1, get_context("fork")) as pool:
+            found = pool.submit(_one, None)
+            mine = other()
+            return found.result(), mine
     finally:
         _work = None
 

@@ -75,6 +75,9 @@ def load_run(
     watched: Watched[W] | None = None,
     processes: int = 1,
     served_events: Served | None = None,
+    *,
+    series: bool = True,
+    meanwhile: Callable[[], object] | None = None,
 ) -> RunView:
     """Reads a run; a damaged cell is a row that says so.
 
@@ -84,6 +87,8 @@ def load_run(
         processes: that read cells; of more than one, the caller must have no threads.
         served_events: what is shown the name and the events of each cell under load that has a ``result``. It is called
             in the caller's process, so one process reads then.
+        series: whether rows have theirs, which a page shows and nothing else.
+        meanwhile: see :func:`~bench_core.runs.forks.spread`.
 
     Raises:
         BadInput: the folder is not a run: it, or a readable ``run.json`` with a consistent plan, is missing; or its
@@ -92,27 +97,21 @@ def load_run(
     _require_run(folder)
     record = RunRecord.read(folder / layout.RUN_FILE)
     check_plan(record, str(folder / layout.RUN_FILE))
-    damage: Damage | None = None
-    try:
-        workload = read_workload(folder, record)
-    except Unreadable as damaged:
-        workload, damage = None, damaged.damage
+    workload, damage = _workload(folder, record)
     known: Known = {}
 
     def read(planned: PlannedCell) -> tuple[Row | ServedRow, W | None]:
         if planned.load is not None:
-            return served_row(folder, record, planned, workload, served_events), None
+            return served_row(folder, record, planned, workload, served_events, series=series), None
         watcher = watched.make() if watched is not None else None
-        return _row(folder, record, planned, workload, known, watcher), watcher
+        return _row(folder, record, planned, workload, known, watcher, series=series), watcher
 
     cells = [*record.cells, *beside_the_plan(record)]
-    found = spread(read, cells, processes if served_events is None else 1)
+    found = spread(read, cells, processes if served_events is None else 1, meanwhile)
     if watched is not None:
         watched.of.update((row.planned.cell, watcher) for row, watcher in found if watcher is not None and row.measured)
     served = [row for row, _ in found if isinstance(row, ServedRow)]
-    rows = [row for row, _ in found if isinstance(row, Row)]
-    between = breaches_between(row.work for row in rows if row.work is not None)
-    rows = _with_bits(_with_breach(row, between.get(row.planned.cell)) for row in rows)
+    rows = _beside_each_other([row for row, _ in found if isinstance(row, Row)])
     count = sum(planned.load is None for planned in record.cells)
     alone = tuple(row for row in rows[count:] if not row.planned.harness)
     return RunView(
@@ -130,6 +129,20 @@ def load_run(
         tuple(row for row in served if row.planned.harness),
         alone,
     )
+
+
+def _workload(folder: Path, record: RunRecord) -> tuple[Workload | None, Damage | None]:
+    """The prompts that a run keeps, or what is wrong with them."""
+    try:
+        return read_workload(folder, record), None
+    except Unreadable as damaged:
+        return None, damaged.damage
+
+
+def _beside_each_other(rows: list[Row]) -> list[Row]:
+    """The same with what only all of them together tell."""
+    between = breaches_between(row.work for row in rows if row.work is not None)
+    return _with_bits(_with_breach(row, between.get(row.planned.cell)) for row in rows)
 
 
 def _require_run(folder: Path) -> None:
@@ -187,9 +200,11 @@ def _row(
     workload: Workload | None,
     known: Known,
     watcher: Watcher | None,
+    *,
+    series: bool,
 ) -> Row:
     def measured(spec: CellSpec, verdict: Verdict) -> Row:
-        return _measured_row(run_folder, planned, spec, verdict, workload, known, watcher)
+        return _measured_row(run_folder, planned, spec, verdict, workload, known, watcher, series=series)
 
     return ended_row(Row, run_folder, record, planned, measured)
 
@@ -212,6 +227,8 @@ def _measured_row(
     workload: Workload | None,
     known: Known,
     watcher: Watcher | None,
+    *,
+    series: bool,
 ) -> Row:
     """A cell that is said to be ok, with its numbers."""
     folder = layout.cell_folder(run_folder, planned.cell)
@@ -244,7 +261,7 @@ def _measured_row(
             for b, given in zip(measured, work.measured, strict=True)
         ),
         rate=rate_of([sample(batch) for batch in measured], whole),
-        series=of_batches(events.stamped, events.telemetry, spec.device == "cuda"),
+        series=of_batches(events.stamped, events.telemetry, spec.device == "cuda") if series else (),
         alive_s=_alive(events),
     )  # fmt: skip
     return _with_breach(row, _other_work(told, whole)) if told is not None and whole is not None else row

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from bench_core.contract.errors import BadInput, first_line
@@ -18,7 +19,7 @@ from bench_core.contract.serving.result import ServeResult, serving_result
 from bench_core.contract.serving.schedule import Schedule
 from bench_core.runs.ended import ended_row
 from bench_core.runs.files import Unreadable, check_inside, read_serve_events
-from bench_core.runs.series import of_requests
+from bench_core.runs.series import Series, of_requests
 from bench_core.runs.view import ServedRow
 
 # Two machines agree on a sum of seconds and microseconds to this.
@@ -31,15 +32,19 @@ def served_row(
     planned: PlannedCell,
     workload: Workload | None,
     shown: Callable[[str, ServeEvents], None] | None = None,
+    *,
+    series: bool = True,
 ) -> ServedRow:
     """A planned cell under load; a damaged one is a row that says so. ``shown``: is given the events of one with
-    numbers."""
+    numbers. ``series``: whether the row has its own."""
 
     def measured(spec: CellSpec, verdict: Verdict) -> ServedRow:
         if spec.serve is None:
             raise Unreadable(layout.SPEC_FILE, "does not say how requests were sent")
         events = read_serve_events(run_folder, layout.cell_folder(run_folder, planned.cell))
         row = _measured(run_folder, planned, spec, verdict, events, workload)
+        if series:
+            row = replace(row, series=_series(spec, events))
         if shown is not None:
             shown(planned.cell, events)
         return row
@@ -64,10 +69,13 @@ def _measured(
     schedule = read_schedule(run_folder, spec)
     breaches = tuple(dict.fromkeys(_breaches(spec, schedule, events, workload)))
     gaps = _gaps(spec, result, events) if planned.harness else ()
-    assert events.window is not None  # noqa: S101  # else there were no result
+    return ServedRow(planned, spec, verdict, gaps=gaps, result=result, breaches=breaches)
+
+
+def _series(spec: CellSpec, events: ServeEvents) -> tuple[Series, ...]:
     window = events.window
-    series = of_requests(events.requests, events.telemetry, window.begin_s, window.end_s, on_gpu=spec.device == "cuda")
-    return ServedRow(planned, spec, verdict, gaps=gaps, result=result, breaches=breaches, series=series)
+    assert window is not None  # noqa: S101  # of one with a result
+    return of_requests(events.requests, events.telemetry, window.begin_s, window.end_s, on_gpu=spec.device == "cuda")
 
 
 def _gaps(spec: CellSpec, result: ServeResult, events: ServeEvents) -> tuple[Gap, ...]:

@@ -14,6 +14,7 @@ from bench_core.contract.records import layout
 from bench_core.report.decide.cost import prices_told
 from bench_core.report.document import document
 from bench_core.report.figures.draw import Drawing
+from bench_core.report.figures.every import drawings
 from bench_core.report.write.files import csv_tables
 from bench_core.report.write.markdown import markdown
 from bench_core.runs.files import Unreadable, check_inside
@@ -39,9 +40,6 @@ def report_differences(folder: Path, view: RunView) -> tuple[list[Difference], l
     the runtime that draws them, the drawings by the data of their marks (how they are laid out depends on the drawing
     tool's version). PNGs are not compared.
     """
-    from bench_core.report.figures.every import drawings  # noqa: PLC0415  # with the page's template engine below
-    from bench_core.report.page.write import html  # noqa: PLC0415
-
     found: list[Difference] = []
     missing: list[str] = []
     # Costs are checked by the prices that the report says; no run has any.
@@ -59,6 +57,8 @@ def report_differences(folder: Path, view: RunView) -> tuple[list[Difference], l
     if present is None:
         missing.append(f"{layout.PAGE_FILE}: the run has none")
     else:
+        from bench_core.report.page.write import html  # noqa: PLC0415  # its template engine; published runs have no page
+
         found += _lines(layout.PAGE_FILE, _RUNTIME.sub("", present), html(view, words, prices, runtime=""))
     for name, drawing in drawings(view).items():
         file = f"{layout.FIGURES_FOLDER}/{name}.svg"

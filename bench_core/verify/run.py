@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from bench_core.contract.records import layout
 from bench_core.contract.records.digest import file_sha256
 from bench_core.contract.records.run import RunRecord
 from bench_core.runs.files import Unreadable, check_inside
+from bench_core.runs.forks import side_by_side
 from bench_core.runs.load import Watched, load_run
 from bench_core.runs.plan import check_plan
 from bench_core.runs.view import RunView
@@ -20,7 +21,6 @@ from bench_core.verify.capacity import TrialChecks
 from bench_core.verify.cells import CellChecks, plan_differences, raw_files, unplanned_digests, unreached
 from bench_core.verify.differences import Difference, in_cell, of_run, present
 from bench_core.verify.logs import LogChecks, overlaps
-from bench_core.verify.report import report_differences
 from bench_core.verify.searches import search_differences
 from bench_core.verify.serving import ServedChecks
 
@@ -64,9 +64,37 @@ def verify_run(folder: Path, *, published: bool = True, processes: int = 1) -> V
         what = error.cause.removeprefix(f"{layout.RUN_FILE}: ")
         return Verification(record.run_id, cells, (of_run(layout.RUN_FILE, what),), ())
     logs = Watched(LogChecks)
-    view = load_run(folder, logs, processes)
+    # Only a page shows series; what a report needs is imported while other processes read.
+    view = load_run(
+        folder,
+        logs,
+        processes,
+        series=published and present(folder / layout.PAGE_FILE),
+        meanwhile=_import_report if published else None,
+    )
+    (found, notes), (differing, missing) = side_by_side(
+        lambda: _cells_and_files(folder, view, logs.of),
+        lambda: _import_report()(folder, view) if published else ([], []),
+        processes,
+    )
+    return Verification(
+        record.run_id,
+        cells + len(view.own_error) + len(view.own_error_served) + len(view.alone),
+        tuple(dict.fromkeys([*found, *differing])),
+        (*notes, *missing),
+    )
+
+
+def _import_report() -> Callable[[Path, RunView], tuple[list[Difference], list[str]]]:
+    from bench_core.verify.report import report_differences  # noqa: PLC0415
+
+    return report_differences
+
+
+def _cells_and_files(folder: Path, view: RunView, logs: Mapping[str, LogChecks]) -> tuple[list[Difference], list[str]]:
+    """Everything but what is written of a run; also says what could not be compared."""
     found = [*_digests(folder), *plan_differences(folder, view), *_workload(view)]
-    checks = CellChecks(folder, view, logs.of)
+    checks = CellChecks(folder, view, logs)
     checks.run()
     served = ServedChecks(folder, view)
     served.run()
@@ -81,18 +109,9 @@ def verify_run(folder: Path, *, published: bool = True, processes: int = 1) -> V
         notes.append("ids given to the engines: the run does not keep its prompts; cells were compared with each other")
     if present(folder / layout.DIGESTS_FILE) and (cells_left := unreached(folder, view)):
         notes.append(f"planned cells that were not reached when this was published ({len(cells_left)} x)")
-    if not record.visits:
+    if not view.record.visits:
         notes.append(f"visits: {layout.RUN_FILE} is an older record, which does not list them")
-    if published:
-        differing, missing = report_differences(folder, view)
-        found += differing
-        notes += missing
-    return Verification(
-        record.run_id,
-        cells + len(view.own_error) + len(view.own_error_served) + len(view.alone),
-        tuple(dict.fromkeys(found)),
-        tuple(notes),
-    )
+    return found, notes
 
 
 def _workload(view: RunView) -> Iterator[Difference]:

@@ -27,6 +27,18 @@ def test_counted_values_have_the_distribution_of_a_list_of_them(values: list[flo
     assert found.mean == math.fsum(values) / len(values)
 
 
+ANY = st.floats(-1e30, 1e30) | st.floats(-1e-3, 1e-3)  # as far as a record's numbers go, and down to the least
+
+
+@given(st.dictionaries(ANY, st.integers(1, 300), min_size=1, max_size=30))
+def test_sums_of_counted_values_are_rounded_once(counts: dict[float, int]) -> None:
+    values = sorted(Counter(counts).elements())
+    found, listed = Distribution.of_counts(counts), Distribution.of(values)
+    assert found == listed
+    assert found is not None
+    assert found.mean == math.fsum(values) / len(values)
+
+
 def test_nothing_counted_has_no_distribution() -> None:
     assert Distribution.of_counts({}) is None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -303,7 +304,11 @@ def test_the_command_compares_the_versions_of_one_run(tmp_path: Path, capsys: py
         return int(ended.value.code or 0)
 
     assert call(str(run), "--json", str(tmp_path / "c.json"), "--quantities", "tpot") == 1
-    assert "FAIL: vllm 0.33.0 against vllm 0.26.0" in " ".join(capsys.readouterr().out.split())
+    printed = capsys.readouterr().out
+    assert "FAIL: vllm 0.33.0 against vllm 0.26.0" in " ".join(printed.split())
+    assert re.search(r"Verdict .* Cell .* Quantity .* Change, its 95 % interval \(%\)", printed), (
+        "wide enough for a log"
+    )
     record = json.loads((tmp_path / "c.json").read_text())
     assert (record["baseline"]["name"], record["comparisons"][0]["run"]["name"]) == ("vllm 0.26.0", "vllm 0.33.0")
     assert call(str(run), "--engine-version", "vllm=0.33.0,0.26.0", "--quantities", "tpot") == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import shutil
 from collections.abc import Iterator
@@ -16,10 +17,16 @@ from report_runs import CT2, VLLM, Script, write_run
 from serving_runs import write_loaded
 from test_report_choose import CASES, _rounded
 from test_report_written import EVIL, MIXED
+from typer.testing import CliRunner
 
 from bench_core.contract.records.outcome import Outcome
+from bench_core.report.cli import app
 from bench_core.report.decide.choose import Wanted, choose
-from bench_core.report.decide.option import options_of
+from bench_core.report.decide.cost import Prices, cost_per_million, energy_cost_per_million
+from bench_core.report.decide.option import options_of, points_of
+from bench_core.report.decide.under_limits import limit_sentences
+from bench_core.report.decide.verdict import verdict
+from bench_core.report.format import significant, within
 from bench_core.report.together.write import write_together
 from bench_core.report.write.files import write_report
 from bench_core.runs.load import load_run
@@ -141,7 +148,7 @@ def numbers(page: Page, column: int) -> list[float]:
         ".map(row => row.cells[column].textContent)",
         column,
     )
-    return [float(text.split(" ±")[0].replace(",", "")) for text in texts if text != "\N{EN DASH}"]
+    return [float(text.split(" ")[0]) for text in texts if re.match(r"[\d.]", text)]
 
 
 def test_tables_below_are_sorted_too(browser: Browser, batches: Path) -> None:
@@ -204,6 +211,51 @@ def test_another_batch_size_changes_figures_and_answer(browser: Browser, study: 
     expect(page.locator("#chart-fastest figcaption")).to_contain_text("batch size 64")
     page.keyboard.press("ArrowLeft")
     expect(page.locator("#answer strong")).to_contain_text("batch size 16")
+
+
+POINTS = {"b": "batch", "c": "concurrency", "r": "rate"}
+
+
+@pytest.mark.parametrize("which", ["batches", "h100-llama2-7b", "2026-11-23-cpu-quality", "h200-serving"])
+def test_the_answer_s_sentences_follow_the_chosen_point_as_the_terminal_says_them(
+    browser: Browser, tmp_path: Path, which: str
+) -> None:
+    """The page's are those of the report's rule and those of ``--choose``; before the program runs, the report's."""
+    run = write_run(tmp_path / "run", MIXED) if which == "batches" else PUBLISHED / which
+    view = load_run(run)
+    found, written = verdict(view), write_report(run, tmp_path / "out").page
+    html = written.read_text(encoding="utf-8").split('<ul class="verdict"')[1].split("</ul>")[0]
+    assert html.count("<li>") == len(found.sentences)
+    page = Opened(browser, written).page
+    said = page.locator("ul.verdict li")
+    chosen = page.locator("#points button[aria-checked=true]")
+    words = points_of(options_of(view))
+    for word, sentences in found.at.items():
+        if len(words) > 1:
+            page.get_by_role("radio", name=words[word], exact=True).click()
+            expect(chosen).to_have_text(words[word])
+        assert [plain(text) for text in said.all_inner_texts()] == [plain(text) for text in sentences]
+        if word[0] in POINTS:
+            asked = f"{POINTS[word[0]]}={word[1:].replace('_', '.')}"
+            terminal = plain(CliRunner().invoke(app, [str(run), "--choose", asked]).output)
+            for sentence in sentences:
+                # Latency limits that a run was measured with are no part of a choice.
+                assert plain(sentence) in terminal or sentence in limit_sentences(view)
+
+
+def plain(text: str) -> str:
+    """Without the places at which a line breaks, or does not."""
+    return " ".join(text.replace("\N{NO-BREAK SPACE}", " ").split())
+
+
+def test_choosing_another_batch_size_says_another_answer(browser: Browser, study: Path) -> None:
+    page = Opened(browser, study).page
+    said = page.locator("ul.verdict li").first
+    expect(said).to_contain_text("At batch size 1, llama.cpp 4-bit (Q4_K_M) is the fastest")
+    before = page.get_by_role("radio", name="batch size 64").bounding_box()
+    page.get_by_role("radio", name="batch size 64").click()
+    expect(said).to_contain_text("At batch size 64, vLLM GPTQ 4-bit is the fastest")
+    assert page.get_by_role("radio", name="batch size 64").bounding_box() == before, "the switch stays where it is"
 
 
 def test_a_cell_says_how_it_is_measured_again(browser: Browser, batches: Path, study: Path) -> None:
@@ -331,7 +383,142 @@ def test_limits_in_the_form_rule_methods_out(browser: Browser, study: Path) -> N
     expect(page.locator("#cell h3")).to_contain_text(", batch size 16")
     page.fill("[name=memory_gib]", "")
     page.fill("[name=gpu_hour_price]", "2.5")
-    expect(page.locator("#answer ol li").first).to_contain_text("for a million output tokens")
+    expect(page.locator("#answer ol li").first).to_contain_text("a million output tokens cost ")
+
+
+def test_costs_are_those_of_the_report(browser: Browser, study: Path) -> None:
+    """By the hour with the throughput's interval turned round, and by the energy; each apart, in the report's words."""
+    page = Opened(browser, study).page
+    priced = Prices(gpu_hour=2.5, kwh=0.3)
+    page.fill("[name=gpu_hour_price]", "2.5")
+    page.fill("[name=kwh_price]", "0.3")
+    options = options_of(load_run(PUBLISHED / "h100-llama2-7b"))
+    (lead,) = (one for one in options if one.cell == "vllm.gptq.b64")
+    told, energy = (
+        cost_per_million(priced, lead.throughput_tok_s),
+        energy_cost_per_million(priced, lead.joules_per_token),
+    )
+    assert told is not None
+    assert told.low is not None
+    assert energy is not None
+    expected = within(told.value, told.low, told.high)
+    page.get_by_role("radio", name="batch size 64").click()
+    words = page.locator("#answer ol li").first.inner_text()
+    assert f"a million output tokens cost {expected}, energy for a million output tokens costs " in words
+    assert words.strip().endswith(significant(energy))
+    row = page.locator("#cell-table tbody tr").first
+    assert expected in row.inner_text()
+    assert significant(energy) in row.inner_text()
+
+
+def test_the_page_writes_numbers_as_the_tables_do(browser: Browser, batches: Path) -> None:
+    """To the last digit, with and without intervals, of one length and of two."""
+    page = Opened(browser, batches).page
+    drawn = random.Random(7)  # noqa: S311
+    cases: list[tuple[float, float | None, float | None]] = [
+        (0.0, None, None),
+        (9.9999, None, None),
+        (9.9999e-5, None, None),
+    ]
+    for _ in range(2000):
+        value = drawn.uniform(1, 10) * 10.0 ** drawn.randint(-7, 6)
+        below, above = (value * drawn.choice((1e-6, 1e-3, 0.02, 0.3)) * drawn.uniform(0.9, 1.1) for _ in range(2))
+        cases += [(value, None, None), (value, value - below, value + above), (value, value - below, value + below)]
+    made = page.evaluate(
+        "cases => cases.map(([value, low, high]) => within(value, low, high))", [list(c) for c in cases]
+    )
+    assert made == [within(*case) for case in cases]
+
+
+def test_a_cell_s_throughput_is_in_the_report_s_words(browser: Browser, study: Path) -> None:
+    """In the table, in the answer and beside the bars; also where two roundings would give another digit."""
+    page = Opened(browser, study).page
+    options = {one.cell: one for one in options_of(load_run(PUBLISHED / "h100-llama2-7b"))}
+    told = page.evaluate("data.cells.filter((cell) => cell.says).map((cell) => [cell.cell, cell.says])")
+    assert len(told) > 70
+    for cell, says in told:
+        rate = options[cell].throughput_tok_s
+        assert rate is not None
+        assert says == within(rate.value, rate.low, rate.high)
+    page.get_by_role("radio", name="batch size 64").click()
+    lead = options["vllm.gptq.b64"].throughput_tok_s
+    assert lead is not None
+    for place in ("#cell-table tbody tr", "#answer ol li", "ul.verdict li"):
+        expect(page.locator(place).first).to_contain_text(within(lead.value, lead.low, lead.high))
+    expect(page.locator("#chart-fastest svg")).to_contain_text(f"{significant(lead.value)} token/s")
+
+
+def test_how_a_cell_failed_is_seen_where_its_number_would_be(browser: Browser, study: Path) -> None:
+    """On a phone the last columns are out of sight."""
+    opened = Opened(browser, study, width=390, height=800)
+    opened.page.select_option("#filter-outcome", "oom_kv")
+    badge = opened.page.locator("#cell-table tbody tr").first.locator(".badge.failed")
+    expect(badge).to_have_count(1)
+    expect(badge).to_have_text("out of memory")
+    badge.scroll_into_view_if_needed()
+    box = badge.bounding_box()
+    assert box is not None
+    assert box["x"] + box["width"] <= 390
+    assert opened.page.locator("#cells .scroll").evaluate("place => place.scrollLeft") == 0
+
+
+@pytest.mark.parametrize("which", ["batches", "under_load", "study"])
+def test_throughput_is_seen_beside_the_method_on_a_phone(
+    browser: Browser, which: str, request: pytest.FixtureRequest
+) -> None:
+    page = Opened(browser, request.getfixturevalue(which), width=390, height=800).page
+    head = page.locator("#cell-table th", has_text="Throughput").bounding_box()
+    assert head is not None
+    assert head["x"] + head["width"] <= 390
+
+
+def test_a_method_without_any_number_is_drawn_below_all_others(browser: Browser, tmp_path: Path) -> None:
+    """Not on another method's point: it has no last number at whose height its crosses could stand."""
+    dead = replace(CT2, dies=dict.fromkeys((1, 4), (Outcome.OOM_LOAD, "no memory")))
+    opened = Opened(browser, write_report(write_run(tmp_path, Script((VLLM, dead), batch_sizes=(1, 4)))).page)
+    opened.all_drawn()
+    rows = opened.page.evaluate(
+        "charts.find((chart) => chart.id === 'throughput').rows(state).map((row) => [row.failed ?? false, row.value])"
+    )
+    assert len(rows) == 4
+    assert max(value for failed, value in rows if failed) < min(value for failed, value in rows if not failed)
+    expect(opened.page.locator("#chart-throughput figcaption")).to_contain_text("at the foot: no number at all")
+    expect(opened.page.locator("#chart-throughput figcaption")).not_to_contain_text("last one")
+
+
+@pytest.mark.parametrize("width", [390, 703, 1400])
+def test_a_bar_s_name_and_number_are_whole(browser: Browser, tmp_path: Path, width: int) -> None:
+    """Of runs side by side names end in what tells them apart, and are long."""
+    long = replace(VLLM, label="vLLM in a precision whose name is long, with what it holds")
+    script = Script((long, CT2), batch_sizes=(1, 4))
+    folders = [write_run(tmp_path, replace(script, run_id=name)) for name in ("older", "newer")]
+    opened = Opened(browser, write_together(folders, tmp_path / "page.html"), width=width)
+    opened.all_drawn()
+    plot = opened.page.locator("#chart-fastest svg")
+    texts = plot.locator("text").all_text_contents()
+    assert not [text for text in texts if "\N{HORIZONTAL ELLIPSIS}" in text]
+    assert sum(text.endswith(" \N{MIDDLE DOT} newer") for text in texts) == 2
+    frame = plot.bounding_box()
+    assert frame is not None
+    for word in plot.locator("text", has_text=re.compile("token/s$")).all():
+        box = word.bounding_box()
+        assert box is not None
+        assert box["x"] + box["width"] <= frame["x"] + frame["width"] + 1
+
+
+def test_the_words_of_memory_s_parts_fit_a_phone(browser: Browser, study: Path) -> None:
+    opened = Opened(browser, study, width=390, height=800)
+    opened.all_drawn()
+    plot = opened.page.locator("#chart-anatomy .plot").bounding_box()
+    assert plot is not None
+    words = opened.page.locator("#chart-anatomy svg .role-legend-label text")
+    assert sorted(words.all_text_contents()) == sorted(
+        ["weights", "KV cache", "activations", "CUDA graphs", "context", "unexplained"]
+    )
+    for word in words.all():
+        box = word.bounding_box()
+        assert box is not None
+        assert box["x"] + box["width"] <= plot["x"] + plot["width"]
 
 
 def test_a_page_of_several_runs_shows_one_ranking_at_a_time(browser: Browser, tmp_path: Path) -> None:

@@ -238,7 +238,7 @@ def test_any_text_is_limits_or_bad_input(text: str) -> None:
         (Reason("throughput_tok_s", 1404.8, 2000), "1405 token/s, 2000 token/s wanted"),
         (Reason("ttft_s", 0.767, 0.2, close=True), "TTFT 0.767 s, 0.2 s allowed; its interval holds the limit"),
         (Reason("tpot_p99_s", None, 0.2), "p99 of TPOT not known"),
-        (Reason("quality", None, 0.02), "quality not measured"),
+        (Reason("quality", None, 0.02), "quality not known"),
         (Reason("quality", 0.3759, 0.02), "perplexity 37.6 % above the reference's, 2 % allowed"),
         (Reason("outcome"), "oom_kv: no room for 64 prompts"),
         (Reason("unranked"), "not ranked: others took 2 CPUs"),

@@ -12,6 +12,7 @@ from make_large_run import make_large_run
 from report_runs import VLLM, Script, measured_repeatedly, visit_again, write_run
 
 from bench_core.contract.records.run import EngineVersion
+from bench_core.report.decide.verdict import verdict
 from bench_core.report.document import document
 from bench_core.report.figures.colours import SPARE, _known, engine_colours, looks
 from bench_core.report.figures.draw import MOST_METHODS, Point, draw
@@ -118,7 +119,7 @@ def test_versions_of_an_engine_have_its_colour_and_shapes_of_their_own(tmp_path:
     view = load_run(write_run(tmp_path, Script(methods=tuple(methods))))
     made = {f"vllm-v{n}_0": EngineVersion(image="vllm", version=f"{n}.0") for n in (1, 2)}
     view = replace(view, record=view.record.model_copy(update={"engine_versions": made}))
-    data = page_data(view)
+    data = page_data(view, verdict(view).at)
     colour = _known()["vllm"]
     assert data["engines"] == [{"image": name, "colour": colour} for name in made]
     assert len({(method["shape"], *method["dash"]) for method in data["methods"]}) == 2

@@ -15,7 +15,7 @@ from bench_core.contract.serving.capacity import Capacity
 from bench_core.contract.serving.protocol import Limits
 from bench_core.report.decide.choose import Wanted, choose
 from bench_core.report.decide.option import options_of
-from bench_core.report.decide.verdict import verdict
+from bench_core.report.decide.verdict import choice_sentences, verdict
 from bench_core.report.document import document
 from bench_core.report.explain.same_batches import fastest
 from bench_core.report.tables.glance import fastest_lines
@@ -137,12 +137,62 @@ def test_a_search_for_the_highest_load_tells_what_is_kept(
     assert f"Within TTFT at most 0.2 s, for 99 % of requests, {kept}" in verdict(view).sentences
 
 
+def test_each_point_has_sentences_of_its_own(tmp_path: Path) -> None:
+    """At 1 the far method is first, at 4 the near one; at 16 nothing has numbers. The report's first sentences are
+    those of the smallest and the largest point at which somebody is ranked."""
+    near = replace(NEAR, dies={16: (Outcome.CRASHED, "gone")})
+    far = replace(FAR, dies={16: (Outcome.CRASHED, "gone")})
+    reference = replace(REFERENCE, dies={16: (Outcome.CRASHED, "gone")})
+    methods = (far, near, reference)
+    run = write_run(tmp_path, Script(methods, batch_sizes=(1, 4, 16), batches=8, model=TRAINED))
+    for size, latencies in ((1, (0.1, 0.125, 0.2)), (4, (0.125, 0.1, 0.2))):
+        for method, latency_s in zip(methods, latencies, strict=True):
+            set_latencies(cell_path(run, method, size), [latency_s * 0.999, latency_s * 1.001] * 4)
+    found = verdict(load_run(run))
+    assert list(found.at) == ["b1", "b4", "b16"]
+    first, cost, near_by, plus_minus = found.at["b1"]
+    assert first.startswith("At batch size 1, CTranslate2 int8_float16 is the fastest with 200.0 ± ")
+    assert cost == "Its perplexity is 9.974, the reference has 7.389."
+    assert near_by.startswith("Within 2 % of the reference's quality, vLLM fp16 is the fastest with 160.0 ± ")
+    assert found.at["b4"][0].startswith("At batch size 4, vLLM fp16 is the fastest with 800")
+    assert found.at["b4"][1:] == ("Its perplexity is 7.463, within 2 % of the reference's 7.389.", plus_minus)
+    assert found.at["b16"] == ("At batch size 16, no method is ranked: no cell has numbers.",)
+    assert found.sentences == (first, cost, near_by, *found.at["b4"])
+
+
+def test_an_answer_within_limits_is_said_of_them(tmp_path: Path) -> None:
+    view = _run(tmp_path, [(FAR, 0.1), (NEAR, 0.125), (REFERENCE, 0.2)], model=TRAINED)
+    options = options_of(view)
+
+    def said(**limits: float) -> tuple[str, ...]:
+        wanted = Wanted("b1", **limits)
+        return choice_sentences(options, choose(options, wanted), wanted)
+
+    assert said() == verdict(view).at["b1"]
+    within = "within perplexity above the reference's at most 2 %"
+    first, cost, _ = said(quality=0.02)
+    assert first.startswith(f"At batch size 1, {within}, vLLM fp16 is the fastest with 160.0 ± ")
+    assert cost == "Its perplexity is 7.463, within 2 % of the reference's 7.389."
+    alone, _, _ = said(throughput_tok_s=190)
+    assert alone.startswith("At batch size 1, within throughput at least 190 token/s, CTranslate2 int8_float16 is the ")
+    assert " is the only method, with 200.0 ± " in alone
+    assert said(memory=1.0) == ("No method is within the limits at batch size 1 (memory at most 9.31323e-10 GiB).",)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("run", PUBLISHED, ids=lambda path: path.name)
 def test_verdict_choice_and_bold_name_the_same_method(run: Path) -> None:
     view = load_run(run)
     options = options_of(view)
-    assert verdict(view).sentences
+    found = verdict(view)
+    assert found.sentences
+    for point, said in found.at.items():
+        ranked = choose(options, Wanted(point)).ranked
+        assert said[0].startswith(f"At {choose(options, Wanted(point)).point_words}, ")
+        assert (ranked[0].option.method if ranked else "no method is ranked") in said[0]
+    if len({line.option.method for choice in found.choices for line in choice.ranked}) > 1:
+        for choice in found.choices:
+            assert found.at[choice.point][0] in found.sentences
     for size in view.batch_sizes:
         leads = fastest(view, view.of_batch_size(size))
         ranked = choose(options, Wanted(f"b{size}")).ranked

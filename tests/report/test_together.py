@@ -23,7 +23,7 @@ from bench_core.report.conditions import OF_RUNS
 from bench_core.report.decide.option import Option
 from bench_core.report.document import Document
 from bench_core.report.format import ABSENT
-from bench_core.report.page.data import several_data
+from bench_core.report.page.data import Part, several_data
 from bench_core.report.together.document import document_of
 from bench_core.report.together.group import Group, NamedRun, groups_of
 from bench_core.report.together.write import together
@@ -112,8 +112,14 @@ def test_runs_that_differ_in_what_decides_are_never_in_one_ranking(tmp_path: Pat
     assert why.startswith(f"2 rankings, and no common one: the runs differ in {word},")
     row = next(row for row in document.beside[0].rows if row[0].text.lower() == name)
     assert row[1].text == "differs"
-    data = several_data("t", [(g.words, g.options, {o.run: g.run_of(o).view for o in g.options}) for g in groups])
+    told = zip(groups, document.verdicts, strict=True)
+    data = several_data("t", [Part(g.options, {o.run: g.run_of(o).view for o in g.options}, at) for g, at in told])
     assert [len(part["cells"]) for part in data["parts"]] == [4, 4]
+    for part, run, elsewhere in zip(data["parts"], ("one", "other"), ("other", "one"), strict=True):
+        for point in part["points"]:
+            (said,) = [text for text in point["verdict"] if f" At {point['words']}, " in text]
+            assert said.startswith(f"{run} on ")
+            assert f": {elsewhere} on " not in said
 
 
 def _refit(run: Path, change: Callable[[RunRecord], dict[str, object]]) -> None:

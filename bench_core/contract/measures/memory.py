@@ -79,4 +79,4 @@ def _mean_over_time(samples: list[tuple[float, int]]) -> float | None:
     span_s = samples[-1][0] - samples[0][0]
     if span_s <= 0.0:
         return float(samples[-1][1])
-    return area(samples) / span_s
+    return area([*map(_TIME, samples)], [*map(_BYTES, samples)]) / span_s

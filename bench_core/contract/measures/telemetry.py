@@ -8,6 +8,7 @@ import math
 import operator
 import statistics
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from pydantic import Field
 
@@ -118,7 +119,13 @@ def is_throttling(mask: int) -> bool:
 
 
 _TIME, _VALUE = operator.itemgetter(0), operator.itemgetter(1)
-Column = list[tuple[float, float]]  # (CLOCK_MONOTONIC seconds, value), in time order
+
+
+class _Column(NamedTuple):
+    """CLOCK_MONOTONIC seconds, in order, and the value at each."""
+
+    times: Sequence[float]
+    values: Sequence[float]
 
 
 def summarise_telemetry(
@@ -127,18 +134,27 @@ def summarise_telemetry(
     """Of the window ``begin_s`` to ``end_s`` (CLOCK_MONOTONIC); ``None`` where nothing was ever sampled."""
     if not any(event.t_s for event in telemetry):
         return None
-    every = sorted(itertools.chain.from_iterable(event.t_s for event in telemetry))
-    times = every[bisect.bisect_left(every, begin_s) : bisect.bisect_right(every, end_s)]
+    told = [*itertools.chain.from_iterable(event.t_s for event in telemetry)]
+    every = sorted(told)
+    window = slice(bisect.bisect_left(every, begin_s), bisect.bisect_right(every, end_s))
+    times = every[window]
     gaps = [*map(operator.sub, (*times, end_s), (begin_s, *times))]
+    # As nearly always: then the samples of a column without a gap stand where their times do.
+    in_order = told == every and all(map(operator.lt, every, every[1:]))
 
-    def column(name: str) -> Column:
+    def column(name: str) -> _Column:
+        columns = [getattr(event, name) for event in telemetry]
+        if in_order and None not in columns:
+            values = [*itertools.chain.from_iterable(columns)][window]
+            if None not in values:
+                return _Column(times, [*map(float, values)])
         found = within(samples_of(telemetry, name), begin_s, end_s)
-        return [*zip(map(_TIME, found), map(float, map(_VALUE, found)), strict=True)]
+        return _Column([*map(_TIME, found)], [*map(float, map(_VALUE, found))])
 
     reasons = column("throttle_reasons")
     masks: dict[int, float] = {}
-    for (_, mask), seconds in zip(reasons, _weights(reasons, begin_s, end_s), strict=True):
-        masks[int(mask)] = masks.get(int(mask), 0.0) + seconds
+    for mask, seconds in zip(map(int, reasons.values), _weights(reasons, begin_s, end_s), strict=True):
+        masks[mask] = masks.get(mask, 0.0) + seconds
     total = math.fsum(masks.values())
     words = {word for mask in masks for word in reason_words(mask)}
     power_w = column("power_w")
@@ -152,7 +168,7 @@ def summarise_telemetry(
         gaps=sum(gap >= GAP_S for gap in gaps),
         sm_clock_mhz=_mean(column("sm_clock_mhz")),
         memory_clock_mhz=_mean(column("memory_clock_mhz")),
-        temperature_max_c=max((v for _, v in column("temperature_c")), default=None),
+        temperature_max_c=max(column("temperature_c").values, default=None),
         power_w=_mean(power_w),
         utilisation=_scaled(_mean(column("utilisation_percent")), 0.01),
         energy_joules=counter,
@@ -207,30 +223,29 @@ def device_energy_joules(telemetry: Sequence[TelemetryEvent], measured: Sequence
     return (last - first) / 1000.0 * (end - start) / (last_t - first_t)
 
 
-def _weights(samples: Column, begin_s: float, end_s: float) -> list[float]:
+def _weights(samples: _Column, begin_s: float, end_s: float) -> list[float]:
     """Seconds that each sample stands for: half of the way to its neighbours, and to the window's edge at the ends.
     Samples at the ends of batches make some stretches denser than others."""
-    if not samples:
+    times = samples.times
+    if not times:
         return []
-    times = [t for t, _ in samples]
     middles = [(earlier + later) / 2 for earlier, later in itertools.pairwise(times)]
     edges = [begin_s, *middles, end_s]
     return [right - left for left, right in itertools.pairwise(edges)]
 
 
-def _mean(samples: Column) -> float | None:
+def _mean(samples: _Column) -> float | None:
     """Weighted by time (trapezoids)."""
-    if not samples:
+    if not samples.times:
         return None
-    span_s = samples[-1][0] - samples[0][0]
+    span_s = samples.times[-1] - samples.times[0]
     if span_s <= 0:
-        return statistics.fmean(v for _, v in samples)
-    return area(samples) / span_s
+        return statistics.fmean(samples.values)
+    return area(samples.times, samples.values) / span_s
 
 
-def area(samples: Sequence[tuple[float, float]]) -> float:
+def area(times: Sequence[float], values: Sequence[float]) -> float:
     """Below a column, in trapezoids; in the value's unit times seconds."""
-    times, values = [*map(_TIME, samples)], [*map(_VALUE, samples)]
     spans = map(operator.sub, times[1:], times)
     return math.fsum(map(operator.mul, spans, map(operator.add, values, values[1:]))) / 2
 
@@ -239,22 +254,24 @@ def _scaled(value: float | None, factor: float) -> float | None:
     return None if value is None else value * factor
 
 
-def _covers(samples: Column, begin_s: float, end_s: float) -> bool:
-    if len(samples) < 2 or end_s - begin_s < _SHORTEST_WINDOW_S:
+def _covers(times: Sequence[float], begin_s: float, end_s: float) -> bool:
+    if len(times) < 2 or end_s - begin_s < _SHORTEST_WINDOW_S:
         return False
-    return samples[-1][0] - samples[0][0] >= _COVERED * (end_s - begin_s)
+    return times[-1] - times[0] >= _COVERED * (end_s - begin_s)
 
 
-def _counted(samples: Column, begin_s: float, end_s: float, unit: float) -> float | None:
+def _counted(samples: _Column, begin_s: float, end_s: float, unit: float) -> float | None:
     """A counter's rise over the window, scaled from the samples inside it; ``None`` for a window shorter than a second
     or covered less than nine tenths, or a counter that fell."""
-    if not _covers(samples, begin_s, end_s) or samples[-1][1] < samples[0][1]:
+    times, values = samples
+    if not _covers(times, begin_s, end_s) or values[-1] < values[0]:
         return None
-    return (samples[-1][1] - samples[0][1]) * unit * (end_s - begin_s) / (samples[-1][0] - samples[0][0])
+    return (values[-1] - values[0]) * unit * (end_s - begin_s) / (times[-1] - times[0])
 
 
-def _integrated(samples: Column, begin_s: float, end_s: float) -> float | None:
+def _integrated(samples: _Column, begin_s: float, end_s: float) -> float | None:
     """Power integrated over the window, joules, under the same conditions as :func:`_counted`."""
-    if not _covers(samples, begin_s, end_s):
+    times = samples.times
+    if not _covers(times, begin_s, end_s):
         return None
-    return area(samples) * (end_s - begin_s) / (samples[-1][0] - samples[0][0])
+    return area(times, samples.values) * (end_s - begin_s) / (times[-1] - times[0])

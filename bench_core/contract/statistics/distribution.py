@@ -5,8 +5,9 @@ from __future__ import annotations
 import bisect
 import itertools
 import math
+import operator
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import overload
 
 from pydantic import Field
@@ -47,7 +48,7 @@ class Distribution(Record):
             median=statistics.median(ordered),
             min=ordered[0],
             max=ordered[-1],
-            stdev=_root([(value - mean) ** 2 for value in ordered], len(ordered)),
+            stdev=_root(math.fsum([(value - mean) ** 2 for value in ordered]), len(ordered)),
             p90=percentile(ordered, 0.90),
             p95=percentile(ordered, 0.95),
             p99=percentile(ordered, 0.99),
@@ -59,7 +60,7 @@ class Distribution(Record):
         if not counts:
             return None
         ordered = _Counted(counts)
-        mean = math.fsum(ordered.each(ordered.values)) / len(ordered)
+        mean = ordered.total(ordered.values) / len(ordered)
         middle = len(ordered) // 2
         return cls(
             n=len(ordered),
@@ -67,7 +68,7 @@ class Distribution(Record):
             median=ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2,
             min=ordered[0],
             max=ordered[len(ordered) - 1],
-            stdev=_root(ordered.each([(value - mean) ** 2 for value in ordered.values]), len(ordered)),
+            stdev=_root(ordered.total([(value - mean) ** 2 for value in ordered.values]), len(ordered)),
             p90=percentile(ordered, 0.90),
             p95=percentile(ordered, 0.95),
             p99=percentile(ordered, 0.99),
@@ -94,15 +95,29 @@ class _Counted(Sequence[float]):
             return [self[k] for k in range(*place.indices(len(self)))]
         return self.values[bisect.bisect_right(self._upto, place)]
 
-    def each(self, of_values: Iterable[float]) -> Iterator[float]:
-        """Something of each value, as often as that was counted: a sum of it rounds once, as that of a list does."""
-        return itertools.chain.from_iterable(map(itertools.repeat, of_values, self._times))
+    def total(self, of_values: Sequence[float]) -> float:
+        """The sum of something of each value, as often as that was counted. It rounds once, as that of a list does: a
+        number is taken apart into two of half its digits (Dekker, 1971), and the product of a half with a count is
+        exact."""
+        sizes = [*filter(None, map(abs, of_values))]
+        beyond = sizes and (max(sizes) > _LARGEST or min(sizes) < _SMALLEST)
+        if beyond or max(self._times) > _LARGEST_COUNT:
+            return math.fsum(itertools.chain.from_iterable(map(itertools.repeat, of_values, self._times)))
+        apart = [value * _HALVES for value in of_values]
+        high = [far - (far - value) for far, value in zip(apart, of_values, strict=True)]
+        low = map(operator.sub, of_values, high)
+        return math.fsum([*map(operator.mul, high, self._times), *map(operator.mul, low, self._times)])
 
 
-def _root(squares: Iterable[float], n: int) -> float | None:
-    """Sample standard deviation of exact sums: the same digits with every Python, as that of the standard library is
-    not; ``None`` for one value."""
-    return math.sqrt(math.fsum(squares) / (n - 1)) if n > 1 else None
+# A half has 26 binary digits, of the 53 that a product may have. Beyond the other two something may over- or underflow.
+_HALVES, _LARGEST_COUNT = 2.0**27 + 1.0, 2**27
+_LARGEST, _SMALLEST = 1e250, 1e-250
+
+
+def _root(squares: float, n: int) -> float | None:
+    """Sample standard deviation, of the exact sum of squares: the same digits with every Python, as that of the
+    standard library is not; ``None`` for one value."""
+    return math.sqrt(squares / (n - 1)) if n > 1 else None
 
 
 def percentile(ordered: Sequence[float], q: float) -> float | None:

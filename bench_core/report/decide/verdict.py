@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from bench_core.report.decide.choose import Choice, Wanted, choose
-from bench_core.report.decide.option import Option, Quantity, options_of
+from bench_core.report.decide.choose import LIMITS, Choice, Wanted, choose
+from bench_core.report.decide.option import Option, Quantity, options_of, points_of
 from bench_core.report.decide.quality import NEAR, NEAR_WORDS, is_near, quality_loss, reference_perplexity
 from bench_core.report.decide.under_limits import limit_sentences
+from bench_core.report.decide.words import wanted_words
 from bench_core.report.explain.marks import FEW_BATCHES, MISFIT, NO_OUTPUT, UNEVEN
 from bench_core.report.format import milliseconds, significant, within
 from bench_core.runs.view import RunView
 
 _KINDS = ("batch_size", "concurrency", "request_rate", "trace")
+PLUS_MINUS = "The ± is half of a 95 % interval."
 _NO_INTERVAL = (FEW_BATCHES, UNEVEN, MISFIT, NO_OUTPUT)
 
 
@@ -26,10 +28,12 @@ class Verdict:
         sentences: plain text, each whole in itself.
         choices: what they are of: the smallest and the largest batch size, concurrency and request rate at which a
             method is ranked, without limits.
+        at: what the run says first of one batch size or load point, by its word; of each that was planned.
     """
 
     sentences: tuple[str, ...]
     choices: tuple[Choice, ...] = ()
+    at: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def verdict(view: RunView) -> Verdict:
@@ -40,21 +44,35 @@ def verdict(view: RunView) -> Verdict:
 def verdict_of(options: tuple[Option, ...], limits: tuple[str, ...] = ()) -> Verdict:
     """Of cells that may be compared. ``limits``: what else there is to say of latency limits."""
     reference = reference_perplexity(options)
-    kinds = [_ends(options, kind) for kind in _KINDS]
+    told = {choice.point: choice for choice in (choose(options, Wanted(point)) for point in points_of(options))}
+    of_point = {point: tuple(_of_one(options, choice, reference)) for point, choice in told.items()}
+    kinds = [_ends(options, kind, told) for kind in _KINDS]
     choices = tuple(choice for ends in kinds for choice in ends)
-    if len({line.option.method for choice in choices for line in choice.ranked}) == 1:
+    if not choices:
+        sentences = [_nothing(options)]
+    elif len({line.option.method for choice in choices for line in choice.ranked}) == 1:
         sentences = list(_alone(choices, reference))
     else:
-        sentences = [sentence for ends in kinds for sentence in _compared(options, ends, reference)]
-    sentences += limits
-    if not choices:
-        return Verdict((_nothing(options), *sentences))
-    if any("±" in sentence for sentence in sentences):
-        sentences.append("The ± is half of a 95 % interval.")
-    return Verdict(tuple(sentences), choices)
+        sentences = [sentence for choice in choices for sentence in of_point[choice.point]]
+    at = {point: _explained((*said, *limits)) for point, said in of_point.items()}
+    return Verdict(_explained((*sentences, *limits)), choices, at)
 
 
-def _ends(options: Sequence[Option], kind: str) -> list[Choice]:
+def choice_sentences(options: Sequence[Option], choice: Choice, wanted: Wanted) -> tuple[str, ...]:
+    """The first sentences of one answer: without limits those of :attr:`Verdict.at`, but for latency limits that a run
+    was measured with."""
+    reference = reference_perplexity(options)
+    if any(getattr(wanted, limit) is not None for limit in LIMITS):
+        return _explained(tuple(_within_limits(choice, wanted, reference)))
+    return _explained(tuple(_of_one(options, choice, reference)))
+
+
+def _explained(sentences: tuple[str, ...]) -> tuple[str, ...]:
+    """The same, with what ± is where one stands in them."""
+    return (*sentences, PLUS_MINUS) if any("±" in sentence for sentence in sentences) else sentences
+
+
+def _ends(options: Sequence[Option], kind: str, told: Mapping[str, Choice]) -> list[Choice]:
     """The smallest and the largest point of a kind at which a method is ranked."""
     sizes: dict[str, float] = {}
     for option in options:
@@ -62,8 +80,7 @@ def _ends(options: Sequence[Option], kind: str) -> list[Choice]:
         named = next((name for name, number in zip(_KINDS, numbers, strict=False) if number is not None), _KINDS[-1])
         if named == kind:
             sizes[option.point] = max(number or 0.0 for number in numbers)
-    found = [choose(options, Wanted(point)) for point in sorted(sizes, key=lambda point: sizes[point])]
-    ranked = [choice for choice in found if choice.ranked]
+    ranked = [told[point] for point in sorted(sizes, key=lambda point: sizes[point]) if told[point].ranked]
     return ranked if len(ranked) < 2 else [ranked[0], ranked[-1]]
 
 
@@ -76,16 +93,37 @@ def _alone(choices: Sequence[Choice], reference: float | None) -> Iterator[str]:
         yield from _quality_of(lead, reference)
 
 
-def _compared(options: Sequence[Option], ends: Sequence[Choice], reference: float | None) -> Iterator[str]:
-    """Of the smallest and the largest point of a kind."""
-    for choice in ends:
-        lead = choice.ranked[0].option
-        yield f"At {choice.point_words}, {_first(choice)}."
-        if reference is None:
-            continue
-        yield from _quality_of(lead, reference)
-        if not is_near(lead):
-            yield _near(choose(options, Wanted(choice.point, quality=NEAR)))
+def _of_one(options: Sequence[Option], choice: Choice, reference: float | None) -> Iterator[str]:
+    """Of one point: who is first, what that costs in quality, and who is first without that cost."""
+    if not choice.ranked:
+        yield f"At {choice.point_words}, {_lowered(_nothing([o for o in options if o.point == choice.point]))}"
+        return
+    lead = choice.ranked[0].option
+    yield f"At {choice.point_words}, {_first(choice)}."
+    if reference is None:
+        return
+    yield from _quality_of(lead, reference)
+    if not is_near(lead):
+        yield _near(choose(options, Wanted(choice.point, quality=NEAR)))
+
+
+def _within_limits(choice: Choice, wanted: Wanted, reference: float | None) -> Iterator[str]:
+    """The same of those that are within limits."""
+    limits = wanted_words(wanted)
+    if not choice.ranked:
+        yield f"No method is within the limits at {choice.point_words} ({limits})."
+        return
+    where = f"At {choice.point_words}, within {limits}"
+    if len(choice.ranked) == 1:
+        yield f"{where}, {choice.ranked[0].option.method} is the only method, with {_number(choice)}."
+    else:
+        yield f"{where}, {_first(choice)}."
+    if reference is not None:
+        yield from _quality_of(choice.ranked[0].option, reference)
+
+
+def _lowered(sentence: str) -> str:
+    return sentence[:1].lower() + sentence[1:]
 
 
 def _first(choice: Choice) -> str:
@@ -165,7 +203,7 @@ def _difference(first: Quantity, second: Quantity) -> str:
     return f"{share:.{decimals}f} ± {half:.{decimals}f} %"
 
 
-def _nothing(options: tuple[Option, ...]) -> str:
+def _nothing(options: Sequence[Option]) -> str:
     """Why no method is ranked."""
     told = [option for option in options if option.throughput_tok_s is not None]
     if not told:

@@ -41,7 +41,7 @@ _LIMITS = {
         "%",
         100.0,
         "perplexity {} above the reference's, {} allowed",
-        "quality not measured",
+        "quality not known",
     ),
 }
 

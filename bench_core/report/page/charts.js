@@ -5,12 +5,13 @@
 const GIB = 2 ** 30;
 const CONFIG = {
   background: "transparent", font: "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', Arial, sans-serif",
-  view: {stroke: null}, axis: {labelFontSize: 12, titleFontSize: 12, titleFontWeight: "normal", labelLimit: 260,
+  view: {stroke: null}, axis: {labelFontSize: 12, titleFontSize: 12, titleFontWeight: "normal", labelLimit: 310,
     titleLimit: 0, gridOpacity: 1},
   text: {fontSize: 11}, legend: {labelFontSize: 12, titleFontSize: 12},
 };
 const PLAIN = "abs(datum.value) >= 1 || datum.value == 0 ? format(datum.value, ',.6~r') : format(datum.value, '.3~r')";
 const FADED = 0.18;
+const LONGEST_BESIDE = 45; // characters
 const OPACITY = {condition: {test: "indexof(strong, datum.method) >= 0", value: 1}, value: FADED};
 // Bars do not tangle: only a choice fades them.
 const BAR_OPACITY = {condition: {test: "!length(picked) || indexof(picked, datum.method) >= 0", value: 1}, value: FADED};
@@ -49,19 +50,24 @@ function axisFor(rows, field, title, ...others) {
   return quantitative(field, title, scale.type === "log" ? {values: logTicks(rows, field, ...others)} : {}, scale);
 }
 
+// Names stand above their bars on a phone, where bars need the width, and where they are too long to stand whole beside
+// them, as those of several runs.
+function namesAbove(rows) {
+  return innerWidth < 640 || rows.some((row) => row.name.length > LONGEST_BESIDE);
+}
+
 // Bars, sorted, the best first.
 function bars(id, title, unit, value, ends, best, short) {
   return {
     id, title, sorted: true,
     rows: (state) => state.at(state.point).filter((cell) => !cell.scripted && cell.unranked === undefined)
-      .map((cell) => ({...state.look(cell), value: value(cell), ...ends(cell)}))
+      .map((cell) => ({...state.look(cell), value: value(cell), ...ends(cell), cell}))
       .filter((row) => row.value > 0)
-      .map((row) => ({...row, says: state.number(row.value) + " " + (short ?? unit)}))
+      .map(({cell, ...row}) => ({...row, says: said(cell, row.value) + " " + (short ?? unit)}))
       .sort((a, b) => (best === "highest" ? b.value - a.value : a.value - b.value)),
     caption: (state) => state.pointWords() + (best === "highest" ? ", highest first" : ", lowest first"),
     spec: (rows) => {
-      // On a phone the names stand above their bars, which need the width.
-      const narrow = innerWidth < 640;
+      const narrow = namesAbove(rows);
       const y = {field: "name", type: "nominal", sort: null, title: null, axis: narrow ? null : {ticks: false, domain: false, labelPadding: 6}};
       const layer = [
         {mark: narrow ? {type: "bar", height: 9, yOffset: 7} : {type: "bar", height: {band: 0.72}},
@@ -77,7 +83,7 @@ function bars(id, title, unit, value, ends, best, short) {
       if (narrow) layer.push({mark: {type: "text", align: "left", baseline: "middle", dy: -6}, encoding: {x: {datum: 0}, text: {field: "name"}, opacity: BAR_OPACITY}});
       const edge = Math.max(...rows.map((row) => Math.max(row.value, row.high ?? 0)));
       for (const row of rows) row.edge = Math.max(row.value, row.high ?? 0);
-      layer[0].encoding.x.scale = {zero: true, domain: [0, edge * (narrow ? 1.4 : 1.22)], nice: false};
+      layer[0].encoding.x.scale = {zero: true, domain: [0, edge * (innerWidth < 1000 ? 1.4 : 1.22)], nice: false};
       return {height: rows.length * (narrow ? 32 : rows.length > 12 ? 19 : 25), encoding: {y}, layer};
     },
   };
@@ -97,18 +103,22 @@ function lines(id, title, unit, xTitle, xOf, value, ends) {
           const row = {...state.look(cell), x: xOf(cell)};
           if (number > 0) {
             last = number;
-            found.push({...row, value: number, ...ends(cell), says: state.number(number) + " " + unit});
+            found.push({...row, value: number, ...ends(cell), says: said(cell, number) + " " + unit});
           } else if (cell.outcome !== "ok") {
             found.push({...row, failed: true, value: last, says: state.outcome(cell.outcome), cause: cell.cause ?? ""});
           }
         }
       }
-      const least = Math.min(...found.filter((row) => row.value > 0).map((row) => row.value));
-      return Number.isFinite(least) ? found.map((row) => ({...row, value: row.value ?? least})) : [];
+      if (!found.some((row) => row.value > 0)) return [];
+      // Where a method never had a number, its crosses stand below all that was measured.
+      const told = found.flatMap(({value: number, low, high}) => [number, low, high]).filter((number) => number > 0);
+      const foot = spread(found, "value", "low", "high").type === "log" ? Math.min(...told) / 1.6 : 0;
+      return found.map((row) => (row.value === undefined ? {...row, value: foot, never: true} : row));
     },
     caption: (_, rows) => [
       rows.some((row) => row.low !== undefined) ? "bands: 95 % intervals" : "",
-      rows.some((row) => row.failed) ? "× no number there, at the height of the method's last one" : "",
+      rows.some((row) => row.failed && !row.never) ? "× no number there, at the height of the method's last one" : "",
+      rows.some((row) => row.never) ? "× at the foot: no number at all" : "",
     ].filter(Boolean).join("; "),
     spec: (rows) => {
       const xs = [...new Set(rows.map((row) => row.x))].sort((a, b) => a - b);
@@ -145,7 +155,7 @@ function scatter(id, title, xTitle, yTitle, xOf, yOf, more = {}) {
     rows: (state) => state.cells().filter((cell) => cell.unranked === undefined && (more.only?.(cell, state) ?? true))
       .map((cell) => ({...state.look(cell), x: xOf(cell), y: yOf(cell), place: state.place(cell.point), saturated: (cell.remarks ?? []).includes("saturated")}))
       .filter((row) => row.x > 0 && row.y > 0)
-      .map((row) => ({...row, xSays: state.number(row.x), ySays: state.number(row.y)})),
+      .map((row) => ({...row, xSays: SAYS(row.x), ySays: SAYS(row.y)})),
     caption: (state, rows) => [more.caption ?? "",
       more.joined && state.methods().length > MOST_NAMED ? `highlight ${MOST_NAMED} methods or fewer to see what each point is` : "", rows.some((row) => row.saturated) ? "hollow: saturated" : ""].filter(Boolean).join("; "),
     spec: (rows, state) => {
@@ -206,17 +216,26 @@ const ANATOMY = {
   id: "anatomy", title: "What the memory went into",
   rows: (state) => state.at(state.point).filter((cell) => cell.memory_parts)
     .flatMap((cell) => Object.entries(cell.memory_parts).map(([part, bytes]) => ({...state.look(cell), part, value: bytes / GIB,
-      says: state.number(bytes / GIB) + " GiB", order: Object.keys(PARTS).indexOf(part)}))),
+      says: SAYS(bytes / GIB) + " GiB", order: Object.keys(PARTS).indexOf(part)}))),
   caption: (state) => state.pointWords() + "; weights, cache and activations follow from the architecture; left of zero: less was measured than predicted",
-  spec: (rows) => ({
-    height: 22 * new Set(rows.map((row) => row.name)).size, mark: {type: "bar", height: {band: 0.72}},
-    encoding: {
-      y: {field: "name", type: "nominal", sort: null, title: null, axis: {ticks: false, domain: false}},
-      x: quantitative("value", "GiB", {}, {zero: true}), order: {field: "order"}, opacity: BAR_OPACITY,
-      color: {field: "part", type: "nominal", title: null, sort: Object.keys(PARTS), scale: {domain: Object.keys(PARTS), range: Object.values(PARTS)}, legend: {orient: "top", columns: 3}},
-      tooltip: tips(["part", "part"], ["says", "memory"]),
-    },
-  }),
+  spec: (rows) => {
+    const narrow = namesAbove(rows);
+    const stacked = {
+      mark: narrow ? {type: "bar", height: 9, yOffset: 7} : {type: "bar", height: {band: 0.72}},
+      encoding: {
+        x: quantitative("value", "GiB", {}, {zero: true}), order: {field: "order"}, opacity: BAR_OPACITY,
+        color: {field: "part", type: "nominal", title: null, sort: Object.keys(PARTS), scale: {domain: Object.keys(PARTS), range: Object.values(PARTS)}, legend: {orient: "top", columns: innerWidth < 640 ? 2 : 3}},
+        tooltip: tips(["part", "part"], ["says", "memory"]),
+      },
+    };
+    const names = {transform: [{aggregate: [{op: "count", as: "parts"}], groupby: ["name", "method"]}],
+      mark: {type: "text", align: "left", baseline: "middle", dy: -6}, encoding: {x: {datum: 0}, text: {field: "name"}, opacity: BAR_OPACITY}};
+    return {
+      height: (narrow ? 32 : 22) * new Set(rows.map((row) => row.name)).size,
+      encoding: {y: {field: "name", type: "nominal", sort: null, title: null, axis: narrow ? null : {ticks: false, domain: false}}},
+      layer: narrow ? [stacked, names] : [stacked],
+    };
+  },
 };
 
 const interval = (name, factor = 1) => (cell) => {
@@ -224,7 +243,29 @@ const interval = (name, factor = 1) => (cell) => {
   return low === undefined || low === null ? {interval: "none"} : {low: low * factor, high: high * factor, interval: `${SAYS(low * factor)} to ${SAYS(high * factor)}`};
 };
 const NONE = () => ({});
-const SAYS = (value) => Number(value.toPrecision(4)).toLocaleString("en", {maximumSignificantDigits: 4});
+
+// Numbers as tables write them (bench_core/report/format.py; a test holds both to each other).
+function significant(value, digits) {
+  if (value === 0) return "0";
+  const [digit, power] = value.toExponential(digits - 1).split("e");
+  if (Math.abs(value) < 1e-4 && Number(power) < -4) return `${digit}e-${String(-Number(power)).padStart(2, "0")}`;
+  return value.toFixed(Math.max(digits - 1 - Number(power), 0));
+}
+
+const SAYS = (value) => significant(value, 4);
+
+function within(value, low, high) {
+  if (low === undefined || low === null || high === undefined || high === null) return SAYS(value);
+  const below = value - low, above = high - value;
+  if (Math.abs(above - below) > 0.1 * Math.max(above, below)) return `${SAYS(value)} (${SAYS(low)}\u2013${SAYS(high)})`;
+  const text = SAYS(value), half = (high - low) / 2;
+  const width = text.includes("e") ? significant(half, 1) : half.toFixed((text.split(".")[1] ?? "").length);
+  return `${text} ± ${Number(width) > 0 || half === 0 ? width : significant(half, 1)}`;
+}
+
+// A cell's own number in the report's words, which were rounded once.
+const said = (cell, value) => (value === cell.throughput_tok_s?.[0] ? cell.says.split(" ")[0] : SAYS(value));
+
 const first = (name, factor = 1) => (cell) => (cell[name] === undefined ? undefined : cell[name][0] * factor);
 
 const FASTEST = bars("fastest", "Throughput, fastest first", "token/s", first("throughput_tok_s"), interval("throughput_tok_s"), "highest");

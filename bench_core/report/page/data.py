@@ -5,40 +5,57 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from bench_core.report.cell import Cell
 from bench_core.report.decide.option import Option, Quantity, options_of, points_of
 from bench_core.report.figures.colours import engine_colours, looks
-from bench_core.report.format import GIB
+from bench_core.report.format import GIB, within
+from bench_core.report.page.fields import unbroken
 from bench_core.report.page.repeat import repeat_command
 from bench_core.runs.series import Series
 from bench_core.runs.view import Row, RunView
+from bench_core.system.text import one_line
 
 SCHEMA_VERSION = 1
 
 
-def page_data(view: RunView) -> dict[str, Any]:
-    """Engines, methods, points (batch sizes and load points), cells, and the device's measured peaks."""
-    return {"schema_version": SCHEMA_VERSION, "run": view.record.run_id, **part_data(options_of(view), {"": view})}
+@dataclass(frozen=True)
+class Part:
+    """Cells that stand beside each other.
 
-
-def several_data(title: str, parts: Iterable[tuple[str, tuple[Option, ...], Mapping[str, RunView]]]) -> dict[str, Any]:
-    """The same of several rankings, of which the page shows one at a time.
-
-    Args:
-        parts: of each ranking its words, its cells, and the runs by the names that its cells have for them.
+    Attributes:
+        options: the cells.
+        views: their runs, by the name that an option has for its run.
+        verdicts: what is said first of each batch size and load point, by its word.
+        words: the ranking's name, where a page has several.
     """
+
+    options: tuple[Option, ...]
+    views: Mapping[str, RunView]
+    verdicts: Mapping[str, tuple[str, ...]]
+    words: str = ""
+
+
+def page_data(view: RunView, verdicts: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
+    """Engines, methods, points (batch sizes and load points), cells, and the device's measured peaks."""
+    part = Part(options_of(view), {"": view}, verdicts)
+    return {"schema_version": SCHEMA_VERSION, "run": view.record.run_id, **part_data(part)}
+
+
+def several_data(title: str, parts: Iterable[Part]) -> dict[str, Any]:
+    """The same of several rankings, of which the page shows one at a time."""
     return {
         "schema_version": SCHEMA_VERSION,
         "run": title,
-        "parts": [{"part": words, **part_data(options, views)} for words, options, views in parts],
+        "parts": [{"part": part.words, **part_data(part)} for part in parts],
     }
 
 
-def part_data(options: tuple[Option, ...], views: Mapping[str, RunView]) -> dict[str, Any]:
-    """Cells that stand beside each other. ``views``: their runs, by the name that an option has for its run."""
+def part_data(part: Part) -> dict[str, Any]:
+    """What the page's program knows of one ranking."""
+    options, views = part.options, part.views
     images = list(dict.fromkeys(option.image for option in options))
     engines = {name: _engine_of(views, name) for name in images}
     colours = engine_colours(engines.values())
@@ -49,7 +66,10 @@ def part_data(options: tuple[Option, ...], views: Mapping[str, RunView]) -> dict
         "on_gpu": any(view.on_cuda for view in views.values()),
         "engines": [{"image": name, "colour": colours[engine]} for name, engine in engines.items()],
         "methods": _methods(engines, options),
-        "points": [{"word": word, "words": words} for word, words in points_of(options).items()],
+        "points": [
+            {"word": word, "words": words, "verdict": [unbroken(one_line(said)) for said in part.verdicts[word]]}
+            for word, words in points_of(options).items()
+        ],
         "cells": [
             _cell(views[one.run], one, rows.get((one.run, one.cell)), series[one.run, one.cell]) for one in options
         ],
@@ -106,6 +126,9 @@ def _cell(view: RunView, option: Option, row: Row | None, series: Iterable[Serie
     found: dict[str, Any] = {"method": method_key(option), "ranked": option.ranked}
     for name in _TOLD:
         found[name] = _plain(getattr(option, name))
+    rate = option.throughput_tok_s
+    if rate is not None:
+        found["says"] = within(rate.value, rate.low, rate.high)
     if series:
         found["series"] = {one.name: _series(one) for one in series}
     found["command"] = repeat_command(view, option)

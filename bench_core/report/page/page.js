@@ -27,7 +27,6 @@ const state = {
   of: (key) => byMethod.get(key) ?? [],
   place: (point) => data.points.findIndex((other) => other.word === point),
   pointWords: () => words.get(state.point) ?? "",
-  number: (value) => SAYS(value),
   outcome: (word) => OUTCOMES[word] ?? word.replaceAll("_", " "),
   look: (cell) => {
     const method = byKey.get(cell.method);
@@ -174,6 +173,7 @@ function highlight() {
     button.setAttribute("aria-pressed", String(state.picked.has(button.dataset.method)));
     button.classList.toggle("faded", !shown.includes(button.dataset.method));
   }
+  for (const button of document.querySelectorAll(".legend button.none")) button.hidden = !state.picked.size;
 }
 
 function pick(key) {
@@ -215,7 +215,7 @@ function fillLegend() {
       button.addEventListener("click", () => pick(method.key));
       return button;
     });
-    const all = element("button", {type: "button", textContent: "Highlight none"});
+    const all = element("button", {type: "button", className: "none", textContent: "Highlight none", hidden: !state.picked.size});
     all.addEventListener("click", () => { state.picked.clear(); highlight(); fillTable(); });
     const more = left ? element("span", {className: "note", textContent: `${left.toLocaleString("en")} more ${left === 1 ? "method" : "methods"}: in the tables`}) : null;
     home.replaceChildren(...[...buttons, more, all].filter(Boolean));
@@ -244,6 +244,13 @@ function radios(home, entries, chosen, choose) {
 
 function fillPoints() {
   radios(document.getElementById("points"), data.points, state.point, choosePoint);
+  say();
+}
+
+// The sentences of the chosen point, as Python made them.
+function say() {
+  const said = data.points.find((point) => point.word === state.point)?.verdict;
+  if (said) document.querySelector("ul.verdict").replaceChildren(...said.map((sentence) => element("li", {textContent: sentence})));
 }
 
 function choosePoint(word) {
@@ -275,8 +282,8 @@ function answer() {
   const home = document.getElementById("answer");
   const order = by === "ttft_s" ? "shortest TTFT first" : "fastest first";
   const lines = fits.slice(0, MOST_DRAWN).map(({cell, tied: same, close}) => {
-    const facts = [throughputText(cell), cell.memory_bytes === undefined ? null : `${SAYS(cell.memory_bytes / GIB)} GiB`,
-      cell.ttft_s ? `TTFT ${SAYS(cell.ttft_s[0])} s` : null, costText(cell, limits)].filter(Boolean).join(", ");
+    const facts = [`${cell.says.replace("± ", "±\u00a0")}\u00a0token/s`, cell.memory_bytes === undefined ? null : `${MEMORY(cell.memory_bytes / GIB)}\u00a0GiB`,
+      cell.ttft_s ? `TTFT ${SAYS(cell.ttft_s[0])}\u00a0s` : null, ...costTexts(cell, limits)].filter(Boolean).join(", ");
     const open = element("button", {type: "button", className: "open", textContent: names.get(cell.method)});
     open.addEventListener("click", () => showCell(cell));
     return element("li", {}, sign(cell.method), " ", open, `: ${facts} `, ...remarksOf(cell),
@@ -292,8 +299,15 @@ function answer() {
     fits.length ? element("ol", {}, ...lines) : null,
     moreThan(fits, "fit"),
     out.length ? element("details", {open: !fits.length}, element("summary", {textContent: ruledOut}), element("ul", {}, ...ruled), moreThan(out, "are ruled out") ?? "") : null,
-    element("p", {className: "note", textContent: [ofThePoint(), data.quality ? "" : "This run does not tell quality loss: its weights are random, or no text was scored."].filter(Boolean).join(" ")}),
+    element("p", {className: "note", textContent: [ofTheOrder(fits, by), ofThePoint(), data.quality ? "" : "This run does not tell quality loss: its weights are random, or no text was scored."].filter(Boolean).join(" ")}),
   ].filter(Boolean));
+}
+
+// Why the list is not in the order of its numbers.
+function ofTheOrder(fits, by) {
+  const shown = fits.map(({cell}) => cell.throughput_tok_s[0]);
+  return by === "ttft_s" || shown.every((value, place) => !place || shown[place - 1] >= value) ? ""
+    : "Without an interval, methods are ranked by the batches that others measured too, not by these numbers.";
 }
 
 // What a batch size is not.
@@ -318,9 +332,10 @@ function wantedOf(limits) {
   return found;
 }
 
-const WORDS = {memory: ["needs", (v) => `${SAYS(v / GIB)} GiB`], throughput_tok_s: ["gives", (v) => `${SAYS(v)} token/s`],
-  ttft_s: ["TTFT is", (v) => `${SAYS(v)} s`], tpot_s: ["TPOT is", (v) => `${SAYS(v * 1e3)} ms`], ttft_p99_s: ["TTFT p99 is", (v) => `${SAYS(v)} s`],
-  tpot_p99_s: ["TPOT p99 is", (v) => `${SAYS(v * 1e3)} ms`], quality: ["perplexity is higher by", (v) => `${SAYS(v * 100)} %`]};
+const WORDS = {memory: ["needs", 1 / GIB, "GiB"], throughput_tok_s: ["gives", 1, "token/s"], ttft_s: ["TTFT is", 1, "s"], tpot_s: ["TPOT is", 1e3, "ms"],
+  ttft_p99_s: ["TTFT p99 is", 1, "s"], tpot_p99_s: ["TPOT p99 is", 1e3, "ms"], quality: ["perplexity is higher by", 100, "%"]};
+// As tables write memory, and a limit as it was given.
+const MEMORY = (gib) => significant(gib, 3), GIVEN = (number) => String(Number(number.toPrecision(6)));
 
 const NAMES = {memory: "memory", throughput_tok_s: "throughput", ttft_s: "TTFT", tpot_s: "TPOT", ttft_p99_s: "TTFT p99", tpot_p99_s: "TPOT p99", quality: "quality"};
 
@@ -328,33 +343,33 @@ function reasonText({key, value, limit, close}, cell) {
   if (key === "outcome") return state.outcome(cell.outcome) + (cell.cause ? `: ${cell.cause}` : "");
   if (key === "saturated") return "saturated: more was offered than it could take";
   if (key === "unranked") return `not ranked: ${cell.unranked}`;
-  const [verb, write] = WORDS[key];
-  if (wouldFit({key, value, limit}, cell)) return `reserved ${write(value)}, the limit is ${write(limit)}; it did not use ${write(cell.unused_bytes)} of that, so with less reserved it might fit: not measured`;
+  const [verb, factor, unit] = WORDS[key];
+  const write = (number) => `${SAYS(number * factor)} ${unit}`, given = `${GIVEN(limit * factor)} ${unit}`;
+  if (wouldFit({key, value, limit}, cell)) return `reserved ${write(value)}, the limit is ${given}; it did not use ${write(cell.unused_bytes)} of that, so with less reserved it might fit: not measured`;
   if (value === null) return `${NAMES[key]} is not known`;
-  return `${verb} ${write(value)}, the limit is ${write(limit)}${close ? " (its interval holds the limit)" : ""}`;
+  return `${verb} ${write(value)}, the limit is ${given}${close ? " (its interval holds the limit)" : ""}`;
 }
 
 function wouldFit({key, value, limit}, cell) {
   return key === "memory" && value !== null && cell.unused_bytes !== undefined && value - cell.unused_bytes <= limit;
 }
 
-function throughputText(cell) {
-  if (!cell.throughput_tok_s) return "";
-  const [value, low, high] = cell.throughput_tok_s;
-  return low === null || low === undefined ? `${SAYS(value)} token/s` : `${SAYS(value)} ± ${SAYS((high - low) / 2)} token/s`;
+// Per million output tokens, as bench_core/report/decide/cost.py: price / 3600 / throughput x 1e6 with the throughput's
+// interval turned round, and joules per token x 1e6 / 3.6e6 x price of a kWh.
+function deviceCost(cell, limits) {
+  const [rate, low, high] = cell.throughput_tok_s ?? [];
+  if (limits.gpu_hour_price === undefined || !(rate > 0)) return undefined;
+  const perSecond = limits.gpu_hour_price / 3600 * 1e6;
+  return known(low) && known(high) && low > 0 ? [perSecond / rate, perSecond / high, perSecond / low] : [perSecond / rate, null, null];
 }
 
-// Per million output tokens: gpu_hour_price / 3600 / throughput x 1e6, and joules per token / 3.6 x kwh_price.
-function cost(cell, limits) {
-  const rate = cell.throughput_tok_s?.[0];
-  const device = limits.gpu_hour_price !== undefined && rate ? limits.gpu_hour_price / 3600 / rate * 1e6 : undefined;
-  const energy = limits.kwh_price !== undefined && cell.joules_per_token ? cell.joules_per_token / 3.6 * limits.kwh_price : undefined;
-  return device === undefined && energy === undefined ? undefined : (device ?? 0) + (energy ?? 0);
+function energyCost(cell, limits) {
+  return limits.kwh_price === undefined || !known(cell.joules_per_token) ? undefined : cell.joules_per_token / 3.6 * limits.kwh_price;
 }
 
-function costText(cell, limits) {
-  const found = cost(cell, limits);
-  return found === undefined ? null : `costs ${SAYS(found)} for a million output tokens`;
+function costTexts(cell, limits) {
+  const device = deviceCost(cell, limits), energy = energyCost(cell, limits);
+  return [device === undefined ? null : `a million output tokens cost ${within(...device)}`, energy === undefined ? null : `energy for a million output tokens costs ${SAYS(energy)}`];
 }
 
 // --- tables ---
@@ -369,14 +384,16 @@ function badge(word, explanation, failed = false) {
 const COLUMNS = [
   ["Method", (cell) => names.get(cell.method), null],
   ["At", (cell) => state.place(cell.point), (_, cell) => words.get(cell.point)],
-  ["Throughput (token/s)", (cell) => cell.throughput_tok_s?.[0], (_, cell) => throughputText(cell).replace(" token/s", ""), "descending"],
+  ["Throughput (token/s)", (cell) => cell.throughput_tok_s?.[0], (_, cell) => cell.says.replace("± ", "±\u00a0"), "descending"],
   ["TTFT (s)", (cell) => cell.ttft_s?.[0], SAYS], ["TPOT (ms)", (cell) => cell.tpot_s && cell.tpot_s[0] * 1e3, SAYS],
   ["TTFT p99 (s)", (cell) => cell.ttft_p99_s?.[0], SAYS], ["TPOT p99 (ms)", (cell) => cell.tpot_p99_s && cell.tpot_p99_s[0] * 1e3, SAYS],
-  [() => (data.on_gpu ? "GPU memory (GiB)" : "Host memory (GiB)"), (cell) => cell.memory_bytes && cell.memory_bytes / GIB, SAYS],
+  [() => (data.on_gpu ? "GPU memory (GiB)" : "Host memory (GiB)"), (cell) => cell.memory_bytes && cell.memory_bytes / GIB, (gib) => MEMORY(gib)],
   ["Energy (J/1000 tokens)", (cell) => cell.joules_per_token && cell.joules_per_token * 1000, SAYS],
-  ["Perplexity", (cell) => (data.quality ? cell.perplexity : undefined), SAYS], ["Bits per weight", (cell) => cell.bits, SAYS],
-  ["Cost of a million output tokens", (cell) => cost(cell, limitsOf(document.getElementById("chooser"))), SAYS],
+  ["Perplexity", (cell) => (data.quality ? cell.perplexity : undefined), SAYS], ["Bits per weight", (cell) => cell.bits, (bits) => GIVEN(bits.toPrecision(4) * 1)],
+  ["Cost of a million output tokens", (cell) => deviceCost(cell, priced())?.[0], (_, cell) => within(...deviceCost(cell, priced()))],
+  ["Energy cost of a million output tokens", (cell) => energyCost(cell, priced()), SAYS],
 ];
+const priced = () => limitsOf(document.getElementById("chooser"));
 const titleOf = ([title]) => (typeof title === "function" ? title() : title);
 const sorting = {column: 2, down: true, all: false};
 const filters = {};
@@ -441,9 +458,11 @@ function fillTable() {
     open.addEventListener("click", () => showCell(cell));
     const fields = columns.slice(1).map(([, value, write]) => {
       const number = value(cell);
+      // How a cell failed stands where its number would: on a phone the remarks are out of sight.
+      if (number === undefined && value === COLUMNS[2][1] && cell.outcome !== "ok") return element("td", {className: "number"}, outcomeOf(cell));
       return element("td", {className: "number", textContent: number === undefined ? "–" : write(number, cell)});
     });
-    return element("tr", {}, element("td", {className: "method"}, sign(cell.method), " ", open), ...fields, element("td", {}, ...remarksOf(cell)));
+    return element("tr", {}, element("td", {className: "method"}, sign(cell.method), " ", open), ...fields, element("td", {}, ...remarksOf(cell, columns.some(([, value]) => value === COLUMNS[2][1]))));
   });
   document.getElementById("cell-table").replaceChildren(element("thead", {}, element("tr", {}, ...heads)), element("tbody", {}, ...lines));
   const note = document.getElementById("shown");
@@ -465,9 +484,12 @@ const EXPLAINED = {"few batches": "Fewer than five batches were measured, which 
   throttled: "The GPU's clocks were held back by heat or power.", speculative: "Its speed depends on how many guessed tokens are right, and that on the text.", sequential: "This engine works through a batch one prompt after the other.",
   saturated: "More requests were offered than the server could take; its latencies are of no lasting state.", "no output": "No tokens came, so there is no rate."};
 
-function remarksOf(cell) {
+const outcomeOf = (cell) => badge(state.outcome(cell.outcome), cell.cause ?? "no cause was given", true);
+
+// `told`: how it ended stands elsewhere.
+function remarksOf(cell, told = false) {
   const found = (cell.remarks ?? []).map((word) => badge(word, EXPLAINED[word] ?? "Others used the CPUs while this was measured."));
-  if (cell.outcome !== "ok") found.unshift(badge(state.outcome(cell.outcome), cell.cause ?? "no cause was given", true));
+  if (cell.outcome !== "ok" && !(told && !cell.throughput_tok_s)) found.unshift(outcomeOf(cell));
   if (cell.scripted) found.unshift(badge("scripted", "The suite's own scripted engine: it is never ranked."));
   else if (cell.unranked) found.unshift(badge("not ranked", cell.unranked, true));
   return found;

@@ -43,7 +43,8 @@ def html(view: RunView, document: Document, prices: Prices = NO_PRICE, *, runtim
     Args:
         runtime: of the figures; by default :func:`vega_runtime`.
     """
-    return page_of(document, _subject(view), page_data(view), prices, runtime=runtime)
+    (verdicts,) = document.verdicts
+    return page_of(document, _subject(view), page_data(view, verdicts), prices, runtime=runtime)
 
 
 def page_of(

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from bench_core.report.column import Entry, Sheet
-from bench_core.report.decide.verdict import verdict_of
+from bench_core.report.decide.verdict import PLUS_MINUS, Verdict, verdict_of
 from bench_core.report.document import Document, failures_of
 from bench_core.report.explain.facts import facts
 from bench_core.report.format import quantity
@@ -15,16 +15,23 @@ from bench_core.report.together.equal import Fact, equal_sheet, facts_of, senten
 from bench_core.report.together.group import Group, NamedRun
 from bench_core.report.together.ranking import meanings, ranking_sheets
 
-_MARK = "The ± is half of a 95 % interval."
+_OWN_REFERENCES = "Quality is told against each run's own reference."
 
 
 def document_of(runs: Sequence[NamedRun], groups: Sequence[Group]) -> Document:
     """Words several runs."""
     told = facts_of(runs)
     several = len(groups) > 1
+    found = [verdict_of(group.options) for group in groups]
+    equal, apart = tuple(sentences(told, runs)), tuple(filter(None, [why_apart(groups, told)]))
     return Document(
         title=f"{len(runs)} runs side by side",
-        verdict=(*sentences(told, runs), *_verdicts(groups, told)),
+        verdict=(*equal, *apart, *_verdicts(groups, found, several=several)),
+        # On the page a table of what is equal stands below.
+        verdicts=tuple(
+            {word: (*apart, *_said(group, said, several=several), *equal) for word, said in verdict.at.items()}
+            for group, verdict in zip(groups, found, strict=True)
+        ),
         facts=tuple((f"{run.name}: {name}", text) for run in runs for name, text in facts(run.view)),
         images=_images(runs),
         meanings=tuple(meanings()),
@@ -62,20 +69,34 @@ def _and(words: Sequence[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
-def _verdicts(groups: Sequence[Group], told: Sequence[Fact]) -> Iterator[str]:
-    apart = why_apart(groups, told)
-    if apart:
-        yield apart
+def _verdicts(groups: Sequence[Group], found: Sequence[Verdict], *, several: bool) -> Iterator[str]:
+    """Of each ranking one line, and what is to be known of them."""
     marked = False
-    for group in groups:
-        found = verdict_of(group.options)
-        marked = marked or _MARK in found.sentences
-        words = " ".join(sentence for sentence in found.sentences if sentence != _MARK)
-        yield f"{group.words}: {words}" if apart else words
-        if len(group.runs) > 1 and any(option.nll_increase for option in group.options):
-            yield "Quality is told against each run's own reference."
+    for group, verdict in zip(groups, found, strict=True):
+        marked = marked or PLUS_MINUS in verdict.sentences
+        words = " ".join(sentence for sentence in verdict.sentences if sentence != PLUS_MINUS)
+        yield _named(group, words, several=several)
+        yield from _of_quality(group)
     if marked:
-        yield _MARK
+        yield PLUS_MINUS
+
+
+def _said(group: Group, said: Sequence[str], *, several: bool) -> Iterator[str]:
+    """The sentences of one point, each in a line of its own."""
+    yield _named(group, said[0], several=several)
+    yield from (sentence for sentence in said[1:] if sentence != PLUS_MINUS)
+    yield from _of_quality(group)
+    if PLUS_MINUS in said:
+        yield PLUS_MINUS
+
+
+def _named(group: Group, words: str, *, several: bool) -> str:
+    return f"{group.words}: {words}" if several else words
+
+
+def _of_quality(group: Group) -> Iterator[str]:
+    if len(group.runs) > 1 and any(option.nll_increase for option in group.options):
+        yield _OWN_REFERENCES
 
 
 def _images(runs: Sequence[NamedRun]) -> Sheet:

@@ -8,7 +8,7 @@ from pathlib import Path
 from bench_core.contract.errors import BadInput, MachineFailure
 from bench_core.report.conditions import run_names
 from bench_core.report.decide.cost import NO_PRICE, Prices
-from bench_core.report.page.data import several_data
+from bench_core.report.page.data import Part, several_data
 from bench_core.report.page.write import page_of
 from bench_core.report.together.document import document_of
 from bench_core.report.together.group import Group, NamedRun, groups_of
@@ -60,7 +60,11 @@ def together(
     words = document_of(runs, groups)
     if as_markdown:
         return markdown(words)
-    data = several_data(words.title, [(group.words, group.options, _views(group)) for group in groups])
+    parts = [
+        Part(group.options, _views(group), verdicts, group.words)
+        for group, verdicts in zip(groups, words.verdicts, strict=True)
+    ]
+    data = several_data(words.title, parts)
     return page_of(words, " · ".join(run.name for run in runs), data, prices, runtime=runtime)
 
 

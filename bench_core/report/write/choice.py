@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -20,15 +21,15 @@ if TYPE_CHECKING:
 _Column = tuple[str, Callable[[Option], str]]
 
 
-def console_choice(choice: Choice, wanted: Wanted, prices: Prices) -> Iterator[Table | Text]:
-    """The ranked methods, then those that are ruled out, each where there is any; names are plain text in it."""
+def console_choice(choice: Choice, sentences: Sequence[str], wanted: Wanted, prices: Prices) -> Iterator[Table | Text]:
+    """The answer's first sentences, the ranked methods, then those that are ruled out, each where there is any; names
+    are plain text in it."""
     from rich.text import Text  # noqa: PLC0415
 
-    limits = wanted_words(wanted)
+    for sentence in sentences:
+        yield Text(one_line(sentence))
     if choice.ranked:
-        yield _ranked(choice, limits, prices)
-    else:
-        yield Text(f"No method is within the limits at {choice.point_words}{f' ({limits})' if limits else ''}.")
+        yield _ranked(choice, wanted_words(wanted), prices)
     if choice.ruled_out:
         yield _ruled_out(choice)
     for note in _notes(choice, wanted):
@@ -87,6 +88,14 @@ def _columns(options: Sequence[Option], prices: Prices) -> list[_Column]:
     return [(name, write) for name, value, write in known if any(value(option) is not None for option in options)]
 
 
+def _in_order(choice: Choice) -> bool:
+    """Whether the ranked methods stand in the order of the throughputs that are printed."""
+    if choice.by != "throughput_tok_s":
+        return True
+    shown = [line.option.throughput_tok_s.value for line in choice.ranked if line.option.throughput_tok_s]
+    return all(map(operator.ge, shown, shown[1:]))
+
+
 def _value(found: Quantity | None) -> float | None:
     return found.value if found else None
 
@@ -126,7 +135,7 @@ def _notes(choice: Choice, wanted: Wanted) -> Iterator[str]:
         yield f"{what} gives most within the limits. Ask for another with batch=, concurrency= or rate=."
     if choice.tied:
         yield "Tied: statistically, with the first. Measuring longer would tell them apart."
-    elif len(choice.ranked) > 1 and not choice.told:
-        yield "The first has no interval, so that it is not known who is tied with it."
+    if not _in_order(choice):
+        yield "Without an interval, methods are ranked by the batches that others measured too, not by these numbers."
     if any(reason.key == "memory" and reason.value is not None for line in choice.ruled_out for reason in line.reasons):
         yield "Memory is the peak in use, and of an engine that reserves memory all that it reserved: it may need less."
