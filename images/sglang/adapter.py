@@ -47,7 +47,7 @@ class SglangAdapter(TorchAdapter):
     key-value cache.
     """
 
-    # "Not enough memory" is also what the engine says of a GPU's; the others are of weights that leave none for a cache.
+    # "Not enough memory" is also said of a GPU's; the last two are of weights that leave none for a cache.
     out_of_memory: ClassVar[tuple[str, ...]] = (
         *OUT_OF_MEMORY,
         *OUT_OF_HOST_MEMORY,

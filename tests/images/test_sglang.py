@@ -87,7 +87,9 @@ class FakeEngine:
         folder = Path(self.run_scheduler_process_func.args[0])  # type: ignore[attr-defined]
         signal.signal(signal.SIGQUIT, arguments["custom_sigquit_handler"])
         if self.fails:
-            (folder / "1.txt").write_text(f"Scheduler hit an exception: Traceback\n  File "a.py"\n    b\n{self.fails}\n\n", "utf-8")
+            (folder / "1.txt").write_text(
+                f"Scheduler hit an exception: Traceback\n  File a.py\n    b\n{self.fails}\n\n", "utf-8"
+            )
             raise RuntimeError("Rank 0 scheduler died during initialization (exit code: 0). ")
         self.folder = folder
         self.loop = asyncio.new_event_loop()
