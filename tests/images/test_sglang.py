@@ -105,8 +105,8 @@ class FakeEngine:
     ) -> Any:
         self.asked.append({**sampling_params, **more})
         if more.get("return_logprob"):
-            rows = [(None, input_ids[0], None), *((-float(one), one, None) for one in input_ids[1:])]
-            return {"meta_info": {"input_token_logprobs": rows, "finish_reason": {"type": "length"}}, "output_ids": [1]}
+            told = [(None, input_ids[0], None), *((-float(one), one, None) for one in input_ids[1:])]
+            return {"meta_info": {"input_token_logprobs": told, "finish_reason": {"type": "length"}}, "output_ids": [1]}
         if self.dies:
             (self.folder / "1.txt").write_text(
                 "Scheduler hit an exception: \ntorch.OutOfMemoryError: CUDA out of memory"
@@ -172,7 +172,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     ):
         sys.modules.pop("images._torch.adapter", None)
         found = image_module("sglang", "adapter")
-        found.kernels.prepare = lambda: None  # type: ignore[attr-defined]
+        found.kernels.prepare = lambda: None
         found.killed = killed  # type: ignore[attr-defined]
         yield found
         for name in ("engine_process", "engine_steps", "kernels", "images._torch.adapter"):
