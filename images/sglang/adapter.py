@@ -47,8 +47,13 @@ class SglangAdapter(TorchAdapter):
     key-value cache.
     """
 
-    # "Not enough memory" is also what the engine says of a GPU's.
-    out_of_memory: ClassVar[tuple[str, ...]] = (*OUT_OF_MEMORY, *OUT_OF_HOST_MEMORY)
+    # "Not enough memory" is also said of a GPU's; the last two are of weights that leave none for a cache.
+    out_of_memory: ClassVar[tuple[str, ...]] = (
+        *OUT_OF_MEMORY,
+        *OUT_OF_HOST_MEMORY,
+        "no gpu memory for the kv cache",
+        "increase --mem-fraction-static",
+    )
     unsupported: ClassVar[tuple[str, ...]] = (
         *NO_DEVICE,
         "requires sm>=",  # FlashAttention 3 on a GPU that is older or newer than Hopper

@@ -46,10 +46,13 @@ class LastWords(logging.Handler):
 
 
 def cause_in(folder: Path) -> str:
-    """The last line of the first failure that was written down; empty where none was."""
+    """The exception of the first failure that was written down, in one line; empty where none was."""
     found = sorted(folder.glob("*.txt"), key=lambda path: path.stat().st_mtime_ns)
     lines = [line for path in found[:1] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    return lines[-1].strip() if lines else ""
+    calls = [place for place, line in enumerate(lines) if line.startswith("  File ")]
+    # Behind the last call stands its source, indented; then the exception, whose words may have several lines.
+    behind = lines[calls[-1] + 1 :] if calls else lines[1:]
+    return next((line.strip() for line in behind if not line.startswith(" ")), "")
 
 
 def with_facts(told: Callable[[Any], dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:

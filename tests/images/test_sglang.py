@@ -87,7 +87,9 @@ class FakeEngine:
         folder = Path(self.run_scheduler_process_func.args[0])  # type: ignore[attr-defined]
         signal.signal(signal.SIGQUIT, arguments["custom_sigquit_handler"])
         if self.fails:
-            (folder / "1.txt").write_text(f"Scheduler hit an exception: Traceback\n  File\n{self.fails}\n\n", "utf-8")
+            (folder / "1.txt").write_text(
+                f"Scheduler hit an exception: Traceback\n  File a.py\n    b\n{self.fails}\n\n", "utf-8"
+            )
             raise RuntimeError("Rank 0 scheduler died during initialization (exit code: 0). ")
         self.folder = folder
         self.loop = asyncio.new_event_loop()
@@ -103,8 +105,8 @@ class FakeEngine:
     ) -> Any:
         self.asked.append({**sampling_params, **more})
         if more.get("return_logprob"):
-            rows = [(None, input_ids[0], None), *((-float(one), one, None) for one in input_ids[1:])]
-            return {"meta_info": {"input_token_logprobs": rows, "finish_reason": {"type": "length"}}, "output_ids": [1]}
+            told = [(None, input_ids[0], None), *((-float(one), one, None) for one in input_ids[1:])]
+            return {"meta_info": {"input_token_logprobs": told, "finish_reason": {"type": "length"}}, "output_ids": [1]}
         if self.dies:
             (self.folder / "1.txt").write_text(
                 "Scheduler hit an exception: \ntorch.OutOfMemoryError: CUDA out of memory"
@@ -170,7 +172,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     ):
         sys.modules.pop("images._torch.adapter", None)
         found = image_module("sglang", "adapter")
-        found.kernels.prepare = lambda: None  # type: ignore[attr-defined]
+        found.kernels.prepare = lambda: None
         found.killed = killed  # type: ignore[attr-defined]
         yield found
         for name in ("engine_process", "engine_steps", "kernels", "images._torch.adapter"):
@@ -287,6 +289,11 @@ def test_probabilities_are_those_of_the_prompt_without_its_first_token(module: A
     [
         ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.", Outcome.OOM_KV),
         ("RuntimeError: Not enough memory. Please try to increase --mem-fraction-static.", Outcome.OOM_KV),
+        (
+            "ValueError: Loaded weights leave no GPU memory for the KV cache under --mem-fraction-static=0.05. Raise "
+            "--mem-fraction-static above 0.103 (minimum viable = 1 - available/pre = 0.0930).",
+            Outcome.OOM_KV,
+        ),
         ("RuntimeError: CUDA error: no kernel image is available for execution on the device", Outcome.UNSUPPORTED),
         ("KeyError: 'model.layers.0'", None),
     ],
@@ -401,9 +408,13 @@ def test_last_words_are_those_of_a_failure_and_of_the_first_process_that_failed(
     log.addHandler(handler)
     log.error("KV cache pool is full")
     assert process.cause_in(tmp_path) == ""
-    log.error("Scheduler hit an exception: Traceback (most recent call last):\n  File\nValueError: too long\n")
+    log.error(
+        "Scheduler hit an exception: Traceback (most recent call last):\n"
+        '  File "runner.py", line 1, in run\n    raise Exception(\n'
+        "Exception: Capture cuda graph failed: CUDA out of memory\n1. set --mem-fraction-static to a smaller value\n"
+    )
     log.removeHandler(handler)
-    assert process.cause_in(tmp_path) == "ValueError: too long"
+    assert process.cause_in(tmp_path) == "Exception: Capture cuda graph failed: CUDA out of memory"
 
 
 def test_the_compiler_is_put_together_of_distributions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
