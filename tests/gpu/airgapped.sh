@@ -34,6 +34,7 @@ images_of() { # STAGE; GPTQModel makes the weights that the GPTQ engines read
         awq) echo gptqmodel vllm ;;
         continuous) echo transformers ;;
         lmdeploy) echo gptqmodel lmdeploy ;;
+        exllamav3) echo exllamav3 ;;
         repeats) echo gptqmodel exllama exllamav2 ;;
         *) echo "unknown stage: $1" >&2 && return 2 ;;
     esac
