@@ -175,7 +175,7 @@ def _nothing_in_common(*_: Any) -> int:
 
 
 def _in_pages(tokens: int) -> int:
-    return -(-tokens // PAGE_SIZE)
+    return -(-tokens // int(PAGE_SIZE))
 
 
 def _settings(artifact: Path) -> dict[str, Any]:

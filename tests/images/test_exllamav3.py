@@ -68,7 +68,7 @@ class Generator:
     def enqueue(self, job: Job) -> None:
         self.jobs.append(job)
         self.all_jobs.append(job)
-        self.common.append(sys.modules["exllamav3.ext"].exllamav3_ext.count_match_tensor(None, None, 9))  # type: ignore[attr-defined]
+        self.common.append(sys.modules["exllamav3.ext"].exllamav3_ext.count_match_tensor(None, None, 9))
 
     def num_remaining_jobs(self) -> int:
         return len(self.jobs)
@@ -234,7 +234,7 @@ def test_nothing_is_taken_from_what_was_read_before(module: ModuleType, tmp_path
     generator = Generator.made[-1]
     assert generator.pagetable.resets == 2, "keys and values of earlier batches"
     assert generator.common == [0] * 4, "and of other rows"
-    assert sys.modules["exllamav3.ext"].exllamav3_ext.count_match_tensor() == 7, "the engine is as it was"  # type: ignore[attr-defined]
+    assert sys.modules["exllamav3.ext"].exllamav3_ext.count_match_tensor() == 7, "the engine is as it was"
 
 
 def test_a_job_that_fails_fails_the_batch_and_leaves_none_behind(module: ModuleType, tmp_path: Path) -> None:
