@@ -60,6 +60,12 @@ def test_images_of_the_stages_for_two_gpus(tree: Path) -> None:
     assert calls[0] == "host null vllm gptqmodel exllamav2 transformers"
 
 
+def test_images_of_the_stages_of_one_engine(tree: Path) -> None:
+    done, calls = visit(tree, "lmdeploy", "exllamav3")
+    assert done.returncode == 0, done.stderr
+    assert calls[0] == "host null gptqmodel lmdeploy exllamav3", "the weights that LMDeploy reads are GPTQModel's"
+
+
 def test_a_contract_suite_begins_with_its_image_and_what_is_timed_when_nothing_else_goes_on(tree: Path) -> None:
     done, calls = visit(tree, "check-exllama", "parity-exllama", "memory")
     assert done.returncode == 0, done.stderr

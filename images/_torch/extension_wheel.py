@@ -25,6 +25,7 @@ class Extension:
     name: str  # of the module, and of the folder of its sources in the package
     compiler_flags: tuple[str, ...] = ()
     nvcc_flags: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()  # folders of its sources that are for other devices
 
 
 def build(extension: Extension, source: Path, target: Path) -> None:
@@ -57,6 +58,12 @@ def build(extension: Extension, source: Path, target: Path) -> None:
     (made,) = work.glob("*.whl")
     shutil.copy(made, target)
     shutil.rmtree(work)
+
+
+def sources_of(extension: Extension, folder: Path) -> list[str]:
+    """Paths of all that is compiled, in order."""
+    found = (path for path in folder.rglob("*") if path.suffix in (".cpp", ".cu"))
+    return sorted(str(path) for path in found if path.relative_to(folder).parts[0] not in extension.left_out)
 
 
 def use_toolkit() -> Path:
@@ -94,7 +101,7 @@ def _compile(extension: Extension, sources: Path, work: Path) -> Path:
 
     cpp_extension.load(
         name=extension.name,
-        sources=sorted(str(path) for path in sources.rglob("*") if path.suffix in (".cpp", ".cu")),
+        sources=sources_of(extension, sources),
         extra_include_paths=[str(sources), *_cuda_headers(toolkit)],
         extra_cflags=list(extension.compiler_flags),
         extra_cuda_cflags=list(extension.nvcc_flags),

@@ -144,7 +144,14 @@ def test_what_is_not_split_is_refused_with_the_reason(asked: dict[str, Any], wor
 
 def test_of_all_images_those_that_do_not_split_are_left_out_with_the_reason() -> None:
     plan = _plan(images=("all",))
-    assert {job.image.name for job in plan.grid} == {"exllamav2", "llama-cpp-python", "null", "transformers", "vllm"}
+    assert {job.image.name for job in plan.grid} == {
+        "exllamav2",
+        "llama-cpp-python",
+        "lmdeploy",
+        "null",
+        "transformers",
+        "vllm",
+    }
     assert "image bitsandbytes does not split a model over GPUs" in plan.left_out
     some = _plan(images=("transformers",), variants=("all",))
     assert [job.variant for job in some.grid] == ["fp16", "fp32", "bf16"]

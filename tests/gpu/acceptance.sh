@@ -6,7 +6,7 @@
 #       [--model-folder F] STAGE...
 #
 # Stages: check-IMAGE  failures  parity-IMAGE[,IMAGE...]  memory  repeats  serving  capacity  llama-load  precisions  awq
-#         continuous  speculative  sglang  lmdeploy  all
+#         continuous  speculative  sglang  lmdeploy  exllamav3  all
 # Of two GPUs of one host, and not among all: pool  pair  pair-serving. NVLink multicast stays off, whatever runs on them.
 # --model-folder: a model with trained weights, which the stage speculative wants.
 # --seconds: everything must have ended by then; the batch in hand is finished, the rest is left for another call.
@@ -233,6 +233,13 @@ sglang() { # in 16 and 8 bits, the largest batch also called directly; then its 
     return $code
 }
 
+exllamav3() { # EXL3, which its converter makes here, and 16 bits, each also called directly
+    # shellcheck disable=SC2046  # two words
+    drive exllamav3 $(named exllamav3) --images exllamav3 --variants exllamav3.fp16,exllamav3.exl3-4.0bpw \
+        --batch-sizes 1,4,16,64 --model synthetic/llama-2-7b "${story[@]}" --samples 256 --max-new-tokens 200 \
+        --max-seconds 15 --direct-batches 2 --no-harness-check --no-device-rates
+}
+
 engines=() # all that are compared on a GPU
 for manifest in images/*/image.yaml; do
     if grep -q '^devices: .*cuda' "$manifest" && ! grep -q '^ranked: false' "$manifest"; then
@@ -246,7 +253,7 @@ for stage in "$@"; do
         failures | memory | repeats | serving | capacity | precisions | awq | continuous | speculative | sglang | pool | pair) "$stage" ;;
         pair-serving) pair_serving ;;
         llama-load) llama_load ;;
-        lmdeploy) lmdeploy ;;
+        lmdeploy | exllamav3) "$stage" ;;
         all)
             for engine in "${engines[@]}"; do check "$engine" || failed=$((failed + 1)); done
             failures || failed=$((failed + 1))

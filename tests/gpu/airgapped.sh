@@ -36,6 +36,7 @@ images_of() { # STAGE; GPTQModel makes the weights that the GPTQ engines read
         continuous) echo transformers ;;
         lmdeploy) echo gptqmodel lmdeploy ;;
         sglang) echo sglang ;;
+        exllamav3) echo exllamav3 ;;
         repeats) echo gptqmodel exllama exllamav2 ;;
         *) echo "unknown stage: $1" >&2 && return 2 ;;
     esac

@@ -106,7 +106,7 @@ class TurboMind:
         made.instances, made.closed = 0, False
         made.asked, made.script = [], counting
         made.running = made.most_running = made.now = 0
-        sys.modules["lmdeploy.turbomind.turbomind"].Tokenizer(path)  # type: ignore[attr-defined]
+        sys.modules["lmdeploy.turbomind.turbomind"].Tokenizer(path)
         made._create_engine()
         cls.made.append(made)
         return made
@@ -201,7 +201,7 @@ def test_it_is_loaded_for_sequences_as_long_as_a_step(module: ModuleType, tmp_pa
     )
     assert engine.path == str(tmp_path)
     assert "TM_GEMM_EXPORT" not in os.environ
-    assert sys.modules["lmdeploy.turbomind.turbomind"].Tokenizer is _no_tokenizer  # type: ignore[attr-defined]
+    assert sys.modules["lmdeploy.turbomind.turbomind"].Tokenizer is _no_tokenizer
     adapter.close()
 
 
@@ -341,7 +341,12 @@ def test_the_direct_call_is_the_engines_own(module: ModuleType, tmp_path: Path) 
 def test_scores_are_of_the_prompts_own_logits(module: ModuleType, tmp_path: Path) -> None:
     adapter = loaded(module, tmp_path)
     seen: list[Any] = []
-    with mock.patch.object(module, "log_probabilities", lambda logits, ids: seen.append((logits, ids)) or [-1.0]):
+
+    def log_probabilities(logits: Any, token_ids: Sequence[int]) -> list[float]:
+        seen.append((logits, token_ids))
+        return [-1.0]
+
+    with mock.patch.object(module, "log_probabilities", log_probabilities):
         assert adapter.score([1, 2, 3]) == [-1.0]
     ((logits, ids),) = seen
     assert (len(logits), ids) == (3, [1, 2, 3]), "not of the token that the engine wrote behind it"

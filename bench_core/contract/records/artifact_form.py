@@ -12,8 +12,8 @@ from bench_core.contract.records import layout
 from bench_core.contract.records.record import LARGEST_FLOAT
 
 # Names of artifacts by the settings of Transformers' ``quantization_config``: gptq-int4-g128, awq-int4-g128,
-# exl2-4.0bpw.
-_NAMES = (re.compile(r"(gptq|awq)-int(\d+)(?:-|$)"), re.compile(r"(exl2)-(\d+(?:\.\d+)?)bpw$"))
+# exl2-4.0bpw, exl3-4.0bpw.
+_NAMES = (re.compile(r"(gptq|awq)-int(\d+)(?:-|$)"), re.compile(r"(exl[23])-(\d+(?:\.\d+)?)bpw$"))
 _UNQUANTISED = "unquantised"
 
 
