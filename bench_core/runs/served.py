@@ -67,7 +67,10 @@ def _measured(
     assert events.window is not None  # noqa: S101  # else there were no result
     window = events.window
     series = of_requests(events.requests, events.telemetry, window.begin_s, window.end_s, on_gpu=spec.device == "cuda")
-    return ServedRow(planned, spec, verdict, gaps=gaps, result=result, breaches=breaches, series=series)
+    return ServedRow(
+        planned, spec, verdict, gaps=gaps, result=result, breaches=breaches, series=series,
+        clients=tuple(events.clients),
+    )  # fmt: skip
 
 
 def _gaps(spec: CellSpec, result: ServeResult, events: ServeEvents) -> tuple[Gap, ...]:
