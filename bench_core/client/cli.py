@@ -14,7 +14,6 @@ from pydantic import ValidationError
 from bench_core import __version__
 from bench_core.client.by_hand import Places, number_of, plan
 from bench_core.client.nodes.gathering import Gathering
-from bench_core.client.nodes.wire import SECRET_VARIABLE
 from bench_core.client.supervisor import Client, Work
 from bench_core.contract.asked.arguments import Parser, add_launch, add_options, given
 from bench_core.contract.asked.by_hand import ByHand, LoadOptions
@@ -27,7 +26,7 @@ from bench_core.contract.records.outcome import EXIT_BAD_INPUT, EXIT_MACHINE, Ou
 from bench_core.contract.records.record import Record, describe
 from bench_core.contract.records.spec import Assignment
 from bench_core.contract.serving.protocol import ServeFields
-from bench_core.contract.serving.sidecar import SERVER_GONE
+from bench_core.contract.serving.sidecar import CLIENT_SECRET, SERVER_GONE
 from bench_core.system.last_words import last_words
 from bench_core.system.processes import end_with_parent
 
@@ -108,9 +107,9 @@ def _gathering(parsed: argparse.Namespace) -> contextlib.AbstractContextManager[
     """Of the hosts that the load comes from, where these are others."""
     if not parsed.nodes:
         return contextlib.nullcontext()
-    secret = bytes.fromhex(os.environ.pop(SECRET_VARIABLE, ""))
+    secret = bytes.fromhex(os.environ.pop(CLIENT_SECRET, ""))
     if not secret:
-        raise BadInput("--nodes needs the launch's secret", f"in {SECRET_VARIABLE}")
+        raise BadInput("--nodes needs the launch's secret", f"in {CLIENT_SECRET}")
     return Gathering(_address("--listen", parsed.listen), parsed.nodes, secret)
 
 

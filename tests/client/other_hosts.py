@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench_core.client.nodes.gathering import Gathering
-from bench_core.client.nodes.wire import SECRET_VARIABLE
+from bench_core.contract.serving.sidecar import CLIENT_SECRET
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -46,7 +46,7 @@ def hosts(ahead_s: dict[str, int], secret: bytes | None = None) -> Iterator[Host
         try:
             for name, ahead in ahead_s.items():
                 words = begun(port, name, secret, time_namespace(ahead) if ahead else ())
-                variables = {**os.environ, "PYTHONPATH": str(ROOT), SECRET_VARIABLE: secret.hex()}
+                variables = {**os.environ, "PYTHONPATH": str(ROOT), CLIENT_SECRET: secret.hex()}
                 found.processes[name] = subprocess.Popen(
                     words, cwd=ROOT, env=variables, stderr=subprocess.PIPE, text=True
                 )

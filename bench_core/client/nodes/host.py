@@ -29,7 +29,6 @@ from bench_core.client.nodes.wire import (
     PING_HEAD,
     PONG,
     PONG_HEAD,
-    SECRET_VARIABLE,
     WORD,
     enter,
     set_up,
@@ -37,6 +36,7 @@ from bench_core.client.nodes.wire import (
 from bench_core.client.process import Process, start_process
 from bench_core.contract.errors import BadInput, MachineFailure
 from bench_core.contract.records.outcome import EXIT_MACHINE, EXIT_OK
+from bench_core.contract.serving.sidecar import CLIENT_SECRET
 from bench_core.system.processes import end_with_parent
 
 _READ_BYTES = 1 << 20
@@ -177,7 +177,7 @@ def main() -> int:
     end_with_parent(given.parent)
     host, _, port = given.client.rpartition(":")
     try:
-        with connected((host, int(port)), bytes.fromhex(os.environ.pop(SECRET_VARIABLE))) as connection:
+        with connected((host, int(port)), bytes.fromhex(os.environ.pop(CLIENT_SECRET))) as connection:
             Host(connection, given.name).serve()
     except (BadInput, OSError, subprocess.SubprocessError) as error:
         sys.stderr.write(f"error: {error.cause if isinstance(error, BadInput) else error}\n")

@@ -28,7 +28,6 @@ JOB_HEAD = struct.Struct("<IHH")  # job, first process, how many
 PING_HEAD = struct.Struct("<I")
 PONG_HEAD = struct.Struct("<Iqq")
 
-SECRET_VARIABLE = "BENCH_CLIENT_SECRET"
 _NONCE_BYTES = 32
 _PROOF_BYTES = hashlib.sha256().digest_size
 _ANSWERS_WITHIN_S = 5.0

@@ -14,7 +14,7 @@ from bench_core.contract.errors import BadInput, MachineFailure
 from bench_core.contract.records import layout
 from bench_core.drive.cluster.link import Demand, Link, Member
 from bench_core.drive.cluster.post import Item
-from bench_core.drive.cluster.records import EndedThere, Order, Terms
+from bench_core.drive.cluster.records import ClientPlace, EndedThere, Order, Terms
 from bench_core.drive.fleet.executor import Event, Failed, Free, Lost, Over, Said, Task, Worker
 from bench_core.drive.launch.launcher import Ended
 from bench_core.system.files import write_file
@@ -29,12 +29,31 @@ class Slot:
 
     Attributes:
         share: number of the share among those of the node.
+        serve_address: of the node, that a load from others reaches its server on.
     """
 
     worker: Worker
     member: Member
     demand: Demand
     share: int = 0
+    serve_address: str = ""
+
+
+@dataclass(frozen=True)
+class Senders:
+    """Nodes that loads come from.
+
+    Attributes:
+        members: all of them, those that are taken first first.
+        count: for each launch under load.
+        cpus: that each needs.
+        wait_s: how long one may have something else to do.
+    """
+
+    members: tuple[Member, ...]
+    count: int
+    cpus: float
+    wait_s: float
 
 
 @dataclass
@@ -45,6 +64,7 @@ class _Running:
         failed: a failure of it was told.
         rounds: its task is over: how often the mailbox is still emptied before that counts as its end.
         failure: how the task ended, where not well.
+        clients: names of the nodes that its load comes from.
     """
 
     slot: Slot
@@ -54,6 +74,7 @@ class _Running:
     failed: bool = False
     rounds: int | None = None
     failure: MachineFailure | None = None
+    clients: tuple[str, ...] = ()
 
 
 class RayExecutor:
@@ -63,6 +84,7 @@ class RayExecutor:
         key_of: the parcels that hold the model and the data of a task.
         images_of: tags of its containers to what they hold.
         tell: takes one line that is for people.
+        senders: nodes that loads come from; ``None``: from the servers' own.
     """
 
     def __init__(
@@ -73,8 +95,10 @@ class RayExecutor:
         key_of: Callable[[Task], tuple[str, str]],
         images_of: Callable[[Task], dict[str, str]],
         tell: Callable[[str], None],
+        senders: Senders | None = None,
     ) -> None:
         self._link = link
+        self._senders = senders
         self._slots = {slot.worker: slot for slot in slots}
         self._terms = terms
         self._key_of = key_of
@@ -109,11 +133,13 @@ class RayExecutor:
         try:
             if slot.member.name in self._unfit:
                 raise MachineFailure(self._unfit[slot.member.name])
-            order = self._order(number, task, slot).to_json()
+            clients = self._clients() if task.launch.client_processes else ()
+            order = self._order(number, task, slot, clients).to_json()
             with self._lock:
                 self._running[number] = _Running(
-                    slot, task, self._link.begin(order, self._post, slot.member, slot.demand)
-                )
+                    slot, task, self._link.begin(order, self._post, slot.member, slot.demand),
+                    clients=tuple(place.name for place in clients),
+                )  # fmt: skip
         except MachineFailure as error:
             self._events.put(Lost(worker, error.cause))
         self._wake.set()
@@ -134,7 +160,30 @@ class RayExecutor:
         self._listener.join(timeout=2 * _PATIENCE_S)
         self._link.end(self._post)
 
-    def _order(self, number: int, task: Task, slot: Slot) -> Order:
+    def _clients(self) -> tuple[ClientPlace, ...]:
+        """Nodes that live and send no other launch's load.
+
+        Raises:
+            MachineFailure: there are too few.
+        """
+        senders = self._senders
+        if senders is None:
+            return ()
+        living = {member.node_id for member in self._link.members()}
+        with self._lock:
+            taken = {name for one in self._running.values() for name in one.clients}
+        free = [one for one in senders.members if one.node_id in living and one.name not in taken]
+        if len(free) < senders.count:
+            gone = ", ".join(one.name for one in senders.members if one.node_id not in living) or "none"
+            raise MachineFailure(
+                f"a load from {senders.count} other nodes, and {len(free)} are left (gone: {gone})",
+                "--resume the run when there are enough",
+            )
+        return tuple(
+            ClientPlace(node_id=one.node_id, name=one.name, cpus=senders.cpus) for one in free[: senders.count]
+        )
+
+    def _order(self, number: int, task: Task, slot: Slot, clients: tuple[ClientPlace, ...]) -> Order:
         launch = task.launch
         model_key, data_key = self._key_of(task)
         return Order(
@@ -159,6 +208,9 @@ class RayExecutor:
             gated=task.gated,
             results=launch.folders.run is not None,
             images=self._images_of(task),
+            clients=clients,
+            serve_address=slot.serve_address,
+            clients_wait_s=self._senders.wait_s if self._senders is not None else 0.0,
         )
 
     def _send_stop(self) -> None:
