@@ -145,9 +145,7 @@ def _require_consent(suite: Suite, modes: Modes) -> None:
         BadInput: nobody has said so, or what was said would change nothing.
     """
     if modes.serve_address is not None and not suite.client_nodes:
-        raise BadInput(
-            "--serve-address would change nothing: loads come from the servers' own nodes", "--client-nodes N"
-        )
+        raise BadInput("--serve-address would change nothing without --client-nodes", "see docs/fleet.md")
     if not suite.client_nodes:
         return
     nodes = f"--client-nodes {suite.client_nodes}"

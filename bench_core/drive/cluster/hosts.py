@@ -115,8 +115,8 @@ class Cluster:
                 self.left_out.pop(member.name, None)
 
     def ask_senders(self, but: Sequence[Node]) -> list[Node]:
-        """Nodes that a load may come from: all that have a CPU for Ray, but these; those that nothing else is measured on
-        first."""
+        """Nodes that a load may come from: all that have a CPU for Ray, but these; first those that nothing else is
+        measured on."""
         nodes = {node.member.name: node for node in self.nodes}
         taken = {node.member.name for node in but}
         members = [one for one in self.link.members() if one.cpus > 0 and one.name not in taken]
@@ -193,6 +193,11 @@ class ClusterHosts:
         """
         cluster, wanted = self._cluster, suite.client_nodes
         there = {node.member.name: address_in(network, node.report.addresses) for node in self._nodes}
+        if any(there[node.member.name] in node.report.addresses for node in self._nodes):
+            there = {
+                node.member.name: there[node.member.name] if there[node.member.name] in node.report.addresses else None
+                for node in self._nodes
+            }
         for name in [name for name, address in there.items() if address is None]:
             cluster.left_out[name] = f"it has no address in {network}, for a server that others reach"
         servers = [node for node in self._nodes if there[node.member.name] is not None]
@@ -208,8 +213,8 @@ class ClusterHosts:
         groups = _groups(servers, others, able, chosen, wanted, cluster)
         if not groups:
             raise BadInput(
-                f"--client-nodes {wanted}: the cluster has {len(others) + len(able)} nodes of {suite.client_processes} CPUs "
-                f"or more, and one of its nodes has the server",
+                f"--client-nodes {wanted}: {len(others) + len(able)} nodes of the cluster have "
+                f"{quantity(suite.client_processes, 'CPU')} or more, and one node has the server",
                 "a load comes from nodes beside the server's; add some, or ask for fewer",
             )
         self._nodes = [node for node in servers if node not in moved]

@@ -1,4 +1,4 @@
-"""A server that other hosts reach: on which address, by which ports. Never without an address that a person has named."""
+"""A server that other hosts reach: on which address, by which ports. Never without an address that somebody named."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def own_addresses() -> tuple[str, ...]:
 
 
 def address_in(network: ipaddress.IPv4Network, addresses: Iterable[str]) -> str | None:
-    """The first of a host's addresses that lies in it; one alone may be a second address of an interface, which the host
+    """The first of a host's addresses that lies in it. A single one may be a second address of an interface: the host
     finds out when it listens there."""
     if network.num_addresses == 1:
         return str(network.network_address)

@@ -94,9 +94,7 @@ def _clocks(clients: Sequence[ClientEvent]) -> str:
     names = ", ".join(sorted({client.node for client in clients}))
     worst_us = max(client.misplaced_s for client in clients) * 1e6
     drift_us = max(abs(client.drift_s) for client in clients) * 1e6
-    return (
-        f"{names}; clocks known to {worst_us:.1f} µs, drift of up to {drift_us:.1f} µs included; see the table of them"
-    )
+    return f"{names}; clocks known to {worst_us:.1f} µs, drift of up to {drift_us:.1f} µs included; see their table"
 
 
 def _window(p: ServeProtocol) -> str:

@@ -24,8 +24,8 @@ SERVER_PORT = 8000
 CLIENT_PORT = 8010
 # No address of the host on it: containers reach each other, and nothing else.
 _NO_HOST = {"com.docker.network.bridge.inhibit_ipv4": "true"}
-# Where other hosts reach the server, answers find their way and nothing else does: what a container sends to the outside
-# by itself goes out under its own address, which nobody there can answer.
+# Where other hosts reach the server, answers find their way and nothing else does: what a container sends to the
+# outside by itself goes out under its own address, which nobody there can answer.
 _NO_WAY_BACK = {"com.docker.network.bridge.enable_ip_masquerade": "false"}
 _LAST_LINES = 200
 
@@ -79,7 +79,7 @@ class Meeting:
         if self.network is None:
             return {"network_mode": "none"}
         endpoint = self._client.api.create_endpoint_config(aliases=[SERVER_NAME])
-        found = {"network": self.network.name, "networking_config": {self.network.name: endpoint}}
+        found: dict[str, Any] = {"network": self.network.name, "networking_config": {self.network.name: endpoint}}
         if self._published is not None:  # the port of its supervisor is not
             found["ports"] = {f"{SERVER_PORT}/tcp": (self._published.address, self._published.server_port)}
         return found

@@ -41,8 +41,8 @@ _COLUMNS: Sequence[Column[_Host]] = [
 ]
 _NOTE = (
     "Every latency is between two stamps of one host's own clock. The offset of that clock decides only where its "
-    "requests lie among those of other hosts and in the window. It is the middle of the shortest of up to 100 questions "
-    "and answers, to within half of its round trip; drift: what it had changed by after the load. A cell is not ranked "
+    "requests lie among those of other hosts and in the window. It is the middle of the shortest of 100 questions and "
+    "answers, to within half of its round trip; drift: what it had changed by after the load. A cell is not ranked "
     f"where a host's requests are placed to no better than {MOST_LATE_S * 1e3:g} ms and {MOST_LATE_SHARE * 100:g} % of "
     "the median TTFT: to the server a request at another place than the schedule's is what a late one is."
 )
