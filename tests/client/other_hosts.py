@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +20,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def time_namespace(ahead_s: int) -> list[str]:
     """Words that run a command with a CLOCK_MONOTONIC that is so many seconds ahead: a time namespace of the kernel."""
-    return ["unshare", "--time", "--monotonic", str(ahead_s), "--"]
+    if not ahead_s:
+        return []
+    own_rights = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+    return ["unshare", *own_rights, "--time", "--monotonic", str(ahead_s), "--"]
 
 
 @dataclass
@@ -30,25 +34,21 @@ class Hosts:
     processes: dict[str, subprocess.Popen[str]] = field(default_factory=dict)
 
 
-def begun(port: int, name: str, secret: bytes, before: Sequence[str] = (), parent: int | None = None) -> list[str]:
-    """The command line of a host."""
-    words = ["--client", f"127.0.0.1:{port}", "--name", name, "--parent", str(parent or os.getpid())]
-    return [*before, sys.executable, "-m", "bench_core.client.nodes.host", *words]
-
-
 @contextlib.contextmanager
-def hosts(ahead_s: dict[str, int], secret: bytes | None = None) -> Iterator[Hosts]:
-    """Hosts by name, each with a clock that is ahead by so many seconds (0: this machine's own)."""
-    secret = secret or secrets.token_bytes(32)
-    port = free_port()
+def hosts(ahead_s: dict[str, int], first: Callable[[int], None] = lambda _port: None) -> Iterator[Hosts]:
+    """Hosts by name, each with a clock that is ahead by so many seconds (0: this machine's own). ``first`` is given the
+    port before any of them begins."""
+    secret, port = secrets.token_bytes(32), free_port()
+    variables = {**os.environ, "PYTHONPATH": str(ROOT), CLIENT_SECRET: secret.hex()}
     with Gathering(("127.0.0.1", port), len(ahead_s), secret) as gathering:
         found = Hosts(gathering)
+        first(port)
         try:
             for name, ahead in ahead_s.items():
-                words = begun(port, name, secret, time_namespace(ahead) if ahead else ())
-                variables = {**os.environ, "PYTHONPATH": str(ROOT), CLIENT_SECRET: secret.hex()}
+                words = ["--client", f"127.0.0.1:{port}", "--name", name, "--parent", str(os.getpid())]
+                command = [*time_namespace(ahead), sys.executable, "-m", "bench_core.client.nodes.host", *words]
                 found.processes[name] = subprocess.Popen(
-                    words, cwd=ROOT, env=variables, stderr=subprocess.PIPE, text=True
+                    command, cwd=ROOT, env=variables, stderr=subprocess.PIPE, text=True
                 )
             gathering.gather(lambda: False)
             yield found
@@ -60,8 +60,6 @@ def hosts(ahead_s: dict[str, int], secret: bytes | None = None) -> Iterator[Host
 
 def free_port() -> int:
     """Of this machine's loopback, now."""
-    import socket
-
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return int(one.getsockname()[1])
