@@ -60,10 +60,13 @@ def until_lost(load: NodeGenerators, events: list[RequestEvent]) -> None:
 
 def test_one_schedule_is_dealt_out_among_all_processes_of_all_hosts() -> None:
     offsets_us = [place * 7_000 for place in range(120)]
-    with null_server(*FAST) as server, hosts({"a": 0, "b": AHEAD_S}) as there:
-        with generators(there, server, OPEN, 120, processes=2, offsets_us=offsets_us) as load:
-            start_s, events, finished = all_of(load)
-            assert sorted(load.started) == list(range(120))
+    with (
+        null_server(*FAST) as server,
+        hosts({"a": 0, "b": AHEAD_S}) as there,
+        generators(there, server, OPEN, 120, processes=2, offsets_us=offsets_us) as load,
+    ):
+        start_s, events, finished = all_of(load)
+        assert sorted(load.started) == list(range(120))
     assert [event.index for event in events] == list(range(120))
     assert all(event.ok for event in events)
     assert [event.process for event in events] == [place % 4 for place in range(120)]
@@ -147,14 +150,17 @@ def test_a_host_that_is_lost_is_named_after_what_had_ended_was_handed_on(how: si
 
 
 def test_a_generator_that_dies_on_another_host_is_named() -> None:
-    with null_server(*FAST) as server, hosts({"a": 0}) as there:
-        with generators(there, server, closed(2), 1 << 40) as load:
-            load.start()
-            assert load.poll(5)
-            (child,) = children_of(there.processes["a"].pid)
-            os.kill(child, signal.SIGKILL)
-            with pytest.raises(MachineFailure, match="load generator 0 on client node a has died: signal 9"):
-                until_lost(load, [])
+    with (
+        null_server(*FAST) as server,
+        hosts({"a": 0}) as there,
+        generators(there, server, closed(2), 1 << 40) as load,
+    ):
+        load.start()
+        assert load.poll(5)
+        (child,) = children_of(there.processes["a"].pid)
+        os.kill(child, signal.SIGKILL)
+        with pytest.raises(MachineFailure, match="load generator 0 on client node a has died: signal 9"):
+            until_lost(load, [])
 
 
 def children_of(pid: int) -> list[int]:
