@@ -70,8 +70,10 @@ def _rules(view: RunView, plans: Sequence[ServePlan]) -> Iterator[tuple[str, str
     limits = dict.fromkeys(limits_words(protocol.limits) for protocol in protocols if protocol.limits)
     if limits:
         yield "Latency limits", "; or ".join(limits)
+    dealt = ", one schedule dealt out among them" if any(p.client_nodes for p in protocols) else ""
     counts = dict.fromkeys(_senders(protocol) for protocol in protocols)
-    yield "Client", f"{' or '.join(counts)} that {'sends' if list(counts) == ['1 process'] else 'send'} requests"
+    alone = list(counts) == ["1 process"]
+    yield "Client", f"{' or '.join(counts)} that {'sends' if alone else 'send'} requests{dealt}"
     clients = [client for row in view.served for client in row.clients]
     if clients:
         yield "Client nodes", _clocks(clients)
@@ -86,7 +88,7 @@ def _senders(protocol: ServeProtocol) -> str:
     each = quantity(protocol.client_processes, "process")
     if not protocol.client_nodes:
         return each
-    return f"{each} on each of {quantity(protocol.client_nodes, 'other node')}, one schedule dealt out among them,"
+    return f"{each} on each of {quantity(protocol.client_nodes, 'other node')}"
 
 
 def _clocks(clients: Sequence[ClientEvent]) -> str:

@@ -21,7 +21,7 @@ class _Host(Served):
 
 
 def _microseconds(value_s: float) -> str:
-    return f"{value_s * 1e6:.1f}"
+    return f"{round(value_s * 1e6, 1) + 0.0:.1f}"  # no sign before a zero
 
 
 def _us(title: str, name: str) -> Column[_Host]:
@@ -32,7 +32,7 @@ _COLUMNS: Sequence[Column[_Host]] = [
     *KEY,
     Column("Client node", "client.node", words=True),
     Column("Load generators", lambda line: ", ".join(map(str, line.client.processes)), words=True),
-    Column("Clock ahead by", "client.offset_s", lambda value: f"{value:.6f}", unit="s"),
+    Column("Clock ahead by", "client.offset_s", lambda value: f"{round(value, 6) + 0.0:.6f}", unit="s"),
     _us("To within", "bound_s"),
     _us("Drift", "drift_s"),
     _us("To within, after", "bound_after_s"),
