@@ -227,7 +227,12 @@ def test_a_client_that_does_not_know_the_secret_is_given_no_host() -> None:
     here, there = socket.socketpair()
     with here, there:
         here.sendall(secrets.token_bytes(32))
-        thread = threading.Thread(target=lambda: (here.recv(64), here.sendall(secrets.token_bytes(32))))
+
+        def made_up() -> None:
+            here.recv(64)
+            here.sendall(secrets.token_bytes(32))
+
+        thread = threading.Thread(target=made_up)
         thread.start()
         assert enter(there, b"secret") is False
         thread.join()

@@ -181,7 +181,7 @@ def test_a_dry_run_shows_who_sends_and_where_servers_listen(nodes: Nodes, drive:
     words = (*NULL, "--concurrency", "4", "--cluster", nodes.address, "--dry-run")
     called = drive(*words, "--client-nodes", "1", "--client-processes", "2", *NAMED)
     assert called.code == 0, called.err
-    assert "load from 1 other node for each server, 2 load generators on each: c-ahead" in called.out
+    assert "load on a-server: from c-ahead, 2 load generators on each" in called.out
     assert "servers listen on 127.0.0.1 of a-server" in called.out
     many = drive(*words, "--client-nodes", "3", *NAMED)
     assert many.code == 2
@@ -250,7 +250,8 @@ def test_without_another_node_to_send_the_run_says_so_and_goes_on_later(nodes: N
     finally:
         driver.kill()
     assert driver.returncode == 3, out
-    assert "a load from 3 other nodes, and 2 are left (gone: b-doomed)" in out
+    assert "client node b-doomed is lost" in out
+    assert "a load from 3 other nodes, and 2 can be used (" in out
     assert not [row for row in load_run(run).served if row.complete]
     wait_for(lambda: hosts_of_load() <= before, 20)
     nodes.add("b-doomed", num_gpus=0)

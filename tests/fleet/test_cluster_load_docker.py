@@ -72,7 +72,7 @@ def server_of(client: docker.DockerClient) -> Container:
     (found,) = (
         one
         for one in client.containers.list(filters={"label": "llm-bench.run=mine"})
-        if one.name.startswith("llm-bench-null") and "--serve" in one.attrs["Config"]["Cmd"]
+        if str(one.name).startswith("llm-bench-null") and "--serve" in one.attrs["Config"]["Cmd"]
     )
     return found
 
@@ -90,7 +90,8 @@ def test_a_server_that_others_reach_begins_nothing_to_the_outside(
         server = server_of(docker_client)
         ports = server.attrs["NetworkSettings"]["Ports"]
         looking = threading.Thread(
-            target=lambda: told.append(server.exec_run(["python", "-c", LOOK]).output.decode()), daemon=True
+            target=lambda: told.append(bytes(server.exec_run(["python", "-c", LOOK]).output).decode()),
+            daemon=True,  # type: ignore[arg-type]
         )
         looking.start()
         (published,) = [(port, at) for port, at in ports.items() if at]

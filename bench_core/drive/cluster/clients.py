@@ -18,6 +18,7 @@ from bench_core.contract.serving.sidecar import CLIENT_SECRET
 from bench_core.drive.cluster.records import ClientPlace
 from bench_core.drive.launch.published import Published
 from bench_core.drive.plan.catalogue import REPOSITORY
+from bench_core.report.format import quantity
 
 _LOOK_S = 0.5
 _ENDS_WITHIN_S = 5.0
@@ -56,28 +57,23 @@ class Clients:
     """The actors of one launch. For a process of Ray's.
 
     Args:
+        places: nodes that may be taken, in this order.
+        count: so many are.
         wait_s: how long a node may have something else to do.
         stopped: whether the launch is not to begin any more.
 
     Raises:
-        MachineFailure: a node has gone, or has not become free.
+        MachineFailure: too many have gone, or have not become free.
     """
 
-    def __init__(self, places: Sequence[ClientPlace], wait_s: float, stopped: Callable[[], bool]) -> None:
+    def __init__(self, places: Sequence[ClientPlace], count: int, wait_s: float, stopped: Callable[[], bool]) -> None:
         import ray  # noqa: PLC0415  # there is one where this runs
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: PLC0415
 
         self._ray: Any = ray
-        self._places = tuple(places)
+        self._left = list(places)
+        self._count = count
         self._serving: dict[str, Any] = {}
-        actor = ray.remote(ClientHost)
-        self._actors = {
-            place.name: actor.options(
-                num_cpus=place.cpus, max_restarts=0,
-                scheduling_strategy=NodeAffinitySchedulingStrategy(place.node_id, soft=False),
-            ).remote()
-            for place in places
-        }  # fmt: skip
+        self._actors: dict[str, Any] = {}
         try:
             self._await(wait_s, stopped)
         except BaseException:
@@ -85,23 +81,43 @@ class Clients:
             raise
 
     def _await(self, wait_s: float, stopped: Callable[[], bool]) -> None:
-        waiting = {one.ready.remote(): name for name, one in self._actors.items()}
+        """Until so many nodes are ready as are needed, others in place of those that cannot be used."""
+        waiting: dict[Any, str] = {}
+        gone: dict[str, str] = {}
         deadline = time.monotonic() + wait_s
-        while waiting and not stopped():
+        while not stopped():
+            while len(self._actors) < self._count and self._left:
+                place = self._left.pop(0)
+                self._actors[place.name] = self._begun(place)
+                waiting[self._actors[place.name].ready.remote()] = place.name
+            if len(self._actors) < self._count:
+                why = "; ".join(f"{name}: {cause}" for name, cause in gone.items()) or "no other has been named"
+                raise MachineFailure(
+                    f"a load from {quantity(self._count, 'other node')}, and {len(self._actors)} can be used ({why})",
+                    "--resume the run when there are enough",
+                )
+            if not waiting:
+                return
             ready, _ = self._ray.wait(list(waiting), num_returns=1, timeout=_LOOK_S)
             for reference in ready:
                 name = waiting.pop(reference)
                 try:
                     self._ray.get(reference)
-                except Exception as error:  # Ray's exceptions have no common base
-                    raise MachineFailure(
-                        f"client node {name} cannot be used: {first_line(error)}", "see the node, then --resume the run"
-                    ) from error
+                except Exception as error:  # noqa: BLE001  # Ray's exceptions have no common base
+                    gone[name] = first_line(error)
+                    self._ray.kill(self._actors.pop(name))
             if waiting and time.monotonic() > deadline:
                 names = ", ".join(waiting.values())
                 raise MachineFailure(
                     f"client node {names} had no CPUs free within {wait_s:g} s", "others use it; --resume the run"
                 )
+
+    def _begun(self, place: ClientPlace) -> Any:
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: PLC0415  # as ray itself
+
+        where = NodeAffinitySchedulingStrategy(place.node_id, soft=False)
+        actor = self._ray.remote(ClientHost)
+        return actor.options(num_cpus=place.cpus, max_restarts=0, scheduling_strategy=where).remote()
 
     def begin(self, published: Published) -> None:
         """Has each of them look for the launch's client, which need not listen yet."""

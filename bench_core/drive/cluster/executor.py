@@ -41,16 +41,16 @@ class Slot:
 
 @dataclass(frozen=True)
 class Senders:
-    """Nodes that loads come from.
+    """Where loads come from.
 
     Attributes:
-        members: all of them, those that are taken first first.
+        of: the nodes of each server, those that are taken first first; no two servers have one in common.
         count: for each launch under load.
         cpus: that each needs.
         wait_s: how long one may have something else to do.
     """
 
-    members: tuple[Member, ...]
+    of: dict[str, tuple[Member, ...]]
     count: int
     cpus: float
     wait_s: float
@@ -64,7 +64,6 @@ class _Running:
         failed: a failure of it was told.
         rounds: its task is over: how often the mailbox is still emptied before that counts as its end.
         failure: how the task ended, where not well.
-        clients: names of the nodes that its load comes from.
     """
 
     slot: Slot
@@ -74,7 +73,6 @@ class _Running:
     failed: bool = False
     rounds: int | None = None
     failure: MachineFailure | None = None
-    clients: tuple[str, ...] = ()
 
 
 class RayExecutor:
@@ -110,6 +108,7 @@ class RayExecutor:
         self._number = 0
         self._stops = 0
         self._unfit: dict[str, str] = {}
+        self._suspects: set[str] = set()
         self._post = link.post()
         self._wake = threading.Event()
         self._closed = False
@@ -133,13 +132,11 @@ class RayExecutor:
         try:
             if slot.member.name in self._unfit:
                 raise MachineFailure(self._unfit[slot.member.name])
-            clients = self._clients() if task.launch.client_processes else ()
-            order = self._order(number, task, slot, clients).to_json()
+            order = self._order(number, task, slot).to_json()
             with self._lock:
                 self._running[number] = _Running(
-                    slot, task, self._link.begin(order, self._post, slot.member, slot.demand),
-                    clients=tuple(place.name for place in clients),
-                )  # fmt: skip
+                    slot, task, self._link.begin(order, self._post, slot.member, slot.demand)
+                )
         except MachineFailure as error:
             self._events.put(Lost(worker, error.cause))
         self._wake.set()
@@ -160,31 +157,19 @@ class RayExecutor:
         self._listener.join(timeout=2 * _PATIENCE_S)
         self._link.end(self._post)
 
-    def _clients(self) -> tuple[ClientPlace, ...]:
-        """Nodes that live and send no other launch's load.
-
-        Raises:
-            MachineFailure: there are too few.
-        """
+    def _clients(self, worker: Worker) -> tuple[ClientPlace, ...]:
+        """The nodes of this server that live, those last that something was wrong with."""
         senders = self._senders
         if senders is None:
             return ()
         living = {member.node_id for member in self._link.members()}
-        with self._lock:
-            taken = {name for one in self._running.values() for name in one.clients}
-        free = [one for one in senders.members if one.node_id in living and one.name not in taken]
-        if len(free) < senders.count:
-            gone = ", ".join(one.name for one in senders.members if one.node_id not in living) or "none"
-            raise MachineFailure(
-                f"a load from {senders.count} other nodes, and {len(free)} are left (gone: {gone})",
-                "--resume the run when there are enough",
-            )
-        return tuple(
-            ClientPlace(node_id=one.node_id, name=one.name, cpus=senders.cpus) for one in free[: senders.count]
-        )
+        mine = [one for one in senders.of[worker.name] if one.node_id in living]
+        mine.sort(key=lambda one: one.name in self._suspects)
+        return tuple(ClientPlace(node_id=one.node_id, name=one.name, cpus=senders.cpus) for one in mine)
 
-    def _order(self, number: int, task: Task, slot: Slot, clients: tuple[ClientPlace, ...]) -> Order:
+    def _order(self, number: int, task: Task, slot: Slot) -> Order:
         launch = task.launch
+        served = bool(launch.client_processes)
         model_key, data_key = self._key_of(task)
         return Order(
             number=number,
@@ -208,7 +193,8 @@ class RayExecutor:
             gated=task.gated,
             results=launch.folders.run is not None,
             images=self._images_of(task),
-            clients=clients,
+            clients=self._clients(slot.worker) if served else (),
+            client_nodes=self._senders.count if self._senders is not None and served else 0,
             serve_address=slot.serve_address,
             clients_wait_s=self._senders.wait_s if self._senders is not None else 0.0,
         )
@@ -308,6 +294,8 @@ class RayExecutor:
             one.begun = True
         elif kind == "note":
             self._tell(str(what))
+        elif kind == "suspect":
+            self._suspects.add(str(what))
         elif kind == "file":
             self._write(one.task, *what)
         elif kind == "line":

@@ -220,8 +220,13 @@ class ClusterHosts:
         self._nodes = [node for node in servers if node not in moved]
         slots = [slot for node in self._nodes for slot in slots_of(node, cluster.terms.device)][:groups]
         self._slots = [replace(slot, serve_address=there[slot.member.name] or "") for slot in slots]
-        members = tuple(node.member for node in (*others, *moved))
-        self._senders = Senders(members, wanted, float(suite.client_processes), suite.busy_wait_s)
+        members = [node.member for node in (*others, *moved)]
+        first, spare = members[: groups * wanted], members[groups * wanted :]
+        of = {
+            slot.worker.name: (*first[place * wanted : (place + 1) * wanted], *spare[place::groups])
+            for place, slot in enumerate(self._slots)
+        }
+        self._senders = Senders(of, wanted, float(suite.client_processes), suite.busy_wait_s)
 
     @property
     def host(self) -> HostInfo:
@@ -256,15 +261,20 @@ class ClusterHosts:
 
     def _load_words(self, senders: Senders) -> list[str]:
         """Where loads come from, and where servers listen."""
-        names = [member.name for member in senders.members]
-        first, spare = names[: senders.count * len(self._slots)], names[senders.count * len(self._slots) :]
         each = quantity(int(senders.cpus), "load generator")
+        found = []
+        for slot in self._slots:
+            names = [member.name for member in senders.of[slot.worker.name]]
+            spare = names[senders.count :]
+            found.append(
+                f"load on {slot.worker.name}: from {', '.join(names[: senders.count])}, {each} on each"
+                + (f"; in reserve: {', '.join(spare)}" if spare else "")
+            )
         addresses = ", ".join(dict.fromkeys(f"{slot.serve_address} of {slot.member.name}" for slot in self._slots))
-        return [
-            f"load from {quantity(senders.count, 'other node')} for each server, {each} on each: {', '.join(first)}"
-            + (f"; in place of one that is lost: {', '.join(spare)}" if spare else ""),
-            f"servers listen on {addresses}: whoever reaches that address reaches them, and nobody asks who it is",
-        ]
+        found.append(
+            f"servers listen on {addresses}: whoever reaches that address reaches them, and nobody asks who it is"
+        )
+        return found
 
     def hold(self, locks: Locks, gpus: Sequence[GpuInfo], run: str) -> None:
         """Nothing: Ray deals the devices out, and each launch takes its node's lock."""

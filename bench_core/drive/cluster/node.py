@@ -255,15 +255,16 @@ def run_order(order_json: str, post: Any) -> None:
         _require_images(order)
         clear_left_over(parcel_folder(order.data_key))
         pool.append(_pool(order, worker, locks, mail))
-        if order.clients:
-            clients = Clients(order.clients, order.clients_wait_s, stopped.is_set)
-        published = Published.on(order.serve_address, len(order.clients)) if clients is not None else None
-        if clients is not None and published is not None:
+        published: Published | None = None
+        if order.client_nodes:
+            published = Published.on(order.serve_address, order.client_nodes)
+            clients = Clients(order.clients, order.client_nodes, order.clients_wait_s, stopped.is_set)
             clients.begin(published)
         if not stopped.is_set():
             _follow(pool[0], _task(order, folder, published), worker, mail)
         if clients is not None and not stopped.is_set():
             for name, words in clients.problems().items():
+                mail.send("suspect", name)
                 mail.send("note", f"client node {name}: {words}")
     except Exception as error:  # noqa: BLE001  # whatever it is: of this node, and the driver's to judge
         mail.send("failed", _cause(error))

@@ -53,7 +53,7 @@ class NodeReport(Record):
 
 
 class ClientPlace(Record):
-    """A node that a load comes from.
+    """A node that a load may come from.
 
     Attributes:
         cpus: that Ray sets aside there while the load goes on.
@@ -75,7 +75,8 @@ class Order(Record):
         served: load generators of the client; 0 for closed batches.
         results: whether it writes into a run's folder.
         images: tags of the launch's containers to what they hold, where they are Docker's.
-        clients: nodes that the load comes from; none where it comes from the server's own.
+        clients: nodes that the load may come from, in the order in which they are taken.
+        client_nodes: of these, so many are needed; 0 where the load comes from the server's own node.
         serve_address: of the node, that others may reach the server on.
         clients_wait_s: how long these may have something else to do.
     """
@@ -102,6 +103,7 @@ class Order(Record):
     results: bool = True
     images: dict[str, str] = {}
     clients: tuple[ClientPlace, ...] = ()
+    client_nodes: int = 0
     serve_address: str = ""
     clients_wait_s: float = 600.0
 
