@@ -184,3 +184,23 @@ def test_a_clock_that_is_not_known_well_enough_leaves_the_cell_unranked(mine: Pa
     recompute(mine, OPEN)
     (row,) = (row for row in load_run(mine).served if row.planned.cell == OPEN)
     assert row.unranked == "the client was the bottleneck: the clock of far is known to 3.0 ms only, drift included"
+
+
+def test_of_two_generators_one_may_send_fewer_and_none_may_leave_one_out(mine: Path) -> None:
+    def breaches() -> tuple[str, ...]:
+        recompute(mine, CLOSED)
+        (row,) = (row for row in load_run(mine).served if row.planned.cell == CLOSED)
+        return row.breaches
+
+    def slower(lines: list[Line]) -> None:
+        own = [request for request in requests(lines) if request["process"] == 1]
+        for request in sorted(own, key=lambda one: one["index"])[-3:]:
+            lines.remove(request)
+
+    def lost(lines: list[Line]) -> None:
+        lines.remove([request for request in requests(lines) if request["process"] == 1][5])
+
+    change_log(mine, CLOSED, slower, sealed=True)
+    assert breaches() == ()
+    change_log(mine, CLOSED, lost, sealed=True)
+    assert breaches() == ("1 requests of those that were sent are not told",)
