@@ -17,7 +17,7 @@ from docker.models.networks import Network
 from bench_core.contract.errors import MachineFailure, first_line
 from bench_core.contract.serving.sidecar import CLIENT_SECRET
 from bench_core.drive.launch.driver_identity import this_driver
-from bench_core.drive.launch.published import Published
+from bench_core.drive.launch.published import LOOPBACK, Published
 
 SERVER_NAME = "server"  # by which the client finds it
 SERVER_PORT = 8000
@@ -27,6 +27,8 @@ _NO_HOST = {"com.docker.network.bridge.inhibit_ipv4": "true"}
 # Where other hosts reach the server, answers find their way and nothing else does: what a container sends to the
 # outside by itself goes out under its own address, which nobody there can answer.
 _NO_WAY_BACK = {"com.docker.network.bridge.enable_ip_masquerade": "false"}
+# Else the Docker engine would ask the host's servers for names of the outside; containers' names are its own.
+_NO_NAMES = [LOOPBACK]
 _LAST_LINES = 200
 
 
@@ -81,6 +83,7 @@ class Meeting:
         endpoint = self._client.api.create_endpoint_config(aliases=[SERVER_NAME])
         found: dict[str, Any] = {"network": self.network.name, "networking_config": {self.network.name: endpoint}}
         if self._published is not None:  # the port of its supervisor is not
+            found["dns"] = _NO_NAMES
             found["ports"] = {f"{SERVER_PORT}/tcp": (self._published.address, self._published.server_port)}
         return found
 
@@ -92,6 +95,7 @@ class Meeting:
             return {"network": self.network.name}
         return {
             "network": self.network.name,
+            "dns": _NO_NAMES,
             "ports": {f"{CLIENT_PORT}/tcp": (self._published.address, self._published.client_port)},
             "environment": {CLIENT_SECRET: self._published.secret},
         }
