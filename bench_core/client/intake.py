@@ -12,10 +12,10 @@ from bench_core.client.ask import Ask
 from bench_core.client.load.wire import END, READY, RESPONSE, SENT, Facts, Job, read_response
 from bench_core.client.read import Reader
 from bench_core.contract.asked.server import ServerEntry
-from bench_core.contract.serving.clocks import ClientEvent
 from bench_core.contract.serving.load import Serve
 from bench_core.contract.serving.protocol import PAUSE_AFTER_REFUSED_S
 from bench_core.contract.serving.requests import GeneratorEvent, RequestEvent
+from bench_core.contract.statistics.clocks import ClientEvent
 
 START_IN_S = 0.05  # from a word to start until T0, by default
 _SECOND = 1_000_000_000

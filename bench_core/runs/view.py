@@ -19,9 +19,9 @@ from bench_core.contract.records.run import PlannedCell, RunRecord, VisitInfo
 from bench_core.contract.records.spec import CellSpec
 from bench_core.contract.records.workload import Workload
 from bench_core.contract.serving.capacity import Capacity
-from bench_core.contract.serving.clocks import ClientEvent
 from bench_core.contract.serving.load import Serve
 from bench_core.contract.serving.result import ServeResult
+from bench_core.contract.statistics.clocks import ClientEvent
 from bench_core.contract.statistics.workload_rate import WorkloadRate
 from bench_core.runs.files import Damage
 from bench_core.runs.published import Published

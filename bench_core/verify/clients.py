@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from bench_core.contract.serving.clocks import MOST_DRIFT, ClientEvent, ClockRounds
 from bench_core.contract.serving.load import Serve
 from bench_core.contract.serving.log import ServeEvents
 from bench_core.contract.serving.protocol import ServeProtocol
+from bench_core.contract.statistics.clocks import MOST_DRIFT, ClientEvent, ClockRounds
 
 _SECOND = 1_000_000_000
 _SLACK_S = 2e-6

@@ -25,9 +25,9 @@ from other_hosts import hosts
 
 from bench_core.client.generators import Generators
 from bench_core.client.nodes.generators import NodeGenerators
-from bench_core.contract.serving.clocks import ClientEvent
 from bench_core.contract.serving.load import Serve
 from bench_core.contract.serving.requests import GeneratorEvent, RequestEvent
+from bench_core.contract.statistics.clocks import ClientEvent
 
 _BEGIN_IN_S = 0.3
 AHEAD_S = 5000

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from bench_core.contract.serving.clocks import ClientEvent, ClockRounds
 from bench_core.contract.serving.measures import client_limited
+from bench_core.contract.statistics.clocks import ClientEvent, ClockRounds
 
 US = 1000
 

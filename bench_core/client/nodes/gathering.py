@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from bench_core.client.load.wire import Frames, frame
 from bench_core.client.nodes.wire import HELLO, PING, PING_HEAD, PONG, PONG_HEAD, admit, set_up
 from bench_core.contract.errors import MachineFailure
-from bench_core.contract.serving.clocks import ClockRounds
+from bench_core.contract.statistics.clocks import ClockRounds
 
 _READ_BYTES = 1 << 20
 _COME_WITHIN_S = 90.0

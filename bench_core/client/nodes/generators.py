@@ -17,9 +17,9 @@ from bench_core.client.nodes.gathering import Gathering, Remote, selector_of
 from bench_core.client.nodes.wire import CLEAR, DATA, DIED, JOB, JOB_HEAD, ONE, WORD
 from bench_core.contract.asked.server import ServerEntry
 from bench_core.contract.errors import MachineFailure
-from bench_core.contract.serving.clocks import ClientEvent, ClockRounds
 from bench_core.contract.serving.load import Serve
 from bench_core.contract.serving.requests import RequestEvent
+from bench_core.contract.statistics.clocks import ClientEvent, ClockRounds
 
 _READY_WITHIN_S = 60.0
 _ENDED_WITHIN_S = 60.0

@@ -12,8 +12,8 @@ from bench_core.contract.errors import BadInput
 from bench_core.contract.measures.cpu_use import CpuReading
 from bench_core.contract.records.events import EndEvent, PhaseEvent, StartEvent, TelemetryEvent
 from bench_core.contract.records.record import Record, describe
-from bench_core.contract.serving.clocks import ClientEvent
 from bench_core.contract.serving.requests import CourseEvent, GeneratorEvent, RequestEvent, WindowEvent
+from bench_core.contract.statistics.clocks import ClientEvent
 
 
 class CpuEvent(Record):

@@ -26,10 +26,10 @@ from bench_core.contract.errors import BadInput
 from bench_core.contract.measures.telemetry import TelemetrySummary, summarise_telemetry
 from bench_core.contract.records.events import TelemetryEvent
 from bench_core.contract.records.record import Record
-from bench_core.contract.serving.clocks import ClientEvent
 from bench_core.contract.serving.latencies import e2e_s, gaps, scheduled_in, tpot_s, ttft_s, within
 from bench_core.contract.serving.protocol import Limits
 from bench_core.contract.serving.requests import GeneratorEvent, RequestEvent, StopReason, WindowEvent
+from bench_core.contract.statistics.clocks import ClientEvent
 from bench_core.contract.statistics.correlated import (
     Estimate,
     batch_means,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from bench_core.contract.serving.cell import ServePlan, ServerFacts
-from bench_core.contract.serving.clocks import ClientEvent
 from bench_core.contract.serving.load import Serve
 from bench_core.contract.serving.protocol import ServeProtocol
+from bench_core.contract.statistics.clocks import ClientEvent
 from bench_core.report.explain.under_load import limits_words
 from bench_core.report.format import quantity
 from bench_core.runs.view import RunView

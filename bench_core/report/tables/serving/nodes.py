@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from bench_core.contract.serving.clocks import ClientEvent
 from bench_core.contract.serving.measures import MOST_LATE_S, MOST_LATE_SHARE
+from bench_core.contract.statistics.clocks import ClientEvent
 from bench_core.report.column import Column, Sheet, sheet
 from bench_core.report.format import seconds
 from bench_core.report.served import KEY, Served, measured
