@@ -38,6 +38,8 @@ def plan(options: LoadOptions, run_id: str | None, places: Places, sidecar: Side
     """
     if not options.loads:
         raise BadInput("no load is asked for", "give --concurrency, --request-rate or --trace; see --help")
+    if options.client_nodes:
+        raise BadInput("--client-nodes are nodes of a cluster, which a driver deals out", "python -m bench_core.drive")
     workload = Workload.read(places.data / (options.workload or _prepared(places.data).workload))
     trace: tuple[Workload, Schedule] | None = None
     if options.trace is not None:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from bench_core.client.generators import Generators
+from bench_core.client.intake import LoadGenerators
 from bench_core.client.sidecar import SidecarClient
 from bench_core.contract.errors import BadInput, MachineFailure
 from bench_core.contract.records import layout
@@ -57,7 +57,7 @@ class CellRun:
         spec: CellSpec,
         greeting: Greeting,
         server: ServerState,
-        generators: Generators,
+        generators: LoadGenerators,
         requests: int | None,
         doors: Doors,
     ) -> None:
@@ -93,8 +93,8 @@ class CellRun:
         finished = self._generators.finish()
         for request in finished.requests:
             self._took(writer, request)
-        for generator in finished.generators:
-            writer.event(generator)
+        for told in (*finished.generators, *finished.clients):
+            writer.event(told)
         if self._doors.gone():
             raise ServerGone
         if self._window is not None:

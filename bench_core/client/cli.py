@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import signal
 import sys
 from types import FrameType
@@ -12,6 +13,7 @@ from pydantic import ValidationError
 
 from bench_core import __version__
 from bench_core.client.by_hand import Places, number_of, plan
+from bench_core.client.nodes.gathering import Gathering
 from bench_core.client.supervisor import Client, Work
 from bench_core.contract.asked.arguments import Parser, add_launch, add_options, given
 from bench_core.contract.asked.by_hand import ByHand, LoadOptions
@@ -24,7 +26,7 @@ from bench_core.contract.records.outcome import EXIT_BAD_INPUT, EXIT_MACHINE, Ou
 from bench_core.contract.records.record import Record, describe
 from bench_core.contract.records.spec import Assignment
 from bench_core.contract.serving.protocol import ServeFields
-from bench_core.contract.serving.sidecar import SERVER_GONE
+from bench_core.contract.serving.sidecar import CLIENT_SECRET, SERVER_GONE
 from bench_core.system.last_words import last_words
 from bench_core.system.processes import end_with_parent
 
@@ -46,7 +48,11 @@ def build_parser() -> argparse.ArgumentParser:
     add_options(parser, _OPTIONS)
     launch = add_launch(parser)
     launch.add_argument("--server", required=True, metavar="HOST:PORT", help="its supervisor listens on the next port")
-    launch.add_argument("--network", choices=("internal", "shared", "loopback"), default="internal")
+    launch.add_argument("--network", choices=("internal", "shared", "loopback", "published"), default="internal")
+    # Of a driver's launch with load generators on other hosts.
+    launch.add_argument("--nodes", type=int, default=0, metavar="N", help=argparse.SUPPRESS)
+    launch.add_argument("--listen", metavar="HOST:PORT", help=argparse.SUPPRESS)
+    launch.add_argument("--reached-at", metavar="HOST:PORT", help=argparse.SUPPRESS)
     parser.add_argument("--end-with", type=int, metavar="PID", help=argparse.SUPPRESS)
     parser.add_argument("--version", action="version", version=__version__)
     return parser
@@ -58,8 +64,9 @@ def main(arguments: list[str] | None = None) -> int:
         parsed = build_parser().parse_args(arguments)
         if parsed.end_with is not None:
             end_with_parent(parsed.end_with)
-        client = _client(parsed)
-        outcome = _assigned(client, parsed) if parsed.assignment is not None else _by_hand(client, parsed)
+        with _gathering(parsed) as gathering:
+            client = _client(parsed, gathering)
+            outcome = _assigned(client, parsed) if parsed.assignment is not None else _by_hand(client, parsed)
     except BadInput as error:
         sys.stderr.write(f"error: {error.cause}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
         return EXIT_MACHINE if isinstance(error, MachineFailure) else EXIT_BAD_INPUT
@@ -96,13 +103,28 @@ def _by_hand(client: Client, parsed: argparse.Namespace) -> Outcome | None:
     return outcome
 
 
-def _client(parsed: argparse.Namespace) -> Client:
+def _gathering(parsed: argparse.Namespace) -> contextlib.AbstractContextManager[Gathering | None]:
+    """Of the hosts that the load comes from, where these are others."""
+    if not parsed.nodes:
+        return contextlib.nullcontext()
+    secret = bytes.fromhex(os.environ.pop(CLIENT_SECRET, ""))
+    if not secret:
+        raise BadInput("--nodes needs the launch's secret", f"in {CLIENT_SECRET}")
+    return Gathering(_address("--listen", parsed.listen), parsed.nodes, secret)
+
+
+def _address(flag: str, word: str | None) -> tuple[str, int]:
+    host, _, port = (word or "").rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65535:
+        raise BadInput(f"{flag} {word!r} is not HOST:PORT")
+    return host, int(port)
+
+
+def _client(parsed: argparse.Namespace, gathering: Gathering | None) -> Client:
     if parsed.run_id is not None and not layout.is_name(parsed.run_id):
         raise BadInput(f"--run-id {parsed.run_id!r} is not a name", "lower case letters, digits, '.', '_' and '-'")
-    host, _, port = parsed.server.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 65535:
-        raise BadInput(f"--server {parsed.server!r} is not HOST:PORT")
-    client = Client((host, int(port)), parsed.network, _say)
+    reached_at = _address("--reached-at", parsed.reached_at) if gathering is not None else None
+    client = Client(_address("--server", parsed.server), parsed.network, _say, gathering, reached_at)
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         client.stop()

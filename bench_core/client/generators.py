@@ -3,45 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import selectors
 import socket
 import subprocess
 import time
-from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 
 from bench_core.client.ask import Address, Ask
-from bench_core.client.load.wire import END, READY, RESPONSE, SENT, Facts, Job, job_bytes, read_response
+from bench_core.client.intake import START_IN_S, Finished, Intake, Share, jobs_of
+from bench_core.client.load.wire import Job, job_bytes
 from bench_core.client.process import Process, start_process
-from bench_core.client.read import Reader
 from bench_core.contract.asked.server import ServerEntry
 from bench_core.contract.errors import BadInput, MachineFailure
 from bench_core.contract.serving.load import Serve
-from bench_core.contract.serving.protocol import PAUSE_AFTER_REFUSED_S
-from bench_core.contract.serving.requests import GeneratorEvent, RequestEvent
+from bench_core.contract.serving.requests import RequestEvent
 
 _READ_BYTES = 1 << 20
 _READY_WITHIN_S = 60.0
 _ENDED_WITHIN_S = 60.0
-_START_IN_S = 0.05
 _SECOND = 1_000_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """What is left when all generators have ended.
-
-    Attributes:
-        requests: that no ``poll`` has returned; those in flight at an abort are ``unfinished``.
-        generators: what each process says of itself, in their order.
-    """
-
-    requests: list[RequestEvent]
-    generators: list[GeneratorEvent]
 
 
 class Generators:
@@ -76,20 +58,14 @@ class Generators:
         order: Sequence[int] | None = None, total: int | None = None, offsets_us: Sequence[int] = (),
         timeout_s: float = 600.0, connections: int = 16, processes: int = 1, cpus: Sequence[int] = (),
     ) -> None:  # fmt: skip
-        self._asks = list(asks)
-        self._order = tuple(order if order is not None else range(len(asks)))
-        self._reader = Reader(entry)
+        self._intake = Intake(entry, asks, order)
+        self.started = self._intake.started
         self._timeout_s = timeout_s
-        self.started: dict[int, float] = {}
-        self._events: list[RequestEvent] = []
         self._select = selectors.DefaultSelector()
         self._processes: list[Process] = []
-        if not self._asks or not self._order or load.open_loop != bool(offsets_us):
-            raise ValueError("a load has requests, and an open loop, and no other, has their times")
-        total = total if total is not None else (len(offsets_us) or len(self._order))
-        if load.open_loop and total > len(offsets_us):
-            raise ValueError("a request of an open loop has no time")
-        jobs = self._jobs(_resolved(server), load, total, tuple(offsets_us), timeout_s, connections, processes, cpus)
+        own = [(cpus[number % len(cpus)],) if cpus else () for number in range(processes)]
+        share = Share(load, total, tuple(offsets_us), timeout_s, connections)
+        jobs = jobs_of(resolved(server), self._intake, share, own)
         try:
             self._launch(jobs)
             self._until(lambda: all(one.ready for one in self._processes), _READY_WITHIN_S, "to connect")
@@ -113,7 +89,7 @@ class Generators:
     def start(self, t0_s: float | None = None) -> float:
         """Begins at T0, seconds of CLOCK_MONOTONIC (``time.monotonic``), a moment from now by default; T0 as the
         generators have it, in whole nanoseconds: a request that is due at T0 is not due before it."""
-        t0_ns = int((time.monotonic() + _START_IN_S if t0_s is None else t0_s) * _SECOND)
+        t0_ns = int((time.monotonic() + START_IN_S if t0_s is None else t0_s) * _SECOND)
         self._tell(f"start {t0_ns}\n")
         return t0_ns / _SECOND
 
@@ -134,10 +110,9 @@ class Generators:
         end = time.monotonic() + timeout_s
         while True:
             left = end - time.monotonic()
-            self._take(max(left, 0.0) if not self._events else 0.0)
-            if self._events or left <= 0 or self.done:
-                events, self._events = self._events, []
-                return events
+            self._take(max(left, 0.0) if not self._intake.events else 0.0)
+            if self._intake.events or left <= 0 or self.done:
+                return self._intake.taken()
 
     def finish(self) -> Finished:
         """Waits until all generators have ended, which they do once they were told to or have nothing left to do: for
@@ -147,21 +122,8 @@ class Generators:
             MachineFailure: one has died, or does not end: it was not told to, and a request takes too long.
         """
         self._until(lambda: self.done, self._timeout_s + _ENDED_WITHIN_S, "to end")
-        events, self._events = self._events, []
-        generators = [
-            GeneratorEvent(
-                process=one.number,
-                started_s=one.facts.started_ns / _SECOND,
-                ended_s=one.facts.ended_ns / _SECOND,
-                cpu_s=one.facts.cpu_ns / _SECOND,
-                busy_s=one.facts.busy_ns / _SECOND,
-                longest_turn_s=one.facts.longest_turn_ns / _SECOND,
-                tokens=one.tokens,
-                cpus=one.facts.cpus,
-            )
-            for one in self._processes
-            if one.facts is not None
-        ]
+        events = self._intake.taken()
+        generators = [self._intake.told(one) for one in self._processes]
         self.close()
         return Finished(events, generators)
 
@@ -180,32 +142,11 @@ class Generators:
         self._processes.clear()
         self._select.close()
 
-    def _jobs(
-        self, address: tuple[str, int], load: Serve, total: int, offsets_us: tuple[int, ...], timeout_s: float,
-        connections: int, processes: int, cpus: Sequence[int],
-    ) -> list[Job]:  # fmt: skip
-        blobs, at = [], 0
-        for ask in self._asks:
-            blobs.append((at, len(ask.data)))
-            at += len(ask.data)
-        jobs = []
-        for number in range(processes):
-            streams = _share(load.concurrency or 0, number, processes)
-            opened = streams if load.concurrency else _share(connections, number, processes)
-            own = (cpus[number % len(cpus)],) if cpus else ()
-            jobs.append(
-                Job(
-                    number, processes, *address, int(timeout_s * _SECOND), int(PAUSE_AFTER_REFUSED_S * _SECOND), opened,
-                    streams, total, self._order, tuple(blobs), offsets_us, own,
-                )
-            )  # fmt: skip
-        return jobs
-
     def _launch(self, jobs: list[Job]) -> None:
         memory = os.memfd_create("load")
         try:
             with open(memory, "wb", closefd=False) as file:
-                file.write(job_bytes(jobs, [ask.data for ask in self._asks]))
+                file.write(job_bytes(jobs, self._intake.blobs))
             for job in jobs:
                 self._processes.append(start_process(job.process, memory))
         finally:
@@ -236,31 +177,10 @@ class Generators:
                 if one.facts is None:
                     raise MachineFailure(f"load generator {one.number} has died: {one.last_words()}")
             for kind, content in one.frames.feed(data):
-                self._take_frame(one, kind, content)
-
-    def _take_frame(self, one: Process, kind: int, content: bytes) -> None:
-        if kind == RESPONSE:
-            response = read_response(content)
-            ask = self._asks[self._order[response.index % len(self._order)]]
-            event = self._reader.read(response, ask, one.number)
-            one.tokens += sum(event.arrival_tokens)
-            self._events.append(event)
-        elif kind == SENT:
-            pairs = array("q", content)
-            for index, scheduled_ns in zip(pairs[::2], pairs[1::2], strict=True):
-                self.started[index] = scheduled_ns / _SECOND
-        elif kind == READY:
-            one.ready = True
-        elif kind == END:
-            one.facts = Facts(**json.loads(content))
+                self._intake.take(one, kind, content)
 
 
-def _share(whole: int, number: int, among: int) -> int:
-    """What process ``number`` has of it: as even as whole numbers allow."""
-    return whole // among + (number < whole % among)
-
-
-def _resolved(server: Address) -> tuple[str, int]:
+def resolved(server: Address) -> tuple[str, int]:
     """The numeric address, so that nothing is looked up while a load runs.
 
     Raises:

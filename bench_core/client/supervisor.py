@@ -13,6 +13,8 @@ from bench_core.client.ask import Address, Ask, Asker
 from bench_core.client.capacity import search
 from bench_core.client.cell import CellRun, Doors, ServerGone, end_of, result_of
 from bench_core.client.generators import Generators
+from bench_core.client.nodes.gathering import Gathering
+from bench_core.client.nodes.generators import NodeGenerators
 from bench_core.client.sidecar import SidecarClient
 from bench_core.contract.errors import BadInput, MachineFailure
 from bench_core.contract.records.events import CellEnded, Progress
@@ -81,8 +83,17 @@ class Client:
         server: tuple[str, int],
         network: str,
         say: Callable[[Record], None],
+        gathering: Gathering | None = None,
+        reached_at: tuple[str, int] | None = None,
     ) -> None:
+        """
+        Args:
+            server: as this process reaches it; its supervisor is on the next port.
+            gathering: the other hosts that the load comes from; by default it comes from here.
+            reached_at: where these reach the server.
+        """
         self._address, self._network = server, network
+        self._gathering, self._reached_at = gathering, reached_at
         self._say = say
         self.sidecar = SidecarClient(server[0], server[1] + 1)
         self._stops = 0
@@ -105,6 +116,8 @@ class Client:
             BadInput, MachineFailure: nothing could be begun.
         """
         self._by_hand = work.by_hand
+        if self._gathering is not None:
+            self._gathering.gather(lambda: self.stopped or self._gone)
         greeting = self.sidecar.greeting()
         found = tuple(cell.cell_id for cell in greeting.cells)
         if found != work.cells:
@@ -216,12 +229,15 @@ class Client:
                 state = self.sidecar.state()
         return state
 
-    def _generators(self, spec: CellSpec, here: Measuring, schedule: Schedule) -> Generators:
+    def _generators(self, spec: CellSpec, here: Measuring, schedule: Schedule) -> Generators | NodeGenerators:
         entry, workload = here.greeting.entry, here.workload
         plan, load = spec.serve, spec.load
         assert plan is not None  # noqa: S101  # of a cell under load
         assert load is not None  # noqa: S101
-        address = Address(*self._address)
+        protocol = plan.protocol
+        if protocol.client_nodes != (len(self._gathering.hosts) if self._gathering is not None else 0):
+            raise BadInput(f"{spec.cell_id} asks for {protocol.client_nodes} client nodes, and others are here")
+        address = Address(*(self._reached_at or self._address))
         cache = entry.prefix_cache_on if plan.prefix_cache else entry.prefix_cache_off
         asker = Asker(entry, address, forced=spec.length == "forced", extra=cache.body)
         asks: dict[tuple[int, int], int] = {}  # prompt and output tokens to the place among the distinct requests
@@ -233,12 +249,17 @@ class Client:
                 asks[key] = len(made)
                 made.append(asker.ask(prompt, workload.prompts[prompt], key[1]))
             order.append(asks[key])
+        total, processes = None if load.open_loop else _WITHOUT_END, protocol.client_processes
+        if self._gathering is not None:
+            return NodeGenerators(
+                self._gathering, address, entry, asks=made, load=load, order=order, total=total,
+                offsets_us=schedule.offsets_us, timeout_s=protocol.request_timeout_s, processes=processes,
+            )  # fmt: skip
         return Generators(
             address, entry,
-            asks=made, load=load, order=order,
-            total=None if load.open_loop else _WITHOUT_END, offsets_us=schedule.offsets_us,
-            timeout_s=plan.protocol.request_timeout_s, processes=plan.protocol.client_processes,
-            cpus=tuple(sorted(os.sched_getaffinity(0)))[: plan.protocol.client_processes],
+            asks=made, load=load, order=order, total=total, offsets_us=schedule.offsets_us,
+            timeout_s=protocol.request_timeout_s, processes=processes,
+            cpus=tuple(sorted(os.sched_getaffinity(0)))[:processes],
         )  # fmt: skip
 
 

@@ -35,6 +35,7 @@ from bench_core.report.tables.searches import largest_sheets, smallest_sheet
 from bench_core.report.tables.serving import detail, load
 from bench_core.report.tables.serving.capacity import capacity_sheets
 from bench_core.report.tables.serving.glance import serving_glance_sheet
+from bench_core.report.tables.serving.nodes import nodes_sheet
 from bench_core.runs.view import Ended, RunView
 from bench_core.system.text import foreign
 
@@ -161,6 +162,7 @@ def _details(view: RunView, prices: Prices) -> Iterator[Sheet]:
     yield from cost_sheet(view, prices)
     yield from detail.latency_sheet(view)
     yield from detail.measured_sheet(view)
+    yield from nodes_sheet(view)
     yield from capacity_sheets(view)
     if view.rows:
         yield from _batch_details(view)

@@ -21,6 +21,7 @@ from bench_core.contract.records.workload import Workload
 from bench_core.contract.serving.capacity import Capacity
 from bench_core.contract.serving.load import Serve
 from bench_core.contract.serving.result import ServeResult
+from bench_core.contract.statistics.clocks import ClientEvent
 from bench_core.contract.statistics.workload_rate import WorkloadRate
 from bench_core.runs.files import Damage
 from bench_core.runs.published import Published
@@ -181,10 +182,12 @@ class ServedRow(Ended):
     Attributes:
         result: recomputed from the raw events; present exactly if the cell is ``ok`` and its files are whole.
         breaches: how what was sent or written differs from what was to be; one line each.
+        clients: hosts that the load came from, where these were others than the server's.
     """
 
     result: ServeResult | None = None
     breaches: tuple[str, ...] = ()
+    clients: tuple[ClientEvent, ...] = ()
 
     @property
     def measured(self) -> bool:

@@ -16,6 +16,7 @@ from bench_core.contract.serving.requests import CourseEvent, RequestEvent, Wind
 from bench_core.contract.serving.saturation import FIRST_REQUESTS, in_flight
 from bench_core.contract.serving.schedule import Schedule
 from bench_core.contract.serving.window import LEAST_REQUESTS, LEAST_SECONDS, retraced
+from bench_core.verify.clients import client_differences
 
 # Arrivals are whole microseconds after a sending time; sums of both are known to this.
 _SLACK_S = 2e-6
@@ -33,12 +34,15 @@ def log_differences(
     yield from _frame(events)
     yield from _grouped(events.requests, spec, protocol)
     yield from _taken_in(events)
+    yield from client_differences(events, protocol, load)
     if load.concurrency is not None:
         yield from _closed_loop(events.requests, load.concurrency)
     if events.window is not None and events.requests:
         yield from _window(events, events.window, protocol, load, schedule)
         if events.course is not None:
-            yield from _course(events.course, events.requests, events.window, protocol, load, schedule)
+            # What a client node says may be placed later than when it was heard: by what its clock is known to.
+            slack_s = _SLACK_S + max((one.misplaced_s for one in events.clients), default=0.0)
+            yield from _course(events.course, events.requests, events.window, protocol, load, schedule, slack_s)
 
 
 def _frame(events: ServeEvents) -> Iterator[str]:
@@ -192,6 +196,7 @@ def _course(
     protocol: ServeProtocol,
     load: Serve,
     schedule: Schedule | None,
+    slack_s: float,
 ) -> Iterator[str]:
     """The window follows from what was known at each look at the load, and no look knew what came after it."""
     try:
@@ -204,10 +209,10 @@ def _course(
     due_s = {request.index: request.scheduled_s for request in requests}
     due = ended = 0
     for t_s, due_by, ended_by in zip(course.t_s, course.due, course.ended, strict=True):
-        if any(request.ended_s > t_s + _SLACK_S for request in requests[ended:ended_by]):
+        if any(request.ended_s > t_s + slack_s for request in requests[ended:ended_by]):
             yield f"a look {t_s - course.start_s:.1f} s after the load's beginning knew of a request that ended later"
             return
-        if any(due_s[index] > t_s + _SLACK_S for index in course.order[due:due_by]):
+        if any(due_s[index] > t_s + slack_s for index in course.order[due:due_by]):
             yield f"a look {t_s - course.start_s:.1f} s after the load's beginning knew of a request that was due later"
             return
         due, ended = due_by, ended_by

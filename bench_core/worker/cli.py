@@ -64,6 +64,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="run the engine's own server on this port, and tell of it on the next one, for a client beside it",
     )  # fmt: skip
     launch.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="that --serve listens on")
+    launch.add_argument(
+        "--supervisor-host", metavar="ADDRESS", help="that the server's supervisor listens on; default: that of --host"
+    )
     instead.add_argument("--self-check", action="store_true", help="run the contract suite on this image")
     # Of the process launcher: a container ends with its own first process, a worker process with its driver.
     parser.add_argument("--end-with", type=whole_number(1), metavar="PID", help=argparse.SUPPRESS)
@@ -178,7 +181,9 @@ def _serve(resolver: Resolver, parsed: argparse.Namespace) -> int:
         served = Served(resolver.manifest, request, longest, resolver.timeouts.load_timeout_s)
     planner = Planner(resolver.places, _options(parsed) if served is None else Options())
     ports = (parsed.serve, parsed.serve + 1)
-    Sidecar(parsed.host, ports, served=served, plan=planner.plan, marked=parsed.marked).run()
+    Sidecar(
+        parsed.host, ports, served=served, plan=planner.plan, marked=parsed.marked, own_host=parsed.supervisor_host
+    ).run()
     return EXIT_OK
 
 

@@ -51,7 +51,7 @@ class ServerFacts(Record):
         command: its words, the suite's own places left as they are named in image.yaml.
         prompt: how prompts were sent.
         cpus, client_cpus: CPU numbers that the server and the client could use; the same for both where there is one.
-        network: how the two met.
+        network: how the two met; ``published``: on a port that other hosts reach.
         slots: requests that the server works on at once, where that is settled when it starts and fewer than asked for:
             its memory holds no more.
     """
@@ -61,5 +61,5 @@ class ServerFacts(Record):
     prompt: Literal["ids", "text", "messages"]
     cpus: tuple[int, ...]
     client_cpus: tuple[int, ...] = ()
-    network: Literal["internal", "shared", "loopback"] = "loopback"
+    network: Literal["internal", "shared", "loopback", "published"] = "loopback"
     slots: int | None = None

@@ -13,6 +13,7 @@ from bench_core.contract.measures.cpu_use import CpuReading
 from bench_core.contract.records.events import EndEvent, PhaseEvent, StartEvent, TelemetryEvent
 from bench_core.contract.records.record import Record, describe
 from bench_core.contract.serving.requests import CourseEvent, GeneratorEvent, RequestEvent, WindowEvent
+from bench_core.contract.statistics.clocks import ClientEvent
 
 
 class CpuEvent(Record):
@@ -27,6 +28,7 @@ ServeEvent = (
     | PhaseEvent
     | RequestEvent
     | GeneratorEvent
+    | ClientEvent
     | CourseEvent
     | WindowEvent
     | TelemetryEvent
@@ -63,6 +65,7 @@ class ServeEvents:
     phases: dict[str, PhaseEvent] = field(default_factory=dict)
     requests: list[RequestEvent] = field(default_factory=list)
     generators: list[GeneratorEvent] = field(default_factory=list)
+    clients: list[ClientEvent] = field(default_factory=list)
     telemetry: list[TelemetryEvent] = field(default_factory=list)
     cpu: list[CpuReading] = field(default_factory=list)
 
@@ -80,6 +83,8 @@ class ServeEvents:
             self.telemetry.append(event)
         elif isinstance(event, GeneratorEvent):
             self.generators.append(event)
+        elif isinstance(event, ClientEvent):
+            self.clients.append(event)
         elif isinstance(event, CpuEvent):
             self.cpu.append(event.reading)
         elif isinstance(event, PhaseEvent):

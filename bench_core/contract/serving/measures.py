@@ -29,6 +29,7 @@ from bench_core.contract.records.record import Record
 from bench_core.contract.serving.latencies import e2e_s, gaps, scheduled_in, tpot_s, ttft_s, within
 from bench_core.contract.serving.protocol import Limits
 from bench_core.contract.serving.requests import GeneratorEvent, RequestEvent, StopReason, WindowEvent
+from bench_core.contract.statistics.clocks import ClientEvent
 from bench_core.contract.statistics.correlated import (
     Estimate,
     batch_means,
@@ -188,6 +189,7 @@ def summarise_serving(
     generators: Sequence[GeneratorEvent] = (),
     telemetry: Sequence[TelemetryEvent] = (),
     limits: Limits | None = None,
+    clients: Sequence[ClientEvent] = (),
 ) -> ServeMetrics:
     """Computes a cell's numbers from its events, of warm-up and window, in any order.
 
@@ -226,7 +228,7 @@ def summarise_serving(
         saturated=window.reason == "saturated",
         stop_reason=window.reason,
         warmup_steady=window.warmup_steady,
-        client_limited=client_limited(generators, lateness, ttft),
+        client_limited=client_limited(generators, lateness, ttft, clients),
         telemetry=summarise_telemetry(telemetry, begin_s, end_s, round(output.value * (end_s - begin_s))),
         device_peak_bytes=_peak_bytes(telemetry, begin_s, end_s),
     )
@@ -247,8 +249,14 @@ def kept(requests: Sequence[RequestEvent], window: WindowEvent, limits: Limits) 
     return Kept(limits=limits, attainment=share, goodput_per_s=sum(good) / (window.end_s - window.begin_s))
 
 
-def client_limited(generators: Sequence[GeneratorEvent], lateness: Lateness | None, ttft: Latency | None) -> str:
-    """Why the client was the bottleneck, in words; empty where nothing says so."""
+def client_limited(
+    generators: Sequence[GeneratorEvent],
+    lateness: Lateness | None,
+    ttft: Latency | None,
+    clients: Sequence[ClientEvent] = (),
+) -> str:
+    """Why the client was the bottleneck, in words; empty where nothing says so. A request of another host that is not
+    where the schedule has it among the others is to the server what a late one is, so both have the same limit."""
     median_s = ttft.p50.value if ttft is not None and ttft.p50 is not None else (ttft.mean.value if ttft else 0.0)
     limit_s = max(MOST_LATE_S, MOST_LATE_SHARE * median_s)
     found = []
@@ -261,6 +269,9 @@ def client_limited(generators: Sequence[GeneratorEvent], lateness: Lateness | No
     late_s = None if lateness is None else (lateness.max if lateness.p99 is None else lateness.p99)
     if late_s is not None and late_s > limit_s:
         found.append(f"one request of a hundred was sent {late_s * 1e3:.1f} ms late or more")
+    worst = max(clients, key=lambda one: one.misplaced_s, default=None)
+    if worst is not None and worst.misplaced_s > limit_s:
+        found.append(f"the clock of {worst.node} is known to {worst.misplaced_s * 1e3:.1f} ms only, drift included")
     return "; ".join(found)
 
 

@@ -73,6 +73,12 @@ class ServeFields(Record):
         (), description="serving: latency limits of a request, as ttft_s=0.5,tpot_s=0.05"
     )
     client_processes: int = Field(1, ge=1, le=256, description="serving: load generators, a CPU core each")
+    client_nodes: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="serving: other nodes of --cluster that the load comes from, --client-processes on each; 0: none",
+    )
 
     @field_validator("slo")
     @classmethod
@@ -85,6 +91,11 @@ class ServeFields(Record):
         """For how long requests are scheduled: the longest warm-up and window, and the time in which the requests of
         the window are followed to their end."""
         return self.max_ramp_seconds + self.max_serve_seconds + DRAIN_S
+
+    @property
+    def load_generators(self) -> int:
+        """All of them, on all hosts."""
+        return self.client_processes * max(self.client_nodes, 1)
 
     @property
     def limits(self) -> Limits | None:

@@ -54,7 +54,9 @@ def serving_result(
     if events.window is None:
         raise BadInput(f"{cell}: the event log has no window")
     try:
-        metrics = summarise_serving(events.requests, events.window, events.generators, events.telemetry, limits)
+        metrics = summarise_serving(
+            events.requests, events.window, events.generators, events.telemetry, limits, events.clients
+        )
     except (ArithmeticError, ValueError) as error:
         raise BadInput(f"{cell}: no number follows from the event log: {error}") from error
     load = events.phases.get("load")

@@ -21,6 +21,8 @@ from bench_core.contract.records.spec import CellSpec
 from bench_core.contract.records.workload import Workload
 
 SERVER_GONE = "SIGUSR1"  # to a client: its server's container has ended, and the driver judges the cell in hand
+# What a client and the hosts that its load generators run on prove to each other that they know, hexadecimal.
+CLIENT_SECRET = "BENCH_CLIENT_SECRET"
 
 
 class ServeAsk(Record):

@@ -20,6 +20,7 @@ from bench_core.drive.ask import words
 from bench_core.drive.ask.command import refuse
 from bench_core.drive.ask.options import AsPath, Panels, click_option, given
 from bench_core.drive.ask.request import SERVED_BY, Modes, Request, Suite
+from bench_core.drive.launch.published import named_network
 from bench_core.drive.plan.catalogue import Catalogue
 from bench_core.drive.plan.engine_versions import joined, with_versions
 from bench_core.drive.plan.named import image_of, methods_meant
@@ -126,6 +127,7 @@ def drive(context: click.Context, suite: Path | None, resume: str | None, **valu
         )
     except ValidationError as error:
         raise BadInput(_as_option(describe(error)), "see --help") from error
+    _require_consent(merged, wanted)
     web = _web(wanted)
     if web is not None:
         context.call_on_close(web.close)
@@ -134,6 +136,29 @@ def drive(context: click.Context, suite: Path | None, resume: str | None, **valu
 
         context.exit(run_on_cluster(request, wanted, earlier, locks, web))
     context.exit(Session(request, wanted, earlier, locks, web).run())
+
+
+def _require_consent(suite: Suite, modes: Modes) -> None:
+    """A load from other nodes opens a port of the servers' nodes, which somebody has to want.
+
+    Raises:
+        BadInput: nobody has said so, or what was said would change nothing.
+    """
+    if modes.serve_address is not None and not suite.client_nodes:
+        raise BadInput("--serve-address would change nothing without --client-nodes", "see docs/fleet.md")
+    if not suite.client_nodes:
+        return
+    nodes = f"--client-nodes {suite.client_nodes}"
+    if not suite.loads:
+        raise BadInput(f"{nodes}: closed batches have no client", "give --concurrency, --request-rate or --trace")
+    if modes.cluster is None:
+        raise BadInput(f"{nodes}: on one host there are no others", "name a cluster by --cluster; docs/fleet.md")
+    if modes.serve_address is None:
+        raise BadInput(
+            f"{nodes}: servers would listen where other hosts reach them, and without asking who it is",
+            "name the address or network for that by --serve-address, as 10.0.0.0/24; docs/security.md",
+        )
+    named_network(modes.serve_address)
 
 
 def _base(suite: Path | None, earlier: Earlier | None, asked: Mapping[str, Any]) -> Suite:

@@ -282,6 +282,11 @@ class Modes(Record):
     registry: Annotated[str | None, Said(metavar="HOST/PATH", default="Ray's object store")] = Field(
         None, description="of a cluster, where nodes take images from that they lack; they are pushed there first"
     )
+    serve_address: Annotated[str | None, Said(metavar="ADDRESS", default="none: nobody outside reaches them")] = Field(
+        None,
+        description="of --client-nodes, where servers may be reached: an address of their nodes, or a network as "
+        "10.0.0.0/24 with one of each",
+    )
     options_of: Annotated[frozenset[str], Said(hidden=True)] = frozenset()
     versions_of: Annotated[frozenset[str], Said(hidden=True)] = frozenset()
     given: Annotated[frozenset[str], Said(hidden=True)] = frozenset()

@@ -14,7 +14,7 @@ from bench_core.contract.errors import BadInput, MachineFailure
 from bench_core.contract.records import layout
 from bench_core.drive.cluster.link import Demand, Link, Member
 from bench_core.drive.cluster.post import Item
-from bench_core.drive.cluster.records import EndedThere, Order, Terms
+from bench_core.drive.cluster.records import ClientPlace, EndedThere, Order, Terms
 from bench_core.drive.fleet.executor import Event, Failed, Free, Lost, Over, Said, Task, Worker
 from bench_core.drive.launch.launcher import Ended
 from bench_core.system.files import write_file
@@ -29,12 +29,31 @@ class Slot:
 
     Attributes:
         share: number of the share among those of the node.
+        serve_address: of the node, that a load from others reaches its server on.
     """
 
     worker: Worker
     member: Member
     demand: Demand
     share: int = 0
+    serve_address: str = ""
+
+
+@dataclass(frozen=True)
+class Senders:
+    """Where loads come from.
+
+    Attributes:
+        of: the nodes of each server, those that are taken first first; no two servers have one in common.
+        count: for each launch under load.
+        cpus: that each needs.
+        wait_s: how long one may have something else to do.
+    """
+
+    of: dict[str, tuple[Member, ...]]
+    count: int
+    cpus: float
+    wait_s: float
 
 
 @dataclass
@@ -63,6 +82,7 @@ class RayExecutor:
         key_of: the parcels that hold the model and the data of a task.
         images_of: tags of its containers to what they hold.
         tell: takes one line that is for people.
+        senders: nodes that loads come from; ``None``: from the servers' own.
     """
 
     def __init__(
@@ -73,8 +93,10 @@ class RayExecutor:
         key_of: Callable[[Task], tuple[str, str]],
         images_of: Callable[[Task], dict[str, str]],
         tell: Callable[[str], None],
+        senders: Senders | None = None,
     ) -> None:
         self._link = link
+        self._senders = senders
         self._slots = {slot.worker: slot for slot in slots}
         self._terms = terms
         self._key_of = key_of
@@ -86,6 +108,7 @@ class RayExecutor:
         self._number = 0
         self._stops = 0
         self._unfit: dict[str, str] = {}
+        self._suspects: set[str] = set()
         self._post = link.post()
         self._wake = threading.Event()
         self._closed = False
@@ -134,8 +157,19 @@ class RayExecutor:
         self._listener.join(timeout=2 * _PATIENCE_S)
         self._link.end(self._post)
 
+    def _clients(self, worker: Worker) -> tuple[ClientPlace, ...]:
+        """The nodes of this server that live, those last that something was wrong with."""
+        senders = self._senders
+        if senders is None:
+            return ()
+        living = {member.node_id for member in self._link.members()}
+        mine = [one for one in senders.of[worker.name] if one.node_id in living]
+        mine.sort(key=lambda one: one.name in self._suspects)
+        return tuple(ClientPlace(node_id=one.node_id, name=one.name, cpus=senders.cpus) for one in mine)
+
     def _order(self, number: int, task: Task, slot: Slot) -> Order:
         launch = task.launch
+        served = bool(launch.client_processes)
         model_key, data_key = self._key_of(task)
         return Order(
             number=number,
@@ -159,6 +193,10 @@ class RayExecutor:
             gated=task.gated,
             results=launch.folders.run is not None,
             images=self._images_of(task),
+            clients=self._clients(slot.worker) if served else (),
+            client_nodes=self._senders.count if self._senders is not None and served else 0,
+            serve_address=slot.serve_address,
+            clients_wait_s=self._senders.wait_s if self._senders is not None else 0.0,
         )
 
     def _send_stop(self) -> None:
@@ -256,6 +294,8 @@ class RayExecutor:
             one.begun = True
         elif kind == "note":
             self._tell(str(what))
+        elif kind == "suspect":
+            self._suspects.add(str(what))
         elif kind == "file":
             self._write(one.task, *what)
         elif kind == "line":

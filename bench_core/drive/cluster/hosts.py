@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Network
 from typing import Any
 
 from bench_core.contract.asked.manifest import DeviceKind
@@ -12,7 +13,7 @@ from bench_core.contract.records import layout
 from bench_core.contract.records.placement import Placement
 from bench_core.contract.records.run import GpuInfo, HostInfo, LauncherName, VisitInfo
 from bench_core.drive.ask.request import Request, Suite
-from bench_core.drive.cluster.executor import RayExecutor, Slot
+from bench_core.drive.cluster.executor import RayExecutor, Senders, Slot
 from bench_core.drive.cluster.link import Demand, Link, Member
 from bench_core.drive.cluster.node import clone_sha256, worker_name
 from bench_core.drive.cluster.parcels import Carrier
@@ -21,6 +22,7 @@ from bench_core.drive.cluster.supply import Supply
 from bench_core.drive.fleet.executor import Executor, Worker
 from bench_core.drive.fleet.forecast import forecast
 from bench_core.drive.launch.launcher_choice import choose_launcher
+from bench_core.drive.launch.published import address_in, named_network
 from bench_core.drive.material.prepared import Prepared
 from bench_core.drive.plan.plan import Job, Plan
 from bench_core.report.format import quantity
@@ -112,6 +114,24 @@ class Cluster:
                 self.nodes.append(Node(member, report))
                 self.left_out.pop(member.name, None)
 
+    def ask_senders(self, but: Sequence[Node]) -> list[Node]:
+        """Nodes that a load may come from: all that have a CPU for Ray, but these; first those that nothing else is
+        measured on."""
+        nodes = {node.member.name: node for node in self.nodes}
+        taken = {node.member.name for node in but}
+        members = [one for one in self.link.members() if one.cpus > 0 and one.name not in taken]
+        porters = {one.name: self.porters.get(one.name) or self.link.porter(one) for one in members}
+        calls = {one.name: porters[one.name].look_as_client.remote() for one in members}
+        code, found = clone_sha256(), []
+        for member in members:
+            try:
+                report = NodeReport.parse(self.link.get(calls[member.name], _LOOK_S), member.name)
+            except BadInput:
+                continue
+            if report.code == code and not report.problem:
+                found.append(Node(member, report))
+        return sorted(found, key=lambda node: (node.member.name in nodes, node.member.gpus > 0, node.member.name))
+
     @property
     def kinds(self) -> dict[tuple[str, str], list[Node]]:
         """The nodes by what they are; numbers of two kinds are in no table together."""
@@ -140,14 +160,21 @@ class ClusterHosts:
 
     here = False
 
-    def __init__(self, cluster: Cluster, nodes: Sequence[Node], suite: Suite) -> None:
+    def __init__(self, cluster: Cluster, nodes: Sequence[Node], suite: Suite, serve_address: str | None = None) -> None:
         """
+        Args:
+            serve_address: what a person has named for loads from other nodes.
+
         Raises:
-            BadInput: what is asked for cannot be had on several hosts.
+            BadInput: what is asked for cannot be had on several hosts, or not on these.
         """
         self._cluster = cluster
         self._nodes = list(nodes)
+        self._senders: Senders | None = None
         self._slots = [slot for node in nodes for slot in slots_of(node, cluster.terms.device)]
+        if suite.client_nodes:
+            assert serve_address is not None  # noqa: S101  # the command line was refused without it
+            self._share_out(suite, named_network(serve_address))
         self._slots = [_numbered(slot, len(self._slots)) for slot in self._slots]
         self._supply: Supply | None = None
         if suite.gpus:
@@ -157,6 +184,49 @@ class ClusterHosts:
                 "--compare-on-one-gpu, but nodes have several GPUs, of which Ray gives a launch any one",
                 "leave it out; the control cell tells how far they differ",
             )
+
+    def _share_out(self, suite: Suite, network: IPv4Network) -> None:
+        """Which nodes have servers and which send: as many launches side by side as there are nodes for.
+
+        Raises:
+            BadInput: there are too few.
+        """
+        cluster, wanted = self._cluster, suite.client_nodes
+        there = {node.member.name: address_in(network, node.report.addresses) for node in self._nodes}
+        if any(there[node.member.name] in node.report.addresses for node in self._nodes):
+            there = {
+                node.member.name: there[node.member.name] if there[node.member.name] in node.report.addresses else None
+                for node in self._nodes
+            }
+        for name in [name for name, address in there.items() if address is None]:
+            cluster.left_out[name] = f"it has no address in {network}, for a server that others reach"
+        servers = [node for node in self._nodes if there[node.member.name] is not None]
+        if not servers:
+            raise BadInput(f"no node that can be measured on has an address in {network}", "see --serve-address")
+        others = [node for node in cluster.ask_senders(servers) if node.member.cpus >= suite.client_processes]
+        able = [node for node in servers if node.member.cpus >= suite.client_processes]
+        # So many of those that could have servers send instead, the last ones.
+        chosen = max(
+            range(len(servers)), key=lambda moved: (_groups(servers, others, able, moved, wanted, cluster), -moved)
+        )
+        moved = able[len(able) - chosen :] if chosen else []
+        groups = _groups(servers, others, able, chosen, wanted, cluster)
+        if not groups:
+            raise BadInput(
+                f"--client-nodes {wanted}: {len(others) + len(able)} nodes of the cluster have "
+                f"{quantity(suite.client_processes, 'CPU')} or more, and one node has the server",
+                "a load comes from nodes beside the server's; add some, or ask for fewer",
+            )
+        self._nodes = [node for node in servers if node not in moved]
+        slots = [slot for node in self._nodes for slot in slots_of(node, cluster.terms.device)][:groups]
+        self._slots = [replace(slot, serve_address=there[slot.member.name] or "") for slot in slots]
+        members = [node.member for node in (*others, *moved)]
+        first, spare = members[: groups * wanted], members[groups * wanted :]
+        of = {
+            slot.worker.name: (*first[place * wanted : (place + 1) * wanted], *spare[place::groups])
+            for place, slot in enumerate(self._slots)
+        }
+        self._senders = Senders(of, wanted, float(suite.client_processes), suite.busy_wait_s)
 
     @property
     def host(self) -> HostInfo:
@@ -179,12 +249,31 @@ class ClusterHosts:
         if len(drivers) > 1:
             found.append(f"their GPUs have several driver versions: {', '.join(drivers)}; the report names them")
         found += [f"node {name} is left out: {why}" for name, why in sorted(self._cluster.left_out.items())]
+        if self._senders is not None:
+            found += self._load_words(self._senders)
         expected = forecast(plan, [slot.worker.name for slot in self._slots], seconds)
         for slot in self._slots:
             jobs = expected[slot.worker.name]
             cells = ", ".join(cell for job in jobs for cell in job.cells) or "nothing"
             demand = f"{slot.demand.cpus:g} CPUs" + (f", {slot.demand.gpus:g} GPUs" if slot.demand.gpus else "")
             found.append(f"on {slot.worker.name} ({slot.member.name}, {demand}), as estimated: {cells}")
+        return found
+
+    def _load_words(self, senders: Senders) -> list[str]:
+        """Where loads come from, and where servers listen."""
+        each = quantity(int(senders.cpus), "load generator")
+        found = []
+        for slot in self._slots:
+            names = [member.name for member in senders.of[slot.worker.name]]
+            spare = names[senders.count :]
+            found.append(
+                f"load on {slot.worker.name}: from {', '.join(names[: senders.count])}, {each} on each"
+                + (f"; in reserve: {', '.join(spare)}" if spare else "")
+            )
+        addresses = ", ".join(dict.fromkeys(f"{slot.serve_address} of {slot.member.name}" for slot in self._slots))
+        found.append(
+            f"servers listen on {addresses}: whoever reaches that address reaches them, and nobody asks who it is"
+        )
         return found
 
     def hold(self, locks: Locks, gpus: Sequence[GpuInfo], run: str) -> None:
@@ -196,7 +285,9 @@ class ClusterHosts:
         porters = {node.member.name: self._cluster.porters[node.member.name] for node in self._nodes}
         supply = Supply(Carrier(self._cluster.link, porters, tell), terms, list(porters), request.data, tell)
         self._supply = supply
-        executor = RayExecutor(self._cluster.link, self._slots, terms, supply.keys_of, supply.images_of, tell)
+        executor = RayExecutor(
+            self._cluster.link, self._slots, terms, supply.keys_of, supply.images_of, tell, self._senders
+        )
         supply.leave_out = executor.leave_out
         return executor
 
@@ -239,9 +330,20 @@ def _places(node: Node, workers: int) -> list[Placement]:
     ]
 
 
+def _groups(
+    servers: Sequence[Node], others: Sequence[Node], able: Sequence[Node], moved: int, wanted: int, cluster: Cluster
+) -> int:
+    """Launches side by side, each with nodes of its own that send, where so many of the able servers send as well."""
+    if moved > len(able):
+        return 0
+    gone = able[len(able) - moved :] if moved else []
+    slots = sum(len(slots_of(node, cluster.terms.device)) for node in servers if node not in gone)
+    return min(slots, (len(others) + moved) // wanted)
+
+
 def _numbered(slot: Slot, workers: int) -> Slot:
     place = slot.worker.placement
     if place is None:
         return slot
     place = place.model_copy(update={"workers": workers})
-    return Slot(Worker(slot.worker.name, slot.worker.gpu, place), slot.member, slot.demand, slot.share)
+    return replace(slot, worker=Worker(slot.worker.name, slot.worker.gpu, place))

@@ -33,6 +33,7 @@ class Member:
     Attributes:
         name: unique in the cluster: its own, or its address.
         cpus, gpus: that Ray may deal out there.
+        address: that Ray knows it by.
     """
 
     node_id: str
@@ -40,6 +41,7 @@ class Member:
     cpus: float
     gpus: int
     labels: dict[str, str] = field(default_factory=dict)
+    address: str = ""
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,8 @@ class Link:
             unique = name if names.count(name) == 1 else f"{name}-{node['NodeID'][:6]}"
             resources = node["Resources"]
             cpus, gpus = float(resources.get("CPU", 0.0)), int(resources.get("GPU", 0.0))
-            found.append(Member(node["NodeID"], unique, cpus, gpus, dict(node.get("Labels") or {})))
+            labels, address = dict(node.get("Labels") or {}), str(node["NodeManagerAddress"])
+            found.append(Member(node["NodeID"], unique, cpus, gpus, labels, address))
         return sorted(found, key=lambda member: member.name)
 
     def porter(self, member: Member) -> Any:

@@ -19,6 +19,7 @@ from bench_core.contract.measures.cpu_use import BusyRule
 from bench_core.contract.records.digest import entries_sha256, file_sha256, files_below
 from bench_core.contract.records.placement import Placement
 from bench_core.contract.records.run import GpuInfo
+from bench_core.drive.cluster.clients import Clients
 from bench_core.drive.cluster.images import ImageShelf
 from bench_core.drive.cluster.mail import Mail
 from bench_core.drive.cluster.records import EndedThere, NodeReport, Order, Terms
@@ -27,6 +28,7 @@ from bench_core.drive.fleet.placement import workers_of
 from bench_core.drive.fleet.pool import HostPool
 from bench_core.drive.launch.launcher import Folders, Launch, Launcher
 from bench_core.drive.launch.launcher_choice import choose_launcher
+from bench_core.drive.launch.published import Published, own_addresses
 from bench_core.drive.plan.catalogue import REPOSITORY, Catalogue, Image
 from bench_core.drive.plan.engine_versions import with_versions
 from bench_core.drive.run.assignment import clear_left_over
@@ -102,7 +104,14 @@ class Porter:
         except (BadInput, OSError) as error:
             problem = error.cause if isinstance(error, BadInput) else first_line(error)
         return NodeReport(
-            host=this_host(), code=clone_sha256(), gpus=gpus, shares=shares, problem=problem, removed=tuple(told)
+            host=this_host(), code=clone_sha256(), gpus=gpus, shares=shares, addresses=own_addresses(),
+            problem=problem, removed=tuple(told),
+        ).to_json()  # fmt: skip
+
+    def look_as_client(self) -> str:
+        """A :class:`NodeReport` of a node that only sends a load: it needs neither device nor Docker nor a folder."""
+        return NodeReport(
+            host=this_host(), code=clone_sha256(), addresses=own_addresses(), problem=usual_priority()
         ).to_json()
 
     def lacks(self, keys: list[str]) -> list[str]:
@@ -233,6 +242,7 @@ def run_order(order_json: str, post: Any) -> None:
     mail = Mail(order.number, lambda items: int(ray.get(post.put.remote(items))), folder, on_stop)
     mail.send("begun", order.node)
     locks = Locks()
+    clients: Clients | None = None
     try:
         if folder is not None:
             folder.mkdir(parents=True)
@@ -245,11 +255,22 @@ def run_order(order_json: str, post: Any) -> None:
         _require_images(order)
         clear_left_over(parcel_folder(order.data_key))
         pool.append(_pool(order, worker, locks, mail))
+        published: Published | None = None
+        if order.client_nodes:
+            published = Published.on(order.serve_address, order.client_nodes)
+            clients = Clients(order.clients, order.client_nodes, order.clients_wait_s, stopped.is_set)
+            clients.begin(published)
         if not stopped.is_set():
-            _follow(pool[0], _task(order, folder), worker, mail)
+            _follow(pool[0], _task(order, folder, published), worker, mail)
+        if clients is not None and not stopped.is_set():
+            for name, words in clients.problems().items():
+                mail.send("suspect", name)
+                mail.send("note", f"client node {name}: {words}")
     except Exception as error:  # noqa: BLE001  # whatever it is: of this node, and the driver's to judge
         mail.send("failed", _cause(error))
     finally:
+        if clients is not None:
+            clients.close()
         locks.close()
         mail.send("free")
         try:
@@ -339,7 +360,7 @@ def _pool(order: Order, worker: Worker, locks: Locks, mail: Mail) -> HostPool:
     )
 
 
-def _task(order: Order, folder: Path | None) -> Task:
+def _task(order: Order, folder: Path | None, published: Published | None) -> Task:
     data = parcel_folder(order.data_key)
     folders = Folders(parcel_folder(order.model_key) / order.model, order.artifact, data=data, run=folder)
     launch = Launch(
@@ -350,5 +371,6 @@ def _task(order: Order, folder: Path | None) -> Task:
         labels=order.labels,
         silence_limit_s=order.silence_limit_s,
         client_processes=order.served,
+        published=published,
     )
     return Task(launch, order.assignment, order.title, order.mark, order.pause_s, gated=order.gated)

@@ -38,6 +38,7 @@ class NodeReport(Record):
         code: digest of the repository's state there.
         gpus: that NVML shows.
         shares: of the workers that it can be dealt out to; of a worker that has all of it, without CPUs.
+        addresses: IPv4, of its interfaces.
         problem: why it cannot be used, in one line; empty where it can.
         removed: boxes that ended drivers had left there.
     """
@@ -46,8 +47,21 @@ class NodeReport(Record):
     code: str
     gpus: tuple[GpuInfo, ...] = ()
     shares: tuple[Placement, ...] = ()
+    addresses: tuple[str, ...] = ()
     problem: str = ""
     removed: tuple[str, ...] = ()
+
+
+class ClientPlace(Record):
+    """A node that a load may come from.
+
+    Attributes:
+        cpus: that Ray sets aside there while the load goes on.
+    """
+
+    node_id: str
+    name: str
+    cpus: float
 
 
 class Order(Record):
@@ -61,6 +75,10 @@ class Order(Record):
         served: load generators of the client; 0 for closed batches.
         results: whether it writes into a run's folder.
         images: tags of the launch's containers to what they hold, where they are Docker's.
+        clients: nodes that the load may come from, in the order in which they are taken.
+        client_nodes: of these, so many are needed; 0 where the load comes from the server's own node.
+        serve_address: of the node, that others may reach the server on.
+        clients_wait_s: how long these may have something else to do.
     """
 
     number: int
@@ -84,6 +102,10 @@ class Order(Record):
     gated: bool = True
     results: bool = True
     images: dict[str, str] = {}
+    clients: tuple[ClientPlace, ...] = ()
+    client_nodes: int = 0
+    serve_address: str = ""
+    clients_wait_s: float = 600.0
 
 
 class EndedThere(Record):

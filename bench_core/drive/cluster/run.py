@@ -41,7 +41,8 @@ def run_on_cluster(request: Request, modes: Modes, earlier: Earlier | None, lock
                 names = ", ".join(node.member.name for node in nodes)
                 News(modes).say(f"{words}: {names}; a run and a table of their own")
             own = request if len(kinds) == 1 else request.model_copy(update={"run_id": _run_id(request, name)})
-            ended = Session(own, modes, earlier, locks, web, ClusterHosts(cluster, nodes, request.suite)).run()
+            hosts = ClusterHosts(cluster, nodes, request.suite, modes.serve_address)
+            ended = Session(own, modes, earlier, locks, web, hosts).run()
             code = code or ended
             if ended == EXIT_INTERRUPTED:
                 break

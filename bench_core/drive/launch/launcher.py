@@ -11,6 +11,7 @@ from bench_core.contract.asked.manifest import DeviceKind
 from bench_core.contract.errors import BadInput
 from bench_core.contract.records.placement import Placement
 from bench_core.contract.records.run import GpuInfo, ImageInfo, LauncherName
+from bench_core.drive.launch.published import Published
 from bench_core.drive.plan.builds import Build
 from bench_core.drive.plan.catalogue import Image
 
@@ -53,9 +54,12 @@ class Launch:
         silence_limit_s: a box that says nothing for so long is ended; ``None`` for one that need not speak.
         run_lock: the open file of the run's lock, for a worker process to hold on to as long as it lives.
         client_processes: where the cells are under load: load generators of the client, which runs beside the engine's
-            server, writes the cells and is the one that is followed; 0 otherwise.
+            server, writes the cells and is the one that is followed; 0 otherwise. Of a load from other hosts those of
+            each.
         placement: its share of the host; ``None``: all of it.
         other_gpus: beside ``gpu``, where one model is split over several.
+        published: of cells under load that comes from other hosts: where these find server and client. Nobody else's
+            server can be reached from outside.
     """
 
     image: Image
@@ -69,11 +73,18 @@ class Launch:
     silence_limit_s: float | None = None
     placement: Placement | None = None
     other_gpus: tuple[GpuInfo, ...] = ()
+    published: Published | None = None
 
     @property
     def gpus(self) -> tuple[GpuInfo, ...]:
         """That it sees; none on a CPU."""
         return () if self.gpu is None else (self.gpu, *self.other_gpus)
+
+    @property
+    def generators_here(self) -> int:
+        """Processes of the client that need a CPU of this host: load generators, or the one that gathers what those of
+        other hosts say."""
+        return 1 if self.published is not None else self.client_processes
 
     @property
     def cpus(self) -> tuple[int, ...] | None:

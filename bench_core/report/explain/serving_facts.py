@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from bench_core.contract.serving.cell import ServePlan, ServerFacts
 from bench_core.contract.serving.load import Serve
 from bench_core.contract.serving.protocol import ServeProtocol
+from bench_core.contract.statistics.clocks import ClientEvent
 from bench_core.report.explain.under_load import limits_words
 from bench_core.report.format import quantity
 from bench_core.runs.view import RunView
@@ -16,6 +17,7 @@ _NETWORKS = {
     "internal": "a network of the two containers alone",
     "shared": "a network namespace that server and client share",
     "loopback": "the host's loopback",
+    "published": "a port that other hosts reach, on an address that was named for it",
 }
 
 
@@ -68,13 +70,33 @@ def _rules(view: RunView, plans: Sequence[ServePlan]) -> Iterator[tuple[str, str
     limits = dict.fromkeys(limits_words(protocol.limits) for protocol in protocols if protocol.limits)
     if limits:
         yield "Latency limits", "; or ".join(limits)
-    counts = dict.fromkeys(quantity(protocol.client_processes, "process") for protocol in protocols)
-    yield "Client", f"{' or '.join(counts)} that {'sends' if list(counts) == ['1 process'] else 'send'} requests"
+    dealt = ", one schedule dealt out among them" if any(p.client_nodes for p in protocols) else ""
+    counts = dict.fromkeys(_senders(protocol) for protocol in protocols)
+    alone = list(counts) == ["1 process"]
+    yield "Client", f"{' or '.join(counts)} that {'sends' if alone else 'send'} requests{dealt}"
+    clients = [client for row in view.served for client in row.clients]
+    if clients:
+        yield "Client nodes", _clocks(clients)
     prefix = view.record.workload.shared_prefix_tokens
     if any(plan.prefix_cache for plan in plans):
         yield "Prefix cache", f"on; all prompts begin with the same {quantity(prefix, 'token')}"
     else:
         yield "Prefix cache", "off"
+
+
+def _senders(protocol: ServeProtocol) -> str:
+    each = quantity(protocol.client_processes, "process")
+    if not protocol.client_nodes:
+        return each
+    return f"{each} on each of {quantity(protocol.client_nodes, 'other node')}"
+
+
+def _clocks(clients: Sequence[ClientEvent]) -> str:
+    """``node1, node2; clocks known to 24.1 µs, drift of up to 11.3 µs included; see Clocks of client nodes``."""
+    names = ", ".join(sorted({client.node for client in clients}))
+    worst_us = max(client.misplaced_s for client in clients) * 1e6
+    drift_us = max(abs(client.drift_s) for client in clients) * 1e6
+    return f"{names}; clocks known to {worst_us:.1f} µs, drift of up to {drift_us:.1f} µs included; see their table"
 
 
 def _window(p: ServeProtocol) -> str:

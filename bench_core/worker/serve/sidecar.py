@@ -65,10 +65,21 @@ class Sidecar:
     Where nothing is served yet, a client that was started by hand asks for it first.
     """
 
-    def __init__(self, host: str, ports: tuple[int, int], *, served: Served | None, plan: Plan, marked: str) -> None:
+    def __init__(
+        self,
+        host: str,
+        ports: tuple[int, int],
+        *,
+        served: Served | None,
+        plan: Plan,
+        marked: str,
+        own_host: str | None = None,
+    ) -> None:
         """
         Args:
+            host: that the server listens on.
             ports: the server's, and this supervisor's own.
+            own_host: that this supervisor listens on, where that is another.
             served: what a driver has planned.
             plan: makes of what a client asks what is served.
 
@@ -85,7 +96,7 @@ class Sidecar:
         self._asked_s = seconds(monotonic_ns())
         if served is not None:
             self._take_on(served)
-        self._http = ThreadingHTTPServer((host, ports[1]), _handler_of(self))
+        self._http = ThreadingHTTPServer((own_host or host, ports[1]), _handler_of(self))
         self._http.daemon_threads = True
 
     def _take_on(self, served: Served) -> None:

@@ -133,8 +133,8 @@ class DockerLauncher:
     def _serve(self, launch: Launch, on_stdout: LineTaker) -> Ended:
         """A server's container and its client's, whose end counts; unless the server's ended before."""
         started = time.monotonic()
-        shares = deal(launch.client_processes, launch.cpus)
-        meeting = Meeting(self._client, {"llm-bench.run": launch.labels.get("run", "")})
+        shares = deal(launch.generators_here, launch.cpus)
+        meeting = Meeting(self._client, {"llm-bench.run": launch.labels.get("run", "")}, launch.published)
         server: Container | None = None
         try:
             server = self._create(_of_server(launch), {**meeting.of_server(), **_on(shares.server)})
@@ -385,4 +385,12 @@ def _of_server(launch: Launch) -> Launch:
 def _of_client(launch: Launch, meeting: Meeting) -> list[str]:
     words = list(launch.arguments)
     assignment = words[words.index("--assignment") + 1]
-    return ["--assignment", assignment, "--server", f"{meeting.host}:{SERVER_PORT}", "--network", meeting.kind]
+    return [
+        "--assignment",
+        assignment,
+        "--server",
+        f"{meeting.host}:{SERVER_PORT}",
+        "--network",
+        meeting.kind,
+        *meeting.words(),
+    ]

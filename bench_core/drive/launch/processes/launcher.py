@@ -21,9 +21,10 @@ from typing import IO, Literal
 from bench_core.contract.asked.manifest import MULTICAST_OFF, DeviceKind
 from bench_core.contract.errors import MachineFailure
 from bench_core.contract.records.run import ImageInfo
-from bench_core.contract.serving.sidecar import SERVER_GONE
+from bench_core.contract.serving.sidecar import CLIENT_SECRET, SERVER_GONE
 from bench_core.drive.launch.launcher import Ended, Launch, LineTaker, Target
 from bench_core.drive.launch.processes.environments import Environments
+from bench_core.drive.launch.published import LOOPBACK, Published
 from bench_core.drive.launch.silence import Silence
 from bench_core.drive.plan.builds import Build
 from bench_core.drive.plan.catalogue import REPOSITORY, Image
@@ -86,13 +87,20 @@ class ProcessLauncher:
         before."""
         if not launch.client_processes:
             return self._run(launch, on_stdout)
-        shares, port = deal(launch.client_processes, launch.cpus), free_ports()
+        published = launch.published
+        shares = deal(launch.generators_here, launch.cpus)
+        port = free_ports() if published is None else published.server_port
         ends: list[Ended] = []
         client: list[subprocess.Popen[bytes]] = []
 
         def serve() -> None:
+            # The server where other hosts reach it, its supervisor on loopback in any case.
+            listens = () if published is None else ("--host", published.address, "--supervisor-host", LOOPBACK)
             server = replace(
-                launch, folders=replace(launch.folders, run=None), arguments=(*launch.arguments, "--serve", str(port))
+                launch,
+                folders=replace(launch.folders, run=None),
+                arguments=(*launch.arguments, "--serve", str(port), *listens),
+                published=None,
             )
             ends.append(self._run(server, lambda _line: None, cpus=shares.server, followed=False, begun=servers.append))
             for process in client:
@@ -105,7 +113,8 @@ class ProcessLauncher:
         words = list(launch.arguments)
         command = [
             sys.executable, "-m", "bench_core.client", "--assignment", words[words.index("--assignment") + 1],
-            "--server", f"127.0.0.1:{port}", "--network", "loopback", *_client_places(launch),
+            "--server", f"{LOOPBACK}:{port}", "--network", "loopback" if published is None else "published",
+            *_client_places(launch), *(_gathers(published) if published is not None else ()),
         ]  # fmt: skip
         try:
             ended = self._run(launch, on_stdout, command, cpus=shares.client, begun=client.append)
@@ -234,6 +243,8 @@ def _variables(environment: Path, home: str, launch: Launch) -> dict[str, str]:
     }
     if launch.gpus:
         variables["CUDA_VISIBLE_DEVICES"] = ",".join(gpu.uuid for gpu in launch.gpus)
+    if launch.published is not None:  # the client's, not the server's
+        variables[CLIENT_SECRET] = launch.published.secret
     return variables | (MULTICAST_OFF if launch.other_gpus else {})
 
 
@@ -243,6 +254,12 @@ def _client_places(launch: Launch) -> list[str]:
     assert folders.run is not None  # noqa: S101
     found = ["--data", str(folders.data.resolve()), "--results", str(folders.run.resolve().parent)]
     return [*found, "--run-id", folders.run.name, "--end-with", str(os.getpid())]
+
+
+def _gathers(published: Published) -> list[str]:
+    """Words of a client whose load generators are on other hosts."""
+    found = ["--nodes", str(published.nodes), "--listen", f"{published.address}:{published.client_port}"]
+    return [*found, "--reached-at", f"{published.address}:{published.server_port}"]
 
 
 @contextlib.contextmanager
