@@ -66,8 +66,8 @@ def serve(name: str, at_once: int) -> None:  # noqa: PLR0915  # one story, told 
     from bench_core.drive.ask.request import Request, Suite
     from bench_core.drive.fleet.executor import Worker
     from bench_core.drive.fleet.pool import HostPool
+    from bench_core.drive.launch.containers import build as builds
     from bench_core.drive.launch.containers import launcher as containers
-    from bench_core.drive.launch.containers.build import image_tag
     from bench_core.drive.launch.launcher_choice import choose_launcher
     from bench_core.drive.material.material import Material
     from bench_core.drive.own_error import overhead_s
@@ -80,6 +80,9 @@ def serve(name: str, at_once: int) -> None:  # noqa: PLR0915  # one story, told 
     from bench_core.drive.search.trials import Site
     from bench_core.system.locks import Locks
 
+    # Both builds give their image the same name, which is also that of a driver at work here: each has its own.
+    own = f"llm-bench/launches-{name}:cpu"
+    vars(builds)["image_tag"] = vars(containers)["image_tag"] = lambda *_: own
     launcher = choose_launcher("docker").launcher
     assert isinstance(launcher, containers.DockerLauncher)  # asked for
     suite = Suite.model_validate(
@@ -103,12 +106,7 @@ def serve(name: str, at_once: int) -> None:  # noqa: PLR0915  # one story, told 
         first = execution_on(1)
         site = Site(request, launcher, [], display, "cpu", lambda _execution: None, locks)
         provision, prepared = Material(request, frozenset(), Catalogue(), None).all_ready(first, plan, site)
-        # Both builds give their image the same name: each keeps its own under another.
         (job,) = plan.jobs
-        tag = image_tag(job.image, "measure", "cpu")
-        own = f"llm-bench/launches-{name}"
-        launcher._client.images.get(tag).tag(own, "cpu")
-        vars(containers)["image_tag"] = lambda *_: f"{own}:cpu"
         run_folder = request.results / "launches"
         visit = visit_info(plan, launcher, []).model_copy(update={"images": provision.images})
         begin(run_folder, new_record("launches", suite, plan, visit, prepared), suite, prepared.workload)
@@ -130,7 +128,7 @@ def serve(name: str, at_once: int) -> None:  # noqa: PLR0915  # one story, told 
                 answer["overhead_s"] = overhead_s(launch_s, metrics)
             sys.stdout.write(json.dumps(answer) + "\n")
             sys.stdout.flush()
-        launcher._client.images.remove(f"{own}:cpu")
+        launcher._client.images.remove(own)
 
 
 def main() -> int:
