@@ -67,7 +67,7 @@ def serve(name: str, at_once: int) -> None:  # noqa: PLR0915  # one story, told 
     from bench_core.drive.fleet.executor import Worker
     from bench_core.drive.fleet.pool import HostPool
     from bench_core.drive.launch.containers import build as builds
-    from bench_core.drive.launch.containers import launcher as containers
+    from bench_core.drive.launch.containers.launcher import DockerLauncher
     from bench_core.drive.launch.launcher_choice import choose_launcher
     from bench_core.drive.material.material import Material
     from bench_core.drive.own_error import overhead_s
@@ -81,10 +81,10 @@ def serve(name: str, at_once: int) -> None:  # noqa: PLR0915  # one story, told 
     from bench_core.system.locks import Locks
 
     # Both builds give their image the same name, which is also that of a driver at work here: each has its own.
-    own = f"llm-bench/launches-{name}:cpu"
-    vars(builds)["image_tag"] = vars(containers)["image_tag"] = lambda *_: own
+    own, usual = f"llm-bench/launches-{name}:cpu", builds.tag_of
+    vars(builds)["tag_of"] = lambda image, flavour: own if image == "null" else usual(image, flavour)
     launcher = choose_launcher("docker").launcher
-    assert isinstance(launcher, containers.DockerLauncher)  # asked for
+    assert isinstance(launcher, DockerLauncher)  # asked for
     suite = Suite.model_validate(
         {
             "images": ("null",), "batch_sizes": (1,), "samples": 8, "max_new_tokens": 4, "max_batches": 1,
