@@ -9,13 +9,15 @@ import platform
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench_core.contract.adapter import Adapter, Converter, Direct
 from bench_core.contract.asked.manifest import Manifest
 from bench_core.contract.errors import BadInput
-from bench_core.contract.records.device_rates import MeasuresDevice
 from bench_core.contract.records.events import NOT_INSTALLED
+
+if TYPE_CHECKING:  # no cell needs it
+    from bench_core.contract.records.device_rates import MeasuresDevice
 
 
 def load_adapter(folder: Path, manifest: Manifest, gpus: int = 1) -> Adapter:
