@@ -6,6 +6,9 @@ else the machine does falls on both alike:
 
 - one launch at a time: from the making of the container to its removal, engine time taken out;
 - several at a time: cells a minute, each in a launch of its own, of an engine that takes next to no time.
+
+Beside them stands what Docker alone costs: the same container, with the same options and calls, whose program is
+``true``. Nothing of the suite runs in it, so no build can be faster than that.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +29,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 OVERHEAD_S = 0.35
 TIMES_AS_MANY = 3.0
+DOCKER = "Docker alone"
 
 
 class Side:
@@ -40,7 +45,8 @@ class Side:
         )
 
     def ask(self, what: str, count: int) -> dict[str, float]:
-        """``one``: overheads of launches; ``many``: how long so many cells took."""
+        """``one``: overheads of launches; ``many``: how long so many cells took; ``empty``: how long so many launches
+        of ``true`` took, side by side where there are several."""
         assert self._process.stdin is not None  # both are pipes
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps([what, count]) + "\n")
@@ -110,9 +116,21 @@ def serve(name: str, at_once: int) -> None:  # noqa: PLR0915  # one story, told 
         run_folder = request.results / "launches"
         visit = visit_info(plan, launcher, []).model_copy(update={"images": provision.images})
         begin(run_folder, new_record("launches", suite, plan, visit, prepared), suite, prepared.workload)
+        empty = first._task(job, prepared, run_folder).launch
+
+        def launch_empty(_: int) -> None:
+            launcher._run(empty, lambda _line: None, {"entrypoint": ["/bin/true"], "command": []})
+
         repeat = 1
         for line in sys.stdin:
             what, count = json.loads(line)
+            if what == "empty":
+                began = time.monotonic()
+                with ThreadPoolExecutor(min(count, at_once)) as launches:
+                    list(launches.map(launch_empty, range(count)))
+                sys.stdout.write(json.dumps({"seconds": time.monotonic() - began}) + "\n")
+                sys.stdout.flush()
+                continue
             jobs = [replace(job, repeat=repeat + number) for number in range(count)]
             repeat += count
             began = time.monotonic()
@@ -168,25 +186,27 @@ def compare(given: argparse.Namespace, old: Path, place: Path) -> int:
         for number in range(given.launches):
             for side in sides if number % 2 else reversed(sides):
                 one.setdefault(side.name, []).append(side.ask("one", 1)["overhead_s"])
+            one.setdefault(DOCKER, []).append(sides[-1].ask("empty", 1)["seconds"])
         for number in range(given.rounds):
             for side in sides if number % 2 else reversed(sides):
-                per_minute = 60.0 * given.cells / side.ask("many", given.cells)["seconds"]
-                many.setdefault(side.name, []).append(per_minute)
+                many.setdefault(side.name, []).append(60.0 * given.cells / side.ask("many", given.cells)["seconds"])
+            many.setdefault(DOCKER, []).append(60.0 * given.cells / sides[-1].ask("empty", given.cells)["seconds"])
     finally:
         for side in sides:
             side.close()
-    for name in ("before", "now"):
+    for name in ("before", "now", DOCKER):
         seconds, rates = one[name], many[name]
         sys.stdout.write(
-            f"{name:<7} overhead of a launch median {statistics.median(seconds):.3f} s "
+            f"{name:<12} overhead of a launch median {statistics.median(seconds):.3f} s "
             f"({min(seconds):.3f} to {max(seconds):.3f}, {len(seconds)} launches); {given.at_once} at a time median "
             f"{statistics.median(rates):.1f} cells a minute ({min(rates):.1f} to {max(rates):.1f}, "
             f"{len(rates)} turns of {given.cells})\n"
         )
+    sys.stdout.write(f"load of this machine over the last 15 minutes: {os.getloadavg()[2]:.1f}\n")
     overhead = statistics.median(one["now"])
-    times = statistics.median(many["now"]) / statistics.median(many["before"])
+    times, at_most = (statistics.median(many[name]) / statistics.median(many["before"]) for name in ("now", DOCKER))
     sys.stdout.write(f"targets: overhead {overhead:.3f} s of {OVERHEAD_S} s; {times:.2f} times as many cells a minute ")
-    sys.stdout.write(f"of {TIMES_AS_MANY}\n")
+    sys.stdout.write(f"of {TIMES_AS_MANY}, and {at_most:.2f} with no program of the suite in the container\n")
     return int(overhead > OVERHEAD_S or times < TIMES_AS_MANY)
 
 
