@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import os
 import platform
 import sys
@@ -91,9 +90,13 @@ def _entry_point(folder: Path, entry_point: str) -> Callable[..., Any]:
 def versions(manifest: Manifest) -> dict[str, str]:
     """Versions of the image's packages and of Python; ``not installed`` where that is so."""
     found = {"python": platform.python_version()}
+    if not manifest.packages:
+        return found
+    from importlib import metadata  # noqa: PLC0415  # a tenth of a launch's imports
+
     for package in manifest.packages:
         try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
             found[package] = NOT_INSTALLED
     return found
