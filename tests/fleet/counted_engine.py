@@ -43,11 +43,11 @@ class CountedEngine(PrivateEngine):
     def __init__(self) -> None:
         super().__init__()
         self.engine = _Group(f"{self.home.name}-engine")
-        self.containers = _Group(f"{self.home.name}-containers")
+        self.boxes = _Group(f"{self.home.name}-containers")
 
     def _begin(self, *command: str) -> subprocess.Popen[bytes]:
         if command[0] == "dockerd":
-            groups = ("--cgroup-parent", f"/{self.containers.name}", "--exec-opt", "native.cgroupdriver=cgroupfs")
+            groups = ("--cgroup-parent", f"/{self.boxes.name}", "--exec-opt", "native.cgroupdriver=cgroupfs")
             command = (*command, *groups)
         process = super()._begin(*command)
         self.engine.take(process.pid)
@@ -56,7 +56,7 @@ class CountedEngine(PrivateEngine):
     def remove(self) -> None:
         """Ends it and leaves nothing."""
         super().remove()
-        for group in (self.engine, self.containers):
+        for group in (self.engine, self.boxes):
             for path in [group.path, *Path("/sys/fs/cgroup").glob(f"*/{group.name}")]:
                 with contextlib.suppress(OSError):
                     path.rmdir()

@@ -79,7 +79,7 @@ class Side:
         """CPU time so far of the Docker engine and of what runs in its containers, seconds."""
         if self._engine is None:
             return 0.0, 0.0
-        return self._engine.engine.seconds(), self._engine.containers.seconds()
+        return self._engine.engine.seconds(), self._engine.boxes.seconds()
 
     def close(self) -> None:
         """Ends it."""

@@ -10,8 +10,7 @@ from bench_core.contract.asked.protocol import Length
 from bench_core.contract.asked.scenario import MAX_REPEAT, NamedCell
 from bench_core.contract.measures.quality import QualityBounds
 from bench_core.contract.models.model import ModelInfo
-from bench_core.contract.records.host import GpuInfo, HostInfo
-from bench_core.contract.records.placement import Placement
+from bench_core.contract.records.placement import GpuInfo, HostInfo, Placement
 from bench_core.contract.records.record import Record
 from bench_core.contract.records.workload import WorkloadRef
 
