@@ -206,10 +206,7 @@ class DockerLauncher:
                         tail.feed(stderr)
             lines.end()
             code = int(container.wait(timeout=self._patience_s)["StatusCode"])
-            out_of_memory = False
-            if code:  # a supervisor that was ended has not ended well
-                container.reload()
-                out_of_memory = bool(container.attrs["State"]["OOMKilled"])
+            out_of_memory = bool(code) and _out_of_memory(container)  # a supervisor that was ended has not ended well
         except docker.errors.APIError as error:
             if not running:
                 return _never_ran(error, started)
@@ -285,6 +282,11 @@ def _let_go(stream: Any) -> None:
     if response is not None:
         with contextlib.suppress(OSError):
             response.close()
+
+
+def _out_of_memory(container: Container) -> bool:
+    container.reload()
+    return bool(container.attrs["State"]["OOMKilled"])
 
 
 def _kill(container: Container, signal: str) -> None:
