@@ -160,7 +160,11 @@ def serve(name: str, at_once: int) -> None:  # noqa: PLR0915  # one story, told 
             repeat += count
             finished = execution_on(1 if what == "one" else at_once).measure(prepared, run_folder, {}, jobs)
             took_s = time.monotonic() - began
-            bad = [cell for cell, verdict in finished.verdicts.items() if verdict.outcome is not Outcome.OK]
+            bad = [
+                f"{cell}: {verdict.outcome.value}: {verdict.cause}"
+                for cell, verdict in finished.verdicts.items()
+                if verdict.outcome is not Outcome.OK
+            ]
             if bad or len(finished.verdicts) != count:
                 raise SystemExit(f"{name}: {bad or 'cells are missing'}")
             answer = {"seconds": took_s, "driver_cpu_s": time.process_time() - cpu_s}
