@@ -12,6 +12,7 @@ RUNS ?= 500
 SEED ?= 1
 SIZES ?=
 BASELINE ?= e1ef335
+CPU ?=
 HOST_PYTHON ?= 3.12
 STAGES ?= all
 DATASET ?= embedded
@@ -126,9 +127,9 @@ fleet-scale: setup  ## what the driver costs with 10,000 cells on up to 512 work
 cluster-overhead: setup  ## what Ray adds to a launch, beside the same launches of this host's own pool (LAUNCHER=x)
 	PYTHONPATH=.:tests:tests/fleet $(PY) tests/fleet/ray_overhead.py --launcher $(LAUNCHER)
 
-launches: setup  ## what a launch costs beside an earlier build, one and four at a time (BASELINE=commit)
+launches: setup  ## what a launch costs beside an earlier build, one and four at a time (BASELINE=commit, CPU=--cpu)
 	docker/local-os.sh
-	PYTHONPATH=. $(PY) tests/fleet/launches.py --baseline $(BASELINE)
+	PYTHONPATH=.:tests $(PY) tests/fleet/launches.py --baseline $(BASELINE) $(CPU)
 
 soak-kill: setup  ## kill the driver at 200 seeded random moments and finish each run (POINTS=n, SEED=n, LAUNCHER=x, POOL=--pool)
 	PYTHONPATH=. $(PY) tests/faults/kill_points.py --points $(POINTS) --seed $(SEED) --launcher $(LAUNCHER) $(POOL)

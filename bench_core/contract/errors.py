@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import errno
 from collections.abc import Iterable
 
@@ -84,6 +83,8 @@ def first_line(error: BaseException, limit: int = 300) -> str:
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """A hint that names the nearest known word and all of them."""
+    import difflib  # noqa: PLC0415  # of a mistake alone: a launch is mostly imports
+
     names = sorted(known)
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
     return (f"did you mean {close[0]}? " if close else "") + "known: " + ", ".join(names)

@@ -7,7 +7,7 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench_core.contract.records.run import HostInfo
+from bench_core.contract.records.placement import HostInfo
 
 
 def cpu_name() -> str:

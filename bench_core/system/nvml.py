@@ -9,7 +9,7 @@ from operator import or_
 from typing import Any, Protocol
 
 from bench_core.contract.errors import MachineFailure
-from bench_core.contract.records.run import GpuInfo
+from bench_core.contract.records.placement import GpuInfo
 
 
 @cache

@@ -10,84 +10,36 @@ import os
 import sys
 import traceback
 from datetime import datetime, timezone
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
-from bench_core import __version__
-from bench_core.contract.asked.arguments import Parser, add_launch, add_options, given, whole_number
-from bench_core.contract.asked.by_hand import ByHand
-from bench_core.contract.asked.declaration import declared, flag_of
-from bench_core.contract.asked.protocol import MeasureOptions, ProtocolFields, Timeouts, WorkFields
 from bench_core.contract.errors import BadInput, MachineFailure, first_line, is_of_the_machine
 from bench_core.contract.records import layout
-from bench_core.contract.records.device_rates import DeviceRates
 from bench_core.contract.records.outcome import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_MACHINE, EXIT_OK, Outcome
-from bench_core.contract.records.record import Record, describe
+from bench_core.contract.records.record import Record
 from bench_core.contract.records.spec import Assignment
-from bench_core.contract.serving.protocol import ServeFields
 from bench_core.system.cell_writer import refuse_if_measured
 from bench_core.system.files import write_text
-from bench_core.system.last_words import last_words
 from bench_core.system.processes import end_with_parent
 from bench_core.worker.engine.job import Job
-from bench_core.worker.resolve import Options, Places, Resolver, choose_device
-from bench_core.worker.standalone import number_of, standalone_record
+from bench_core.worker.launch import places_of, planned_parser
+from bench_core.worker.resolve import Planned, Resolver, choose_device
 from bench_core.worker.supervise.supervisor import Supervisor, run_self_check
 
-# The records that declare what is asked of the cells, in the order of the help.
-_HEADINGS = (Options, ByHand, WorkFields, ProtocolFields, ServeFields, MeasureOptions, Timeouts)
-_OPTIONS = sorted(declared(Options), key=lambda option: _HEADINGS.index(option.origin))
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The parser; its defaults work in a container started by ``docker compose run``. What is asked of the cells is
-    declared by ``Options``; what is of this launch alone stands here."""
-    parser = Parser(prog="python -m bench_core.worker", description="Measures one engine, in its own container.")
-    add_options(parser, _OPTIONS)
-    launch = add_launch(parser)
-    launch.add_argument("--marked", default="", metavar="TEXT", help="what disturbs it, kept with each cell")
-    launch.add_argument("--image-folder", type=Path, default=layout.IMAGE_MOUNT)
-    launch.add_argument("--models", type=Path, default=layout.MODELS_MOUNT)
-    instead = parser.add_argument_group("Instead of measuring").add_mutually_exclusive_group()
-    instead.add_argument(
-        "--convert",
-        metavar="ARTIFACT",
-        help="make an artifact of the model (auto: what the variant reads, if made here)",
-    )
-    instead.add_argument(
-        "--measure-device", dest="device_rates", metavar="NAME",
-        help="measure the device, in the image made for it, into device-rates/NAME.json of the run",
-    )  # fmt: skip
-    instead.add_argument(
-        "--serve", metavar="PORT", type=whole_number(1),
-        help="run the engine's own server on this port, and tell of it on the next one, for a client beside it",
-    )  # fmt: skip
-    launch.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="that --serve listens on")
-    launch.add_argument(
-        "--supervisor-host", metavar="ADDRESS", help="that the server's supervisor listens on; default: that of --host"
-    )
-    instead.add_argument("--self-check", action="store_true", help="run the contract suite on this image")
-    # Of the process launcher: a container ends with its own first process, a worker process with its driver.
-    parser.add_argument("--end-with", type=whole_number(1), metavar="PID", help=argparse.SUPPRESS)
-    parser.add_argument("--version", action="version", version=__version__)
-    return parser
+if TYPE_CHECKING:  # imported where they are needed
+    from bench_core.worker.by_hand import Options
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns the exit code (see ``contract.outcome``)."""
+    words = sys.argv[1:] if arguments is None else arguments
     try:
-        parsed = build_parser().parse_args(arguments)
+        parsed = _planned(words)
+        if parsed is None:
+            return _by_hand(words)
         if parsed.end_with is not None:
             end_with_parent(parsed.end_with)
-        if parsed.device_rates:
-            return _device_rates(parsed)
-        resolver = _resolver(parsed)
-        if parsed.convert:
-            return _convert(resolver, parsed.convert)
-        if parsed.self_check or parsed.serve:
-            return _self_check(resolver) if parsed.self_check else _serve(resolver, parsed)
-        return _measure(resolver, parsed.run_id, parsed.marked, parsed.then)
+        resolver = Planned(places_of(parsed), parsed, Assignment.read(parsed.data / parsed.assignment))
+        return _serve(resolver, parsed) if parsed.serve else _measure(resolver, parsed)
     except BadInput as error:
         sys.stderr.write(f"error: {error.cause}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
         return EXIT_MACHINE if isinstance(error, MachineFailure) else EXIT_BAD_INPUT
@@ -95,6 +47,31 @@ def main(arguments: list[str] | None = None) -> int:
         if not is_of_the_machine(error, own=True):
             raise
         return _not_let_on(error)
+
+
+def _planned(words: list[str]) -> argparse.Namespace | None:
+    """The command line of a launch that a driver has planned and that says nothing else; ``None`` for any other."""
+    if "--assignment" not in words:
+        return None
+    parsed, others = planned_parser().parse_known_args(words)
+    return None if others else parsed
+
+
+def _by_hand(words: list[str]) -> int:
+    """A launch that a person has asked for, or that does something else than measuring."""
+    from bench_core.worker import by_hand  # noqa: PLC0415
+
+    parsed = by_hand.build_parser().parse_args(words)
+    if parsed.end_with is not None:
+        end_with_parent(parsed.end_with)
+    if parsed.device_rates:
+        return _device_rates(parsed, by_hand.options_of(parsed))
+    resolver = by_hand.resolver_of(parsed)
+    if parsed.convert:
+        return _convert(resolver, parsed.convert)
+    if parsed.self_check:
+        return _self_check(resolver)
+    return _serve(resolver, parsed) if parsed.serve else _measure(resolver, parsed)
 
 
 def _not_let_on(error: OSError) -> int:
@@ -105,30 +82,12 @@ def _not_let_on(error: OSError) -> int:
     return EXIT_MACHINE if is_of_the_machine(error, own=True) else Outcome.KILLED.worker_exit_code
 
 
-def _options(parsed: argparse.Namespace) -> Options:
-    try:
-        return Options.model_validate(given(parsed, _OPTIONS))
-    except ValidationError as error:
-        raise BadInput(describe(error), "see --help") from error
-
-
-def _resolver(parsed: argparse.Namespace) -> Resolver:
-    places = Places(parsed.image_folder, parsed.data, parsed.models, parsed.results)
-    options = _options(parsed)
-    if parsed.assignment is None:
-        return Resolver(places, options)
-    idle = sorted(options.model_fields_set - {"model_folder", "artifact"})  # which say where things are
-    if idle:
-        raise BadInput(f"{flag_of(Options, idle[0])} would change nothing: --assignment says what is measured")
-    return Resolver(places, options, Assignment.read(parsed.data / parsed.assignment))
-
-
-def _device_rates(parsed: argparse.Namespace) -> int:
+def _device_rates(parsed: argparse.Namespace, options: Options) -> int:
+    from bench_core.contract.records.device_rates import DeviceRates  # noqa: PLC0415
     from bench_core.worker.device_rates import device_words, write_device_rates  # noqa: PLC0415
 
     if parsed.run_id is None or not layout.is_name(parsed.run_id):
         raise BadInput("--measure-device needs a run", "name it by --run-id")
-    options = _options(parsed)
     device = choose_device(options.device, options.threads)
     path = write_device_rates(parsed.image_folder, device, parsed.results / parsed.run_id, parsed.device_rates)
     sys.stderr.write(f"{path.name}: {device_words(DeviceRates.read(path))}\n")
@@ -140,7 +99,8 @@ def _say(line: Record) -> None:
     sys.stdout.flush()
 
 
-def _measure(resolver: Resolver, run_id: str | None, marked: str, then: str) -> int:
+def _measure(resolver: Resolver, parsed: argparse.Namespace) -> int:
+    run_id: str | None = parsed.run_id
     if run_id is not None and not layout.is_name(run_id):
         raise BadInput(f"--run-id {run_id!r} is not a name", "lower case letters, digits, '.', '_' and '-'")
     standalone = run_id is None
@@ -156,21 +116,27 @@ def _measure(resolver: Resolver, run_id: str | None, marked: str, then: str) -> 
         cause = f"{request.run_folder} cannot be written: {error.strerror}"
         raise MachineFailure(cause, "check its owner") from error
     if standalone:
+        from bench_core.worker.standalone import standalone_record  # noqa: PLC0415
+
         record = standalone_record(name, request, resolver.device.kind, resolver.manifest.notes)
         (request.run_folder / layout.WORKLOAD_FILE).write_bytes(workload.packed())
         write_text(request.run_folder / layout.RUN_FILE, record.to_json())
     try:
-        outcome = Supervisor(request, workload, _say, marked, resolver.timeouts).measure()
+        outcome = Supervisor(request, workload, _say, parsed.marked, resolver.timeouts).measure()
     except OSError as error:
         return _not_let_on(error)
     if standalone:
-        words = last_words(request.run_folder, [spec.cell_id for spec in request.cells], number_of, then)
+        from bench_core.system.last_words import last_words  # noqa: PLC0415
+        from bench_core.worker.standalone import number_of  # noqa: PLC0415
+
+        words = last_words(request.run_folder, [spec.cell_id for spec in request.cells], number_of, parsed.then)
         sys.stderr.write("\n".join(words) + "\n")
     return outcome.worker_exit_code
 
 
 def _serve(resolver: Resolver, parsed: argparse.Namespace) -> int:
     """With an assignment, its cells; else what a client asks for that was started by hand."""
+    from bench_core.worker import by_hand  # noqa: PLC0415
     from bench_core.worker.serve.by_hand import Planner  # noqa: PLC0415
     from bench_core.worker.serve.sidecar import Served, Sidecar  # noqa: PLC0415
 
@@ -179,7 +145,7 @@ def _serve(resolver: Resolver, parsed: argparse.Namespace) -> int:
         request, workload = resolver.measure_request("served")
         longest = workload.longest + max(spec.max_new_tokens for spec in request.cells)
         served = Served(resolver.manifest, request, longest, resolver.timeouts.load_timeout_s)
-    planner = Planner(resolver.places, _options(parsed) if served is None else Options())
+    planner = Planner(resolver.places, by_hand.options_of(parsed) if served is None else by_hand.Options())
     ports = (parsed.serve, parsed.serve + 1)
     Sidecar(
         parsed.host, ports, served=served, plan=planner.plan, marked=parsed.marked, own_host=parsed.supervisor_host

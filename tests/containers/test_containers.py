@@ -67,6 +67,7 @@ def test_measuring_containers_are_hardened_and_memory_that_their_engine_holds_is
     assert done[0].returncode == 0, done[0].stderr
     host, config = container["HostConfig"], container["Config"]
     assert host["NetworkMode"] == "none"
+    assert config["NetworkDisabled"] is True, "the kernel's name space alone: Docker's part of it is half of a start"
     assert host["ReadonlyRootfs"] is True
     assert host["Privileged"] is False
     assert host["CapDrop"] == ["ALL"]

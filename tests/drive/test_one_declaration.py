@@ -27,8 +27,7 @@ from bench_core.drive.ask.request import Suite
 from bench_core.drive.launch.launcher import Ended, Launch, LineTaker
 from bench_core.drive.launch.processes.launcher import ProcessLauncher
 from bench_core.drive.run import assignment as handing
-from bench_core.worker.cli import build_parser
-from bench_core.worker.resolve import Options
+from bench_core.worker.by_hand import Options, build_parser
 
 QUICK = ("--images", "null", "--device", "cpu", "--launcher", "process", "--samples", "8", "--max-new-tokens", "2")
 FAST = ("--option", "null.ttft_s=0.001", "--option", "null.tpot_s=0.001", "--option", "null.load_s=0")
@@ -93,8 +92,10 @@ HANDING_ON: dict[str, set[str]] = {
     "drive/material/material.py": set(),
     "drive/run/session.py": set(),
     "contract/asked/arguments.py": set(),
+    "worker/by_hand.py": {"direct_batches"},  # refused where an image has no such call
     "worker/cli.py": set(),
-    "worker/resolve.py": {"direct_batches"},  # refused where an image has no such call
+    "worker/launch.py": set(),
+    "worker/resolve.py": set(),
     "worker/supervise/cells.py": {"score_texts"},  # asked for last, by itself
     "worker/supervise/session.py": set(),
     "worker/supervise/supervisor.py": set(),

@@ -21,7 +21,7 @@ from bench_core.contract.records.outcome import Outcome, Verdict
 from bench_core.contract.records.run import GpuInfo, RunRecord
 from bench_core.contract.records.spec import CellSpec
 from bench_core.drive.ask.request import Request, Suite
-from bench_core.drive.launch.containers.launcher import _placed
+from bench_core.drive.launch.containers.options import _placed
 from bench_core.drive.launch.launcher import Launcher
 from bench_core.drive.plan.catalogue import Catalogue
 from bench_core.drive.plan.plan import Job, Plan

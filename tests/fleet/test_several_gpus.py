@@ -18,7 +18,7 @@ from bench_core.drive.ask.request import Request, Suite
 from bench_core.drive.fleet import placement
 from bench_core.drive.fleet.placement import deal_gpus, in_groups, put_together, workers_of
 from bench_core.drive.launch import box
-from bench_core.drive.launch.containers import launcher as containers
+from bench_core.drive.launch.containers import options as containers
 from bench_core.drive.launch.containers.launcher import DockerLauncher
 from bench_core.drive.launch.launcher import Folders, Launch, Launcher
 from bench_core.drive.launch.processes.launcher import _variables

@@ -15,7 +15,7 @@ from bench_core.contract.errors import BadInput
 from bench_core.contract.records.artifact import ArtifactRecord
 from bench_core.contract.records.workload import Workload
 from bench_core.system import files
-from bench_core.worker import cli
+from bench_core.worker import by_hand
 from bench_core.worker.convert import convert
 from bench_core.worker.resolve import Resolver
 
@@ -71,8 +71,8 @@ def place(tmp_path: Path) -> Place:
     return place
 
 
-def resolver(place: Place, image: Path) -> Resolver:
-    return cli._resolver(cli.build_parser().parse_args(place.arguments(image=image)))
+def resolver(place: Place, image: Path, *words: str) -> Resolver:
+    return by_hand.resolver_of(by_hand.build_parser().parse_args(place.arguments(*words, image=image)))
 
 
 def made(place: Place, image: Path, artifact: str = "made-int8") -> tuple[ArtifactRecord, bool]:
@@ -146,13 +146,13 @@ def test_a_converter_sees_the_workload_to_calibrate_on_in_order(place: Place, im
     assert made(place, image)[0].facts["seen"] == str(list(map(list, prompts)))
     other = make_workload([[7, 8, 9]])
     (place.data / "other.json").write_text(other.to_json())
-    named = cli._resolver(cli.build_parser().parse_args(place.arguments("--workload", "other.json", image=image)))
+    named = resolver(place, image, "--workload", "other.json")
     assert named.calibration(MODEL) == ((7, 8, 9),)
     stranger = ("--model-folder", "another", "--device", "cpu")  # what was prepared last is for the model toy
-    alone = cli._resolver(cli.build_parser().parse_args(place.arguments(*stranger, image=image)))
+    alone = resolver(place, image, *stranger)
     assert alone.calibration(MODEL) == ()
     (place.data / "prepared.json").unlink()
-    nothing = cli._resolver(cli.build_parser().parse_args(place.arguments("--model-folder", "toy", image=image)))
+    nothing = resolver(place, image, "--model-folder", "toy")
     assert nothing.calibration(MODEL) == ()
 
 

@@ -11,7 +11,7 @@ from worker_material import Place, write_image
 
 from bench_core.contract.asked.manifest import Manifest
 from bench_core.contract.records.workload import Workload
-from bench_core.worker import cli, selfcheck
+from bench_core.worker import by_hand, selfcheck
 from bench_core.worker.engine.job import CheckEvent, Job
 
 NAMES = [check.__name__ for check in selfcheck.CHECKS]
@@ -34,7 +34,7 @@ def place(tmp_path: Path) -> Place:
 
 def checked(place: Place, image: Path) -> dict[str, CheckEvent]:
     """All checks on an image, in this process."""
-    resolver = cli._resolver(cli.build_parser().parse_args(place.arguments(image=image)))
+    resolver = by_hand.resolver_of(by_hand.build_parser().parse_args(place.arguments(image=image)))
     request, workload = resolver.measure_request("self-check")
     job = Job(
         task="self-check", image_folder=image, artifact=request.artifact, workload=request.workload, cells=request.cells

@@ -10,7 +10,6 @@ from typing import Any
 from pydantic import Field
 
 from bench_core.contract.errors import BadInput
-from bench_core.contract.models.gguf_header import read_gguf_header
 from bench_core.contract.models.tensor_names import TOKEN_TABLES, is_buffer, is_expert
 from bench_core.contract.records.artifact import ArtifactRecord
 from bench_core.contract.records.record import Record
@@ -55,6 +54,8 @@ def stored_weights(folder: Path, record: ArtifactRecord) -> StoredWeights | None
                 expert_bytes=sum(size for name, size in sizes.items() if is_expert(name)),
             )
     if not safe and len(files) == 1 and files[0].path.endswith(".gguf"):
+        from bench_core.contract.models.gguf_header import read_gguf_header  # noqa: PLC0415  # of one format
+
         with contextlib.suppress(BadInput):
             header = read_gguf_header(folder / files[0].path)
             table = header.tensors.get(_GGUF_EMBEDDINGS)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from array import array
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-
-from bench_core.contract.records import layout
 
 
 def file_sha256(path: Path) -> str:
@@ -36,11 +35,15 @@ def files_below(path: Path) -> list[Path]:
     """A file itself, or all files of a folder, sorted; none of what Python and its tools leave."""
     if path.is_file():
         return [path]
-    return sorted(p for p in path.rglob("*") if p.is_file() and not _is_left_over(p.relative_to(path)))
+    found = []
+    for folder, below, names in os.walk(path):
+        below[:] = [name for name in below if not _is_left_over(name)]
+        found += [Path(folder, name) for name in names if not _is_left_over(name)]
+    return sorted(file for file in found if file.is_file())
 
 
-def _is_left_over(relative: Path) -> bool:
-    return layout.is_hidden(relative) or "__pycache__" in relative.parts
+def _is_left_over(name: str) -> bool:
+    return name.startswith(".") or name == "__pycache__"
 
 
 def own_code_sha256() -> str:

@@ -1,4 +1,4 @@
-"""Where a cell ran beside others: the device and the share of its host that were its own."""
+"""What a machine is, and which share of it a cell has; of a cell that ran beside others."""
 
 from __future__ import annotations
 
@@ -37,3 +37,22 @@ class Placement(Record):
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         content: dict[str, Any] = handler(self)
         return content if self.host else {key: value for key, value in content.items() if key != "host"}
+
+
+class HostInfo(Record):
+    """The machine that a run was made on."""
+
+    cpu: str
+    cores: int
+    memory_bytes: int
+    system: str
+    python: str
+
+
+class GpuInfo(Record):
+    """One GPU, as NVML names it."""
+
+    uuid: str
+    name: str
+    memory_bytes: int
+    driver_version: str

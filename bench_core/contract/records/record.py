@@ -36,7 +36,8 @@ def _bound(schema: Any) -> None:
             if not schema.keys() & {"le", "lt"}:
                 schema["le"] = bounds[1]
         for part in schema.values():
-            _bound(part)
+            if isinstance(part, dict | list | tuple):
+                _bound(part)
     elif isinstance(schema, list | tuple):
         for part in schema:
             _bound(part)

@@ -10,9 +10,14 @@ from bench_core.contract.asked.protocol import Length
 from bench_core.contract.asked.scenario import MAX_REPEAT, NamedCell
 from bench_core.contract.measures.quality import QualityBounds
 from bench_core.contract.models.model import ModelInfo
-from bench_core.contract.records.placement import Placement
+from bench_core.contract.records.placement import GpuInfo, HostInfo, Placement
 from bench_core.contract.records.record import Record
 from bench_core.contract.records.workload import WorkloadRef
+
+__all__ = [
+    "AloneCell", "ArtifactInfo", "EngineVersion", "GpuInfo", "HostInfo", "ImageInfo", "LauncherName", "PlannedCell",
+    "RunRecord", "VisitInfo",
+]  # fmt: skip
 
 
 class PlannedCell(NamedCell):
@@ -41,25 +46,6 @@ class AloneCell(PlannedCell):
 
 
 LauncherName = Literal["docker", "process"]  # ways to start an engine that the driver has
-
-
-class HostInfo(Record):
-    """The machine that a run was made on."""
-
-    cpu: str
-    cores: int
-    memory_bytes: int
-    system: str
-    python: str
-
-
-class GpuInfo(Record):
-    """One GPU, as NVML names it."""
-
-    uuid: str
-    name: str
-    memory_bytes: int
-    driver_version: str
 
 
 class EngineVersion(Record):

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import os
 import platform
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench_core.contract.adapter import Adapter, Converter, Direct
 from bench_core.contract.asked.manifest import Manifest
 from bench_core.contract.errors import BadInput
-from bench_core.contract.records.device_rates import MeasuresDevice
 from bench_core.contract.records.events import NOT_INSTALLED
+
+if TYPE_CHECKING:  # no cell needs it
+    from bench_core.contract.records.device_rates import MeasuresDevice
 
 
 def load_adapter(folder: Path, manifest: Manifest, gpus: int = 1) -> Adapter:
@@ -89,9 +90,13 @@ def _entry_point(folder: Path, entry_point: str) -> Callable[..., Any]:
 def versions(manifest: Manifest) -> dict[str, str]:
     """Versions of the image's packages and of Python; ``not installed`` where that is so."""
     found = {"python": platform.python_version()}
+    if not manifest.packages:
+        return found
+    from importlib import metadata  # noqa: PLC0415  # a tenth of a launch's imports
+
     for package in manifest.packages:
         try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
             found[package] = NOT_INSTALLED
     return found

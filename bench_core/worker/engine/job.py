@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, TypeAdapter
 
 from bench_core.contract.records.events import (
     BatchEvent,
@@ -67,7 +67,7 @@ Message = (
     | ScoreEvent
     | EndEvent
 )
-MESSAGE: TypeAdapter[Message] = TypeAdapter(Message)
+_MESSAGE: TypeAdapter[Message] = TypeAdapter(Message, config=ConfigDict(defer_build=True))
 
 
 class Channel:
@@ -100,6 +100,13 @@ class Channel:
             raise SystemExit("the supervisor has gone")
 
 
+def make_ready() -> None:
+    """Builds what checks and writes messages, for this process and for those that are made of it."""
+    for record in get_args(Message):  # first: the adapter then takes them as they are
+        record.model_rebuild()
+    _MESSAGE.rebuild()
+
+
 def parse_message(line: bytes) -> Any:
     """The supervisor's end: one line as a message (a ``Message``)."""
-    return MESSAGE.validate_json(line)
+    return _MESSAGE.validate_json(line)

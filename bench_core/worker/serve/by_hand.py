@@ -11,7 +11,8 @@ from bench_core.contract.errors import BadInput
 from bench_core.contract.records import layout
 from bench_core.contract.serving.sidecar import Planned, ServeAsk
 from bench_core.system.cpus import Shares, deal
-from bench_core.worker.resolve import Options, Places, Resolver
+from bench_core.worker.by_hand import ByHandResolver, Options
+from bench_core.worker.resolve import Places
 from bench_core.worker.serve.sidecar import Served
 from bench_core.worker.standalone import standalone_record
 
@@ -47,7 +48,7 @@ class Planner:
         """
         shares = self._shares(ask)
         _stay_on(shares.server)
-        resolver = Resolver(self._places, self._merged(ask.options), ask=ask)
+        resolver = ByHandResolver(self._places, self._merged(ask.options), ask=ask)
         name = ask.run_id or f"{datetime.now(timezone.utc):%Y%m%dt%H%M%Sz}-{resolver.manifest.name}"
         if not layout.is_name(name):
             raise BadInput(f"--run-id {name!r} is not a name", "lower case letters, digits, '.', '_' and '-'")

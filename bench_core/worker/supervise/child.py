@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from bench_core.contract.records.workload import Workload
 from bench_core.worker.engine import process as engine_process
-from bench_core.worker.engine.job import Job
+from bench_core.worker.engine.job import Job, make_ready
 from bench_core.worker.sample.cgroup import oom_kills
 from bench_core.worker.supervise.forked import Forked, can_fork
 from bench_core.worker.supervise.log import EngineLog
@@ -37,6 +37,7 @@ class EngineHandle:
         events_read, events_write = os.pipe()
         log_read, log_write = os.pipe()
         if first and can_fork():
+            make_ready()
             self.process = _forked(control_read, events_write, log_write, workload)
         else:
             self.process = _anew(control_read, events_write, log_write)

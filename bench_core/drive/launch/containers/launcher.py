@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -13,15 +12,14 @@ from typing import Any, Literal
 import docker
 import docker.errors
 from docker.models.containers import Container
-from docker.types import DeviceRequest, LogConfig, Mount
 
-from bench_core.contract.asked.manifest import MULTICAST_OFF, DeviceKind
+from bench_core.contract.asked.manifest import DeviceKind
 from bench_core.contract.errors import MayPass, first_line
-from bench_core.contract.records import layout
 from bench_core.contract.records.run import ImageInfo
 from bench_core.contract.serving.sidecar import SERVER_GONE
-from bench_core.drive.launch.box import Doors, box_user, limits, require_readable
-from bench_core.drive.launch.containers.build import ImageBuilder, image_tag, tag_of
+from bench_core.drive.launch.box import Doors, require_readable
+from bench_core.drive.launch.containers.build import ImageBuilder, tag_of
+from bench_core.drive.launch.containers.options import container_options, on_cpus
 from bench_core.drive.launch.containers.pulse import EngineSilent, Pulse, followed, patience_s
 from bench_core.drive.launch.containers.served import SERVER_PORT, Meeting, Watch, remove_network
 from bench_core.drive.launch.driver_identity import PREFIX, DriverIdentity, this_driver
@@ -137,10 +135,10 @@ class DockerLauncher:
         meeting = Meeting(self._client, {"llm-bench.run": launch.labels.get("run", "")}, launch.published)
         server: Container | None = None
         try:
-            server = self._create(_of_server(launch), {**meeting.of_server(), **_on(shares.server)})
+            server = self._create(_of_server(launch), {**meeting.of_server(), **on_cpus(shares.server)})
             server.start()
             beside = {
-                **meeting.of_client(server), **_on(shares.client),
+                **meeting.of_client(server), **on_cpus(shares.client),
                 "image": tag_of("client", "cuda" if launch.gpu else "cpu"),
                 "command": [*_of_client(launch, meeting), "--run-id", _run_of(launch)],
             }  # fmt: skip
@@ -208,8 +206,7 @@ class DockerLauncher:
                         tail.feed(stderr)
             lines.end()
             code = int(container.wait(timeout=self._patience_s)["StatusCode"])
-            container.reload()
-            out_of_memory = bool(container.attrs["State"]["OOMKilled"])
+            out_of_memory = bool(code) and _out_of_memory(container)  # a supervisor that was ended has not ended well
         except docker.errors.APIError as error:
             if not running:
                 return _never_ran(error, started)
@@ -264,38 +261,7 @@ class DockerLauncher:
         return MayPass(f"the Docker engine has gone: {first_line(error)}", "start it, then go on with --resume")
 
     def _create(self, launch: Launch, other: Mapping[str, Any] | None = None) -> Container:
-        device: DeviceKind = "cuda" if launch.gpu else "cpu"
-        limit = limits()
-        user, group = box_user()
-        options: dict[str, Any] = {
-            "image": image_tag(launch.image, launch.target, device),
-            "command": [*launch.arguments, *_places(launch)],
-            "name": f"llm-bench-{launch.image.name}-{secrets.token_hex(4)}",
-            "labels": {f"llm-bench.{key}": value for key, value in launch.labels.items()} | this_driver().labels,
-            "mounts": _mounts(launch),
-            "user": f"{user}:{group}",
-            "network_mode": "none",
-            "read_only": True,
-            "tmpfs": {"/tmp": "rw,exec,nosuid,nodev,mode=1777,size=50%"},  # noqa: S108  # inside the container
-            "cap_drop": ["ALL"],
-            "security_opt": ["no-new-privileges"],
-            "pids_limit": limit.pids,
-            "mem_limit": limit.memory_bytes,
-            "memswap_limit": limit.memory_bytes,
-            "shm_size": limit.shm_bytes,
-            "init": True,
-            "working_dir": "/tmp",  # noqa: S108
-            "log_config": LogConfig(type=LogConfig.types.JSON, config={"max-size": "16m", "max-file": "2"}),
-            "detach": True,
-        }
-        if launch.gpu:
-            uuids = [gpu.uuid for gpu in launch.gpus]
-            options["device_requests"] = [DeviceRequest(device_ids=uuids, capabilities=[["gpu"]])]
-        if launch.other_gpus:
-            options["environment"] = MULTICAST_OFF
-        options |= _placed(launch, limit.memory_bytes) | dict(other or {})
-        if "network" in options:
-            del options["network_mode"]
+        options = container_options(launch, other)
         name = options["name"]
         for attempt in range(1, _ATTEMPTS + 1):
             try:
@@ -318,6 +284,11 @@ def _let_go(stream: Any) -> None:
             response.close()
 
 
+def _out_of_memory(container: Container) -> bool:
+    container.reload()
+    return bool(container.attrs["State"]["OOMKilled"])
+
+
 def _kill(container: Container, signal: str) -> None:
     with contextlib.suppress(docker.errors.APIError, OSError):  # it has ended or not begun, or nobody answers
         container.kill(signal)
@@ -329,46 +300,6 @@ def _never_ran(error: docker.errors.APIError, started_s: float) -> Ended:
         cause = f"{cause[:60]} ... {cause[-_LONGEST_CAUSE + 65 :]}"
     text = f"error: the container could not be started: {cause}\n"
     return Ended(_NOT_STARTED, False, text, started_s, time.monotonic(), never_ran=True)
-
-
-def _mounts(launch: Launch) -> list[Mount]:
-    """Bind mounts of exactly what the box may see; a missing source is an error, never a new folder of root's."""
-    folders = launch.folders
-    model = Mount(
-        target=str(layout.MODELS_MOUNT / folders.model.name),
-        source=str(folders.model.resolve()),
-        type="bind",
-        read_only=not folders.model_writable,
-    )
-    mounts = [model]
-    if folders.data is not None:
-        mounts.append(Mount(str(layout.DATA_MOUNT), str(folders.data.resolve()), type="bind", read_only=True))
-    if folders.run is not None:
-        target = layout.RESULTS_MOUNT / folders.run.name
-        mounts.append(Mount(str(target), str(folders.run.resolve()), type="bind", read_only=False))
-    return mounts
-
-
-def _places(launch: Launch) -> list[str]:
-    """The worker's own defaults are the mount points; only names are left to say."""
-    places = ["--model-folder", launch.folders.model.name]
-    if launch.folders.run is not None:
-        places += ["--run-id", launch.folders.run.name]
-    return places
-
-
-def _on(cpus: tuple[int, ...]) -> dict[str, str]:
-    return {"cpuset_cpus": ",".join(map(str, cpus))}
-
-
-def _placed(launch: Launch, limit_bytes: int) -> dict[str, Any]:
-    """A worker's share of the host; nothing for one that has all of it."""
-    place = launch.placement
-    if place is None:
-        return {}
-    memory = min(limit_bytes, place.memory_bytes or limit_bytes)
-    mems = {"cpuset_mems": ",".join(map(str, place.mems))} if place.memory == "bound" else {}
-    return {**(_on(place.cpus) if place.cpus else {}), **mems, "mem_limit": memory, "memswap_limit": memory}
 
 
 def _run_of(launch: Launch) -> str:
