@@ -17,7 +17,7 @@
 #     1          10             118                     108
 #     4          12             628                     435
 #    20          20    3,800 to  4,700               417 to 452
-#    40          40   16,000 to 50,000                     461
+#    40          40    4,900 to 50,000               439 to 461
 # Fails if that changes.
 set -euo pipefail
 work=$(mktemp -d)
