@@ -8,13 +8,13 @@
 #
 # With `--use-server-token-count` the lengths and the latencies of one table are of two sets of requests: an answer
 # without a usage record has no length, so the mean length is that of the whole answers and the mean latency is not.
-# GuideLLM 0.8.1 looks for such an event, and counts the request as an error.
+# GuideLLM 0.8.1 looks for such an event and raises an error (read in its source, not run here).
 #
 # Who compares two servers near their limit prefers the one that gives up.
 #
 # Seen (20 requests one after the other, every second given up after 4 of 40 tokens; --goodput request_latency:500):
 #   request_count 20, errors none, good_request_count 10, all of them given up
-#   request_latency   mean 0.98 s   (of whole answers 1.8 s)
+#   request_latency   mean 0.77 s   (of whole answers 1.4 s)
 #   output_sequence_length   mean 40
 # Fails if that changes.
 set -euo pipefail
