@@ -3,11 +3,11 @@
 #
 # `requests_per_minute` is described as the number of requests processed per minute, and drawn against the number of
 # clients. It divides the requests by the time between the first and the last time of sending. By default, from ten
-# clients on each sends one request, all at once. The divisor is then how long the client takes to start so many threads,
-# and the "rate" is one of the client's machine, whatever the server does. `average_input_tokens_per_minute` has the same divisor.
-# `output_tps` and `average_output_tokens_per_minute` use the whole time of the run and are right, so one report names
-# a rate of requests and one of tokens that do not fit together. With few requests for each client the rate is too
-# high still: the time of the last answers is missing, a third of it at three requests for each.
+# clients on each sends one request, all at once. The divisor is then how long the client takes to begin them all, and
+# the "rate" is one of the client's machine, whatever the server does. `average_input_tokens_per_minute` has the same
+# divisor. `output_tps` and `average_output_tokens_per_minute` use the whole time of the run and are right, so one
+# report names a rate of requests and one of tokens that do not fit together. With few requests for each client the
+# rate is too high still: the time of the last answers is missing, a third of it at three requests for each.
 #
 # Who reads the capacity of a server from that curve finds it far beyond the server's, with as many clients as he tries.
 #
@@ -16,7 +16,7 @@
 #   clients   requests   requests_per_minute   average_output_tokens_per_minute
 #     1          10             118                     108
 #     4          12             628                     435
-#    20          20    3,800 to 51,000               417 to 470   (over five runs)
+#    20          20    3,800 to 51,000               417 to 470   (over four runs)
 #    40          40    4,900 to 50,000               439 to 473
 # Fails if that changes.
 set -euo pipefail
