@@ -67,8 +67,11 @@ def test_a_connection_closed_while_idle_costs_no_request() -> None:
 
 
 def test_a_connection_closed_while_busy_costs_one() -> None:
+    """Two connections in turns: one has just answered, and is left alone for a moment."""
+
     def serve(connection: socket.socket, number: int) -> None:
         connection.recv(65536)
+        threading.Event().wait(0.02)
         connection.sendall(ANSWER)
         connection.recv(65536)
 
@@ -76,7 +79,26 @@ def test_a_connection_closed_while_busy_costs_one() -> None:
         ask = Asker(ENTRY, address, forced=True).ask(0, [5], 1)
         with Generators(address, ENTRY, asks=[ask], load=ONE, total=4, timeout_s=20) as generators:
             events, _ = all_of(generators)
-    assert [event.end for event in events] == ["ok", "broken", "ok", "broken"]
+    assert [event.end for event in events] == ["ok", "ok", "broken", "ok"]
+
+
+def test_a_server_that_promises_to_keep_a_connection_and_closes_it_costs_no_request() -> None:
+    """As llama-server after each answer that it streams; the end is on its way when the next request is due."""
+    seen: list[int] = []
+
+    def serve(connection: socket.socket, number: int) -> None:
+        connection.recv(65536)
+        seen.append(number)
+        connection.sendall(ANSWER.replace(b"\r\n\r\n", b"\r\nKeep-Alive: timeout=5, max=100\r\n\r\n", 1))
+        threading.Event().wait(0.002)
+
+    with served_by(serve) as address:
+        ask = Asker(ENTRY, address, forced=True).ask(0, [5], 1)
+        load = Serve(load="concurrency", concurrency=8)
+        with Generators(address, ENTRY, asks=[ask], load=load, total=200, timeout_s=20) as generators:
+            events, _ = all_of(generators)
+    assert [event.end for event in events] == ["ok"] * 200
+    assert len(seen) == 200
 
 
 def test_an_answer_to_half_a_request() -> None:

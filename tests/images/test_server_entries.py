@@ -167,7 +167,7 @@ def test_lmdeploy_keeps_its_own_limits_and_reads_no_settings_of_a_checkpoint() -
 def test_sglang_keeps_its_own_limits_and_its_cache_is_switched() -> None:
     words = _command(SERVING["sglang"], "fp8", "cuda")
     assert (_after(words, "--quantization"), _after(words, "--mem-fraction-static")) == ("fp8", "0.85")
-    assert _after(words, "--context-length") == "420"
+    assert "--context-length" not in words, "told the longest request, it writes two tokens less"
     assert not {"--max-running-requests", "--chunked-prefill-size"} & {*words}
     assert "--disable-radix-cache" in words
     assert "--disable-radix-cache" not in _command(SERVING["sglang"], "fp8", "cuda", prefix_cache=True)

@@ -40,6 +40,7 @@ class Connection:
     """A non-blocking socket, being connected when it is made.
 
     Attributes:
+        answered: whether a response has come whole on it.
         state: CONNECTING, IDLE (connected, no request), SENDING (a request that the kernel took in part), READING.
         idle_since_ns: when it last had nothing to do.
         unsent: what of the request is still to be sent.
@@ -48,7 +49,7 @@ class Connection:
         OSError: it was refused at once, or this process may open no more.
     """
 
-    __slots__ = ("fd", "flight", "framing", "idle_since_ns", "recv", "sock", "state", "unsent")
+    __slots__ = ("answered", "fd", "flight", "framing", "idle_since_ns", "recv", "sock", "state", "unsent")
 
     def __init__(self, family: int, address: tuple[str, int]) -> None:
         self.sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
@@ -63,6 +64,7 @@ class Connection:
         self.fd = self.sock.fileno()
         self.recv = self.sock.recv
         self.framing = Framing()
+        self.answered = False
         self.state = CONNECTING
         self.flight: Flight | None = None
         self.idle_since_ns = 0
@@ -72,6 +74,15 @@ class Connection:
         """Why it could not be connected; empty where it is."""
         number = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         return os.strerror(number) if number else ""
+
+    def ended(self) -> bool:
+        """Whether the server has ended it, as far as the kernel knows."""
+        try:
+            return not self.sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
 
     def send(self) -> bool:
         """Sends what the kernel takes; whether that was the rest of the request.

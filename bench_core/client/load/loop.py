@@ -31,6 +31,9 @@ _MOST_BYTES = 1 << 28
 _NEVER_NS = 1 << 62
 # A server may end a connection that has been idle at the very moment at which a request is sent on it.
 _IDLE_NS = _SECOND // 2
+# One that ends it with each answer, whatever its headers say, does so just after the answer (llama-server). A connection
+# is left alone until this long after one.
+_SETTLED_NS = _SECOND // 200
 _LEVEL, _EDGE = select.EPOLLIN, select.EPOLLIN | select.EPOLLET
 
 
@@ -200,6 +203,7 @@ class Loop:
     def _complete(self, connection: Connection, flight: Flight, now_ns: int) -> None:
         keeps = connection.framing.keeps_alive and connection.state == READING
         connection.flight = None
+        connection.answered = True
         if keeps:
             connection.framing.reset()
             connection.state, connection.idle_since_ns = IDLE, now_ns
@@ -267,12 +271,23 @@ class Loop:
             flight = Flight(index, self._blobs[job.order[index % len(job.order)]], scheduled_ns, now_ns)
             self._flights[index] = flight
             self._timeout_ns = min(self._timeout_ns, now_ns + job.timeout_ns)
-            if self._free:
-                connection = self._free.pop()
+            connection = self._idle(now_ns)
+            if connection is not None:
                 self._carry(connection, flight)
                 self._send(connection)
             else:
                 self._send_on_new(flight)
+
+    def _idle(self, now_ns: int) -> Connection | None:
+        """The one that has been idle longest; those that the server has ended are dropped."""
+        while self._free:
+            oldest = self._free[0]
+            if oldest.answered and now_ns - oldest.idle_since_ns < _SETTLED_NS:
+                return None
+            if not oldest.ended():
+                return self._free.pop(0)
+            self._drop(oldest)
+        return None
 
     def _open(self) -> Connection:
         connection = Connection(self._family, (self._job.host, self._job.port))
