@@ -58,9 +58,13 @@ class CacheTooSmall(RuntimeError):
 
 @dataclass(frozen=True)
 class _Pool:
-    """The engine's memory, told by itself: weights, and a key-value cache in blocks."""
+    """The engine's memory, told by itself: weights, and a key-value cache in blocks.
 
-    weights_bytes: int
+    Attributes:
+        weights_bytes: ``None`` on a CPU, where layers keep their weights packed, out of the model's tensors.
+    """
+
+    weights_bytes: int | None
     block_tokens: int
     block_bytes: int
     blocks: int
@@ -138,7 +142,7 @@ class VllmAdapter:
             self._kernels.update(dtype="fp8", kv_dtype=str(options["dtype"]), embedding_bytes=str(sum(tables)))
         if device.gpus > 1:
             self._kernels["tensor_parallel_size"] = str(device.gpus)
-        weights_bytes = sum(self._llm.apply_model(_weights_bytes))
+        weights_bytes = sum(self._llm.apply_model(_weights_bytes)) if device.kind == "cuda" else None
         self._pool = _pool(self._llm.llm_engine.vllm_config, weights_bytes, device.gpus)
 
     def prepare(self, batch_size: int, max_prompt_tokens: int, max_new_tokens: int) -> None:
@@ -199,12 +203,15 @@ class VllmAdapter:
             "kv_layout": "paged",
             "kv_cache_blocks": f"{self._memory_pool.blocks} of {self._memory_pool.block_tokens} tokens",
             "kv_cache_blocks_needed": str(self._needed_blocks),
-            "weights_bytes": str(self._memory_pool.weights_bytes),
+            **({} if (kept := self._memory_pool.weights_bytes) is None else {"weights_bytes": str(kept)}),
         }
 
     def memory(self) -> Mapping[str, int]:
-        """Weights and key-value cache: all that was reserved, and what the cell's largest batch can use of it."""
+        """Weights and key-value cache: all that was reserved, and what the cell's largest batch can use of it; nothing
+        where the weights are not known."""
         pool = self._memory_pool
+        if pool.weights_bytes is None:
+            return {}
         return {
             "reserved_bytes": pool.weights_bytes + pool.blocks * pool.block_bytes,
             "used_bytes": pool.weights_bytes + min(self._needed_blocks, pool.blocks) * pool.block_bytes,
@@ -284,7 +291,7 @@ def _weights_bytes(model: Any) -> int:
     return sum(int(tensor.numel() * tensor.element_size()) for tensor in tensors.values())
 
 
-def _pool(config: Any, weights_bytes: int, gpus: int) -> _Pool:
+def _pool(config: Any, weights_bytes: int | None, gpus: int) -> _Pool:
     """Sizes of the key-value cache from the engine's configuration, after it has fixed the number of blocks.
 
     Args:
