@@ -176,7 +176,7 @@ def test_images_are_pulled_from_a_registry_that_takes_them(
     nodes: Nodes, engine: PrivateEngine, drive: Drive, tmp_path: Path
 ) -> None:
     for image in engine.client.images.list():  # what an earlier run has sent
-        engine.client.images.remove(image.id, force=True)
+        engine.client.images.remove(str(image.id), force=True)
     mine = ("--results", str(tmp_path / "results"), "--run-id", "mine")
     with accepting(tmp_path) as registry:
         called = drive(

@@ -31,8 +31,8 @@ _MOST_BYTES = 1 << 28
 _NEVER_NS = 1 << 62
 # A server may end a connection that has been idle at the very moment at which a request is sent on it.
 _IDLE_NS = _SECOND // 2
-# One that ends it with each answer, whatever its headers say, does so just after the answer (llama-server). A connection
-# is left alone until this long after one.
+# One that ends it with each answer, whatever its headers say, does so just after the answer (llama-server). Until this
+# long after it a connection is left alone.
 _SETTLED_NS = _SECOND // 200
 _LEVEL, _EDGE = select.EPOLLIN, select.EPOLLIN | select.EPOLLET
 
