@@ -148,6 +148,7 @@ def test_of_all_images_those_that_do_not_split_are_left_out_with_the_reason() ->
         "exllamav2",
         "llama-cpp-python",
         "lmdeploy",
+        "sglang",
         "null",
         "transformers",
         "vllm",

@@ -420,7 +420,12 @@ def test_last_words_are_those_of_a_failure_and_of_the_first_process_that_failed(
 def test_the_compiler_is_put_together_of_distributions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They may lie in two environments; linkers want a name that distributions leave out."""
     kernels = image_module("sglang", "kernels")
-    places = {"nvcc": "a/cu13/bin", "cuda_runtime.h": "b/cu13/include", "libcudart.so.13": "b/cu13/lib"}
+    places = {
+        "nvcc": "a/cu13/bin",
+        "ninja": "c/bin",
+        "cuda_runtime.h": "b/cu13/include",
+        "libcudart.so.13": "b/cu13/lib",
+    }
     for name, folder in places.items():
         (tmp_path / folder).mkdir(parents=True, exist_ok=True)
         (tmp_path / folder / name).write_text("")
@@ -431,6 +436,7 @@ def test_the_compiler_is_put_together_of_distributions(tmp_path: Path, monkeypat
     monkeypatch.setenv("PATH", "/bin")
     kernels.use_compiler()
     assert os.environ["CUDA_HOME"] == str(tmp_path / "a/cu13")
+    assert os.environ["PATH"].split(":") == [str(Path(sys.executable).parent), str(tmp_path / "c/bin"), "/bin"]
     assert os.environ["CPATH"] == f"{tmp_path / 'b/cu13/include'}:/other"
     assert (Path(os.environ["LIBRARY_PATH"]) / "libcudart.so").resolve() == tmp_path / "b/cu13/lib/libcudart.so.13"
     monkeypatch.setenv("CUDA_HOME", "/usr/local/cuda")

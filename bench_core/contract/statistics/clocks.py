@@ -15,9 +15,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from bench_core.contract.records.record import Record
+from bench_core.contract.records.record import LARGEST_INT, Record
 
-Nanoseconds = Annotated[int, Field(ge=0, le=10**21)]
+Nanoseconds = Annotated[int, Field(ge=0, le=LARGEST_INT)]
 _SECOND = 1_000_000_000
 # No kernel lets a clock that is held to the time run faster or slower by more than this (adjtimex: 500 ppm); two may
 # do so in both directions.
@@ -84,7 +84,7 @@ class ClientEvent(Record):
 
     type: Literal["client"] = "client"
     node: str = Field(min_length=1)
-    processes: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
+    processes: tuple[Annotated[int, Field(ge=0, le=10**6)], ...] = Field(min_length=1)
     before: ClockRounds
     after: ClockRounds
     start_ns: Nanoseconds
