@@ -27,7 +27,7 @@ class Badge:
 def badges(sheet: Sheet, entry: Entry) -> Iterator[Badge]:
     """The signs of an entry as words; a sign that has none stays as it is."""
     for sign in entry.mark.split():
-        said = [note.removeprefix(sign).strip() for note in sheet.notes if note.startswith(sign)]
+        said = [note.removeprefix(sign).lstrip(": ") for note in sheet.notes if note.startswith(sign)]
         yield Badge(_WORDS.get(sign, sign), " ".join(said) or _WORDS.get(sign, sign))
 
 
