@@ -4,7 +4,6 @@ installed."""
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 import urllib.request
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from private_engine import until
+from ray_nodes import free_port
 
 _CONFIG = """\
 version: 0.1
@@ -41,9 +41,7 @@ def _program(folder: Path) -> str:
 def accepting(folder: Path) -> Iterator[str]:
     """Its address, ``127.0.0.1:PORT``. It lets everybody in and forgets everything at its end."""
     program = _program(folder)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     config = folder / "registry.yml"
     config.write_text(_CONFIG.format(folder=folder, port=port), encoding="utf-8")
     with (folder / "registry.log").open("wb") as log:

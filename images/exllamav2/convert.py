@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from exllamav2.conversion.qparams import qparams_attn, qparams_mlp
 
 from bench_core.contract.adapter import Conversion
-from bench_core.contract.errors import BadInput
 from bench_core.contract.models.model import ModelInfo
 from bench_core.contract.records import layout
+from images._torch.exl_converter import bits_of, run_converter
 
 # Rows of calibration text for random weights, which have nothing to calibrate; the converter's default is 2048 tokens.
 _SHORT_ROWS = ("-l", "512")
@@ -30,26 +28,17 @@ def to_exl2(conversion: Conversion) -> Mapping[str, str]:
         BadInput: the name tells no number of bits, or there is no GPU.
         RuntimeError: the converter failed; its own words are on stderr.
     """
-    bits = conversion.artifact.removeprefix("exl2-").removesuffix("bpw")
-    try:
-        float(bits)
-    except ValueError as error:
-        raise BadInput(f"{conversion.artifact} tells no bits per weight", "exl2-4.0bpw, for example") from error
-    if conversion.device.kind != "cuda":
-        raise BadInput("EXL2 weights are made on a GPU", "convert with --device cuda")
+    bits = bits_of(conversion, "exl2")
     info = ModelInfo.read(conversion.source.parent / layout.MODEL_FILE)
-    # Tens of gigabytes of intermediate states: beside the result, not in a container's small temporary folder.
-    work = conversion.target / ".work"
-    work.mkdir()
-    command = [sys.executable, "-m", "exllamav2.conversion.convert_exl2", "-i", str(conversion.source)]
-    command += ["-o", str(work / "job"), "-cf", str(conversion.target), "-b", bits]
-    if info.synthetic:
-        (work / "even.json").write_text(json.dumps(even_measurement(info)), encoding="utf-8")
-        command += ["-m", str(work / "even.json"), *_SHORT_ROWS]
-    done = subprocess.run(command, check=False)
-    shutil.rmtree(work)
-    if done.returncode or not list(conversion.target.glob("*.safetensors")):
-        raise RuntimeError(f"exllamav2's converter ended with code {done.returncode} and left no weights")
+
+    def arguments(work: Path) -> list[str]:
+        told = ["-o", str(work / "job"), "-cf", str(conversion.target), "-b", bits]
+        if info.synthetic:
+            (work / "even.json").write_text(json.dumps(even_measurement(info)), encoding="utf-8")
+            told += ["-m", str(work / "even.json"), *_SHORT_ROWS]
+        return told
+
+    run_converter(conversion, "exllamav2", "exllamav2.conversion.convert_exl2", arguments)
     return {
         "bits_per_weight": bits,
         "calibration": "few rows, bits spread evenly (weights are random)" if info.synthetic else "the engine's own",

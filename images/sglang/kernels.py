@@ -43,8 +43,8 @@ def use_compiler() -> None:
     if compiler is None:
         return
     os.environ["CUDA_HOME"] = str(compiler.parent.parent)
-    # Ninja may be the base's, whose programs are elsewhere.
-    tools = {Path(sys.executable).parent: None, **({ninja.parent: None} if (ninja := _file("ninja", "ninja")) else {})}
+    ninja = _file("ninja", "ninja")  # perhaps the base's, whose programs are elsewhere
+    tools = [Path(sys.executable).parent, *([ninja.parent] if ninja is not None else [])]
     os.environ["PATH"] = ":".join([*map(str, tools), os.environ["PATH"]])
     header, library = _file("nvidia-cuda-runtime", "cuda_runtime.h"), _file("nvidia-cuda-runtime", "libcudart.so.13")
     if header is not None:

@@ -204,40 +204,39 @@ speculative() { # vLLM with n-grams beside plain vLLM, on trained weights: rando
         --direct-batches 2 --no-harness-check --no-device-rates
 }
 
-lmdeploy() { # TurboMind in 16 bits, AWQ and GPTQ, some also called directly; then its server under load
-    local code
+study() { # ENGINE VARIANTS [SIZES]: closed batches of a model of 7B, some sizes (by default all) also called directly
     # shellcheck disable=SC2046  # two words
-    drive lmdeploy $(named lmdeploy) --images lmdeploy --variants lmdeploy.fp16,lmdeploy.awq,lmdeploy.gptq \
-        --batch-sizes 1,4,16,64 --model synthetic/llama-2-7b "${story[@]}" --samples 256 --max-new-tokens 200 \
-        --max-seconds 15 --direct-batches 2 --direct-batch-sizes 1,64 --no-harness-check --no-device-rates
+    drive "$1" $(named "$1") --images "$1" --variants "$2" --batch-sizes 1,4,16,64 --model synthetic/llama-2-7b \
+        "${story[@]}" --samples 256 --max-new-tokens 200 --max-seconds 15 --direct-batches 2 \
+        ${3:+--direct-batch-sizes "$3"} --no-harness-check --no-device-rates
+}
+
+study_load() { # ENGINE VARIANTS: the engine's server under two closed loops of the same
+    # shellcheck disable=SC2046  # two words
+    drive "$1-serving" $(named "$1-serving") --images "$1" --variants "$2" --concurrency 16,64 \
+        --model synthetic/llama-2-7b "${story[@]}" --samples 1000 --max-new-tokens 200 --max-serve-seconds 20 \
+        --max-ramp-seconds 10 --no-harness-check --no-device-rates
+}
+
+lmdeploy() { # TurboMind in 16 bits, AWQ and GPTQ; the kernel that each took stands in result.json and is printed
+    local code
+    study lmdeploy lmdeploy.fp16,lmdeploy.awq,lmdeploy.gptq 1,64
     code=$?
     grep -o '"linear_kernel[a-z_]*": *"[^"]*"' "$results"/lmdeploy/cells/*.b1/result.json
-    # shellcheck disable=SC2046
-    drive lmdeploy-serving $(named lmdeploy-serving) --images lmdeploy --variants lmdeploy.fp16 --concurrency 16,64 \
-        --model synthetic/llama-2-7b "${story[@]}" --samples 1000 --max-new-tokens 200 --max-serve-seconds 20 \
-        --max-ramp-seconds 10 --no-harness-check --no-device-rates || code=1
+    study_load lmdeploy lmdeploy.fp16 || code=1
     return $code
 }
 
-sglang() { # in 16 and 8 bits, the largest batch also called directly; then its server under load
+sglang() { # in 16 and 8 bits
     local code
-    # shellcheck disable=SC2046  # two words
-    drive sglang $(named sglang) --images sglang --variants sglang.fp16,sglang.fp8 --batch-sizes 1,4,16,64 \
-        --model synthetic/llama-2-7b "${story[@]}" --samples 256 --max-new-tokens 200 \
-        --max-seconds 15 --direct-batches 2 --direct-batch-sizes 64 --no-harness-check --no-device-rates
+    study sglang sglang.fp16,sglang.fp8 64
     code=$?
-    # shellcheck disable=SC2046
-    drive sglang-serving $(named sglang-serving) --images sglang --variants sglang.fp16 --concurrency 16,64 \
-        --model synthetic/llama-2-7b "${story[@]}" --samples 1000 --max-new-tokens 200 --max-serve-seconds 20 \
-        --max-ramp-seconds 10 --no-harness-check --no-device-rates || code=1
+    study_load sglang sglang.fp16 || code=1
     return $code
 }
 
-exllamav3() { # EXL3, which its converter makes here, and 16 bits, each also called directly
-    # shellcheck disable=SC2046  # two words
-    drive exllamav3 $(named exllamav3) --images exllamav3 --variants exllamav3.fp16,exllamav3.exl3-4.0bpw \
-        --batch-sizes 1,4,16,64 --model synthetic/llama-2-7b "${story[@]}" --samples 256 --max-new-tokens 200 \
-        --max-seconds 15 --direct-batches 2 --no-harness-check --no-device-rates
+exllamav3() { # EXL3, which its converter makes here, and 16 bits
+    study exllamav3 exllamav3.fp16,exllamav3.exl3-4.0bpw
 }
 
 engines=() # all that are compared on a GPU
@@ -250,10 +249,10 @@ for stage in "$@"; do
     case $stage in
         check-*) check "${stage#check-}" ;;
         parity-*) parity "${stage#parity-}" ;;
-        failures | memory | repeats | serving | capacity | precisions | awq | continuous | speculative | sglang | pool | pair) "$stage" ;;
+        failures | memory | repeats | serving | capacity | precisions | awq | continuous | speculative | pool | pair) "$stage" ;;
         pair-serving) pair_serving ;;
         llama-load) llama_load ;;
-        lmdeploy | exllamav3) "$stage" ;;
+        sglang | lmdeploy | exllamav3) "$stage" ;;
         all)
             for engine in "${engines[@]}"; do check "$engine" || failed=$((failed + 1)); done
             failures || failed=$((failed + 1))

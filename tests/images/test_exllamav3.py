@@ -299,7 +299,7 @@ def test_its_own_converter_writes_the_bits_of_the_name(tmp_path: Path, synthetic
         return SimpleNamespace(returncode=0)
 
     info = SimpleNamespace(read=lambda _path: SimpleNamespace(synthetic=synthetic))
-    with mock.patch.object(convert.subprocess, "run", run), mock.patch.object(convert, "ModelInfo", info):
+    with mock.patch("subprocess.run", run), mock.patch.object(convert, "ModelInfo", info):
         facts = convert.to_exl3(conversion(tmp_path))
     (command,) = calls
     assert command[1:3] == ["-m", "exllamav3.conversion.convert_model"]
@@ -314,7 +314,7 @@ def test_a_conversion_that_left_nothing_has_failed(tmp_path: Path) -> None:
     info = SimpleNamespace(read=lambda _path: SimpleNamespace(synthetic=True))
     done = SimpleNamespace(returncode=0)
     with (
-        mock.patch.object(convert.subprocess, "run", return_value=done),
+        mock.patch("subprocess.run", return_value=done),
         mock.patch.object(convert, "ModelInfo", info),
         pytest.raises(RuntimeError, match="left no weights"),
     ):

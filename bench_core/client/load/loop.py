@@ -203,8 +203,8 @@ class Loop:
     def _complete(self, connection: Connection, flight: Flight, now_ns: int) -> None:
         keeps = connection.framing.keeps_alive and connection.state == READING
         connection.flight = None
-        connection.answered = True
         if keeps:
+            connection.answered = True
             connection.framing.reset()
             connection.state, connection.idle_since_ns = IDLE, now_ns
             self._free.append(connection)
