@@ -66,6 +66,14 @@ def test_images_of_the_stages_of_one_engine(tree: Path) -> None:
     assert calls[0] == "host null gptqmodel lmdeploy exllamav3", "the weights that LMDeploy reads are GPTQModel's"
 
 
+def test_the_model_of_another_shape_is_made_too(tree: Path) -> None:
+    done, calls = visit(tree, "--shape", "llama-3.1-8b", "headline-sglang,vllm")
+    assert done.returncode == 0, done.stderr
+    assert calls[0] == "host null gptqmodel sglang vllm"
+    assert sum("--model synthetic/llama-3.1-8b " in call for call in calls if "bench_core.prepare" in call) == 1
+    assert any("--shape llama-3.1-8b" in call and call.endswith("headline-sglang,vllm") for call in calls)
+
+
 def test_a_contract_suite_begins_with_its_image_and_what_is_timed_when_nothing_else_goes_on(tree: Path) -> None:
     done, calls = visit(tree, "check-exllama", "parity-exllama", "memory")
     assert done.returncode == 0, done.stderr

@@ -3,22 +3,24 @@
 # memory, repeats. Stages run in the order given; each is a call of the driver, and a run that is there is resumed.
 #
 #   tests/gpu/acceptance.sh [--results R] [--data D] [--models M] [--tokenizer T] [--dataset S] [--seconds N]
-#       [--model-folder F] STAGE...
+#       [--model-folder F] [--shape S] STAGE...
 #
 # Stages: check-IMAGE  failures  parity-IMAGE[,IMAGE...]  memory  repeats  serving  capacity  llama-load  precisions  awq
-#         continuous  speculative  sglang  lmdeploy  exllamav3  all
+#         continuous  speculative  sglang  lmdeploy  exllamav3  headline-IMAGE[,IMAGE...]  all
 # Of two GPUs of one host, and not among all: pool  pair  pair-serving. NVLink multicast stays off, whatever runs on them.
 # --model-folder: a model with trained weights, which the stage speculative wants.
+# --shape: of the stage headline, a model's name without synthetic/ (llama-2-7b).
 # --seconds: everything must have ended by then; the batch in hand is finished, the rest is left for another call.
 # Logs and results are left in R; the exit code is the number of stages that did not end well.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-.venv/bin/python}
-results=results data=data models=models tokenizer='' dataset=roneneldan/TinyStories seconds=1000000 model_folder=''
+results=results data=data models=models tokenizer='' dataset=roneneldan/TinyStories seconds=1000000 model_folder='' shape=llama-2-7b
 while [[ ${1:-} == --* ]]; do
     case $1 in
         --results | --data | --models | --tokenizer | --dataset | --seconds) declare "${1#--}=$2" && shift 2 ;;
         --model-folder) model_folder=$2 && shift 2 ;;
+        --shape) shape=$2 && shift 2 ;;
         *) echo "unknown option: $1" >&2; exit 2 ;;
     esac
 done
@@ -239,6 +241,14 @@ exllamav3() { # EXL3, which its converter makes here, and 16 bits
     study exllamav3 exllamav3.fp16,exllamav3.exl3-4.0bpw
 }
 
+headline() { # IMAGES: what of suites/headline.yaml is theirs; a later visit adds others to the same run
+    local variants
+    variants=$(grep -oE "^  - (${1//,/|})\..+" suites/headline.yaml | cut -c5- | paste -sd,)
+    # shellcheck disable=SC2046  # two words
+    drive "headline-$shape" $(named "headline-$shape") --suite suites/headline.yaml --images "$1" --variants "$variants" \
+        --model "synthetic/$shape" "${story[@]}" --no-device-rates
+}
+
 engines=() # all that are compared on a GPU
 for manifest in images/*/image.yaml; do
     if grep -q '^devices: .*cuda' "$manifest" && ! grep -q '^ranked: false' "$manifest"; then
@@ -249,6 +259,7 @@ for stage in "$@"; do
     case $stage in
         check-*) check "${stage#check-}" ;;
         parity-*) parity "${stage#parity-}" ;;
+        headline-*) headline "${stage#headline-}" ;;
         failures | memory | repeats | serving | capacity | precisions | awq | continuous | speculative | pool | pair) "$stage" ;;
         pair-serving) pair_serving ;;
         llama-load) llama_load ;;

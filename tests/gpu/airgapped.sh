@@ -20,12 +20,14 @@ while [[ ${1:-} == --* ]]; do
     esac
     shift 2
 done
+shape=
+for word in "${!options[@]}"; do [[ ${options[word]} != --shape ]] || shape=synthetic/${options[word + 1]}; done
 begun=$SECONDS failed=0
 left() { echo $((seconds - (SECONDS - begun))); }
 
 images_of() { # STAGE; GPTQModel makes the weights that the GPTQ engines read
     case $1 in
-        check-* | parity-*) local named=${1#*-} && echo "gptqmodel ${named//,/ }" ;;
+        check-* | parity-* | headline-*) local named=${1#*-} && echo "gptqmodel ${named//,/ }" ;;
         failures) echo gptqmodel exllama exllamav2 transformers ;;
         memory) echo transformers vllm ;;
         serving | speculative | pair | pair-serving) echo vllm ;;
@@ -62,7 +64,7 @@ until [[ -e $folder/installed ]]; do
 done
 . "$folder/env.sh"
 export PYTHON=$python
-for model in synthetic/llama-2-7b-8-layers synthetic/llama-2-7b; do
+for model in synthetic/llama-2-7b-8-layers synthetic/llama-2-7b $shape; do
     "$python" -m bench_core.prepare "${material[@]}" --model "$model" --samples 384 --max-prompt-tokens 64
 done > "$folder/prepare.log" 2>&1 &
 models=$!
