@@ -22,6 +22,7 @@ from bench_core.contract.asked.server import ServerEntry
 from bench_core.contract.errors import BadInput
 from bench_core.contract.models.decoder import AttentionLayers, Decoder
 from bench_core.contract.records.digest import ids_digest
+from bench_core.contract.serving.load import Serve
 from bench_core.worker.serve.command import command_of, slots_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -184,9 +185,10 @@ def test_each_request_at_llama_cpp_has_a_slot_of_its_own_length() -> None:
 @pytest.mark.parametrize(
     ("gpu_gib", "at_once", "slots"),
     [
-        pytest.param(140, (0,), 201, id="open loop, longest requests of 1,280 tokens"),
+        pytest.param(140, (300,), 201, id="longest requests of 1,280 tokens"),
         pytest.param(140, (4, 64), 64, id="no more than asked for"),
         pytest.param(24, (0,), 34, id="a small GPU"),
+        pytest.param(140, (0,), 64, id="an open loop"),
         pytest.param(0.5, (0,), 1, id="the engine itself says that nothing fits"),
     ],
 )
@@ -198,6 +200,17 @@ def test_a_server_that_takes_its_memory_at_once_gets_no_more_slots_than_fit(
     monkeypatch.setattr("bench_core.worker.serve.command.visible_gpus", lambda: [gpu])
     llama = SERVING["llama-cpp-python"]
     assert slots_of(llama, _request(llama, "q4_k_m", "cuda", concurrency=at_once), 1224) == slots
+
+
+def test_a_server_whose_idle_slots_cost_time_is_started_for_each_number_of_slots() -> None:
+    """A server that shares what it has is started once for all load points."""
+    closed = [Serve(load="concurrency", concurrency=at_once) for at_once in (1, 16, 64)]
+    rates = [Serve(load="rate", request_rate=rate) for rate in (4.0, 16.0)]
+    loads = [closed[0], rates[0], *closed[1:], rates[1]]
+    llama, transformers, vllm = (_entry(engine) for engine in ("llama-cpp-python", "transformers", "vllm"))
+    for device in ("cuda", "cpu"):
+        assert llama.of_one_server(loads, device) == ((closed[0],), (rates[0], closed[2], rates[1]), (closed[1],))
+        assert vllm.of_one_server(loads, device) == transformers.of_one_server(loads, device) == (tuple(loads),)
 
 
 def test_servers_that_share_their_memory_among_requests_get_what_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
 from bench_core.contract.records.record import Record
+from bench_core.contract.serving.load import Serve
 
 # A dotted path into JSON: names, and numbers for places in a list.
 FieldPath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_0-9]+(\.[A-Za-z_0-9]+)*$")]
 UrlPath = Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9_/.-]*$")]
 
+
+OPEN_LOOP_SLOTS = 256
 
 PLACE = re.compile(r"\{([a-z][a-z0-9_]*)\}")  # of a command's word: filled in when the server is started
 
@@ -29,6 +33,12 @@ class SlotCache(Record):
 
     option: str = Field(description="option that says the type of the cache's numbers")
     devices: tuple[Literal["cuda", "cpu"], ...] = Field((), description="where it does so; everywhere where empty")
+    each_load: bool = Field(
+        False, description="idle slots cost it time: a load point that needs another number has a server of its own"
+    )
+    open_loop: int = Field(
+        OPEN_LOOP_SLOTS, ge=1, description="slots for load points that do not say how many requests are in flight"
+    )
 
 
 class ServerEntry(Record):
@@ -68,3 +78,23 @@ class ServerEntry(Record):
     slot_cache: SlotCache | None = Field(
         None, description="it takes the memory of all slots when it starts, and gets no more than there is memory for"
     )
+
+    def cache_on(self, device: Literal["cuda", "cpu"]) -> SlotCache | None:
+        """``slot_cache`` where it holds."""
+        cache = self.slot_cache
+        return None if cache is None or (cache.devices and device not in cache.devices) else cache
+
+    def wanted_slots(self, loads: Iterable[Serve]) -> int:
+        """Requests at once by these load points, whether or not memory holds them."""
+        unknown = OPEN_LOOP_SLOTS if self.slot_cache is None else self.slot_cache.open_loop
+        return max(unknown if load.concurrency is None else load.concurrency for load in loads)
+
+    def of_one_server(self, loads: Iterable[Serve], device: Literal["cuda", "cpu"]) -> tuple[tuple[Serve, ...], ...]:
+        """Load points that one server answers, in their order."""
+        cache = self.cache_on(device)
+        if cache is None or not cache.each_load:
+            return (tuple(loads),)
+        together: dict[int, list[Serve]] = {}
+        for load in loads:
+            together.setdefault(self.wanted_slots([load]), []).append(load)
+        return tuple(map(tuple, together.values()))

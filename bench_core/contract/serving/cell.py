@@ -52,8 +52,8 @@ class ServerFacts(Record):
         prompt: how prompts were sent.
         cpus, client_cpus: CPU numbers that the server and the client could use; the same for both where there is one.
         network: how the two met; ``published``: on a port that other hosts reach.
-        slots: requests that the server works on at once, where that is settled when it starts and fewer than asked for:
-            its memory holds no more.
+        slots: requests that the server works on at once, where that is settled when it starts; in older records only
+            where it is fewer than its load points need.
     """
 
     command: tuple[str, ...]

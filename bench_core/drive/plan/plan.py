@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Container, Iterable, Iterator, Mapping, Set
+from collections.abc import Container, Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -288,7 +288,8 @@ def _jobs_of(
         return jobs, left_out
     unserved = why_not_served(image, variant, suite, catalogue, device)
     if unserved is None:
-        return [*jobs, _job(image, variant, suite.loads, suite, device)], left_out
+        launches = _launches(image, suite.loads, device)
+        return [*jobs, *(_job(image, variant, loads, suite, device) for loads in launches)], left_out
     if not everything and not suite.scenarios:
         raise BadInput(*unserved)
     return jobs, [*left_out, unserved[0]]
@@ -318,17 +319,19 @@ def plan_of_cells(cells: Iterable[PlannedCell], suite: Suite, catalogue: Catalog
     grid = tuple(
         replace(_job(catalogue.get(image), variant, of_kind, suite, device), repeat=repeat)
         for (image, variant, repeat), scenarios in found.items()
-        for of_kind in _by_kind(scenarios)
+        for of_kind in _launches(catalogue.get(image), scenarios, device)
     )
     return Plan(device, grid, control=control, repeats=suite.repeats, order_seed=suite.order_seed)
 
 
-def _by_kind(scenarios: Iterable[Scenario]) -> Iterator[tuple[Scenario, ...]]:
-    """Those of one launch: closed batches, or a server's loads."""
-    kinds: dict[str, list[Scenario]] = {}
-    for scenario in scenarios:
-        kinds.setdefault(scenario.kind, []).append(scenario)
-    return map(tuple, kinds.values())
+def _launches(image: Image, scenarios: Iterable[Scenario], device: DeviceKind) -> list[tuple[Scenario, ...]]:
+    """Those of one launch each: closed batches, or the loads of one server."""
+    given = tuple(scenarios)
+    closed = tuple(scenario for scenario in given if not isinstance(scenario, Serve))
+    loads = tuple(scenario for scenario in given if isinstance(scenario, Serve))
+    entry = image.manifest.serve
+    served: Iterable[tuple[Scenario, ...]] = entry.of_one_server(loads, device) if entry and loads else (loads,)
+    return [launch for launch in (closed, *served) if launch]
 
 
 def _job(image: Image, variant: str, scenarios: tuple[Scenario, ...], suite: Suite, device: DeviceKind) -> Job:

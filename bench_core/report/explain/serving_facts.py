@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from bench_core.contract.serving.cell import ServePlan, ServerFacts
 from bench_core.contract.serving.load import Serve
@@ -33,14 +33,27 @@ def serving_facts(view: RunView) -> Iterator[tuple[str, str]]:
     servers = [row.spec.server for row in view.served if row.spec and row.spec.server]
     if servers:
         yield from _servers(servers)
-    few = {row.spec.label: row.spec.server.slots for row in view.served if row.spec and row.spec.server}
-    if any(few.values()):
-        words = (f"{label} {slots}" for label, slots in few.items() if slots)
-        yield "Slots", f"{', '.join(words)} at once, as many as its memory holds; more requests wait in the server"
+    yield from _slots(view)
     broken = sum(bool(row.breaches) for row in view.served)
     found = f"{quantity(broken, 'cell')} not ranked for it" if broken else "nothing found"
     ids = "ids against the prompts kept with the run, " if view.workload else ""
     yield "Requests", f"every one checked: {ids}order, times of sending, output tokens; {found}"
+
+
+def _slots(view: RunView) -> Iterator[tuple[str, str]]:
+    """How many requests each server works on at once, where that is settled when it starts."""
+    found: dict[str, dict[int, list[str]]] = {}
+    for row in view.served:
+        if row.spec and row.spec.server and row.spec.server.slots:
+            found.setdefault(row.spec.label, {}).setdefault(row.spec.server.slots, []).append(row.load.word)
+    if found:
+        words = (f"{label} {_each(by_slots)}" for label, by_slots in found.items())
+        yield "Slots", f"{'; '.join(words)}: requests at once; more of them wait in the server"
+
+
+def _each(by_slots: Mapping[int, Iterable[str]]) -> str:
+    """``16 (c16), 64 (r4, r16)``."""
+    return ", ".join(f"{slots} ({', '.join(dict.fromkeys(loads))})" for slots, loads in by_slots.items())
 
 
 def _loads(loads: Iterable[Serve]) -> str:

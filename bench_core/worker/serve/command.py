@@ -17,8 +17,6 @@ from bench_core.system.nvml import visible_gpus
 from bench_core.worker.resolve import MeasureRequest
 from bench_core.worker.sample.cgroup import memory_limit_bytes
 
-DEFAULT_SLOTS = 256  # requests at once where load points do not say it: an open loop
-
 _ITEM_BYTES = {"float32": 4, "f32": 4, "float16": 2, "bfloat16": 2, "f16": 2, "bf16": 2, "q8_0": 34 / 32}
 _SHARE = 0.9  # of the device's memory: the rest is for what the engine computes in
 _BLOCK_TOKENS = 256  # a slot's cache is of whole blocks; llama.cpp's are the largest
@@ -59,14 +57,6 @@ def words_of(manifest: Manifest, spec: CellSpec) -> tuple[str, ...]:
     return (*entry.command, *variant.serve, *cache.arguments, *split)
 
 
-def wanted_slots(cells: tuple[CellSpec, ...]) -> int:
-    """Requests at once, by the load points of these cells."""
-    loads = [cell.load for cell in cells]
-    closed = [load.concurrency for load in loads if load is not None and load.concurrency is not None]
-    open_loop = any(load is not None and load.open_loop for load in loads)
-    return max([*closed, *([DEFAULT_SLOTS] if open_loop else [])])
-
-
 def slots_of(manifest: Manifest, request: MeasureRequest, longest: int) -> int:
     """Requests at once that the server is started for: as many as wanted. Where it takes memory for each at its start:
     as many as there is memory for, and one at least (which then fails with the engine's own words).
@@ -77,9 +67,12 @@ def slots_of(manifest: Manifest, request: MeasureRequest, longest: int) -> int:
     Raises:
         BadInput: the option that ``slot_cache`` names has a value of unknown size.
     """
-    spec, wanted = request.cells[0], wanted_slots(request.cells)
-    cache = manifest.serve.slot_cache if manifest.serve is not None else None
-    if cache is None or (cache.devices and spec.device not in cache.devices):
+    if manifest.serve is None:
+        raise BadInput(f"image {manifest.name} has no server", "see serve: in image.yaml")
+    spec = request.cells[0]
+    cache = manifest.serve.cache_on(spec.device)
+    wanted = manifest.serve.wanted_slots(cell.load for cell in request.cells if cell.load is not None)
+    if cache is None:
         return wanted
     kind = str(spec.options[cache.option])
     if kind not in _ITEM_BYTES:

@@ -27,7 +27,7 @@ from bench_core.worker.engine import image
 from bench_core.worker.engine.clock import monotonic_ns, seconds, utc_now
 from bench_core.worker.resolve import MeasureRequest
 from bench_core.worker.sample.cpu_meter import CpuMeter
-from bench_core.worker.serve.command import command_of, slots_of, wanted_slots, words_of
+from bench_core.worker.serve.command import command_of, slots_of, words_of
 from bench_core.worker.serve.process import ServerProcess
 
 # Without the driver: in this time a client that lives has asked something, or has appeared, its image built meanwhile.
@@ -247,7 +247,7 @@ def _with_facts(spec: CellSpec, served: Served, slots: int) -> CellSpec:
         path=served.entry.path,
         prompt=served.entry.prompt,
         cpus=tuple(sorted(os.sched_getaffinity(0))),
-        slots=slots if slots < wanted_slots(served.request.cells) else None,
+        slots=slots if served.entry.cache_on(spec.device) else None,
     )
     return spec.model_copy(update={"server": facts})
 
