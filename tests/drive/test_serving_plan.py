@@ -17,7 +17,7 @@ from bench_core.contract.serving.load import Serve
 from bench_core.drive.ask.request import Suite
 from bench_core.drive.launch.processes.launcher import free_ports
 from bench_core.drive.plan.catalogue import Catalogue
-from bench_core.drive.plan.plan import make_plan
+from bench_core.drive.plan.plan import make_plan, plan_of_cells
 from bench_core.system.cpus import deal
 from bench_core.worker.serve.command import filled
 
@@ -56,6 +56,20 @@ def test_batches_and_loads_of_one_run_are_launches_of_their_own() -> None:
     ]
     assert plan.batch_sizes == (1, 4)
     assert [load.word for load in plan.loads] == ["c2"]
+
+
+def test_a_server_that_idle_slots_slow_down_is_launched_for_each_number_of_slots() -> None:
+    """Also where the run is gone on with, or measured more often."""
+    suite = Suite(
+        images=("llama-cpp-python", "null"), batch_sizes=(1,), concurrency=(2, 64), request_rate=(4.0, 8.0), repeats=2
+    )
+    plan = make_plan(suite, Catalogue(), "cpu")
+    launches = [("b1",), ("c2",), ("c64", "r4", "r8"), ("b1",), ("c2", "c64", "r4", "r8")]
+    assert [tuple(scenario.word for scenario in job.scenarios) for job in plan.grid if job.repeat == 1] == launches
+    again = plan_of_cells(plan.cells, suite, Catalogue(), "cpu")
+    assert {(job.title, job.repeat, job.cells) for job in again.grid} == {
+        (job.title, job.repeat, job.cells) for job in plan.grid
+    }
 
 
 def test_an_engine_without_a_server_is_left_out_or_refused() -> None:
