@@ -97,6 +97,28 @@ class TokenSink(Protocol):
         """The engine's own stamps of all tokens of ``row`` (CLOCK_MONOTONIC, seconds), marked as such."""
 
 
+def tell_step(on_tokens: TokenSink, rows: Sequence[int], counts: Sequence[int]) -> None:
+    """Tells of a step of an engine that may give a row several tokens, or none: all rows that got one at once, others
+    row by row.
+
+    Args:
+        rows: that the step was of.
+        counts: tokens that each of them got, in their order.
+    """
+    if counts.count(1) == len(counts):  # as nearly every step is: no loop over its rows
+        if rows:
+            on_tokens.step(rows)
+        return
+    single: list[int] = []
+    for row, count in zip(rows, counts, strict=True):
+        if count == 1:
+            single.append(row)
+        elif count:
+            on_tokens(row, count)
+    if single:
+        on_tokens.step(single)
+
+
 @runtime_checkable
 class Adapter(Protocol):
     """One engine. Optional methods that the worker uses where they exist:
