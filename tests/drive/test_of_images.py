@@ -93,7 +93,7 @@ def test_the_headline_run_can_be_had_image_by_image() -> None:
     """Each cell of the file belongs to one image's visit."""
     suite, catalogue = Suite.load(ROOT / "suites" / "headline.yaml"), Catalogue()
     whole = make_plan(suite, catalogue, "cuda").to_measure
-    visits = []
+    visits: list[str] = []
     for image in suite.images:
         of_one = of_images(suite, (image,), catalogue).model_copy(update={"images": (image,)})
         visits += make_plan(of_one, catalogue, "cuda").to_measure
