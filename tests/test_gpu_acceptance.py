@@ -160,12 +160,10 @@ def test_the_headline_run_is_spread_over_visits_by_image(stub: Path) -> None:
     assert accept(stub, "--shape", "llama-3.1-8b", "headline-sglang").returncode == 0
     first, second, other = (stub.parent / "calls").read_text().splitlines()
     assert "--run-id headline-llama-2-7b --suite suites/headline.yaml" in first
-    assert "--variants vllm.fp16,vllm.fp8,vllm.gptq,vllm.awq,transformers.fp16-compiled " in first
-    assert "--model synthetic/llama-2-7b" in first
-    assert "--resume headline-llama-2-7b" in second
-    assert "--variants llama-cpp-python.q4_k_m,llama-cpp-python.f16 " in second
+    assert "--images vllm,transformers --model synthetic/llama-2-7b" in first
+    assert "--resume headline-llama-2-7b --suite suites/headline.yaml --images llama-cpp-python --model" in second
     assert "--run-id headline-llama-3.1-8b" in other
-    assert "--variants sglang.fp16,sglang.fp8 --model synthetic/llama-3.1-8b" in other
+    assert "--images sglang --model synthetic/llama-3.1-8b" in other
 
 
 def test_all_checks_every_engine_that_is_compared_on_a_gpu(stub: Path) -> None:

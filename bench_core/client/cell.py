@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from bench_core.client.intake import LoadGenerators
+from bench_core.client.load_generators import LoadGenerators
 from bench_core.client.sidecar import SidecarClient
 from bench_core.contract.errors import BadInput, MachineFailure
 from bench_core.contract.records import layout

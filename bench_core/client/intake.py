@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from bench_core.client.ask import Ask
@@ -15,45 +15,8 @@ from bench_core.contract.asked.server import ServerEntry
 from bench_core.contract.serving.load import Serve
 from bench_core.contract.serving.protocol import PAUSE_AFTER_REFUSED_S
 from bench_core.contract.serving.requests import GeneratorEvent, RequestEvent
-from bench_core.contract.statistics.clocks import ClientEvent
 
-START_IN_S = 0.05  # from a word to start until T0, by default
 _SECOND = 1_000_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """What is left when all generators have ended.
-
-    Attributes:
-        requests: that no ``poll`` has returned; those in flight at an abort are ``unfinished``.
-        generators: what each process says of itself, in their order.
-        clients: the hosts that they ran on, where these were others.
-    """
-
-    requests: list[RequestEvent]
-    generators: list[GeneratorEvent]
-    clients: list[ClientEvent] = field(default_factory=list)
-
-
-class LoadGenerators(Protocol):
-    """One load on one server; see ``client.generators.Generators``, whose methods these are."""
-
-    @property
-    def started(self) -> dict[int, float]: ...
-
-    @property
-    def done(self) -> bool: ...
-
-    def start(self, t0_s: float | None = None) -> float: ...
-
-    def stop_issuing(self) -> None: ...
-
-    def abort(self) -> None: ...
-
-    def poll(self, timeout_s: float) -> list[RequestEvent]: ...
-
-    def finish(self) -> Finished: ...
 
 
 class Generator(Protocol):

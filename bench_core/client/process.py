@@ -1,11 +1,13 @@
-"""Starting one load generator, and what it said where it died."""
+"""One load generator: starting it, its control words, what it said where it died, its end."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -17,6 +19,7 @@ _MODULE = "bench_core.client.load.generator"
 _ROOT = Path(__file__).resolve().parents[2]
 _LAST_BYTES = 4096
 _LONGEST_WORDS = 300
+_LEAVES_WITHIN_S = 1.0  # once it has said that it has ended
 
 
 @dataclass(slots=True, eq=False)
@@ -41,6 +44,22 @@ class Process:
     tokens: int = 0
     facts: Facts | None = None
 
+    def tell(self, word: bytes) -> None:
+        """Writes a control word, which ends in a line feed."""
+        with contextlib.suppress(BrokenPipeError):  # it has ended, or its death is told by its results
+            os.write(self.control, word)
+
+    def end(self) -> None:
+        """Ends it where it still runs, and closes its pipes. To be called once."""
+        if self.process.poll() is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(_LEAVES_WITHIN_S if self.facts is not None else 0.0)
+            self.process.kill()
+        self.process.wait()
+        os.close(self.control)
+        os.close(self.results)
+        self.said.close()
+
     def last_words(self) -> str:
         """Why it died, one line."""
         code = self.process.wait()
@@ -49,6 +68,18 @@ class Process:
         lines = self.said.read().decode("utf-8", "replace").strip().splitlines()
         words = f": {shortened(lines[-1].strip(), _LONGEST_WORDS)}" if lines else ""
         return (f"signal {-code}" if code < 0 else f"exit code {code}") + words
+
+
+@contextlib.contextmanager
+def memory_file(content: bytes | memoryview) -> Iterator[int]:
+    """The descriptor of a file in memory that holds the jobs of load generators, for as long as they are started."""
+    memory = os.memfd_create("load")
+    try:
+        with open(memory, "wb", closefd=False) as file:
+            file.write(content)
+        yield memory
+    finally:
+        os.close(memory)
 
 
 def start_process(number: int, memory: int) -> Process:
@@ -61,7 +92,7 @@ def start_process(number: int, memory: int) -> Process:
     """
     control_in, control = os.pipe2(os.O_CLOEXEC)
     results, results_out = os.pipe2(os.O_CLOEXEC)
-    said = tempfile.TemporaryFile()  # noqa: SIM115  # closed by Generators.close
+    said = tempfile.TemporaryFile()  # noqa: SIM115  # closed by Process.end
     given = {"job": memory, "control": control_in, "results": results_out, "process": number, "parent": os.getpid()}
     words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
     try:

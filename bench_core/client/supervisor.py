@@ -13,6 +13,7 @@ from bench_core.client.ask import Address, Ask, Asker
 from bench_core.client.capacity import search
 from bench_core.client.cell import CellRun, Doors, ServerGone, end_of, result_of
 from bench_core.client.generators import Generators
+from bench_core.client.load_generators import LoadGenerators
 from bench_core.client.nodes.gathering import Gathering
 from bench_core.client.nodes.generators import NodeGenerators
 from bench_core.client.sidecar import SidecarClient
@@ -229,7 +230,7 @@ class Client:
                 state = self.sidecar.state()
         return state
 
-    def _generators(self, spec: CellSpec, here: Measuring, schedule: Schedule) -> Generators | NodeGenerators:
+    def _generators(self, spec: CellSpec, here: Measuring, schedule: Schedule) -> LoadGenerators:
         entry, workload = here.greeting.entry, here.workload
         plan, load = spec.serve, spec.load
         assert plan is not None  # noqa: S101  # of a cell under load

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from bench_core.contract.asked.options import Value
+from bench_core.contract.models.model import ModelInfo
 from bench_core.contract.records.outcome import Outcome
 
 
@@ -97,6 +98,28 @@ class TokenSink(Protocol):
         """The engine's own stamps of all tokens of ``row`` (CLOCK_MONOTONIC, seconds), marked as such."""
 
 
+def tell_step(on_tokens: TokenSink, rows: Sequence[int], counts: Sequence[int]) -> None:
+    """Tells of a step of an engine that may give a row several tokens, or none: all rows that got one at once, others
+    row by row.
+
+    Args:
+        rows: that the step was of.
+        counts: tokens that each of them got, in their order.
+    """
+    if counts.count(1) == len(counts):  # as nearly every step is: no loop over its rows
+        if rows:
+            on_tokens.step(rows)
+        return
+    single: list[int] = []
+    for row, count in zip(rows, counts, strict=True):
+        if count == 1:
+            single.append(row)
+        elif count:
+            on_tokens(row, count)
+    if single:
+        on_tokens.step(single)
+
+
 @runtime_checkable
 class Adapter(Protocol):
     """One engine. Optional methods that the worker uses where they exist:
@@ -109,6 +132,8 @@ class Adapter(Protocol):
       ``cpu``: where the table of input embeddings lies).
     - ``memory() -> Mapping[str, int]``: ``reserved_bytes`` and ``used_bytes`` of an engine with a pool of its own.
     - ``score(token_ids) -> Sequence[float]``: log-probability (nats) of every token but the first, for quality.
+    - ``take_model(model)``: before ``load``, the prepared model's facts, of an engine that does not tell its own: bytes
+      of its key-value cache follow from ``models.model_work``.
     - ``classify(error) -> Outcome | None``: what an exception of this engine means; ``None`` for "as it looks".
     """
 
@@ -125,6 +150,13 @@ class Adapter(Protocol):
 
     def close(self) -> None:
         """Frees the model and all memory of it."""
+
+
+@runtime_checkable
+class TakesModel(Protocol):
+    """An adapter that needs facts of the model which its engine does not tell; it is given them before ``load``."""
+
+    def take_model(self, model: ModelInfo) -> None: ...
 
 
 @runtime_checkable

@@ -31,7 +31,7 @@ from bench_core.system.nvml import reader_of
 from bench_core.worker.engine.clock import monotonic_ns, seconds
 from bench_core.worker.engine.failure import classify
 from bench_core.worker.engine.guard import PromptRefused, check_arrivals, check_prompts, checked_outputs
-from bench_core.worker.engine.image import load_adapter
+from bench_core.worker.engine.image import load_adapter, load_model
 from bench_core.worker.engine.job import Channel, CheckEvent, Job
 from bench_core.worker.engine.sink import StampingSink
 from bench_core.worker.sample.sampler import descendants, rss_bytes
@@ -72,7 +72,7 @@ class Bench:
         adapter = load_adapter(self.job.image_folder, self.manifest, self.spec.gpus)
         variant = self.manifest.variant(self.spec.variant, self.spec.options, self.spec.device)
         watched = replace(variant, options=_Watched(variant.options, self.asked))
-        adapter.load(self.job.artifact, watched, self.spec.run_on)
+        load_model(adapter, self.job.artifact, watched, self.spec)
         self.adapter, self._shape = adapter, None
         return adapter
 

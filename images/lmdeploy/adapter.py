@@ -17,6 +17,8 @@ from lmdeploy.messages import GenerationConfig, ResponseType, TurbomindEngineCon
 
 from bench_core.contract.adapter import Completion, Decoding, Device, TokenSink, Variant
 from bench_core.contract.errors import BadInput
+from bench_core.contract.models.model import ModelInfo
+from bench_core.contract.models.model_work import kv_bytes_per_token
 from images._torch.adapter import NO_DEVICE, OUT_OF_MEMORY, TorchAdapter, log_probabilities
 from images._torch.unsupported import Unsupported
 
@@ -54,15 +56,20 @@ class LmdeployAdapter(TorchAdapter):
         self._sessions = count(1)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._artifact = Path()
+        self._model: ModelInfo | None = None
         self._choices: list[dispatch.Choice] = []
         self._cache_bytes = 0
-        self._needed_bytes = 0
+        self._needed_bytes = 0.0
         self._largest_batch = 0
 
     @property
     def engine(self) -> Any:
         """The loaded ``TurboMind``, and a request object for each row of the prepared shape."""
         return self._engine, self._rows
+
+    def take_model(self, model: ModelInfo) -> None:
+        """The engine does not tell how large its blocks are."""
+        self._model = model
 
     def load(self, artifact: Path, variant: Variant, device: Device) -> None:
         """Reads the model, reserves the cache and lets the engine try its kernels, whose choice is kept."""
@@ -108,7 +115,7 @@ class LmdeployAdapter(TorchAdapter):
                 f"--option lmdeploy.max_prefill_token_num={tokens}",
             )
         block = config.cache_block_seq_len
-        self._needed_bytes = batch_size * -(-tokens // block) * block * weights.kv_token_bytes(self._artifact)
+        self._needed_bytes = batch_size * -(-tokens // block) * block * self._kv_token_bytes
         self._largest_batch = batch_size
         self._rows += [self._engine.create_instance() for _ in range(batch_size - len(self._rows))]
 
@@ -174,14 +181,13 @@ class LmdeployAdapter(TorchAdapter):
         }
 
     def memory(self) -> Mapping[str, int]:
-        """Weights and key-value cache: all that was reserved, and what the cell's largest batch can use of it. Weights
-        are left out where the engine did not tell how it keeps them."""
+        """Weights and key-value cache: all that was reserved, and what the cell's largest batch can use of it, which is
+        not known of a model whose layers are not. Weights are left out where the engine did not tell how it keeps
+        them."""
         memory = weights.in_memory(self._artifact, dispatch.group_in_memory(self._choices)) or {}
         kept = memory.get("weights_bytes", 0)
-        return {
-            "reserved_bytes": kept + self._cache_bytes,
-            "used_bytes": kept + min(self._needed_bytes, self._cache_bytes),
-        }
+        used = {"used_bytes": kept + min(round(self._needed_bytes), self._cache_bytes)} if self._needed_bytes else {}
+        return {"reserved_bytes": kept + self._cache_bytes, **used}
 
     def close(self) -> None:
         """Ends the engine: a process that ends with it aborts. Requests hold it, so that they go first."""
@@ -218,6 +224,13 @@ class LmdeployAdapter(TorchAdapter):
             create(engine)
 
         return create_and_note
+
+    @property
+    def _kv_token_bytes(self) -> float:
+        """Of all GPUs; it keeps a window's past, so that none ends here."""
+        if self._model is None:
+            raise RuntimeError("the engine's model was not told")
+        return kv_bytes_per_token(self._model, weights.ITEM_BYTES, self._engine.engine_config.tp)
 
     @property
     def _event_loop(self) -> asyncio.AbstractEventLoop:

@@ -9,7 +9,7 @@ from typing import Any
 
 from safetensors import safe_open
 
-_ITEM_BYTES = 2  # the engine computes in 16 bits, and keeps in 16 bits what is not quantised
+ITEM_BYTES = 2  # the engine computes in 16 bits, and keeps in 16 bits what is not quantised
 _INT32_BYTES = 4
 _HEAD, _EMBEDDINGS = "lm_head.weight", "model.embed_tokens.weight"
 
@@ -18,15 +18,6 @@ def settings(artifact: Path) -> dict[str, Any]:
     """``config.json``."""
     found: dict[str, Any] = json.loads((artifact / "config.json").read_text(encoding="utf-8"))
     return found
-
-
-def kv_token_bytes(artifact: Path) -> int:
-    """Keys and values of one token in all layers, in 16 bits."""
-    config = settings(artifact)
-    heads = config["num_attention_heads"]
-    head_size = config.get("head_dim") or config["hidden_size"] // heads
-    kv_heads = config.get("num_key_value_heads") or heads
-    return int(2 * config["num_hidden_layers"] * kv_heads * head_size * _ITEM_BYTES)
 
 
 def in_memory(artifact: Path, group: int | None) -> dict[str, int] | None:
@@ -43,7 +34,7 @@ def in_memory(artifact: Path, group: int | None) -> dict[str, int] | None:
     for path in sorted(artifact.glob("*.safetensors")):
         with safe_open(path, framework="numpy") as shard:
             shapes |= {name: shard.get_slice(name).get_shape() for name in shard.keys()}  # noqa: SIM118  # no mapping
-    embeddings = prod(shapes.get(_EMBEDDINGS, [0])) * _ITEM_BYTES
+    embeddings = prod(shapes.get(_EMBEDDINGS, [0])) * ITEM_BYTES
     total = 0
     for name, shape in shapes.items():
         kind = name.rpartition(".")[2]
@@ -54,9 +45,9 @@ def in_memory(artifact: Path, group: int | None) -> dict[str, int] | None:
                 return None
             stored, outputs = shape
             inputs = _inputs(shapes[name.removesuffix("scales") + "qweight"], outputs)
-            total += 2 * max(stored, inputs // group) * outputs * _ITEM_BYTES
+            total += 2 * max(stored, inputs // group) * outputs * ITEM_BYTES
         elif kind not in ("qzeros", "g_idx") and not (tied and name == _HEAD):
-            total += prod(shape) * _ITEM_BYTES
+            total += prod(shape) * ITEM_BYTES
     return {"weights_bytes": total + (embeddings if tied else 0), "embedding_bytes": embeddings}
 
 

@@ -62,17 +62,23 @@ def to_openvino(conversion: Conversion) -> Mapping[str, str]:
     config = transformers.AutoConfig.from_pretrained(conversion.source, local_files_only=True)
     function = require_same_function(config, _ENGINE)
     if kind in _FLOATS:
-        _export(conversion.source, conversion.target, kind)
+        # The exporter leaves a checkpoint of 16 bits as it is, also where it is asked for 32: it is read in 32 then.
+        _export(conversion.source, conversion.target, kind, torch.float32 if kind == "fp32" else "auto")
     else:
         with tempfile.TemporaryDirectory(dir=conversion.target) as scratch:
-            _export(conversion.source, Path(scratch), "fp32")
+            _export(conversion.source, Path(scratch), "fp32", "auto")
             _quantise(Path(scratch), conversion.target, _QUANTISED[kind])
     return {"stored_bytes": stored_bytes(conversion.target / MODEL_FILE), "function": function}
 
 
-def _export(source: Path, target: Path, kind: str) -> None:
-    """Of a quantised type it would say nothing and write 32 bits (optimum-intel 2.2.0), so NNCF is called by itself."""
-    model = read_whole(source, dtype="auto", attn_implementation=attention_of(source))
+def _export(source: Path, target: Path, kind: str, read_in: Any) -> None:
+    """Of a quantised type it would say nothing and write 32 bits (optimum-intel 2.2.0), so NNCF is called by itself.
+
+    Args:
+        kind: fp16 makes 16 bits of 32; fp32 leaves all as they are read.
+        read_in: PyTorch's type of the weights, or "auto" for the checkpoint's own.
+    """
+    model = read_whole(source, dtype=read_in, attn_implementation=attention_of(source))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of tracing, which the exporter is prepared for
         export_from_model(
@@ -93,7 +99,7 @@ def _quantise(source: Path, target: Path, settings: Mapping[str, Any]) -> None:
 
 
 def _to_float32(source: Path, target: Path) -> None:
-    _export(source, target, "fp32")
+    _export(source, target, "fp32", torch.float32)
 
 
 def _scores(folder: Path, token_ids: list[int]) -> list[float]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from bench_core.contract.adapter import TokenSink
+from bench_core.contract.adapter import TokenSink, tell_step
 
 
 @contextmanager
@@ -21,7 +21,7 @@ def tokens_told(manager: Any, rows: Mapping[str, int], on_tokens: TokenSink) -> 
         manager: the engine's ``TokenizerManager``: its ``_send_batch_request(requests)`` sends the batch, and its
             ``_handle_batch_output(step)`` takes in what came: ``rids`` and ``output_ids``, the new ids of each row.
         rows: the engine's name of a request to its row.
-        on_tokens: told of all rows that got one token at once, of others row by row.
+        on_tokens: told of each step as ``tell_step`` does.
     """
     send, handle = manager._send_batch_request, manager._handle_batch_output  # noqa: SLF001  # no other place sees steps
 
@@ -31,17 +31,11 @@ def tokens_told(manager: Any, rows: Mapping[str, int], on_tokens: TokenSink) -> 
         send(requests)
 
     async def tell_and_handle(step: Any) -> None:
-        single: list[int] = []
-        for name, ids in zip(step.rids, step.output_ids, strict=True):
-            row = rows.get(name)
-            if row is None:
-                continue
-            if len(ids) == 1:
-                single.append(row)
-            elif len(ids):
-                on_tokens(row, len(ids))
-        if single:
-            on_tokens.step(single)
+        told, counts = list(map(rows.get, step.rids)), list(map(len, step.output_ids))
+        known = [row for row in told if row is not None]
+        if len(known) < len(told):  # others are of no row of this batch
+            counts = [count for row, count in zip(told, counts, strict=True) if row is not None]
+        tell_step(on_tokens, known, counts)
         await handle(step)
 
     manager._send_batch_request, manager._handle_batch_output = send_streamed, tell_and_handle  # noqa: SLF001

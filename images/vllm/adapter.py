@@ -62,11 +62,12 @@ class _Pool:
 
     Attributes:
         weights_bytes: ``None`` on a CPU, where layers keep their weights packed, out of the model's tensors.
+        cache_bytes: of all blocks, on all GPUs together.
     """
 
     weights_bytes: int | None
+    cache_bytes: int
     block_tokens: int
-    block_bytes: int
     blocks: int
 
     def blocks_of(self, rows: int, tokens: int) -> int:
@@ -143,7 +144,9 @@ class VllmAdapter:
         if device.gpus > 1:
             self._kernels["tensor_parallel_size"] = str(device.gpus)
         weights_bytes = sum(self._llm.apply_model(_weights_bytes)) if device.kind == "cuda" else None
-        self._pool = _pool(self._llm.llm_engine.vllm_config, weights_bytes, device.gpus)
+        cache = self._llm.llm_engine.vllm_config.cache_config
+        cache_bytes = sum(self._llm.apply_model(_cache_bytes))
+        self._pool = _Pool(weights_bytes, cache_bytes, cache.block_size, cache.num_gpu_blocks)
 
     def prepare(self, batch_size: int, max_prompt_tokens: int, max_new_tokens: int) -> None:
         """Checks that the shape is within what the engine was loaded for; its caches and graphs serve every shape."""
@@ -212,9 +215,10 @@ class VllmAdapter:
         pool = self._memory_pool
         if pool.weights_bytes is None:
             return {}
+        used_bytes = pool.cache_bytes * min(self._needed_blocks, pool.blocks) // pool.blocks
         return {
-            "reserved_bytes": pool.weights_bytes + pool.blocks * pool.block_bytes,
-            "used_bytes": pool.weights_bytes + min(self._needed_blocks, pool.blocks) * pool.block_bytes,
+            "reserved_bytes": pool.weights_bytes + pool.cache_bytes,
+            "used_bytes": pool.weights_bytes + used_bytes,
         }
 
     def score(self, token_ids: Sequence[int]) -> Sequence[float]:
@@ -291,19 +295,13 @@ def _weights_bytes(model: Any) -> int:
     return sum(int(tensor.numel() * tensor.element_size()) for tensor in tensors.values())
 
 
-def _pool(config: Any, weights_bytes: int | None, gpus: int) -> _Pool:
-    """Sizes of the key-value cache from the engine's configuration, after it has fixed the number of blocks.
-
-    Args:
-        gpus: of which each has its own heads' part of every block.
-    """
-    model, cache = config.model_config, config.cache_config
-    dtype = model.dtype if cache.cache_dtype == "auto" else None
-    token_bytes = (
-        2  # keys and values
-        * model.get_num_layers(config.parallel_config)
-        * model.get_num_kv_heads(config.parallel_config)
-        * model.get_head_size()
-        * (torch.empty(0, dtype=dtype).element_size() if dtype is not None else 1)
-    )
-    return _Pool(weights_bytes, cache.block_size, cache.block_size * token_bytes * gpus, cache.num_gpu_blocks)
+def _cache_bytes(model: Any) -> int:
+    """Runs inside the engine: bytes of the memory that the layers' keys and values lie in, shared memory once."""
+    memories: dict[int, int] = {}
+    for layer in model.modules():
+        kept = getattr(layer, "kv_cache", None)
+        for tensor in kept if isinstance(kept, (list, tuple)) else [kept]:
+            if isinstance(tensor, torch.Tensor):
+                memory = tensor.untyped_storage()
+                memories[memory.data_ptr()] = memory.nbytes()
+    return sum(memories.values())

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from bench_core.contract.adapter import TokenSink
+from bench_core.contract.adapter import TokenSink, tell_step
 
 
 @contextmanager
@@ -21,21 +21,15 @@ def tokens_told(core: Any, rows: Mapping[str, int], on_tokens: TokenSink) -> Ite
         core: the engine's, in this process (``v1.engine.core_client.InprocClient``): its ``get_output()`` makes a step
             and returns ``outputs``, each with ``request_id`` and ``new_token_ids``.
         rows: the core's name of a request to its row.
-        on_tokens: told of all rows that got one token at once, of others row by row.
+        on_tokens: told of each step as ``tell_step`` does.
     """
     get_output = core.get_output
 
     def get_and_tell() -> Any:
         step = get_output()
-        single: list[int] = []
-        for output in step.outputs:
-            new = len(output.new_token_ids)
-            if new == 1:
-                single.append(rows[output.request_id])
-            elif new:
-                on_tokens(rows[output.request_id], new)
-        if single:
-            on_tokens.step(single)
+        outputs = step.outputs
+        told = [rows[output.request_id] for output in outputs]
+        tell_step(on_tokens, told, [len(output.new_token_ids) for output in outputs])
         return step
 
     core.get_output = get_and_tell

@@ -314,6 +314,26 @@ def test_a_generator_that_dies_is_told() -> None:
             generators.poll(20)
 
 
+def test_what_others_had_told_is_handed_on_before_a_death_is() -> None:
+    with (
+        null_server(*FAST) as server,
+        Generators(
+            server.address, ENTRY, asks=asks_of(server, 1, 3), load=closed(2), total=1 << 40, processes=2
+        ) as generators,
+    ):
+        generators.start()
+        time.sleep(0.5)
+        dead = generators._processes[0].process
+        dead.kill()
+        dead.wait()
+        assert {event.process for event in generators.poll(20)} == {0, 1}
+        time.sleep(0.5)  # the next look finds one pipe at its end, and more in the other
+        assert {event.process for event in generators.poll(20)} == {1}
+        for _ in range(2):
+            with pytest.raises(MachineFailure, match="load generator 0 has died: signal 9"):
+                generators.poll(20)
+
+
 def test_what_contradicts_itself_is_refused() -> None:
     with null_server(*FAST) as server:
         asks = asks_of(server, 1, 2)

@@ -16,7 +16,7 @@ import pytest
 from null_server import ENTRY, NullServer, asks_of, null_server
 from other_hosts import Hosts, free_port, hosts
 
-from bench_core.client.intake import Finished
+from bench_core.client.load_generators import Finished
 from bench_core.client.nodes.gathering import Gathering
 from bench_core.client.nodes.generators import NodeGenerators
 from bench_core.client.nodes.host import connected

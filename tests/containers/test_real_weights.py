@@ -64,6 +64,10 @@ def test_all_write_in_32_bits_what_transformers_writes(run: Run, tmp_path: Path)
         sys.stdout.write(f"{variant}: {rows}, {nll:+.4f} nat/token\n")
         if variant in WHOLE:
             assert same == PROMPTS, variant
+    bits = {f"{row.planned.image}.{row.planned.variant}": row.bits for row in view.rows}
+    told = {variant: kept.per_weight for variant in WHOLE if (kept := bits[variant]) is not None}
+    assert {REFERENCE, "openvino-genai.fp32"} <= set(told)
+    assert min(told.values()) == pytest.approx(32, rel=0.01), told
     assert all(abs(found[variant][1]) < WHOLE_WITHIN for variant in WHOLE)
     assert all(abs(found[variant][1]) < FEWER_WITHIN for variant in (*SIXTEEN_BITS, *EIGHT_BITS))
     assert all(FOUR_FROM < found[variant][1] < FOUR_BELOW for variant in FOUR_BITS)

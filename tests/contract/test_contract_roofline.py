@@ -123,6 +123,11 @@ def test_the_cache_of_one_position_is_as_published(of: ModelInfo, item: float, k
     assert kv_bytes_per_token(of, item) == kib * 1024
 
 
+def test_gpus_share_the_heads_of_the_cache_and_each_keeps_one() -> None:
+    """Llama-3-8B has 8 heads of keys and values."""
+    assert [kv_bytes_per_token(LLAMA_3_8B, 2, gpus) / 1024 for gpus in (1, 2, 8, 16)] == [128, 128, 128, 256]
+
+
 def test_a_full_context_of_llama_2_7b_caches_2_gib() -> None:
     assert kv_cache_bytes(model(), 2, 4096) == 2 * 2**30
 

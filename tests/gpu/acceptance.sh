@@ -242,10 +242,8 @@ exllamav3() { # EXL3, which its converter makes here, and 16 bits
 }
 
 headline() { # IMAGES: what of suites/headline.yaml is theirs; a later visit adds others to the same run
-    local variants
-    variants=$(grep -oE "^  - (${1//,/|})\..+" suites/headline.yaml | cut -c5- | paste -sd,)
     # shellcheck disable=SC2046  # two words
-    drive "headline-$shape" $(named "headline-$shape") --suite suites/headline.yaml --images "$1" --variants "$variants" \
+    drive "headline-$shape" $(named "headline-$shape") --suite suites/headline.yaml --images "$1" \
         --model "synthetic/$shape" "${story[@]}" --no-device-rates
 }
 

@@ -28,6 +28,8 @@ from bench_core.contract.adapter import Decoding, Device, Variant
 from bench_core.contract.asked.manifest import Manifest
 from bench_core.contract.errors import BadInput
 from bench_core.contract.measures.roofline import told_bytes
+from bench_core.contract.models.decoder import AttentionLayers, Decoder
+from bench_core.contract.models.model import ModelInfo
 from bench_core.contract.records.outcome import Outcome
 from bench_core.worker.engine.sink import StampingSink
 
@@ -39,6 +41,11 @@ CONFIG = {
     "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 256,
     "tie_word_embeddings": False,
 }  # fmt: skip
+MODEL = ModelInfo(
+    name="m", folder="m", digest="d", synthetic=True, architecture="LlamaForCausalLM", dtype="float16",
+    parameters=1000, vocab_size=10, context_length=128, hidden_size=256, intermediate_size=512, layers=2,
+    attention_heads=4, kv_heads=2, head_dim=64, tied_embeddings=False, bos_token_id=1, eos_token_ids=(2,),
+)  # fmt: skip
 KV_TOKEN_BYTES = 2 * 2 * 2 * 64 * 2  # keys and values, layers, heads, their size, 16 bits
 
 Status = enum.Enum("Status", "SUCCESS FINISH INTERNAL_ENGINE_ERROR OUT_OF_MEMORY INPUT_LENGTH_ERROR")
@@ -175,9 +182,10 @@ def module(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
         yield image_module("lmdeploy", "adapter")
 
 
-def loaded(module: ModuleType, folder: Path, gpus: int = 1, **options: Any) -> Any:
+def loaded(module: ModuleType, folder: Path, gpus: int = 1, model: ModelInfo = MODEL, **options: Any) -> Any:
     (folder / "config.json").write_text(json.dumps(CONFIG), encoding="utf-8")
     adapter = module.LmdeployAdapter()
+    adapter.take_model(model)
     others = tuple(f"GPU-{number}" for number in range(1, gpus))
     adapter.load(folder, Variant("fp16", "hf", {**OPTIONS, **options}), Device("cuda", uuid="GPU-0", others=others))
     return adapter
@@ -312,7 +320,7 @@ def test_a_share_of_what_was_free_is_the_cache(module: ModuleType, tmp_path: Pat
     adapter.prepare(1, 1, 1)
     weights = 10 * 4 * 2
     # Half of the 900 bytes that are free on the second GPU, on each of two; a row needs a block of 64 tokens.
-    assert adapter.memory() == {"reserved_bytes": weights + 900, "used_bytes": weights + min(64 * KV_TOKEN_BYTES, 900)}
+    assert adapter.memory() == {"reserved_bytes": weights + 900, "used_bytes": weights + 900}
     told = adapter.describe()
     assert (told["tensor_parallel_size"], told["communicator"], told["kv_layout"]) == ("2", "nccl", "paged")
     assert told_bytes(told["weights_bytes"]) == told_bytes(told["embedding_bytes"]) == weights
@@ -383,6 +391,39 @@ def test_sixteen_bits_are_multiplied_by_cublas() -> None:
     assert dispatch.group_in_memory(found) is None
 
 
+KINDS = (
+    AttentionLayers(count=2, window=16, kv_heads=1, key_dim=32, value_dim=16),
+    AttentionLayers(count=1, kv_heads=4, key_dim=64, value_dim=64),
+)
+
+
+@pytest.mark.parametrize(
+    ("model", "gpus", "token_bytes"),
+    [
+        (MODEL, 1, KV_TOKEN_BYTES),
+        (MODEL, 2, KV_TOKEN_BYTES),
+        (MODEL, 4, 2 * KV_TOKEN_BYTES),  # each GPU keeps a head: two are kept twice
+        (MODEL.model_copy(update={"decoder": Decoder(attention=KINDS)}), 1, (2 * 48 + 4 * 128) * 2),
+    ],
+)
+def test_what_a_batch_needs_of_the_cache_follows_from_the_models_layers(
+    module: ModuleType, tmp_path: Path, model: ModelInfo, gpus: int, token_bytes: int
+) -> None:
+    """Three rows of 65 tokens take two blocks of 64 each."""
+    sys.modules["torch"].cuda.mem_get_info = lambda _device: (1 << 30, 1 << 30)
+    adapter = loaded(module, tmp_path, gpus, model)
+    adapter.prepare(3, 60, 5)
+    assert adapter.memory()["used_bytes"] == 3 * 2 * 64 * token_bytes
+    adapter.close()
+
+
+def test_of_layers_that_are_not_known_nothing_is_counted(module: ModuleType, tmp_path: Path) -> None:
+    adapter = loaded(module, tmp_path, model=MODEL.model_copy(update={"decoder": Decoder(problem="of a new kind")}))
+    adapter.prepare(3, 60, 5)
+    assert adapter.memory() == {"reserved_bytes": 500}
+    adapter.close()
+
+
 @pytest.mark.parametrize("damage", ["cut", "longer", "version", "empty"])
 def test_a_file_that_is_not_understood_tells_nothing(damage: str) -> None:
     dispatch = image_module("lmdeploy", "dispatch")
@@ -424,7 +465,6 @@ def test_bytes_of_weights_by_how_they_are_kept(
     found = weights.in_memory(tmp_path, group)
     assert found == {"weights_bytes": layer + norm + 2 * table, "embedding_bytes": table}
     assert weights.in_memory(tmp_path, None) is None, "no number is made up"
-    assert weights.kv_token_bytes(tmp_path) == KV_TOKEN_BYTES
 
 
 def test_multicast_is_off_where_it_is_split() -> None:

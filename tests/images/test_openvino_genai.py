@@ -1,19 +1,21 @@
-"""What the adapter of OpenVINO GenAI asks of its engine, with an engine that does what it is told; needs no engine."""
+"""What the image of OpenVINO GenAI asks of its engine and its exporter, with stand-ins for both; needs no engine."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 from conftest import ROOT
 from image_module import image_module
 from step_sink import Sink
 
-from bench_core.contract.adapter import Decoding, Device, Variant
+from bench_core.contract.adapter import Conversion, Decoding, Device, Variant
 from bench_core.contract.asked.manifest import Manifest
 from bench_core.contract.records.outcome import Outcome
 
@@ -177,3 +179,102 @@ def test_more_rows_than_a_step_has_tokens_are_refused(module: ModuleType, tmp_pa
     assert adapter.classify(refused.value) is Outcome.UNSUPPORTED
     assert adapter.classify(RuntimeError("std::bad_alloc")) is Outcome.OOM_KV
     assert adapter.classify(RuntimeError("something else")) is None
+
+
+# The converter, with an exporter that does as optimum-intel 2.2.0: weights of 16 bits stay as they are, whatever is
+# asked for; 32 bits become 16 where these are asked for.
+
+
+@dataclass
+class Checkpoint:
+    """A model that was read, of ten weights."""
+
+    dtype: str
+
+    def eval(self) -> Checkpoint:
+        return self
+
+
+def write_model(folder: Path, kind: str, size: int) -> None:
+    (folder / "openvino_model.xml").write_text(f'<data element_type="{kind}" offset="0" size="{size}"/>', "utf-8")
+
+
+def export(model: Checkpoint, target: Path, *, ov_config: str, patch_16bit_model: bool, **_more: Any) -> None:
+    assert patch_16bit_model == (model.dtype != "float32")
+    kind = {"float16": "f16", "bfloat16": "bf16", "float32": {"fp32": "f32", "fp16": "f16"}[ov_config]}[model.dtype]
+    write_model(target, kind, 40 if kind == "f32" else 20)
+
+
+def stand_in(name: str, **members: Any) -> Any:
+    made = ModuleType(name)
+    vars(made).update(members)
+    return made
+
+
+@pytest.fixture
+def convert(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """The converter's module, of a checkpoint whose weights are of the type named."""
+
+    def of(dtype: str) -> ModuleType:
+        def read_whole(_source: Path, dtype: str, attn_implementation: str, own: str = dtype) -> Checkpoint:
+            assert attn_implementation == "sdpa"
+            return Checkpoint(own if dtype == "auto" else dtype)
+
+        def compress_weights(model: Path, mode: str, **_settings: Any) -> str:
+            assert "element_type" in model.read_text(encoding="utf-8")
+            return mode
+
+        def save_model(model: str, path: Path, *, compress_to_fp16: bool) -> None:
+            assert not compress_to_fp16
+            write_model(path.parent, {"asym8": "u8", "asym4": "u4"}[model], 10)
+
+        core = SimpleNamespace(read_model=lambda path: path)
+        settings = mock.MagicMock()
+        modes = SimpleNamespace(INT8_ASYM="asym8", INT4_ASYM="asym4")
+        modules = {
+            "adapter": module,
+            "nncf": stand_in(
+                "nncf", CompressWeightsMode=modes, compress_weights=compress_weights, set_log_level=settings
+            ),
+            "nncf.quantization": stand_in("nncf.quantization"),
+            "nncf.quantization.advanced_parameters": settings,
+            "openvino": stand_in("openvino", Core=lambda: core, save_model=save_model, get_version=lambda: "1-2"),
+            "torch": stand_in("torch", float32="float32", set_num_threads=settings),
+            "transformers": settings,
+            "optimum": stand_in("optimum"),
+            "optimum.exporters": stand_in("optimum.exporters"),
+            "optimum.exporters.openvino": stand_in("optimum.exporters.openvino", export_from_model=export),
+            "optimum.intel": stand_in("optimum.intel", OVConfig=lambda dtype: dtype),
+            "images._torch.pretrained": stand_in(
+                "images._torch.pretrained", read_whole=read_whole, attention_of=lambda _source: "sdpa"
+            ),
+            "images._torch.same_function": stand_in(
+                "images._torch.same_function", Engine=settings, require_same_function=lambda *_: "the same"
+            ),
+        }
+        for name, made in modules.items():
+            monkeypatch.setitem(sys.modules, name, made)
+        return image_module("openvino-genai", "convert")
+
+    return of
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize(
+    ("artifact", "stored"),
+    [("ov-fp32", {"f32 40"}), ("ov-fp16", {"f16 20", "bf16 20"}), ("ov-int8", {"u8 10"}), ("ov-int4", {"u4 10"})],
+)
+def test_an_artifact_stores_the_bits_of_its_name_whatever_the_checkpoint_has(
+    convert: Callable[[str], ModuleType], tmp_path: Path, dtype: str, artifact: str, stored: set[str]
+) -> None:
+    for name in ("hf", "target"):
+        (tmp_path / name).mkdir()
+    facts = convert(dtype).to_openvino(Conversion(artifact, tmp_path / "hf", tmp_path / "target", Device("cpu")))
+    assert facts["stored_bytes"] in stored
+
+
+def test_the_bits_of_a_variant_are_those_that_its_artifact_is_called_after() -> None:
+    variants = Manifest.load(ROOT / "images" / "openvino-genai").variants.values()
+    assert {variant.artifact: variant.bits for variant in variants} == {
+        "ov-int4": 4, "ov-int8": 8, "ov-fp16": 16, "ov-fp32": 32,
+    }  # fmt: skip

@@ -225,6 +225,16 @@ def test_tokens_are_told_at_the_step_that_brought_them(module: Any) -> None:
     adapter.close()
 
 
+def test_what_is_of_no_row_of_the_batch_is_told_of_nobody(module: Any) -> None:
+    """The engine's own requests, and what is left of a batch that was given up."""
+    manager, told = Manager(), sink(2)
+    step = SimpleNamespace(rids=["left", "1-1", "check", "1-0"], output_ids=[[7], [8], [], [4, 5]])
+    with image_module("sglang", "engine_steps").tokens_told(manager, {"1-0": 0, "1-1": 1}, told):
+        asyncio.run(manager._handle_batch_output(step))
+    assert [len(row) for row in told._rows] == [2, 1]
+    assert manager.handled == [step]
+
+
 def test_without_token_times_the_engine_is_called_as_it_is(module: Any) -> None:
     adapter = loaded(module)
     adapter.generate([[3, 5]], Decoding(4), StampingSink(1, lambda: 1, wanted=False))

@@ -7,7 +7,6 @@ environment. It connects to the client, listens on nothing, and ends when that c
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import selectors
@@ -33,7 +32,7 @@ from bench_core.client.nodes.wire import (
     enter,
     set_up,
 )
-from bench_core.client.process import Process, start_process
+from bench_core.client.process import Process, memory_file, start_process
 from bench_core.contract.errors import BadInput, MachineFailure
 from bench_core.contract.records.outcome import EXIT_MACHINE, EXIT_OK
 from bench_core.contract.serving.sidecar import CLIENT_SECRET
@@ -88,8 +87,7 @@ class Host:
             self._send(PONG, PONG_HEAD.pack(number, heard_ns, time.monotonic_ns()))
         elif kind == WORD:
             for one in self._processes:
-                with contextlib.suppress(BrokenPipeError):  # it has ended, or its death is told by its results
-                    os.write(one.control, content)
+                one.tell(content)
         elif kind == JOB:
             self._begin(content)
         elif kind == CLEAR:
@@ -100,10 +98,7 @@ class Host:
         self._job, first, count = JOB_HEAD.unpack_from(content)
         # What passes on what generators say has the CPUs that none of them is bound to, where there are such.
         os.sched_setaffinity(0, self._cpus[count:] or self._cpus)
-        memory = os.memfd_create("load")
-        try:
-            with open(memory, "wb", closefd=False) as file:
-                file.write(memoryview(content)[JOB_HEAD.size :])
+        with memory_file(memoryview(content)[JOB_HEAD.size :]) as memory:
             for number in range(first, first + count):
                 try:
                     one = start_process(number, memory)
@@ -112,8 +107,6 @@ class Host:
                     return
                 self._processes.append(one)
                 self._select.register(one.results, selectors.EVENT_READ, one)
-        finally:
-            os.close(memory)
 
     def _pass_on(self, one: Process) -> None:
         if one.results not in self._select.get_map():  # cleared meanwhile, in the same round
@@ -130,12 +123,7 @@ class Host:
         for one in self._processes:
             if one.results in self._select.get_map():
                 self._select.unregister(one.results)
-            if one.process.poll() is None:
-                one.process.kill()
-            one.process.wait()
-            for fd in (one.control, one.results):
-                os.close(fd)
-            one.said.close()
+            one.end()
         self._processes.clear()
 
     def _send(self, kind: int, content: bytes) -> None:

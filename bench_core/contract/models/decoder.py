@@ -35,6 +35,10 @@ class AttentionLayers(Record):
         """Of one position of one row, in all these layers."""
         return self.count * self.kv_heads * (self.key_dim + self.value_dim)
 
+    def numbers_on(self, gpus: int) -> int:
+        """The same on several GPUs together that share the heads, of which each keeps one at least."""
+        return self.count * max(self.kv_heads, gpus) * (self.key_dim + self.value_dim)
+
     def held(self, positions: float) -> float:
         """Positions that are kept of a row with so many."""
         return positions if self.window is None else min(positions, self.window)

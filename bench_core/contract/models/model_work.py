@@ -50,10 +50,14 @@ def decoder_of(model: ModelInfo) -> Decoder:
     )
 
 
-def kv_bytes_per_token(model: ModelInfo, item_bytes: float) -> float:
+def kv_bytes_per_token(model: ModelInfo, item_bytes: float, gpus: int = 1) -> float:
     """Keys and values of one position in all layers, were no window to end: layers x key-value heads x (size of a key +
-    size of a value) x bytes of a number. Llama-2-7B in float16: 0.5 MiB."""
-    return sum(layers.numbers for layers in decoder_of(model).attention) * item_bytes
+    size of a value) x bytes of a number. Llama-2-7B in float16: 0.5 MiB. 0 where the layers are not known.
+
+    Args:
+        gpus: that heads are dealt out among; each has one at least, so that few heads are kept several times.
+    """
+    return sum(layers.numbers_on(gpus) for layers in decoder_of(model).attention) * item_bytes
 
 
 def kv_step_bytes(model: ModelInfo, item_bytes: float, steps: DecodeSteps) -> float | None:

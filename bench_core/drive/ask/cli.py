@@ -18,6 +18,7 @@ from bench_core.contract.records.outcome import EXIT_INTERRUPTED, EXIT_MACHINE, 
 from bench_core.contract.records.record import Record, describe
 from bench_core.drive.ask import words
 from bench_core.drive.ask.command import refuse
+from bench_core.drive.ask.of_images import of_images
 from bench_core.drive.ask.options import AsPath, Panels, click_option, given
 from bench_core.drive.ask.request import SERVED_BY, Modes, Request, Suite
 from bench_core.drive.launch.published import named_network
@@ -102,7 +103,7 @@ def drive(context: click.Context, suite: Path | None, resume: str | None, **valu
         None if modes.get("dry_run") else locks,
         refused="run_id" in places or bool(modes.get("build_only") or modes.get("self_check")),
     )
-    base = _base(suite, earlier, asked)
+    base = _base(suite, earlier, asked, catalogue)
     versions = words.engine_versions(asked.get("engine_version", ()))
     if versions:
         asked["engine_version"] = (
@@ -161,10 +162,12 @@ def _require_consent(suite: Suite, modes: Modes) -> None:
     named_network(modes.serve_address)
 
 
-def _base(suite: Path | None, earlier: Earlier | None, asked: Mapping[str, Any]) -> Suite:
-    """What the command line adds to: a suite file, or what the run was asked for before."""
+def _base(suite: Path | None, earlier: Earlier | None, asked: Mapping[str, Any], catalogue: Catalogue) -> Suite:
+    """What the command line adds to: a suite file, as far as it is of the images named, or what the run was asked for
+    before."""
     if suite is not None:
-        return Suite.load(suite)
+        of_file = Suite.load(suite)
+        return of_images(of_file, asked["images"], catalogue) if "images" in asked else of_file
     if earlier is None:
         return Suite()
     base = earlier.suite()

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench_core.contract.adapter import Adapter, Converter, Direct
+from bench_core.contract.adapter import Adapter, Converter, Direct, TakesModel, Variant
 from bench_core.contract.asked.manifest import Manifest
 from bench_core.contract.errors import BadInput
 from bench_core.contract.records.events import NOT_INSTALLED
+from bench_core.contract.records.spec import CellSpec
 
 if TYPE_CHECKING:  # no cell needs it
     from bench_core.contract.records.device_rates import MeasuresDevice
@@ -35,6 +36,13 @@ def load_adapter(folder: Path, manifest: Manifest, gpus: int = 1) -> Adapter:
     if not isinstance(adapter, Adapter):
         raise BadInput(f"{manifest.adapter} lacks a method of an adapter", "load, prepare, generate, close")
     return adapter
+
+
+def load_model(adapter: Adapter, artifact: Path, variant: Variant, spec: CellSpec) -> None:
+    """Has an adapter read the model of a cell, whose facts it is given before where it wants them."""
+    if isinstance(adapter, TakesModel):
+        adapter.take_model(spec.model)
+    adapter.load(artifact, variant, spec.run_on)
 
 
 def load_converter(folder: Path, manifest: Manifest, artifact: str) -> Converter:

@@ -145,7 +145,7 @@ class EngineProcess:
         self._phase = "load"
         variant = manifest.variant(spec.variant, spec.options, spec.device)
         started = monotonic_ns()
-        adapter.load(self._job.artifact, variant, spec.run_on)
+        image.load_model(adapter, self._job.artifact, variant, spec)
         self._send_phase("load", started)
         self._phase = "prepare"
         return adapter

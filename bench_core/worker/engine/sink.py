@@ -31,9 +31,9 @@ class StampingSink:
 
     def step(self, rows: Sequence[int]) -> None:
         """One token of each of these rows has arrived now."""
-        stamp = self._clock()
+        stamp, stamps = self._clock(), self._rows
         for row in rows:
-            self._rows[row].append(stamp)
+            stamps[row].append(stamp)
 
     def engine(self, row: int, monotonic_s: Sequence[float]) -> None:
         """The engine's own stamps of all tokens of a row."""
