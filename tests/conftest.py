@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import docker
@@ -33,12 +34,21 @@ PLACES = reading_guard.places_here(str(ROOT), [tempfile.gettempdir()])
 read_outside = reading_guard.begin(_GUARD, PLACES)
 
 
+# `make test` runs tests of one lane one after the other, and two lanes beside each other: tests of Ray clusters, those
+# that convert and load for real engines, and those that look at what a Docker engine holds.
+LANES = ("cluster", "engines", "docker")
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """`make test` tells by the mark which tests use the machine's one Docker engine; a fixture that does demands it."""
     for item in items:
         uses = {"docker_client", "engine_home"} & set(getattr(item, "fixturenames", ()))
         if uses and item.get_closest_marker("docker") is None:
             raise pytest.UsageError(f"{item.nodeid} uses a Docker engine ({', '.join(sorted(uses))}) without the mark")
+        lane = next((name for name in LANES if item.get_closest_marker(name) is not None), None)
+        if lane is not None:
+            item.add_marker(pytest.mark.xdist_group(lane))
 
 
 @dataclass
@@ -120,16 +130,23 @@ def docker_client() -> docker.DockerClient:
 
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
+RunIn = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-@pytest.fixture
-def run(docker_client: docker.DockerClient, tmp_path: Path) -> Run:
-    """Calls the driver as a person would, with Docker, its folders in ``tmp_path``; models are shared by a session."""
+@pytest.fixture(scope="session")
+def run_in(docker_client: docker.DockerClient) -> RunIn:
+    """Calls the driver as a person would, with Docker, its folders in the folder given unless they are named."""
 
-    def call(*arguments: str, **folders: Path) -> subprocess.CompletedProcess[str]:
-        places = {"results": tmp_path / "results", "data": tmp_path / "data", "models": tmp_path / "models", **folders}
+    def call(root: Path, *arguments: str, **folders: Path) -> subprocess.CompletedProcess[str]:
+        places = {**{name: root / name for name in ("results", "data", "models")}, **folders}
         command = [sys.executable, "-m", "bench_core.drive", "--launcher", "docker", "--device", "cpu", *arguments]
         command += [f"--{name}={path}" for name, path in places.items()]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=3000)
 
     return call
+
+
+@pytest.fixture
+def run(run_in: RunIn, tmp_path: Path) -> Run:
+    """The same, its folders in ``tmp_path``."""
+    return partial(run_in, tmp_path)

@@ -23,7 +23,7 @@ from bench_core.runs.load import load_run
 from bench_core.runs.view import ServedRow
 from bench_core.verify.run import verify_run
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.alone, pytest.mark.docker]  # others' use of the CPUs is in every latency
 
 SHORT = ("--max-serve-seconds", "3", "--max-ramp-seconds", "1", "--samples", "16", "--max-new-tokens", "20")
 NULL = ("--images", "null", *SHORT, "--run-id", "mine", "--no-device-rates", "--no-harness-check")

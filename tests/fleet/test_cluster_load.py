@@ -27,7 +27,7 @@ from bench_core.runs.load import load_run
 from bench_core.runs.view import ServedRow
 from bench_core.verify.run import verify_run
 
-ray = pytest.mark.alone  # a cluster takes all CPUs while it starts
+ray = pytest.mark.alone  # clocks and latencies are compared
 
 AHEAD_S = 5000
 NULL = (
