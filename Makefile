@@ -18,9 +18,11 @@ STAGES ?= all
 DATASET ?= embedded
 # Neither launcher may be known to be slower than the other, chance and what starts differ by accounted for.
 AGREE := --quantities throughput --max-regression 1% --between-runs 2%
-# Tests of these kinds run one after the other, all others beside each other: one Docker engine is shared by all of a
-# machine, and what measures time or the CPUs is disturbed by neighbours, or disturbs them.
-ONE_BY_ONE := docker or alone
+# Tests of these kinds run in lanes, two at a time (tests/conftest.py): one Docker engine is shared by all of a machine.
+LANES := docker or cluster
+# These run one after the other: what measures time or the CPUs is disturbed by neighbours, or disturbs them. All others
+# run beside each other, as many as there are CPUs.
+ONE_BY_ONE := alone
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-quick lint format build-all self-check own-error harness small-model quality cpu published bench-report soak soak-kill fleet-scale launches cluster-overhead fuzz gpu airgap new-image compose lock schema clean
@@ -39,18 +41,21 @@ demo: setup  ## run the demo suite: in containers where Docker answers, else in 
 	docker/local-os.sh
 	$(PY) -m bench_core.drive --suite suites/demo.yaml --yes
 
-test: lint  ## all checks and tests; those with containers run where a Docker engine answers or could be started
-	docker/local-os.sh
+test: setup  ## all checks and tests; those with containers run where a Docker engine answers or could be started
 	.ci/browser.sh
 	@mkdir -p build; echo "the images of the tests that follow are built meanwhile: build/images.log"; \
-		$(PY) -m bench_core.drive --images all --device cpu --launcher docker --build-only > build/images.log 2>&1 & \
+		(docker/local-os.sh && exec $(PY) -m bench_core.drive --images all --device cpu --launcher docker --build-only) \
+			> build/images.log 2>&1 & \
 		building=$$!; \
-		$(PY) -m pytest -n auto --dist loadfile --durations 15 -m "not ($(ONE_BY_ONE))"; together=$$?; \
+		$(MAKE) --no-print-directory lint || { kill $$building; exit 1; }; \
+		$(PY) -m pytest -n auto --dist loadfile --durations 15 -m "not ($(LANES) or $(ONE_BY_ONE))"; together=$$?; \
 		wait $$building || tail -3 build/images.log; \
-		$(PY) -m pytest --durations 40 -m "$(ONE_BY_ONE)" && exit $$together
+		$(PY) -m pytest -n 2 --dist loadgroup --durations 30 -m "($(LANES)) and not ($(ONE_BY_ONE))"; lanes=$$?; \
+		$(PY) -m pytest --durations 30 -m "$(ONE_BY_ONE)" && exit $$((together + lanes))
 
 test-quick: setup  ## walls, contract and report without simulations, figures and whole runs; in two minutes on two cores
-	$(PY) -m pytest -n auto --dist loadfile tests/test_walls.py tests/contract tests/report -m "not slow and not ($(ONE_BY_ONE))"
+	$(PY) -m pytest -n auto --dist loadfile tests/test_walls.py tests/contract tests/report \
+		-m "not slow and not ($(LANES) or $(ONE_BY_ONE))"
 
 lint: setup  ## ruff and mypy
 	$(VENV)/bin/ruff check .

@@ -44,7 +44,9 @@ def _verdicts(results: Path) -> dict[str, Verdict]:
 
 
 @pytest.mark.parametrize("image", NAMING)
-def test_a_damaged_checkpoint_fails_to_load_with_the_name(damaged: tuple[Damage, dict[str, Verdict]], image: str) -> None:
+def test_a_damaged_checkpoint_fails_to_load_with_the_name(
+    damaged: tuple[Damage, dict[str, Verdict]], image: str
+) -> None:
     damage, verdicts = damaged
     assert verdicts[image].outcome is Outcome.LOAD_FAILED
     assert damage.sign in verdicts[image].cause
