@@ -21,12 +21,12 @@ OTHERS = ("ctranslate2", "llama-cpp-python", "gptqmodel", "vllm")
 SIZE = ("--dataset", "embedded", "--batch-sizes", "1", "--max-new-tokens", "4", "--max-batches", "1")
 BARE = ("--no-harness-check", "--no-device-rates", "--run-id", "damaged")
 
+Damaged = tuple[Damage, dict[str, Verdict]]  # by image
+
 
 @pytest.fixture(scope="module", params=UNSEEN, ids=lambda damage: damage.name)
-def damaged(
-    request: pytest.FixtureRequest, run_in: RunIn, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Damage, dict[str, Verdict]]:
-    """A damage, and what all of these images say of a checkpoint that has it, in one run: image to verdict."""
+def damaged(request: pytest.FixtureRequest, run_in: RunIn, tmp_path_factory: pytest.TempPathFactory) -> Damaged:
+    """A damage, and what all of these images say of a checkpoint that has it, in one run."""
     damage: Damage = request.param
     root = tmp_path_factory.mktemp(damage.name)
     damage.apply(whole_model(root / "toy"))
@@ -44,16 +44,14 @@ def _verdicts(results: Path) -> dict[str, Verdict]:
 
 
 @pytest.mark.parametrize("image", NAMING)
-def test_a_damaged_checkpoint_fails_to_load_with_the_name(
-    damaged: tuple[Damage, dict[str, Verdict]], image: str
-) -> None:
+def test_a_damaged_checkpoint_fails_to_load_with_the_name(damaged: Damaged, image: str) -> None:
     damage, verdicts = damaged
     assert verdicts[image].outcome is Outcome.LOAD_FAILED
     assert damage.sign in verdicts[image].cause
 
 
 @pytest.mark.parametrize("image", OTHERS)
-def test_no_engine_measures_a_damaged_checkpoint(damaged: tuple[Damage, dict[str, Verdict]], image: str) -> None:
+def test_no_engine_measures_a_damaged_checkpoint(damaged: Damaged, image: str) -> None:
     _, verdicts = damaged
     assert verdicts[image].outcome is not Outcome.OK
 
