@@ -48,7 +48,8 @@ test: setup  ## all checks and tests; those with containers run where a Docker e
 			> build/images.log 2>&1 & \
 		building=$$!; \
 		$(MAKE) --no-print-directory lint || { kill $$building; exit 1; }; \
-		$(PY) -m pytest -n auto --dist loadfile --durations 15 -m "not ($(LANES) or $(ONE_BY_ONE))"; together=$$?; \
+		$(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations 15 \
+			-m "not ($(LANES) or $(ONE_BY_ONE))"; together=$$?; \
 		wait $$building || tail -3 build/images.log; \
 		$(PY) -m pytest -n 2 --dist loadgroup --durations 30 -m "($(LANES)) and not ($(ONE_BY_ONE))"; lanes=$$?; \
 		$(PY) -m pytest --durations 30 -m "$(ONE_BY_ONE)" && exit $$((together + lanes))
@@ -64,9 +65,9 @@ lint: setup  ## ruff and mypy
 	@echo "mypy images/_torch"; MYPYPATH=$(CURDIR) $(VENV)/bin/mypy --explicit-package-bases --ignore-missing-imports \
 		images/_torch/*.py
 	@for folder in images/[!_]* docker/template docker/airgap docker/compose; do echo "mypy $$folder"; \
-		case $$folder in docker/[ac]*) engines= ;; *) engines=--ignore-missing-imports ;; esac; \
+		case $$folder in docker/[ac]*) engines= cache=hosts ;; *) engines=--ignore-missing-imports cache=images ;; esac; \
 		(cd $$folder && MYPYPATH=$(CURDIR) $(CURDIR)/$(VENV)/bin/mypy --config-file $(CURDIR)/pyproject.toml \
-			$$engines *.py) || exit 1; done
+			--cache-dir $(CURDIR)/.mypy_cache/$$cache $$engines *.py) || exit 1; done
 
 format: setup  ## let ruff write
 	$(VENV)/bin/ruff check --fix .
