@@ -47,7 +47,7 @@ test: setup  ## all checks and tests; those with containers run where a Docker e
 		(docker/local-os.sh && exec $(PY) -m bench_core.drive --images all --device cpu --launcher docker --build-only) \
 			> build/images.log 2>&1 & \
 		building=$$!; \
-		$(MAKE) --no-print-directory lint || { kill $$building; exit 1; }; \
+		make --no-print-directory lint || { kill $$building; exit 1; }; \
 		$(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations 15 \
 			-m "not ($(LANES) or $(ONE_BY_ONE))"; together=$$?; \
 		wait $$building || tail -3 build/images.log; \
