@@ -18,10 +18,11 @@ STAGES ?= all
 DATASET ?= embedded
 # Neither launcher may be known to be slower than the other, chance and what starts differ by accounted for.
 AGREE := --quantities throughput --max-regression 1% --between-runs 2%
-# Tests of these kinds run in lanes, two at a time (tests/conftest.py): one Docker engine is shared by all of a machine.
-LANES := docker or cluster
-# These run one after the other: what measures time or the CPUs is disturbed by neighbours, or disturbs them. All others
-# run beside each other, as many as there are CPUs.
+# Tests of these kinds run in two lanes beside each other, in each one after the other: those that load real engines, and
+# those that look at what a Docker engine holds or start clusters, of which there should be one at a time.
+LANES := engines or docker or cluster
+# These run alone: what measures time or the CPUs is disturbed by neighbours, or disturbs them. All others run beside
+# each other, as many as there are CPUs.
 ONE_BY_ONE := alone
 
 .DEFAULT_GOAL := help
@@ -44,15 +45,18 @@ demo: setup  ## run the demo suite: in containers where Docker answers, else in 
 test: setup  ## all checks and tests; those with containers run where a Docker engine answers or could be started
 	.ci/browser.sh
 	@mkdir -p build; echo "the images of the tests that follow are built meanwhile: build/images.log"; \
+		trap 'kill $$building $$loading 2> /dev/null' EXIT; trap 'exit 130' INT TERM; \
 		(docker/local-os.sh && exec $(PY) -m bench_core.drive --images all --device cpu --launcher docker --build-only) \
 			> build/images.log 2>&1 & \
 		building=$$!; \
-		make --no-print-directory lint || { kill $$building; exit 1; }; \
+		make --no-print-directory lint || exit 1; \
 		$(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations 15 \
 			-m "not ($(LANES) or $(ONE_BY_ONE))"; together=$$?; \
 		wait $$building || tail -3 build/images.log; \
-		$(PY) -m pytest -n 2 --dist loadgroup --durations 30 -m "($(LANES)) and not ($(ONE_BY_ONE))"; lanes=$$?; \
-		$(PY) -m pytest --durations 30 -m "$(ONE_BY_ONE)" && exit $$((together + lanes))
+		$(PY) -m pytest --durations 15 -m "engines and not ($(ONE_BY_ONE))" > build/engines.log 2>&1 & loading=$$!; \
+		$(PY) -m pytest --durations 15 -m "($(LANES)) and not (engines or $(ONE_BY_ONE))"; others=$$?; \
+		echo "beside these, with real engines:"; wait $$loading; engines=$$?; cat build/engines.log; \
+		$(PY) -m pytest --durations 15 -m "$(ONE_BY_ONE)" && exit $$((together + engines + others))
 
 test-quick: setup  ## walls, contract and report without simulations, figures and whole runs; in two minutes on two cores
 	$(PY) -m pytest -n auto --dist loadfile tests/test_walls.py tests/contract tests/report \

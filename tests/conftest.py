@@ -34,23 +34,16 @@ PLACES = reading_guard.places_here(str(ROOT), [tempfile.gettempdir()])
 read_outside = reading_guard.begin(_GUARD, PLACES)
 
 
-# `make test` runs tests of one lane one after the other, and two lanes beside each other: tests of Ray clusters, those
-# that convert and load for real engines, and those that look at what a Docker engine holds.
-LANES = ("cluster", "engines", "docker")
 # Files with tests of half a minute and more begin first, so that none is left over when all others have ended.
 FIRST = ("test_kill.py", "test_engine_versions.py", "test_full_disk.py", "test_repository.py", "test_compare_runs.py")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """`make test` tells by the mark which tests use the machine's one Docker engine; a fixture that does demands it."""
     for item in items:
         uses = {"docker_client", "engine_home"} & set(getattr(item, "fixturenames", ()))
         if uses and item.get_closest_marker("docker") is None:
             raise pytest.UsageError(f"{item.nodeid} uses a Docker engine ({', '.join(sorted(uses))}) without the mark")
-        lane = next((name for name in LANES if item.get_closest_marker(name) is not None), None)
-        if lane is not None:
-            item.add_marker(pytest.mark.xdist_group(lane))
     items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
 
 
