@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 from ray_nodes import Nodes
 from test_cluster import wait_for
 
@@ -48,7 +49,7 @@ class ClientNodes(Nodes):
         """All of them."""
         if self._ahead is not None:
             self._ahead.terminate()
-            self._ahead.wait(30)
+            self._ahead.wait(90)
         super().close()
 
 
@@ -67,13 +68,13 @@ def client_nodes(root: Path) -> Iterator[ClientNodes]:
             found.close()
 
 
-def hosts_of_load(nodes: Nodes) -> set[int]:
-    """Processes of a cluster's nodes that have load generators for a client elsewhere."""
+def hosts_of_load() -> set[int]:
+    """Processes of this clone, not of a container, that have load generators for a client elsewhere."""
     found = set()
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = path.read_bytes().split(b"\0")
-            ours = str(nodes.folder("")).encode() in path.with_name("environ").read_bytes()
+            ours = path.with_name("cwd").readlink() == ROOT
         except OSError:
             continue
         if ours and (b"bench_core.client.nodes.host" in words or b"bench_core.client.load.generator" in words):

@@ -45,7 +45,7 @@ def test_a_dry_run_shows_who_sends_and_where_servers_listen(nodes: Nodes, drive:
 def test_a_client_node_that_is_lost_is_replaced_and_what_it_had_is_kept_aside(nodes: Nodes, tmp_path: Path) -> None:
     nodes.add("b-doomed", num_gpus=0)  # without a GPU: it is the first to send
     nodes.add("s-server", labels={"role": "server"})
-    before = hosts_of_load(nodes)
+    before = hosts_of_load()
     load = ("--concurrency", "6", "--client-nodes", "1", *NAMED, "--max-ramp-seconds", "3", "--max-serve-seconds", "9")
     driver = begun((*NULL, *load, "--cluster", nodes.address, "--node-labels", "role=server"), tmp_path)
     run, cell = tmp_path / "results" / "mine", "null.scripted.c6"
@@ -65,13 +65,13 @@ def test_a_client_node_that_is_lost_is_replaced_and_what_it_had_is_kept_aside(no
     lines = parse_serve_events(aside.read_bytes().splitlines(), "aside")
     assert sum(isinstance(one, RequestEvent) for one in lines) > 100
     assert verify_run(run).differences == ()
-    wait_for(lambda: hosts_of_load(nodes) <= before, 20)
+    wait_for(lambda: hosts_of_load() <= before, 20)
 
 
 def test_without_another_node_to_send_the_run_says_so_and_goes_on_later(nodes: Nodes, tmp_path: Path) -> None:
     """Fewer living nodes than a load asks for: a failure of the environment, and no outcome of the cell."""
     nodes.add("b-doomed", num_gpus=0)
-    before = hosts_of_load(nodes)
+    before = hosts_of_load()
     load = ("--concurrency", "6", "--client-nodes", "3", *NAMED, *SHORT)
     driver = begun((*NULL, *load, "--cluster", nodes.address), tmp_path)
     run, cell = tmp_path / "results" / "mine", "null.scripted.c6"
@@ -85,7 +85,7 @@ def test_without_another_node_to_send_the_run_says_so_and_goes_on_later(nodes: N
     assert "client node b-doomed is lost" in out
     assert "a load from 3 other nodes, and 2 can be used (" in out
     assert not [row for row in load_run(run).served if row.complete]
-    wait_for(lambda: hosts_of_load(nodes) <= before, 20)
+    wait_for(lambda: hosts_of_load() <= before, 20)
     nodes.add("b-doomed", num_gpus=0)
     try:
         again = begun(("--resume", "mine", "--cluster", nodes.address, *NAMED), tmp_path)
@@ -97,13 +97,13 @@ def test_without_another_node_to_send_the_run_says_so_and_goes_on_later(nodes: N
 
 
 def test_one_signal_ends_a_load_from_other_nodes_and_leaves_no_client(nodes: Nodes, tmp_path: Path) -> None:
-    before = hosts_of_load(nodes)
+    before = hosts_of_load()
     load = ("--concurrency", "4", "--client-nodes", "1", *NAMED, "--max-serve-seconds", "60")
     driver = begun((*NULL, *load, "--cluster", nodes.address), tmp_path)
     run = tmp_path / "results" / "mine"
     try:
         wait_for(lambda: requests_so_far(run, "null.scripted.c4") > 20)
-        assert hosts_of_load(nodes) > before
+        assert hosts_of_load() > before
         driver.send_signal(signal.SIGINT)
         out, _ = driver.communicate(timeout=60)
     finally:
@@ -112,14 +112,14 @@ def test_one_signal_ends_a_load_from_other_nodes_and_leaves_no_client(nodes: Nod
     (row,) = load_run(run).served
     assert row.verdict is not None
     assert row.verdict.outcome is Outcome.KILLED
-    wait_for(lambda: hosts_of_load(nodes) <= before, 20)
+    wait_for(lambda: hosts_of_load() <= before, 20)
 
 
 def test_a_killed_driver_leaves_no_client(nodes: Nodes, tmp_path: Path) -> None:
-    before = hosts_of_load(nodes)
+    before = hosts_of_load()
     load = ("--concurrency", "4", "--client-nodes", "1", *NAMED, "--max-serve-seconds", "60")
     driver = begun((*NULL, *load, "--cluster", nodes.address), tmp_path)
     wait_for(lambda: requests_so_far(tmp_path / "results" / "mine", "null.scripted.c4") > 20)
     driver.kill()
     driver.communicate()
-    wait_for(lambda: hosts_of_load(nodes) <= before, 90)
+    wait_for(lambda: hosts_of_load() <= before, 90)
