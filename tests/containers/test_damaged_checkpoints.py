@@ -19,7 +19,7 @@ NAMING = ("transformers", "bitsandbytes")
 # They convert it first, or have parts under names of their own.
 OTHERS = ("ctranslate2", "llama-cpp-python", "gptqmodel", "vllm")
 SIZE = ("--dataset", "embedded", "--batch-sizes", "1", "--max-new-tokens", "4", "--max-batches", "1")
-BARE = ("--no-harness-check", "--no-device-rates", "--run-id", "damaged")
+BARE = ("--no-harness-check", "--no-device-rates", "--threads", "1", "--run-id", "damaged")
 
 Damaged = tuple[Damage, dict[str, Verdict]]  # by image
 
