@@ -28,8 +28,8 @@ pytestmark = [pytest.mark.docker, pytest.mark.engines]
 
 NEW_TOKENS = 64
 BARE = ("--no-harness-check", "--no-device-rates")  # without launches that are of no engine
-# Of matrices that small, threads only wait for each other: for long where another test has one of the CPUs. The contract
-# suite runs on all.
+# Of matrices that small, threads only wait for each other, and for long where another test has one of the CPUs. The
+# contract suite runs on all.
 ONE_THREAD = ("--threads", "1")
 
 
