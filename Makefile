@@ -18,9 +18,12 @@ STAGES ?= all
 DATASET ?= embedded
 # Neither launcher may be known to be slower than the other, chance and what starts differ by accounted for.
 AGREE := --quantities throughput --max-regression 1% --between-runs 2%
-# Tests of these kinds run one after the other, all others beside each other: one Docker engine is shared by all of a
-# machine, and what measures time or the CPUs is disturbed by neighbours, or disturbs them.
-ONE_BY_ONE := docker or alone
+# Tests of these kinds run in three lanes beside each other, in each one after the other: those that load real engines,
+# those that start clusters, and those that look at what a Docker engine holds.
+LANES := engines or cluster or docker
+# These run alone: what measures time or the CPUs is disturbed by neighbours, or disturbs them. All others run beside
+# each other, as many as there are CPUs.
+ONE_BY_ONE := alone
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-quick lint format build-all self-check own-error harness small-model quality cpu published bench-report soak soak-kill fleet-scale launches cluster-overhead fuzz gpu airgap new-image compose lock schema clean
@@ -39,18 +42,27 @@ demo: setup  ## run the demo suite: in containers where Docker answers, else in 
 	docker/local-os.sh
 	$(PY) -m bench_core.drive --suite suites/demo.yaml --yes
 
-test: lint  ## all checks and tests; those with containers run where a Docker engine answers or could be started
-	docker/local-os.sh
+test: setup  ## all checks and tests; those with containers run where a Docker engine answers or could be started
 	.ci/browser.sh
 	@mkdir -p build; echo "the images of the tests that follow are built meanwhile: build/images.log"; \
-		$(PY) -m bench_core.drive --images all --device cpu --launcher docker --build-only > build/images.log 2>&1 & \
+		trap 'kill $$building $$loading $$fleet 2> /dev/null' EXIT; trap 'exit 130' INT TERM; \
+		(docker/local-os.sh && exec $(PY) -m bench_core.drive --images all --device cpu --launcher docker --build-only) \
+			> build/images.log 2>&1 & \
 		building=$$!; \
-		$(PY) -m pytest -n auto --dist loadfile --durations 15 -m "not ($(ONE_BY_ONE))"; together=$$?; \
+		make --no-print-directory lint || exit 1; \
+		$(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations 15 \
+			-m "not ($(LANES) or $(ONE_BY_ONE))"; together=$$?; \
 		wait $$building || tail -3 build/images.log; \
-		$(PY) -m pytest --durations 40 -m "$(ONE_BY_ONE)" && exit $$together
+		$(PY) -m pytest --durations 15 -m "engines and not ($(ONE_BY_ONE))" > build/engines.log 2>&1 & loading=$$!; \
+		$(PY) -m pytest --durations 15 -m "cluster and not ($(ONE_BY_ONE))" > build/cluster.log 2>&1 & fleet=$$!; \
+		$(PY) -m pytest --durations 15 -m "docker and not (engines or cluster or $(ONE_BY_ONE))"; others=$$?; \
+		echo "beside these, of clusters:"; wait $$fleet; clusters=$$?; cat build/cluster.log; \
+		echo "and with real engines:"; wait $$loading; engines=$$?; cat build/engines.log; \
+		$(PY) -m pytest --durations 15 -m "$(ONE_BY_ONE)" && exit $$((together + engines + clusters + others))
 
 test-quick: setup  ## walls, contract and report without simulations, figures and whole runs; in two minutes on two cores
-	$(PY) -m pytest -n auto --dist loadfile tests/test_walls.py tests/contract tests/report -m "not slow and not ($(ONE_BY_ONE))"
+	$(PY) -m pytest -n auto --dist loadfile tests/test_walls.py tests/contract tests/report \
+		-m "not slow and not ($(LANES) or $(ONE_BY_ONE))"
 
 lint: setup  ## ruff and mypy
 	$(VENV)/bin/ruff check .
@@ -59,9 +71,9 @@ lint: setup  ## ruff and mypy
 	@echo "mypy images/_torch"; MYPYPATH=$(CURDIR) $(VENV)/bin/mypy --explicit-package-bases --ignore-missing-imports \
 		images/_torch/*.py
 	@for folder in images/[!_]* docker/template docker/airgap docker/compose; do echo "mypy $$folder"; \
-		case $$folder in docker/[ac]*) engines= ;; *) engines=--ignore-missing-imports ;; esac; \
+		case $$folder in docker/[ac]*) engines= cache=hosts ;; *) engines=--ignore-missing-imports cache=images ;; esac; \
 		(cd $$folder && MYPYPATH=$(CURDIR) $(CURDIR)/$(VENV)/bin/mypy --config-file $(CURDIR)/pyproject.toml \
-			$$engines *.py) || exit 1; done
+			--cache-dir $(CURDIR)/.mypy_cache/$$cache $$engines *.py) || exit 1; done
 
 format: setup  ## let ruff write
 	$(VENV)/bin/ruff check --fix .

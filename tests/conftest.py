@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import docker
@@ -33,12 +34,17 @@ PLACES = reading_guard.places_here(str(ROOT), [tempfile.gettempdir()])
 read_outside = reading_guard.begin(_GUARD, PLACES)
 
 
+# Files with tests of half a minute and more begin first, so that none is left over when all others have ended.
+FIRST = ("test_kill.py", "test_engine_versions.py", "test_full_disk.py", "test_repository.py", "test_compare_runs.py")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """`make test` tells by the mark which tests use the machine's one Docker engine; a fixture that does demands it."""
     for item in items:
         uses = {"docker_client", "engine_home"} & set(getattr(item, "fixturenames", ()))
         if uses and item.get_closest_marker("docker") is None:
             raise pytest.UsageError(f"{item.nodeid} uses a Docker engine ({', '.join(sorted(uses))}) without the mark")
+    items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
 
 
 @dataclass
@@ -120,16 +126,23 @@ def docker_client() -> docker.DockerClient:
 
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
+RunIn = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-@pytest.fixture
-def run(docker_client: docker.DockerClient, tmp_path: Path) -> Run:
-    """Calls the driver as a person would, with Docker, its folders in ``tmp_path``; models are shared by a session."""
+@pytest.fixture(scope="session")
+def run_in(docker_client: docker.DockerClient) -> RunIn:
+    """Calls the driver as a person would, with Docker, its folders in the folder given unless they are named."""
 
-    def call(*arguments: str, **folders: Path) -> subprocess.CompletedProcess[str]:
-        places = {"results": tmp_path / "results", "data": tmp_path / "data", "models": tmp_path / "models", **folders}
+    def call(root: Path, *arguments: str, **folders: Path) -> subprocess.CompletedProcess[str]:
+        places = {**{name: root / name for name in ("results", "data", "models")}, **folders}
         command = [sys.executable, "-m", "bench_core.drive", "--launcher", "docker", "--device", "cpu", *arguments]
         command += [f"--{name}={path}" for name, path in places.items()]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=3000)
 
     return call
+
+
+@pytest.fixture
+def run(run_in: RunIn, tmp_path: Path) -> Run:
+    """The same, its folders in ``tmp_path``."""
+    return partial(run_in, tmp_path)

@@ -38,6 +38,7 @@ SHORT = ("--device", "cpu", "--launcher", "docker", "--no-harness-check", "--exh
 WORK = ("--samples", "4", "--max-new-tokens", "8", "--yes")
 SLOW = ("--option", "null.tpot_s=0.05")  # 0.4 s a batch, 2 s a cell: time to do something to it
 LABEL = "llm-bench.driver-pid"
+ENGINE_PREFIX = "bench-engine-"  # of a private engine's folder, and of its network
 
 
 def until(met: Callable[[], Any], what: str, limit_s: float = 60.0) -> Any:
@@ -62,7 +63,7 @@ class PrivateEngine:
     """
 
     def __init__(self) -> None:
-        self.home = Path(tempfile.mkdtemp(prefix="bench-engine-"))  # short: a socket's path has 108 characters
+        self.home = Path(tempfile.mkdtemp(prefix=ENGINE_PREFIX))  # short: a socket's path has 108 characters
         self.url = f"unix://{self.home}/docker.sock"
         self._interface = f"be-{self.home.name[-8:]}"  # 15 characters at most
         self._bridge = connect().networks.create(

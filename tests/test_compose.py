@@ -18,6 +18,7 @@ from unittest import mock
 import pytest
 import yaml
 from module_file import module_at
+from private_engine import ENGINE_PREFIX
 
 from bench_core.contract.errors import BadInput
 from bench_core.contract.records import layout
@@ -369,6 +370,7 @@ def test_compose_leaves_the_cell_that_the_driver_leaves(clone: Path, tmp_path: P
     places = [f"--{name}={tmp_path / 'driver' / name}" for name in ("data", "models", "results")]
     command = [sys.executable, "-m", "bench_core.drive", "--images", "null", "--launcher", "docker", "--device", "cpu"]
     command += ["--batch-sizes", "4", "--samples", "16", *same, "--run-id", "mine", "--yes", *places]
+    command += ["--no-device-rates"]  # compose measures none
     driver = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=900)
     assert driver.returncode == 0, driver.stderr
     theirs = tmp_path / "driver" / "results" / "mine"
@@ -422,10 +424,16 @@ def _docker(*words: str) -> set[str]:
     return set(subprocess.run(["docker", *words], capture_output=True, text=True, check=True).stdout.split())
 
 
+def _networks() -> set[str]:
+    """Of the machine's engine, but for those of engines that tests beside this one have."""
+    names = _docker("network", "ls", "--format", "{{.Name}}")
+    return {name for name in names if not name.startswith(ENGINE_PREFIX)}
+
+
 def _left(folder: Path) -> tuple[set[str], set[str]]:
-    """Containers and networks of projects in this folder."""
+    """Containers of projects in this folder, and networks."""
     of = ("--filter", f"label=com.docker.compose.project.working_dir={folder}", "--format", "{{.ID}}")
-    return _docker("ps", "--all", *of), _docker("network", "ls", "--format", "{{.Name}}")
+    return _docker("ps", "--all", *of), _networks()
 
 
 LOAD = ("--concurrency", "2", "--max-serve-seconds", "3", "--max-ramp-seconds", "1", "--max-new-tokens", "20")
@@ -434,7 +442,7 @@ LOAD = ("--concurrency", "2", "--max-serve-seconds", "3", "--max-ramp-seconds", 
 @pytest.mark.docker
 def test_one_cell_under_load_with_docker_alone(clone: Path) -> None:
     """`docker/measure.sh` on empty folders: prepared, served, measured; the run verifies, and nothing else is left."""
-    networks = _docker("network", "ls", "--format", "{{.Name}}")
+    networks = _networks()
     environment = {**os.environ, "DEVICE": "cpu", "BENCH_SAMPLES": "16"}
     command = [str(clone / "docker/measure.sh"), "null-serve", *LOAD]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=900)
@@ -455,7 +463,7 @@ def test_one_cell_under_load_with_docker_alone(clone: Path) -> None:
 @pytest.mark.docker
 def test_what_compose_leaves_goes_with_the_command_that_it_names(clone: Path) -> None:
     """Compose keeps the containers of earlier steps and makes no network; the last line says how they go."""
-    networks = _docker("network", "ls", "--format", "{{.Name}}")
+    networks = _networks()
     done = _compose(clone, "run", "--rm", "null-serve", *LOAD, BENCH_SAMPLES="16")
     assert done.returncode == 0, done.stderr
     containers, after = _left(clone)

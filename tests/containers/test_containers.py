@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -157,6 +158,7 @@ def test_a_container_killed_from_outside_is_a_row_and_the_rest_goes_on(
     assert Verdict.read(cells / "null.scripted.b8" / layout.OUTCOME_FILE).outcome.value == "ok"
 
 
+@pytest.mark.alone
 def test_times_of_the_scripted_engine_are_measured_within_one_percent(docker_client: docker.DockerClient) -> None:
     """20 ms to first token and 5 ms per token, median of ten launches; the overhead of a launch is printed."""
     command = [sys.executable, "-m", "bench_core.drive.own_error", "--launches", "10", "--launcher", "docker"]
@@ -171,22 +173,22 @@ def test_times_of_the_scripted_engine_are_measured_within_one_percent(docker_cli
     assert 0.0 < float(overhead[1]) < 10.0
 
 
-def test_the_contract_suite_passes_on_a_new_image(docker_client: docker.DockerClient) -> None:
-    """`make new-image NAME=x` gives an image that builds and passes the suite at once."""
-    folder = ROOT / "images" / "made-by-a-test"
+def test_the_contract_suite_passes_on_a_new_image(docker_client: docker.DockerClient, tmp_path: Path) -> None:
+    """`make new-image NAME=x` gives an image that builds and passes the suite at once. In a copy of the repository:
+    tests beside this one look at the images of this one."""
+    name, clone = "made-by-a-test", tmp_path / "clone"
+    for part in ("bench_core", "docker", "images"):
+        shutil.copytree(ROOT / part, clone / part, ignore=shutil.ignore_patterns("__pycache__", ".mypy_cache"))
+    shutil.copy(ROOT / ".dockerignore", clone)
     try:
-        made = subprocess.run(
-            [ROOT / "docker" / "new-image.sh", folder.name], capture_output=True, text=True, check=False
-        )
+        script = clone / "docker" / "new-image.sh"
+        made = subprocess.run([script, name], capture_output=True, text=True, check=False)
         assert made.returncode == 0, made.stderr
-        command = [sys.executable, "-m", "bench_core.drive", "--images", folder.name, "--device", "cpu"]
+        command = [sys.executable, "-m", "bench_core.drive", "--images", name, "--device", "cpu"]
         command += ["--launcher", "docker", "--self-check"]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=1200)
+        done = subprocess.run(command, cwd=clone, capture_output=True, text=True, check=False, timeout=1200)
         assert done.returncode == 0, done.stdout + done.stderr
         assert done.stdout.count("passed") >= 12
     finally:
-        for path in sorted(folder.rglob("*"), reverse=True):
-            path.unlink() if path.is_file() else path.rmdir()
-        folder.rmdir()
-        for tag in {f"llm-bench/{folder.name}:cpu"} & {tag for i in docker_client.images.list() for tag in i.tags}:
+        for tag in {f"llm-bench/{name}:cpu"} & {tag for i in docker_client.images.list() for tag in i.tags}:
             docker_client.images.remove(tag)

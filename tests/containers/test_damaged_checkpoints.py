@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import Run
+from conftest import RunIn
 from damage import DAMAGES, Damage, whole_model
 
 from bench_core.contract.records import layout
@@ -19,38 +19,45 @@ NAMING = ("transformers", "bitsandbytes")
 # They convert it first, or have parts under names of their own.
 OTHERS = ("ctranslate2", "llama-cpp-python", "gptqmodel", "vllm")
 SIZE = ("--dataset", "embedded", "--batch-sizes", "1", "--max-new-tokens", "4", "--max-batches", "1")
+BARE = ("--no-harness-check", "--no-device-rates", "--threads", "1", "--run-id", "damaged")
+
+Damaged = tuple[Damage, dict[str, Verdict]]  # by image
+
+
+@pytest.fixture(scope="module", params=UNSEEN, ids=lambda damage: damage.name)
+def damaged(request: pytest.FixtureRequest, run_in: RunIn, tmp_path_factory: pytest.TempPathFactory) -> Damaged:
+    """A damage, and what all of these images say of a checkpoint that has it, in one run."""
+    damage: Damage = request.param
+    root = tmp_path_factory.mktemp(damage.name)
+    damage.apply(whole_model(root / "toy"))
+    done = run_in(root, "--images", ",".join((*NAMING, *OTHERS)), "--model", str(root / "toy"), *SIZE, *BARE)
+    assert done.returncode == 1, done.stdout + done.stderr
+    return damage, _verdicts(root / "results")
 
 
 def _verdicts(results: Path) -> dict[str, Verdict]:
-    return {
-        path.parent.name: Verdict.read(path)
-        for path in results.glob(f"*/{layout.CELLS_FOLDER}/*/{layout.OUTCOME_FILE}")
-    }
+    """By image, which each has one cell."""
+    outcomes = sorted(results.glob(f"damaged/{layout.CELLS_FOLDER}/*/{layout.OUTCOME_FILE}"))
+    found = {path.parent.name.partition(".")[0]: Verdict.read(path) for path in outcomes}
+    assert len(found) == len(outcomes)
+    return found
 
 
-@pytest.mark.parametrize("damage", UNSEEN, ids=lambda damage: damage.name)
-def test_a_damaged_checkpoint_fails_to_load_with_the_name(damage: Damage, run: Run, tmp_path: Path) -> None:
-    damage.apply(whole_model(tmp_path / "toy"))
-    done = run("--images", ",".join(NAMING), "--model", str(tmp_path / "toy"), "--no-harness-check", *SIZE)
-    verdicts = _verdicts(tmp_path / "results")
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert len(verdicts) == len(NAMING)
-    for cell, verdict in verdicts.items():
-        assert verdict.outcome is Outcome.LOAD_FAILED, cell
-        assert damage.sign in verdict.cause, cell
+@pytest.mark.parametrize("image", NAMING)
+def test_a_damaged_checkpoint_fails_to_load_with_the_name(damaged: Damaged, image: str) -> None:
+    damage, verdicts = damaged
+    assert verdicts[image].outcome is Outcome.LOAD_FAILED
+    assert damage.sign in verdicts[image].cause
 
 
 @pytest.mark.parametrize("image", OTHERS)
-@pytest.mark.parametrize("damage", UNSEEN, ids=lambda damage: damage.name)
-def test_no_engine_measures_a_damaged_checkpoint(damage: Damage, image: str, run: Run, tmp_path: Path) -> None:
-    damage.apply(whole_model(tmp_path / "toy"))
-    done = run("--images", image, "--model", str(tmp_path / "toy"), "--no-harness-check", *SIZE)
-    assert done.returncode != 0, done.stdout + done.stderr
-    assert all(verdict.outcome is not Outcome.OK for verdict in _verdicts(tmp_path / "results").values())
+def test_no_engine_measures_a_damaged_checkpoint(damaged: Damaged, image: str) -> None:
+    _, verdicts = damaged
+    assert verdicts[image].outcome is not Outcome.OK
 
 
-def test_the_whole_checkpoint_is_measured(run: Run, tmp_path: Path) -> None:
+def test_the_whole_checkpoint_is_measured(run_in: RunIn, tmp_path: Path) -> None:
     whole_model(tmp_path / "toy")
-    done = run("--images", "transformers", "--model", str(tmp_path / "toy"), "--no-harness-check", *SIZE)
+    done = run_in(tmp_path, "--images", "transformers", "--model", str(tmp_path / "toy"), *SIZE, *BARE)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert [v.outcome for v in _verdicts(tmp_path / "results").values()] == [Outcome.OK]
+    assert [verdict.outcome for verdict in _verdicts(tmp_path / "results").values()] == [Outcome.OK]

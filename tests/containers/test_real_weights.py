@@ -44,6 +44,7 @@ def test_every_engine_that_runs_on_a_cpu_is_tried() -> None:
     assert set(IMAGES) == on_cpu
 
 
+@pytest.mark.alone  # its matrices keep all CPUs busy, and threads of an engine wait for each other
 @pytest.mark.docker
 @pytest.mark.engines
 def test_all_write_in_32_bits_what_transformers_writes(run: Run, tmp_path: Path) -> None:

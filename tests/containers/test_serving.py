@@ -25,6 +25,8 @@ from bench_core.verify.run import verify_run
 
 pytestmark = pytest.mark.docker
 
+by_the_clock = pytest.mark.alone  # others' use of the CPUs is in every latency
+
 SHORT = ("--max-serve-seconds", "3", "--max-ramp-seconds", "1", "--samples", "16", "--max-new-tokens", "20")
 NULL = ("--images", "null", *SHORT, "--run-id", "mine", "--no-device-rates", "--no-harness-check")
 CELL = "null.scripted.c4"
@@ -57,6 +59,7 @@ def events(tmp_path: Path, cell: str = CELL) -> ServeEvents:
     return read_serve_events(folder, layout.cell_folder(folder, cell))
 
 
+@by_the_clock
 @pytest.mark.usefixtures("leaves_nothing")
 def test_a_load_is_measured_and_verified_and_nothing_outside_can_be_reached(
     run: Run, tmp_path: Path, docker_client: docker.DockerClient
@@ -165,6 +168,7 @@ def test_a_server_that_never_becomes_ready_is_a_timeout_for_every_cell(run: Run,
         assert "did not answer within 2 s" in verdict.cause
 
 
+@by_the_clock
 @pytest.mark.usefixtures("leaves_nothing")
 def test_requests_that_fail_are_counted_and_named_and_the_others_measured(run: Run, tmp_path: Path) -> None:
     """One in ten, in each way that a server can fail one."""
@@ -221,6 +225,7 @@ def test_what_is_killed_or_stopped_in_a_window_is_measured_by_a_resumed_run(
     assert row(tmp_path).result is not None
 
 
+@by_the_clock
 @pytest.mark.usefixtures("leaves_nothing")
 def test_a_capacity_is_searched_on_one_server(run: Run, tmp_path: Path) -> None:
     """The client writes the trials into the run's folder; two slots keep a limit that a third request breaks."""

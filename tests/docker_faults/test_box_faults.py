@@ -55,6 +55,7 @@ def test_containers_killed_removed_and_stopped_by_others_are_rows_and_resume_mea
     assert all(row.result is not None for row in driver.view().rows)
 
 
+@pytest.mark.alone
 def test_a_wall_clock_that_jumps_changes_no_duration(driver: Driver, fault_repository: Path) -> None:
     """Of driver, supervisor and engine at once. A stand-in: Python's wall clock is replaced in these processes, since
     the machine's own is not this test's to set. What is measured is CLOCK_MONOTONIC, which no one can set."""

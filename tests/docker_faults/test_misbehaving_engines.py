@@ -55,7 +55,7 @@ def night(
     started = time.monotonic()
     done = driver(
         "--images", "hostile", "--variants", ",".join(f"hostile.{act}" for act in ACTS), "--batch-sizes", "1", *WORK,
-        "--option", f"hostile.victim={victims}/victim", "--batch-timeout-s", "6", "--run-id", "mine",
+        "--option", f"hostile.victim={victims}/victim", "--batch-timeout-s", "20", "--run-id", "mine",
         limit_s=240, environment={"BENCH_BOX_MEMORY_BYTES": str(MEMORY_BYTES), "BENCH_BOX_PIDS": str(PIDS)},
     )  # fmt: skip
     return Night(driver, done, time.monotonic() - started, victims)
@@ -72,7 +72,7 @@ def night(
         ("forges", Outcome.OK, "worker", ""),
         ("forks", Outcome.OK, "worker", ""),
         ("bombs", Outcome.OK, "worker", ""),
-        ("ignores-term", Outcome.TIMEOUT, "worker", "within 6 s (--batch-timeout-s)"),
+        ("ignores-term", Outcome.TIMEOUT, "worker", "within 20 s (--batch-timeout-s)"),
         ("exits-0", Outcome.CRASHED, "worker", "the engine ended with code 0 before its work was done"),
         ("kills-supervisor", Outcome.KILLED, "driver", "the container was ended from outside (code 137)"),
         ("eats", Outcome.OOM_KV, "worker", "the kernel ended the engine: the container's memory limit was reached"),

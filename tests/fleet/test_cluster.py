@@ -22,7 +22,7 @@ from bench_core.contract.records.spec import CellSpec
 from bench_core.runs.load import load_run
 from bench_core.verify.run import verify_run
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.cluster
 
 NULL = (
     *("--images", "null", "--device", "cpu", "--launcher", "process", "--yes", "--samples", "16"),

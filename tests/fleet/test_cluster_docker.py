@@ -25,12 +25,12 @@ from bench_core.runs.load import load_run
 from bench_core.runs.view import Row
 from bench_core.verify.run import verify_run
 
-pytestmark = [pytest.mark.alone, pytest.mark.docker]
+pytestmark = [pytest.mark.cluster, pytest.mark.docker]
 
 SIXTY = (
     *("--images", "null,ctranslate2", "--device", "cpu", "--launcher", "docker", "--yes", "--samples", "16"),
     *("--max-new-tokens", "4", "--no-harness-check", "--exhaustive", "--max-warmup-batches", "1", "--threads", "1"),
-    *("--control", "none", "--beside-sample", "0", "--batch-sizes", "1,2,4", "--repeats", "10", "--run-id", "mine"),
+    *("--control", "none", "--beside-sample", "0", "--batch-sizes", "1,2,4", "--repeats", "10", "--run-id", "sixty"),
     *("--option", "null.load_s=0", "--option", "null.ttft_s=0.02", "--option", "null.tpot_s=0.001"),
 )
 
@@ -145,8 +145,8 @@ def differing(ours: Mapping[str, tuple[object, ...]], theirs: Mapping[str, tuple
 def test_sixty_cells_end_once_each_and_the_report_is_that_of_one_host(nodes: Nodes, root: Path, make_run: Made) -> None:
     with refusing() as registry:
         driver = begun((*SIXTY, "--cluster", nodes.address, "--registry", registry), root / "fleet")
-        wait_for(lambda: bool(cells_with(root / "fleet" / "results" / "mine", layout.SPEC_FILE)), 600)
-    run = root / "fleet" / "results" / "mine"
+        wait_for(lambda: bool(cells_with(root / "fleet" / "results" / "sixty", layout.SPEC_FILE)), 600)
+    run = root / "fleet" / "results" / "sixty"
     try:
         wait_for(lambda: len(cells_with(run, layout.OUTCOME_FILE)) >= 20, 600)
         wait_for(lambda: "node1" in at_work(run), 60)
@@ -165,7 +165,7 @@ def test_sixty_cells_end_once_each_and_the_report_is_that_of_one_host(nodes: Nod
     assert verify_run(run).differences == ()
 
     make_run(root / "host", *SIXTY, "--no-device-rates")  # a cluster's are not measured
-    alone = root / "host" / "results" / "mine"
+    alone = root / "host" / "results" / "sixty"
     assert differing(of_the_work(run), of_the_work(alone)) == []
     reports = [without_times((one / layout.REPORT_FILE).read_text(encoding="utf-8")) for one in (run, alone)]
     assert "| null scripted | 0" in "\n".join(reports[0])

@@ -31,7 +31,7 @@ from bench_core.drive.plan.catalogue import Catalogue
 from bench_core.drive.plan.plan import make_plan
 from bench_core.runs.load import load_run
 
-ray = pytest.mark.alone  # a cluster takes all CPUs while it starts
+ray = pytest.mark.cluster
 HOST = HostInfo(cpu="c", cores=8, memory_bytes=1 << 30, system="Linux", python="3.11")
 
 

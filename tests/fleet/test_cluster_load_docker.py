@@ -9,10 +9,10 @@ from pathlib import Path
 
 import docker
 import pytest
+from client_nodes import requests_so_far
 from docker.models.containers import Container
 from ray_nodes import Nodes
 from test_cluster import begun, wait_for
-from test_cluster_load import requests_so_far
 
 from bench_core.contract.records import layout
 from bench_core.contract.records.spec import CellSpec
