@@ -160,7 +160,10 @@ def test_the_headline_run_is_spread_over_visits_by_image(stub: Path) -> None:
     assert accept(stub, "--shape", "llama-3.1-8b", "headline-sglang").returncode == 0
     first, second, other = (stub.parent / "calls").read_text().splitlines()
     assert "--run-id headline-llama-2-7b --suite suites/headline.yaml" in first
-    assert "--variants vllm.fp16,vllm.fp8,vllm.gptq,vllm.awq,transformers.fp16-compiled --model synthetic/llama-2-7b" in first
+    assert (
+        "--variants vllm.fp16,vllm.fp8,vllm.gptq,vllm.awq,transformers.fp16-compiled --model synthetic/llama-2-7b"
+        in first
+    )
     assert "--resume headline-llama-2-7b" in second
     assert "--variants llama-cpp-python.q4_k_m,llama-cpp-python.f16 " in second
     assert "--run-id headline-llama-3.1-8b" in other
@@ -176,6 +179,18 @@ def test_all_checks_every_engine_that_is_compared_on_a_gpu(stub: Path) -> None:
     manifests = {name: catalogue.get(name).manifest for name in catalogue.names}
     assert checked == [name for name, manifest in manifests.items() if manifest.ranked and "cuda" in manifest.devices]
     assert any(f"--images {','.join(checked)}" in call for call in calls), "and compared with each other"
+
+
+def test_all_has_every_stage_but_those_that_the_head_leaves_out(stub: Path) -> None:
+    """Each is a run of its name; one wants trained weights."""
+    script = (ROOT / "tests/gpu/acceptance.sh").read_text(encoding="utf-8")
+    head = script.partition("# Stages:")[2].partition("# Not among all: headline,")[0]
+    stages = {word.rstrip("-") for word in re.findall(r"[a-z][a-z0-9-]+", head)}
+    accept(stub, "all")
+    runs = re.findall(r"--run-id (\S+)", (stub.parent / "calls").read_text(encoding="utf-8"))
+    expected = stages - {"all", "check", "headline", "speculative"}
+    assert {"lmdeploy", "parity", "memory", "llama-load"} <= expected
+    assert {name for name in expected if not any(run == name or run.startswith(f"{name}-") for run in runs)} == set()
 
 
 def test_no_stage_begins_when_time_is_up(stub: Path) -> None:

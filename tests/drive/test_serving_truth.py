@@ -83,6 +83,19 @@ def test_capacity_is_the_scripts(drive: Drive, tmp_path: Path) -> None:
     assert "known already" in again.err
 
 
+def test_a_window_in_which_no_request_was_due_is_a_timeout(drive: Drive, tmp_path: Path) -> None:
+    """The warm-up's requests were answered. The engine has not crashed, and the cell says what would help."""
+    done = drive(
+        *COMMON, "--request-rate", "0.5", "--arrivals", "constant", "--max-ramp-seconds", "2.5",
+        "--max-serve-seconds", "0.3",
+    )  # fmt: skip
+    (row,) = load_run(tmp_path / "results" / "mine").served
+    assert row.status == "timeout", (row.problem, done.err)
+    assert "no request was due in the " in row.problem
+    assert "--max-serve-seconds" in row.problem
+    assert verify_run(tmp_path / "results" / "mine").differences == ()
+
+
 def test_streams_that_met_refused_connections_verify(drive: Drive, tmp_path: Path) -> None:
     """Each pauses before its next request."""
     refuses = ("--option", "null.fail_every=40", "--option", "null.request_fails=refuse")

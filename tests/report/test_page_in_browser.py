@@ -14,7 +14,7 @@ import pytest
 from make_large_run import make_large_run
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from report_runs import CT2, VLLM, Script, write_run
-from serving_runs import write_loaded
+from serving_runs import FAST, LoadScript, write_loaded
 from test_report_choose import CASES, _rounded
 from test_report_written import EVIL, MIXED
 from typer.testing import CliRunner
@@ -269,6 +269,18 @@ def test_a_cell_says_how_it_is_measured_again(browser: Browser, batches: Path, s
     assert sign["width"] < 20, "a sign beside the title, not a picture above it"
     panel.get_by_role("button", name="Copy").click()
     expect(panel.get_by_role("button", name="Copied")).to_be_visible()
+
+
+def test_load_points_of_one_kind_are_one_line_whatever_their_digits(browser: Browser, tmp_path: Path) -> None:
+    """Rates below 1 and above, with and without a point; constant arrivals are a kind of their own."""
+    loads = ("c1", "c4", "r0_5", "r1", "r2", "r1-constant", "r2-constant")
+    run = write_loaded(tmp_path, LoadScript(engines=(FAST,), loads=loads))
+    page = Opened(browser, write_report(run).page).page
+    figure = page.locator("#chart-frontier")
+    figure.scroll_into_view_if_needed()
+    figure.locator("svg").wait_for()
+    assert figure.locator("svg g.mark-line path").count() == 3
+    expect(figure.locator("svg g.mark-text")).to_contain_text("r0.5")
 
 
 def test_dark_is_dark_and_the_button_turns_it(browser: Browser, batches: Path) -> None:

@@ -132,7 +132,7 @@ def _ruled_out(choice: Choice) -> Table:
 def _notes(choice: Choice, wanted: Wanted) -> Iterator[str]:
     if choice.ranked and not wanted.point:
         what = choice.point_words.capitalize()
-        yield f"{what} gives most within the limits. Ask for another with batch=, concurrency= or rate=."
+        yield f"{what} gives most within the limits. Ask for another with batch=, concurrency=, rate= or trace."
     if choice.tied:
         yield "Tied: statistically, with the first. Measuring longer would tell them apart."
     if not _in_order(choice):
