@@ -154,7 +154,7 @@ class CellRun:
         """What was known at each look."""
         t_s, ended, due = zip(*self._looks, strict=True)
         known = itertools.islice(self._known, due[-1])
-        return CourseEvent(start_s=self._t0_s, t_s=t_s, ended=ended, due=due, order=tuple(known))
+        return CourseEvent(start_s=self._t0_s, t_s=t_s, ended=ended, due=due, order=tuple(known), drains=True)
 
     def _sent(self, course: Course) -> None:
         """Tells the course which requests are due since the last call."""
