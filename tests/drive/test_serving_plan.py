@@ -115,6 +115,7 @@ def test_the_command_line_says_loads_as_a_suite_file_does(drive: Drive, tmp_path
         (("--images", "null", "--concurrency", "0"), "whole number of 1 or more"),
         (("--images", "null", "--request-rate", "fast"), "a number above 0"),
         (("--images", "null", "--request-rate", "8,8.0004"), "8.0004 requests/s: a rate has 3 decimals at most"),
+        (("--images", "null", "--request-rate", "50000"), "50000 requests/s for 240 s are 1.2e+07 requests, more than"),
         (("--images", "null", "--request-rate", "0.0004"), "0.0004 requests/s: a rate has 3 decimals at most"),
         (("--images", "null", "--concurrency", "2", "--slo", "ttft=1"), "is no limit"),
         (("--find-capacity", "null.scripted"), "latency limits are needed"),
@@ -129,6 +130,7 @@ def test_what_cannot_be_served_is_refused(drive: Drive, words: tuple[str, ...], 
     refused = drive(*[word for word in HERE if word != "--dry-run"], *words)
     assert refused.code == 2, refused.err
     assert cause in refused.err
+    assert drive(*HERE, *words).code == 2, "by the plan already, before anything is fetched or built"
 
 
 def test_a_search_alone_begins_with_its_first_load(drive: Drive) -> None:
