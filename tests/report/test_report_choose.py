@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from report_runs import CT2, VLLM, Script, write_run
+from serving_runs import FAST, LoadScript, write_loaded
 from typer.testing import CliRunner
 
 from bench_core.contract.errors import BadInput
@@ -316,3 +317,12 @@ def test_what_a_pool_reserved_and_did_not_use_is_said_where_the_rest_is_within_t
     cell = Option(**{**made, "memory_bytes": int(67.9 * GIB), "unused_bytes": unused})
     (out,) = choose([cell], Wanted(point=cell.point, memory=24 * GIB)).ruled_out
     assert reason_words(cell, out.reasons[0]) == words
+
+
+def test_under_load_without_a_gpu_memory_is_the_server_s(tmp_path: Path) -> None:
+    """710 MiB resident; on a GPU it is what the device had in use, 9100 MiB."""
+    for device, mib in (("cpu", 710), ("cuda", 9100)):
+        run = write_loaded(tmp_path / device, LoadScript(engines=(FAST,), loads=("c4",), device=device))
+        (cell,) = options_of(load_run(run))
+        assert cell.memory_bytes == mib * 2**20
+        assert _asked(run, "--choose", "memory=8GiB")[0] == (0 if device == "cpu" else 1)
