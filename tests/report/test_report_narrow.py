@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -10,8 +11,15 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from serving_runs import LoadScript, write_loaded
+from typer.testing import CliRunner
 
+from bench_core.compare.cli import app as compare_app
+from bench_core.report.cli import app as report_app
+from bench_core.report.decide.option import options_of
+from bench_core.report.format import within
 from bench_core.report.write.narrow import fitted
+from bench_core.runs.load import load_run
 
 _WORDS = st.lists(st.text("abc09.-", min_size=1, max_size=14), min_size=1, max_size=4).map(" ".join)
 _ROWS = st.integers(1, 6).flatmap(
@@ -68,3 +76,23 @@ def test_every_word_is_there_and_no_line_is_wider(rows: list[list[str]], width: 
         for word in " ".join(row).split():
             assert word in text
     assert max(map(len, text.splitlines())) <= width
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 140])
+def test_answers_and_comparisons_cut_no_number_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    """As they are on a terminal of that width."""
+    monkeypatch.setattr("bench_core.report.cli._PLAIN_WIDTH", width)
+    monkeypatch.setattr("bench_core.compare.cli._PLAIN_WIDTH", width)
+    runs = [str(write_loaded(tmp_path / name, LoadScript(run_id=name))) for name in ("one", "two")]
+    answer = CliRunner().invoke(report_app, [runs[0], "--choose", "concurrency=4"]).output
+    (first, *_) = (option for option in options_of(load_run(Path(runs[0]))) if option.concurrency == 4)
+    assert first.throughput_tok_s is not None
+    number = within(first.throughput_tok_s.value, first.throughput_tok_s.low, first.throughput_tok_s.high)
+    assert number.split()[0] in answer.split("concurrency 4", 2)[2]
+    compared = CliRunner().invoke(compare_app, runs).output
+    for text in (answer, compared):
+        assert "…" not in text
+        assert max(map(len, text.splitlines())) <= width
+    assert "INCONCLUSIVE" in compared or "PASS" in compared

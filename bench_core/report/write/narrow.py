@@ -12,9 +12,13 @@ _LONGEST_WORD = 20  # longer ones (paths, causes) may be folded within a column
 _BESIDE_A_CELL = 3  # its rule and two spaces
 
 
-def fitted(table: Table, console: Console) -> RenderableType:
-    """The table where each of its columns has room for its longest word, else its rows as blocks. Left to itself rich
-    takes from the widest columns alone, below their longest word too, and cuts what stands there."""
+def fitted(shown: RenderableType, console: Console) -> RenderableType:
+    """A table as it is where each of its columns has room for its longest word, else its rows as blocks. What is no table
+    stays as it is. Left to itself rich takes from the widest columns alone, below their longest word too, and cuts what
+    stands there."""
+    if not isinstance(shown, Table):
+        return shown
+    table = shown
     columns = [_texts(table, place) for place in range(len(table.columns))]
     least = [_longest_word(texts) for texts in columns]
     room = console.width - 1 - _BESIDE_A_CELL * len(columns)
