@@ -13,9 +13,9 @@ _BESIDE_A_CELL = 3  # its rule and two spaces
 
 
 def fitted(shown: RenderableType, console: Console) -> RenderableType:
-    """A table as it is where each of its columns has room for its longest word, else its rows as blocks. What is no table
-    stays as it is. Left to itself rich takes from the widest columns alone, below their longest word too, and cuts what
-    stands there."""
+    """A table as it is where each of its columns has room for its longest word, else its rows as blocks. What is no
+    table stays as it is. Left to itself rich takes from the widest columns alone, below their longest word too, and
+    cuts what stands there."""
     if not isinstance(shown, Table):
         return shown
     table = shown
