@@ -15,7 +15,7 @@ from bench_core.report.format import GIB, within
 from bench_core.report.page.fields import unbroken
 from bench_core.report.page.repeat import repeat_command
 from bench_core.runs.series import Series
-from bench_core.runs.view import Row, RunView, ServedRow
+from bench_core.runs.view import Ended, Row, RunView
 from bench_core.system.text import one_line
 
 SCHEMA_VERSION = 1
@@ -122,7 +122,7 @@ def method_key(option: Option) -> str:
 _TOLD = [one.name for one in fields(Option) if one.name not in ("image", "variant", "method", "point_words")]
 
 
-def _cell(view: RunView, option: Option, row: Row | None, any_row: Row | ServedRow) -> dict[str, Any]:
+def _cell(view: RunView, option: Option, row: Row | None, any_row: Ended) -> dict[str, Any]:
     found: dict[str, Any] = {"method": method_key(option), "ranked": option.ranked}
     for name in _TOLD:
         found[name] = _plain(getattr(option, name))
