@@ -177,6 +177,18 @@ def test_all_checks_every_engine_that_is_compared_on_a_gpu(stub: Path) -> None:
     assert any(f"--images {','.join(checked)}" in call for call in calls), "and compared with each other"
 
 
+def test_all_has_every_stage_but_those_that_the_head_leaves_out(stub: Path) -> None:
+    """Each is a run of its name; one wants trained weights."""
+    script = (ROOT / "tests/gpu/acceptance.sh").read_text(encoding="utf-8")
+    head = script.partition("# Stages:")[2].partition("# Not among all: headline,")[0]
+    stages = {word.rstrip("-") for word in re.findall(r"[a-z][a-z0-9-]+", head)}
+    accept(stub, "all")
+    runs = re.findall(r"--run-id (\S+)", (stub.parent / "calls").read_text(encoding="utf-8"))
+    expected = stages - {"all", "check", "headline", "speculative"}
+    assert {"lmdeploy", "parity", "memory", "llama-load"} <= expected
+    assert {name for name in expected if not any(run == name or run.startswith(f"{name}-") for run in runs)} == set()
+
+
 def test_no_stage_begins_when_time_is_up(stub: Path) -> None:
     done = accept(stub, "--seconds", "5", "parity-exllama", "repeats")
     assert done.returncode == 2

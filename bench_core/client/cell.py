@@ -15,6 +15,7 @@ from bench_core.contract.records import layout
 from bench_core.contract.records.events import EndEvent, PhaseEvent, Progress
 from bench_core.contract.records.outcome import MARKED, Outcome, Verdict, stopped_on_request
 from bench_core.contract.records.spec import CellSpec
+from bench_core.contract.serving.latencies import scheduled_in
 from bench_core.contract.serving.log import CpuEvent, ServeEvents
 from bench_core.contract.serving.protocol import DRAIN_S
 from bench_core.contract.serving.requests import CourseEvent, RequestEvent, WindowEvent
@@ -153,7 +154,7 @@ class CellRun:
         """What was known at each look."""
         t_s, ended, due = zip(*self._looks, strict=True)
         known = itertools.islice(self._known, due[-1])
-        return CourseEvent(start_s=self._t0_s, t_s=t_s, ended=ended, due=due, order=tuple(known))
+        return CourseEvent(start_s=self._t0_s, t_s=t_s, ended=ended, due=due, order=tuple(known), drains=True)
 
     def _sent(self, course: Course) -> None:
         """Tells the course which requests are due since the last call."""
@@ -202,12 +203,19 @@ class CellRun:
         self._doors.say(Progress.model_validate(line))
 
     def _judged(self, window: WindowEvent | None) -> Verdict:
-        """Where nothing was answered as asked, that is what the cell tells; where some was, it is measured."""
+        """Where nothing was answered as asked, that is what the cell tells; where some was, it is measured, unless no
+        request was due in the window: the load was too low for it, or the server too slow."""
         if window is not None and any(request.ok for request in self._requests):
-            return Verdict(outcome=Outcome.OK, judged_by="worker")
+            if scheduled_in(self._requests, window.begin_s, window.end_s):
+                return Verdict(outcome=Outcome.OK, judged_by="worker")
+            lasted_s = window.end_s - window.begin_s
+            cause = (
+                f"no request was due in the {lasted_s:.3g} s that were measured: a longer --max-serve-seconds has some"
+            )
+            return Verdict(outcome=Outcome.TIMEOUT, cause=cause, phase="measure", judged_by="worker")
         failed = next((request for request in self._requests if request.end not in ("ok", "unfinished")), None)
         if failed is None:
-            cause = f"no request was answered within {self._plan.protocol.max_serve_seconds:g} s"
+            cause = f"no request was answered within {time.monotonic() - self._t0_s:.3g} s"
             return Verdict(outcome=Outcome.TIMEOUT, cause=cause, phase="measure", judged_by="worker")
         ends = sum(request.end == failed.end for request in self._requests)
         cause = f"no request was answered as asked: {ends} x {failed.end}: {failed.cause}"

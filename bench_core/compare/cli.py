@@ -141,10 +141,12 @@ def _starts(text: str) -> float:
 def _tell(comparisons: Sequence[Comparison], *, everything: bool) -> None:
     from rich.console import Console  # noqa: PLC0415
 
+    from bench_core.report.write.narrow import fitted  # noqa: PLC0415
+
     terminal = Console(highlight=False, width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
     for comparison in comparisons:
         for part in console(comparison, everything=everything):
-            terminal.print(part)
+            terminal.print(fitted(part, terminal))
 
 
 def _write(

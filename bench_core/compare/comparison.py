@@ -12,7 +12,7 @@ from bench_core.compare.side import Cell, Side
 from bench_core.compare.verdict import WORST_FIRST, Judged, Verdict, judge, judge_memory
 from bench_core.contract.errors import BadInput
 from bench_core.contract.statistics.interval import FEWEST_BATCHES
-from bench_core.report.conditions import OF_CELLS, OF_RUNS
+from bench_core.report.conditions import OF_CELLS, OF_RUNS, decisive
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,8 @@ def compare(old: Side, new: Side, asked: Asked) -> Comparison:
 
 
 def _run_differences(old: Side, new: Side, allowed: Collection[str]) -> Iterator[str]:
-    names = [name for name in OF_RUNS if old.conditions.get(name) != new.conditions.get(name)]
+    sides = (old.conditions, new.conditions)
+    names = [name for name in OF_RUNS if len({decisive(name, side.get(name, "")) for side in sides}) > 1]
     words = {n: f"{n} is {old.conditions.get(n, 'none')}, and {new.conditions.get(n, 'none')}" for n in names}
     refused = [name for name in names if name not in allowed]
     if refused:

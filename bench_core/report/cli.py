@@ -87,13 +87,14 @@ def _choose(run: Path, limits: str, priced: Prices) -> None:
     from rich.console import Console  # noqa: PLC0415  # the one use
 
     from bench_core.report.write.choice import console_choice  # noqa: PLC0415
+    from bench_core.report.write.narrow import fitted  # noqa: PLC0415
 
     wanted = parse_wanted(limits)
     options = options_of(load_run(run, processes=cpus()))
     choice = find(options, wanted)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
     for part in console_choice(choice, choice_sentences(options, choice, wanted), wanted, priced):
-        console.print(part)
+        console.print(fitted(part, console))
     if not choice.ranked:
         raise typer.Exit(EXIT_FAILED)
 

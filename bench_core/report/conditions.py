@@ -15,6 +15,7 @@ from bench_core.system.text import foreign, one_line
 
 # Of runs first, then of single cells.
 OF_RUNS = ("gpu", "cpu", "model", "workload", "lengths")
+_DIGESTED = ("model", "workload")  # their words end with it
 OF_CELLS = ("threads", "schedule", "prefix-cache")
 
 
@@ -44,6 +45,11 @@ def run_conditions(view: RunView) -> dict[str, str]:
     if record.device == "cpu":
         found["cpu"] = foreign(record.host.cpu)
     return found
+
+
+def decisive(name: str, words: str) -> str:
+    """What of a condition of a run has to be alike: of model and prompts the digest, whatever their file was called."""
+    return words.rpartition("digest ")[2] if name in _DIGESTED else words
 
 
 def run_facts(view: RunView) -> dict[str, str]:

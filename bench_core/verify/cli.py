@@ -10,6 +10,7 @@ import typer
 
 from bench_core.contract.errors import BadInput
 from bench_core.contract.records.outcome import EXIT_BAD_INPUT, EXIT_FAILED
+from bench_core.report.format import quantity
 from bench_core.runs.collector import collect_seldom
 from bench_core.runs.forks import cpus
 from bench_core.verify.differences import Difference
@@ -48,8 +49,8 @@ def _tell(done: Verification) -> None:
     for line in done.not_checked:
         typer.echo(f"not checked: {line}")
     count = len(done.differences)
-    verdict = "all that is published follows from the raw events" if not count else f"{count} differences"
-    typer.echo(f"{done.run_id}: {done.cells} cells: {verdict}")
+    verdict = "all that is published follows from the raw events" if not count else quantity(count, "difference")
+    typer.echo(f"{done.run_id}: {quantity(done.cells, 'cell')}: {verdict}")
 
 
 def _plain(done: Verification) -> dict[str, object]:

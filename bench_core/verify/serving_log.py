@@ -12,7 +12,7 @@ from bench_core.contract.records.spec import CellSpec
 from bench_core.contract.serving.load import Serve
 from bench_core.contract.serving.log import ServeEvents
 from bench_core.contract.serving.protocol import PAUSE_AFTER_REFUSED_S, ServeProtocol
-from bench_core.contract.serving.requests import CourseEvent, RequestEvent, WindowEvent
+from bench_core.contract.serving.requests import CourseEvent, GeneratorEvent, RequestEvent, WindowEvent
 from bench_core.contract.serving.saturation import FIRST_REQUESTS, in_flight
 from bench_core.contract.serving.schedule import Schedule
 from bench_core.contract.serving.window import LEAST_REQUESTS, LEAST_SECONDS, retraced
@@ -181,12 +181,25 @@ def _window(
     if lasted_s > protocol.max_serve_seconds + _LOOK_SLACK_S:
         yield f"the window lasted {lasted_s:.1f} s, its limit is {protocol.max_serve_seconds:g} s"
     yield from _reason(requests, window, protocol, load, schedule)
-    # With nothing left to send a generator ends by itself, before the next look at the course.
-    slack_s = _LOOK_SLACK_S if window.reason == "schedule_used_up" else _SLACK_S
-    if any(one.ended_s < window.end_s - slack_s for one in events.generators):
+    if any(one.ended_s < _needed_until_s(one, window, requests) for one in events.generators):
         yield "a load generator ended within the window"
-    if window.reason != "saturated" and not any(r.scheduled_s >= window.end_s - _idle_s(requests) for r in requests):
+    # Of a trace that is measured to its end, what was known at the looks tells when that was.
+    drained = load.load == "trace" and events.course is not None and events.course.drains
+    if (
+        window.reason != "saturated"
+        and not drained
+        and not any(r.scheduled_s >= window.end_s - _idle_s(requests) for r in requests)
+    ):
         yield "the window goes on after the last request"
+
+
+def _needed_until_s(one: GeneratorEvent, window: WindowEvent, requests: Sequence[RequestEvent]) -> float:
+    """When a load generator may have ended at the earliest: with nothing left to send it does so by itself, as soon as
+    its own last request has ended."""
+    if window.reason != "schedule_used_up":
+        return window.end_s - _SLACK_S
+    last_s = max((r.ended_s for r in requests if r.process == one.process), default=0.0)
+    return min(window.end_s - _LOOK_SLACK_S, last_s - _SLACK_S)
 
 
 def _course(

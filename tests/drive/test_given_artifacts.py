@@ -76,7 +76,7 @@ def test_a_person_at_a_terminal_is_asked_before_an_artifact_is_downloaded(
     called = drive(*CT2, "--artifact", "ct2-int8=owner/name")
     assert called.code == 130
     (question,) = asked  # an environment that is not there yet is named before
-    assert question.endswith("download ct2-int8 (owner/name) and measure 1 cells?")
+    assert question.endswith("download ct2-int8 (owner/name) and measure 1 cell?")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -21,6 +21,7 @@ from bench_core.drive.plan.plan import make_plan, plan_of_cells
 from bench_core.system.cpus import deal
 from bench_core.worker.serve.command import filled
 
+_STREAMS = ("--find-capacity", "null.scripted", "--slo", "ttft_s=1", "--capacity-of", "concurrency")
 HERE = ("--device", "cpu", "--launcher", "process", "--samples", "20", "--dry-run")
 
 
@@ -127,22 +128,29 @@ def test_the_command_line_says_loads_as_a_suite_file_does(drive: Drive, tmp_path
         (("--images", "ctranslate2", "--concurrency", "2"), "has no server"),
         (("--images", "null", "--concurrency", "0"), "whole number of 1 or more"),
         (("--images", "null", "--request-rate", "fast"), "a number above 0"),
+        (("--images", "null", "--request-rate", "8,8.0004"), "8.0004 requests/s: a rate has 3 decimals at most"),
+        (("--images", "null", "--request-rate", "50000"), "50000 requests/s for 240 s are 1.2e+07 requests, more than"),
+        (("--images", "null", "--request-rate", "0.0004"), "0.0004 requests/s: a rate has 3 decimals at most"),
         (("--images", "null", "--concurrency", "2", "--slo", "ttft=1"), "is no limit"),
         (("--find-capacity", "null.scripted"), "latency limits are needed"),
         (("--find-capacity", "ctranslate2.float32", "--slo", "ttft_s=1"), "no server"),
         (("--images", "null", "--trace", "missing.jsonl"), "missing.jsonl"),
+        ((*_STREAMS, "--capacity-start", "1.5"), "--capacity-start: 1.5 requests at once: a whole number"),
+        ((*_STREAMS, "--capacity-start", "0.5"), "--capacity-start: 0.5 requests at once: a whole number"),
+        ((*_STREAMS, "--capacity-limit", "70000"), "--capacity-limit: 70000 requests at once: a whole number"),
     ],
 )
 def test_what_cannot_be_served_is_refused(drive: Drive, words: tuple[str, ...], cause: str) -> None:
     refused = drive(*[word for word in HERE if word != "--dry-run"], *words)
     assert refused.code == 2, refused.err
     assert cause in refused.err
+    assert drive(*HERE, *words).code == 2, "by the plan already, before anything is fetched or built"
 
 
 def test_a_search_alone_begins_with_its_first_load(drive: Drive) -> None:
     shown = drive(*HERE, "--find-capacity", "null.scripted", "--slo", "ttft_s=1", "--capacity-start", "4")
     assert shown.code == 0, shown.err
-    assert "1 cells: null.scripted x {r4}" in shown.out
+    assert "1 cell: null.scripted x {r4}" in shown.out
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,37 @@ def test_capacity_is_the_scripts(drive: Drive, tmp_path: Path) -> None:
     again = drive("--resume", "mine", "--no-device-rates", "--yes", own_folders=True)
     assert again.code == 0, again.err
     assert "known already" in again.err
+
+
+def test_a_window_in_which_no_request_was_due_is_a_timeout(drive: Drive, tmp_path: Path) -> None:
+    """The warm-up's requests were answered. The engine has not crashed, and the cell says what would help."""
+    done = drive(
+        *COMMON, "--request-rate", "0.5", "--arrivals", "constant", "--max-ramp-seconds", "2.5",
+        "--max-serve-seconds", "0.3",
+    )  # fmt: skip
+    (row,) = load_run(tmp_path / "results" / "mine").served
+    assert row.status == "timeout", (row.problem, done.err)
+    assert "no request was due in the " in row.problem
+    assert "--max-serve-seconds" in row.problem
+    assert verify_run(tmp_path / "results" / "mine").differences == ()
+
+
+def test_of_a_trace_every_token_counts(drive: Drive, tmp_path: Path) -> None:
+    """Most requests come at once and the last one later, when load generators with nothing left to send have ended."""
+    trace = tmp_path / "trace.jsonl"
+    times = (0.0, 0.0, 0.0, 0.0, 6.0)
+    lines = ({"arrival_s": at_s, "prompt_tokens": 4, "output_tokens": TOKENS} for at_s in times)
+    trace.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    done = drive(*COMMON, "--trace", str(trace), "--client-processes", "3")
+    assert done.code == 0, done.err
+    folder = tmp_path / "results" / "mine"
+    (row,) = load_run(folder).served
+    metrics = _metrics(row)
+    assert metrics.stop_reason == "schedule_used_up"
+    assert metrics.window_s == pytest.approx(times[-1] + SERVICE_S, abs=0.5)
+    assert metrics.output_throughput_tok_s.value * metrics.window_s == pytest.approx(TOKENS * len(times))
+    assert metrics.requests.ok == len(times)
+    assert verify_run(folder).differences == ()
 
 
 def test_streams_that_met_refused_connections_verify(drive: Drive, tmp_path: Path) -> None:

@@ -7,8 +7,9 @@
 #
 # Stages: check-IMAGE  failures  parity-IMAGE[,IMAGE...]  memory  repeats  serving  capacity  llama-load  precisions  awq
 #         continuous  speculative  sglang  lmdeploy  exllamav3  headline-IMAGE[,IMAGE...]  all
-# Of two GPUs of one host, and not among all: pool  pair  pair-serving. NVLink multicast stays off, whatever runs on them.
-# --model-folder: a model with trained weights, which the stage speculative wants.
+# Not among all: headline, and of two GPUs of one host pool  pair  pair-serving. NVLink multicast stays off, whatever runs
+# on them.
+# --model-folder: a model with trained weights, which the stage speculative wants; all leaves it out without one.
 # --shape: of the stage headline, a model's name without synthetic/ (llama-2-7b).
 # --seconds: everything must have ended by then; the batch in hand is finished, the rest is left for another call.
 # Logs and results are left in R; the exit code is the number of stages that did not end well.
@@ -275,6 +276,8 @@ for stage in "$@"; do
             awq || failed=$((failed + 1))
             continuous || failed=$((failed + 1))
             sglang || failed=$((failed + 1))
+            lmdeploy || failed=$((failed + 1))
+            exllamav3 || failed=$((failed + 1))
             [[ -z $model_folder ]] || speculative ;;
         *) echo "unknown stage: $stage" >&2; exit 2 ;;
     esac || failed=$((failed + 1))

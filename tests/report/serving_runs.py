@@ -262,7 +262,7 @@ def _followed(
         window = course.look(now_s).window
     t_s, known, sent = zip(*looks, strict=True)
     order = tuple(request.index for request in due[:begun])
-    event = CourseEvent(start_s=start_s, t_s=t_s, ended=known, due=sent, order=order)
+    event = CourseEvent(start_s=start_s, t_s=t_s, ended=known, due=sent, order=order, drains=True)
     return event, window, [request for request in ended if request.scheduled_s <= window.end_s]
 
 

@@ -25,6 +25,9 @@ from bench_core.contract.errors import BadInput
 from bench_core.contract.records import layout
 from bench_core.contract.records.outcome import Outcome
 from bench_core.contract.records.run import EngineVersion, RunRecord
+from bench_core.report.together.equal import facts_of
+from bench_core.report.together.group import NamedRun, groups_of
+from bench_core.runs.load import load_run
 
 CELLS, BATCHES = 4, 40
 # As of an engine on a GPU that behaves: 1 % from batch to batch, 0.3 % from start to start.
@@ -237,6 +240,25 @@ def test_another_gpu_is_refused_or_compared_with_a_warning(tmp_path: Path) -> No
     assert {line.verdict for line in found.lines if line.quantity and line.quantity.name == "throughput"} == {
         Verdict.PASS
     }
+
+
+def test_the_same_prompts_and_model_are_known_by_their_digests(tmp_path: Path) -> None:
+    """One run had the dataset from the hub, the other as a file; one the model by its id, the other a folder."""
+
+    def renamed(record: RunRecord) -> dict[str, object]:
+        return {
+            "workload": record.workload.model_copy(update={"name": "stories.jsonl"}),
+            "model": record.model.model_copy(update={"name": "my-folder"}),
+        }
+
+    one, other = _changed(tmp_path, renamed)
+    found = between(one, other)
+    assert not found.warnings
+    (group,) = groups_of([NamedRun(path.name, load_run(path)) for path in (one, other)])
+    facts = {fact.title: fact for fact in facts_of(group.runs)}
+    for title in ("Workload", "Model"):
+        assert facts[title].words == "equal"
+        assert len(set(facts[title].values)) == 2, "each is shown as its run has it"
 
 
 def test_another_length_is_refused(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from make_large_run import make_large_run
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from report_runs import CT2, VLLM, Script, write_run
-from serving_runs import write_loaded
+from serving_runs import FAST, LoadScript, write_loaded
 from test_report_choose import CASES, _rounded
 from test_report_written import EVIL, MIXED
 from typer.testing import CliRunner
@@ -269,6 +269,36 @@ def test_a_cell_says_how_it_is_measured_again(browser: Browser, batches: Path, s
     assert sign["width"] < 20, "a sign beside the title, not a picture above it"
     panel.get_by_role("button", name="Copy").click()
     expect(panel.get_by_role("button", name="Copied")).to_be_visible()
+
+
+def test_load_points_of_one_kind_are_one_line_whatever_their_digits(browser: Browser, tmp_path: Path) -> None:
+    """Rates with and without a fraction; constant arrivals are a kind of their own."""
+    loads = ("c1", "c4", "r7_5", "r15", "r20", "r7_5-constant", "r20-constant")
+    run = write_loaded(tmp_path, LoadScript(engines=(FAST,), loads=loads))
+    page = Opened(browser, write_report(run).page).page
+    figure = page.locator("#chart-frontier")
+    figure.scroll_into_view_if_needed()
+    figure.locator("svg").wait_for()
+    assert figure.locator("svg g.mark-line path").count() == 3
+    expect(figure.locator("svg g.mark-text").filter(has_text="r7.5")).to_have_count(1)
+
+
+def test_a_band_does_not_reach_over_a_point_without_an_interval(browser: Browser, tmp_path: Path) -> None:
+    """Of vLLM's time to first token: intervals at 8 and 16 requests/s, none at 24, one at 32 alone."""
+    run = PUBLISHED / "h200-serving"
+    intervals = {
+        o.request_rate: o.ttft_s.low is not None for o in options_of(load_run(run)) if o.request_rate and o.ttft_s
+    }
+    assert intervals == {4: False, 8: True, 16: True, 24: False, 32: True}
+    figure = Opened(browser, write_report(run, tmp_path).page).page.locator("#chart-ttft")
+    figure.scroll_into_view_if_needed()
+    figure.locator("svg").wait_for()
+    bands = [path.bounding_box() for path in figure.locator("g.mark-area path").all()]
+    points = [box for point in figure.locator("g.mark-symbol.role-mark path").all() if (box := point.bounding_box())]
+    assert len(points) == len(intervals)
+    missing = sorted(points, key=lambda box: box["x"])[3]
+    assert not any(band and band["x"] < missing["x"] and band["x"] + band["width"] > missing["x"] for band in bands)
+    assert figure.locator("g.mark-rule.role-mark line").count() == 1
 
 
 def test_dark_is_dark_and_the_button_turns_it(browser: Browser, batches: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from report_runs import CT2, VLLM, Script, write_run
+from serving_runs import FAST, LoadScript, write_loaded
 from typer.testing import CliRunner
 
 from bench_core.contract.errors import BadInput
@@ -185,6 +186,7 @@ def test_of_even_intervals_the_half_widths_decide(one: float, other: float, half
         ("concurrency=64,ttft_p99_s=1.5s", Wanted("c64", ttft_p99_s=1.5)),
         ("rate=0.5,tpot_p99_s=7ms", Wanted("r0_5", tpot_p99_s=0.007)),
         ("rate=8-constant", Wanted("r8-constant")),
+        ("trace, ttft_s=0.2", Wanted("trace", ttft_s=0.2)),
         ("quality=7%,throughput_tok_s=1000", Wanted(quality=0.07, throughput_tok_s=1000)),
         ("quality=0", Wanted(quality=0)),
     ],
@@ -207,6 +209,8 @@ def test_limits_are_read(text: str, wanted: Wanted) -> None:
         ("ttft_s=" + "9" * 400, "nothing can keep", "above 0"),
         ("ttft_s=1,ttft_s=2", "ttft_s stands twice", "once"),
         ("batch=1,rate=2", "batch and rate", "one of them"),
+        ("trace,rate=2", "rate and trace", "one of them"),
+        ("trace=mine", "one trace at most", "ask for it as: trace"),
         ("batch=0", "not a batch size", "whole number"),
         ("batch=1.5", "not a batch size", "whole number"),
         ("concurrency=x", "not a load point", "whole number"),
@@ -313,3 +317,12 @@ def test_what_a_pool_reserved_and_did_not_use_is_said_where_the_rest_is_within_t
     cell = Option(**{**made, "memory_bytes": int(67.9 * GIB), "unused_bytes": unused})
     (out,) = choose([cell], Wanted(point=cell.point, memory=24 * GIB)).ruled_out
     assert reason_words(cell, out.reasons[0]) == words
+
+
+def test_under_load_without_a_gpu_memory_is_the_server_s(tmp_path: Path) -> None:
+    """710 MiB resident; on a GPU it is what the device had in use, 9100 MiB."""
+    for device, mib in (("cpu", 710), ("cuda", 9100)):
+        run = write_loaded(tmp_path / device, LoadScript(engines=(FAST,), loads=("c4",), device=device))
+        (cell,) = options_of(load_run(run))
+        assert cell.memory_bytes == mib * 2**20
+        assert _asked(run, "--choose", "memory=8GiB")[0] == (0 if device == "cpu" else 1)

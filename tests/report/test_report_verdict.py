@@ -160,6 +160,17 @@ def test_each_point_has_sentences_of_its_own(tmp_path: Path) -> None:
     assert found.sentences == (first, cost, near_by, *found.at["b4"])
 
 
+def test_a_method_that_is_ranked_between_the_ends_alone_is_not_passed_over(tmp_path: Path) -> None:
+    """At the smallest and the largest batch size one method has numbers; it is not the only one of the run."""
+    gone = dict.fromkeys((1, 16), (Outcome.CRASHED, "gone"))
+    script = Script((VLLM, replace(CT2, dies=gone)), batch_sizes=(1, 4, 16))
+    sentences = verdict(load_run(write_run(tmp_path, script))).sentences
+    assert [sentence.split(", with ")[0] for sentence in sentences] == [
+        "At batch size 1, vLLM fp16 is the only method that is ranked",
+        "At batch size 16, vLLM fp16 is the only method that is ranked",
+    ]
+
+
 def test_an_answer_within_limits_is_said_of_them(tmp_path: Path) -> None:
     view = _run(tmp_path, [(FAR, 0.1), (NEAR, 0.125), (REFERENCE, 0.2)], model=TRAINED)
     options = options_of(view)

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 
 from bench_core.contract.asked.declaration import Said
 from bench_core.contract.records.record import Record
-from bench_core.contract.serving.load import Arrivals, Concurrency, RequestRate, Serve
+from bench_core.contract.serving.load import RATE_DECIMALS, Arrivals, Concurrency, RequestRate, Serve
 
 
 class Loads(Record):
@@ -37,3 +37,11 @@ class Loads(Record):
     @classmethod
     def _each_load_once(cls, value: tuple[float, ...]) -> tuple[float, ...]:
         return tuple(sorted(set(value)))
+
+    @field_validator("request_rate")
+    @classmethod
+    def _as_cells_are_named(cls, rates: tuple[float, ...]) -> tuple[float, ...]:
+        finer = next((rate for rate in rates if round(rate, RATE_DECIMALS) != rate), None)
+        if finer is not None:  # two such rates would be one cell
+            raise ValueError(f"{finer:.12g} requests/s: a rate has {RATE_DECIMALS} decimals at most")
+        return rates

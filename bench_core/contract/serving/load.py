@@ -9,9 +9,11 @@ from pydantic import Field, model_validator
 
 from bench_core.contract.records.record import Record
 
-Concurrency = Annotated[int, Field(ge=1, le=65536)]
+MOST_AT_ONCE = 65536
+Concurrency = Annotated[int, Field(ge=1, le=MOST_AT_ONCE)]
 RequestRate = Annotated[float, Field(gt=0, le=1e6)]
 Arrivals = Literal["poisson", "constant"]
+RATE_DECIMALS = 3  # that a cell's name has
 
 _WORD = re.compile(r"c(?P<c>[1-9][0-9]{0,4})|r(?P<r>[0-9]{1,7}(?:_[0-9]{1,3})?)(?P<k>-constant)?|(?P<t>trace)")
 
@@ -48,8 +50,13 @@ class Serve(Record):
             return f"c{self.concurrency}"
         if self.request_rate is None:
             return "trace"
-        rate = f"{self.request_rate:.3f}".rstrip("0").rstrip(".").replace(".", "_")
+        rate = f"{self.request_rate:.{RATE_DECIMALS}f}".rstrip("0").rstrip(".").replace(".", "_")
         return f"r{rate}" + ("-constant" if self.arrivals == "constant" else "")
+
+    @property
+    def mark(self) -> str:
+        """The same where room is short, for people: ``c16``, ``r0.5``."""
+        return self.word.replace("_", ".")
 
     @property
     def words(self) -> str:
@@ -74,7 +81,7 @@ class Serve(Record):
         if match["t"]:
             return cls(load="trace")
         if match["c"]:
-            return cls(load="concurrency", concurrency=int(match["c"])) if int(match["c"]) <= 65536 else None
+            return cls(load="concurrency", concurrency=int(match["c"])) if int(match["c"]) <= MOST_AT_ONCE else None
         rate = float(match["r"].replace("_", "."))
         if not 0 < rate <= 1e6:
             return None

@@ -126,9 +126,11 @@ class CourseEvent(Record):
         ended: how many requests it knew to have ended: so many of the log's first.
         due: how many it knew to be due: so many of the first of ``order``.
         order: requests by their index, in the order in which it learned that they were due.
+        drains: a trace was measured until its last request had ended; in logs of before, until that was sent.
     """
 
     type: Literal["course"] = "course"
+    drains: bool = False
     start_s: Moment
     t_s: tuple[Moment, ...]
     ended: tuple[Count, ...]

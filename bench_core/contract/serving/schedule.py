@@ -170,6 +170,14 @@ def constant(rate: float, count: int) -> list[int]:
     return [round(place / rate * 1e6) for place in range(count)]
 
 
+def more_than_fit(rate: float, horizon_s: float) -> str:
+    """Why a schedule of so many requests per second for so long cannot be; empty where it can."""
+    expected = rate * horizon_s
+    if expected <= MOST_REQUESTS / 2:
+        return ""
+    return f"{rate:g} requests/s for {horizon_s:g} s are {expected:.3g} requests, more than {MOST_REQUESTS // 2}"
+
+
 def make_schedule(load: Serve, seed: int, prompts: int, max_new_tokens: int, horizon_s: float) -> Schedule:
     """The schedule of a closed loop or of a rate; that of a trace is ``trace.trace_schedule``.
 
@@ -186,13 +194,9 @@ def make_schedule(load: Serve, seed: int, prompts: int, max_new_tokens: int, hor
         raise BadInput("the schedule of a trace follows from its file")
     if load.request_rate is None:
         return Schedule.made(load, seed, (), range(prompts), max_new_tokens)
+    if too_many := more_than_fit(load.request_rate, horizon_s):
+        raise BadInput(too_many, "lower the rate, or the longest times of warm-up and window")
     expected = load.request_rate * horizon_s
-    if not expected <= MOST_REQUESTS / 2:
-        raise BadInput(
-            f"{load.request_rate:g} requests/s for {horizon_s:g} s are {expected:.3g} requests, "
-            f"more than {MOST_REQUESTS // 2}",
-            "lower the rate, or the longest times of warm-up and window",
-        )
     # So many that one after the horizon is among them, but in a case of 10 standard deviations.
     count = math.ceil(expected + 10 * math.sqrt(expected) + 20)
     times = (

@@ -7,7 +7,7 @@ that has ended, and asks about every quarter of a second what follows.
 reaches up to the earliest request in flight and no further: all that was to be sent before it has ended, and all tokens
 up to then are counted. A look lags by one latency, and leaves nobody out.
 
-A trace has no warm-up. **Warm-up** of other loads ends
+A trace has no warm-up, and is measured until the last of its requests has ended. **Warm-up** of other loads ends
 when the second half of the time since the start shows no trend (Mann and Kendall; see
 ``contract.statistics.trend``) in time to first token, end-to-end latency and output tokens/s, each in at most eight
 blocks. Not before every stream of a closed loop has ended a request, and five requests are in that half; in an open
@@ -87,6 +87,8 @@ class Course:
         start_s: when the load begins.
         requests: of the schedule; ``None``: without end.
         max_requests: that are to be measured at most; ``None``: no limit.
+        drains: a trace is measured until its last request has ended. Without it until that is sent, as in logs of
+            before: of requests that all come at once hardly a token was counted.
     """
 
     def __init__(
@@ -97,7 +99,9 @@ class Course:
         *,
         requests: int | None = None,
         max_requests: int | None = None,
+        drains: bool = True,
     ) -> None:
+        self._drains = drains and load.load == "trace"
         self._load, self._options, self._start_s = load, options, start_s
         self._requests, self._max_requests = requests, max_requests
         self._due: list[float] = []
@@ -248,13 +252,17 @@ class Course:
         elif self._max_requests is not None and self._ended_since(self._begin_s) >= self._max_requests:
             self._end(now_s, "max_requests")
         elif self._used_up(now_s):
-            self._end(now_s, "schedule_used_up")
+            # The last of them has ended between two looks, and what follows is no part of the load.
+            self._end(self._ended[-1] + 1e-6 if self._drains else now_s, "schedule_used_up")
         elif now_s - self._begin_s >= self._options.max_serve_seconds:
             self._end(now_s, "max_seconds")
 
     def _used_up(self, now_s: float) -> bool:
-        """Whether an open loop has sent its last request: from then on the load falls."""
-        return self._requests is not None and len(self._due) >= self._requests and self._due[-1] <= now_s
+        """Whether an open loop has sent its last request: from then on the load falls. Of a trace, whether it has ended
+        too."""
+        if self._requests is None or len(self._due) < self._requests or self._due[-1] > now_s:
+            return False
+        return not self._drains or len(self._ended) >= len(self._due)
 
     def _ended_since(self, time_s: float) -> int:
         return len(self._ended) - bisect.bisect_left(self._ended, time_s)
@@ -295,7 +303,7 @@ def retraced(
     due_s = {request.index: request.scheduled_s for request in requests}
     if len(requests) < max(course.ended, default=0) or not due_s.keys() >= set(course.order):
         raise ValueError("a look knew of a request that is not in the log")
-    again = Course(load, options, course.start_s, requests=scheduled)
+    again = Course(load, options, course.start_s, requests=scheduled, drains=course.drains)
     due = ended = 0
     for now_s, due_by, ended_by in zip(course.t_s, course.due, course.ended, strict=True):
         for index in course.order[due:due_by]:

@@ -211,7 +211,7 @@ def _complete(asked: dict[str, Any], min_memory: str | None, catalogue: Catalogu
     elif not resumed and asked.get("find_capacity") and "batch_sizes" not in asked:
         first = asked.get("capacity_start", Suite().capacity_start)
         varied = asked.get("capacity_of", Suite().capacity_of)
-        asked |= {"batch_sizes": (), varied: (int(first) if varied == "concurrency" else first,)}
+        asked |= {"batch_sizes": (), varied: (max(int(first), 1) if varied == "concurrency" else first,)}
 
 
 def _selection_of_searches(cell: str | None, asked: dict[str, Any], catalogue: Catalogue) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from bench_core.contract.records.record import Record, Scalar
 from bench_core.contract.records.run import LauncherName
 from bench_core.contract.records.workload import DEFAULT_SAMPLE_SEED, SEEDS
 from bench_core.contract.serving.capacity import DEFAULT_ATTAINMENT
+from bench_core.contract.serving.load import MOST_AT_ONCE
+from bench_core.contract.serving.schedule import more_than_fit
 from bench_core.drive.ask.suite_paths import SuitePaths
 from bench_core.drive.ask.version import normal_version
 
@@ -194,6 +196,14 @@ class Suite(MeasureOptions, Loads, Subjects):
     def _something(self) -> Suite:
         if self.find_capacity and self.limits is None:
             raise ValueError("find_capacity: latency limits are needed: give --slo, as ttft_s=0.5,tpot_s=0.05")
+        for rate in self.request_rate:  # known before anything is built
+            if too_many := more_than_fit(rate, self.horizon_s):
+                raise ValueError(f"request_rate: {too_many}")
+        if self.find_capacity and self.capacity_of == "concurrency":
+            for name in ("capacity_start", "capacity_limit"):
+                value = getattr(self, name)
+                if not (value.is_integer() and value <= MOST_AT_ONCE):
+                    raise ValueError(f"{name}: {value:g} requests at once: a whole number from 1 to {MOST_AT_ONCE}")
         if not self.scenarios and not self.loads and not self.find_capacity:
             raise ValueError("batch_sizes: nothing to measure: give some, or a concurrency, a request rate or a trace")
         return self

@@ -18,6 +18,7 @@ from bench_core.drive.plan.plan import Job, Plan
 from bench_core.prepare.disk import readable, require_free
 from bench_core.prepare.models.given_artifact import GivenPlan, plan_given
 from bench_core.prepare.models.model import ModelPlan
+from bench_core.report.format import quantity
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def plan_words(
     suite: Suite, plan: Plan, outlook: Outlook, choice: Choice, gpus: list[GpuInfo], resumed: str | None
 ) -> list[str]:
     """The plan in lines: cells, what will be fetched and converted."""
-    cells = f"{len(plan.to_measure)} cells"
+    cells = quantity(len(plan.to_measure), "cell")
     if plan.jobs:
         cells += ": " + ", ".join(f"{job.title} x {_sizes(job)}" for job in plan.jobs)
     lines = [

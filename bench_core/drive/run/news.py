@@ -17,6 +17,7 @@ from bench_core.drive.plan.plan import Plan
 from bench_core.drive.run.execute import Finished
 from bench_core.drive.run.progress import printable
 from bench_core.drive.run.visit import point_latest
+from bench_core.report.format import quantity
 
 _PLAIN_WIDTH = 120  # of the table where standard output is no terminal
 
@@ -50,7 +51,7 @@ class News:
             return
         first = [f"build {effort.images}"] if effort.images else []
         first += [f"download {', '.join(outlook.downloads)}"] if outlook.downloads else []
-        last = "check" if self._modes.self_check else f"measure {len(plan.to_measure)} cells"
+        last = "check" if self._modes.self_check else f"measure {quantity(len(plan.to_measure), 'cell')}"
         question = f"{', '.join(first)} and {last}?"
         if not click.confirm(question, default=True):
             raise click.exceptions.Exit(EXIT_INTERRUPTED)

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from bench_core.contract.asked.manifest import DeviceKind
-from bench_core.contract.errors import BadInput, nearest
+from bench_core.contract.errors import BadInput, first_line, nearest
 from bench_core.contract.records import layout
 from bench_core.contract.records.outcome import EXIT_INTERRUPTED, EXIT_OK, Outcome, Verdict
 from bench_core.contract.records.run import GpuInfo, VisitInfo
@@ -192,6 +192,14 @@ class Session:
         """
         if self._request.suite.beside is not None:
             read_published(self._request.suite.beside)
+        trace = self._request.suite.trace
+        if trace is not None and (self._earlier is None or "trace" in self._modes.given):  # else the run keeps it
+            try:
+                trace.open("rb").close()
+            except (OSError, ValueError) as error:  # ValueError: no path can have that name
+                raise BadInput(
+                    f"--trace {trace}: {first_line(error)}", "a file of JSON lines; docs/serving.md"
+                ) from error
         self._searches(device).require()
 
     def _measure_devices(

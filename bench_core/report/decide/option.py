@@ -170,7 +170,7 @@ def _under_load(view: RunView) -> Iterator[Option]:
     for load in load_points(view):
         for row in view.served:
             if row.load.word == load.word and row.planned.repeat == 1:
-                yield _served(row)
+                yield _served(view, row)
 
 
 def _served_remarks(row: ServedRow) -> tuple[str, ...]:
@@ -178,7 +178,14 @@ def _served_remarks(row: ServedRow) -> tuple[str, ...]:
     return ((SPECULATIVE,) if row.speculative else ()) + ((SATURATED,) if saturated else ())
 
 
-def _served(row: ServedRow) -> Option:
+def _peak_under_load(view: RunView, row: ServedRow) -> int | None:
+    """As of closed batches: of the GPU where the run had one, else of the server's processes."""
+    if row.result is None:
+        return None
+    return row.result.metrics.device_peak_bytes if view.on_cuda else row.result.host_peak_bytes
+
+
+def _served(view: RunView, row: ServedRow) -> Option:
     planned, load = row.planned, row.load
     metrics = row.result.metrics if row.result else None
     ttft, tpot = (metrics.ttft_s, metrics.tpot_s) if metrics else (None, None)
@@ -197,7 +204,7 @@ def _served(row: ServedRow) -> Option:
         tpot_s=Quantity.of(tpot.p50) if tpot else None,
         ttft_p99_s=Quantity.of(ttft.p99) if ttft else None,
         tpot_p99_s=Quantity.of(tpot.p99) if tpot else None,
-        memory_bytes=metrics.device_peak_bytes if metrics else None,
+        memory_bytes=_peak_under_load(view, row),
         joules_per_token=telemetry.joules_per_output_token if telemetry else None,
         repeat=planned.repeat,
     )  # fmt: skip

@@ -50,7 +50,7 @@ def verdict_of(options: tuple[Option, ...], limits: tuple[str, ...] = ()) -> Ver
     choices = tuple(choice for ends in kinds for choice in ends)
     if not choices:
         sentences = [_nothing(options)]
-    elif len({line.option.method for choice in choices for line in choice.ranked}) == 1:
+    elif len({line.option.method for choice in told.values() for line in choice.ranked}) == 1:
         sentences = list(_alone(choices, reference))
     else:
         sentences = [sentence for choice in choices for sentence in of_point[choice.point]]

@@ -24,6 +24,8 @@ _UNITS: dict[str, Mapping[str, Decimal | int]] = {
     "quality": {"": 1, "%": Decimal("0.01")},
 }
 _POINTS = {"batch": "b", "concurrency": "c", "rate": "r"}
+_TRACE = "trace"
+_ASKED = (*_POINTS, _TRACE)
 _MAY_BE_NOTHING = "quality"  # 0 %: no worse than the reference
 _NUMBER = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]*)?|\.[0-9]+) ?(?P<unit>[A-Za-z%]*)")
 EXAMPLE = "memory=24GiB,ttft_s=0.2,batch=16,quality=2%"
@@ -34,7 +36,7 @@ def parse_wanted(text: str) -> Wanted:
 
     Keys: ``memory`` (with a unit: GiB, GB, MiB, MB, bytes), ``throughput_tok_s``, ``ttft_s``, ``tpot_s``,
     ``ttft_p99_s``, ``tpot_p99_s`` (s where no unit stands, or ms), ``quality`` (0.02 or 2%), and at most one of
-    ``batch``, ``concurrency``, ``rate``.
+    ``batch``, ``concurrency``, ``rate``, and ``trace``, which has no value.
 
     Raises:
         BadInput: a key that is none, one that stands twice, a value that cannot be read, two points.
@@ -42,14 +44,17 @@ def parse_wanted(text: str) -> Wanted:
     found: dict[str, str] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         key, equals, value = (word.strip() for word in part.partition("="))
-        if key not in _UNITS and key not in _POINTS:
-            raise BadInput(f"{key}: no limit of a choice", nearest(key, [*_UNITS, *_POINTS]))
-        if not equals or not value:
+        if key not in _UNITS and key not in _ASKED:
+            raise BadInput(f"{key}: no limit of a choice", nearest(key, [*_UNITS, *_ASKED]))
+        if key == _TRACE:
+            if equals:
+                raise BadInput(f"{part}: a run has one trace at most", "ask for it as: trace")
+        elif not equals or not value:
             raise BadInput(f"{key}: a limit needs a value", f"for example {EXAMPLE}")
         if key in found:
             raise BadInput(f"{key} stands twice", "give each limit once")
         found[key] = value
-    points = [key for key in _POINTS if key in found]
+    points = [key for key in _ASKED if key in found]
     if len(points) > 1:
         raise BadInput(f"{' and '.join(points)}: cells are compared at one point", "give one of them")
     limits = {key: _limit(key, found[key]) for key in LIMITS if key in found}
@@ -71,6 +76,8 @@ def _limit(key: str, value: str) -> float:
 
 def _point(key: str, value: str) -> str:
     """The word of a batch size or load point."""
+    if key == _TRACE:
+        return key
     if key == "batch":
         if not re.fullmatch(r"[1-9][0-9]{0,6}", value):
             raise BadInput(f"batch={value}: not a batch size", "a whole number from 1 on")

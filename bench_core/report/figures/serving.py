@@ -182,7 +182,7 @@ def _not_drawn(rows: Sequence[ServedRow], told: set[str]) -> Iterator[str]:
     missing: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         if row.planned.cell not in told:
-            missing.setdefault((row.label, _why(row)), []).append(row.load.word)
+            missing.setdefault((row.label, _why(row)), []).append(row.load.mark)
     lines = [f"not drawn: {label} at {', '.join(words)}: {why}" for (label, why), words in missing.items()]
     for line in lines[:_MOST_NOT_DRAWN]:
         yield foreign(line, _LONGEST_NOTE)
@@ -262,7 +262,7 @@ def _frontier(points: Sequence[_Point], styles: Looks, y_title: str) -> Plot:
         return svg.empty(WIDTH_PX)
     methods = list(dict.fromkeys(point.method for point in sorted(points, key=lambda p: -p.y)))
     x, y = _linear([p.x for p in points], WIDTH_PX), _linear([p.y for p in points], HEIGHT_PX)
-    spots = [Spot(x.at(p.x), HEIGHT_PX - y.at(p.y), p.load.word) for p in points]
+    spots = [Spot(x.at(p.x), HEIGHT_PX - y.at(p.y), p.load.mark) for p in points]
     segments = _segments(points, spots)
     lines = []
     for first in _frontier_lines(points):

@@ -96,20 +96,24 @@ function lines(id, title, unit, xTitle, xOf, value, ends) {
     rows: (state) => {
       const found = [];
       for (const method of state.methods()) {
-        let last;
+        let last, stretch = 0;
         const cells = state.of(method.key).filter((cell) => xOf(cell) !== undefined).sort((a, b) => xOf(a) - xOf(b));
         for (const cell of cells) {
           const number = cell.unranked === undefined ? value(cell) : undefined;
           const row = {...state.look(cell), x: xOf(cell)};
           if (number > 0) {
             last = number;
-            found.push({...row, value: number, ...ends(cell), says: said(cell, number) + " " + unit});
+            const made = {...row, value: number, ...ends(cell), says: said(cell, number) + " " + unit};
+            if (!(made.low > 0)) stretch += 1;
+            found.push({...made, stretch: `${method.key}/${stretch}`});
           } else if (cell.outcome !== "ok") {
             found.push({...row, failed: true, value: last, says: state.outcome(cell.outcome), cause: cell.cause ?? ""});
           }
         }
       }
       if (!found.some((row) => row.value > 0)) return [];
+      // A band reaches over neighbours that have an interval each; of one alone it is a line.
+      for (const rows of grouped(found.filter((row) => row.low > 0), (row) => row.stretch).values()) if (rows.length === 1) rows[0].alone = true;
       // Where a method never had a number, its crosses stand below all that was measured.
       const told = found.flatMap(({value: number, low, high}) => [number, low, high]).filter((number) => number > 0);
       const foot = spread(found, "value", "low", "high").type === "log" ? Math.min(...told) / 1.6 : 0;
@@ -132,7 +136,10 @@ function lines(id, title, unit, xTitle, xOf, value, ends) {
       const band = {condition: {test: "indexof(strong, datum.method) >= 0", value: 0.18}, value: 0.03};
       const layer = [
         {transform: [{filter: "isValid(datum.low) && datum.low > 0"}], mark: {type: "area"},
-          encoding: {x, y: {...y, field: "low"}, y2: {field: "high"}, color: COLOUR, detail, opacity: band}},
+          encoding: {x, y: {...y, field: "low"}, y2: {field: "high"}, color: COLOUR, detail: {field: "stretch", type: "nominal"}, opacity: band}},
+        {transform: [{filter: "datum.alone"}], mark: {type: "rule", strokeWidth: 3},
+          encoding: {x, y: {...y, field: "low"}, y2: {field: "high"}, color: COLOUR,
+            opacity: {condition: {test: "indexof(strong, datum.method) >= 0", value: 0.45}, value: 0.06}}},
         {transform: good, mark: {type: "line", strokeWidth: 2},
           encoding: {x, y, color: COLOUR, detail, opacity: OPACITY, strokeDash: {field: "dash", type: "nominal", scale: null}, tooltip: tips()}},
         {transform: good, mark: {type: "point", filled: true, size: 70},
@@ -171,7 +178,11 @@ function scatter(id, title, xTitle, yTitle, xOf, yOf, more = {}) {
           encoding: {x, y, color: COLOUR, detail: {field: "line"}, order: {field: "place", type: "quantitative"}, opacity: OPACITY, tooltip: tips()}});
         // Names of points beside few methods only: of many they would cover each other.
         const named = {condition: {test: `length(strong) <= ${MOST_NAMED} && indexof(strong, datum.method) >= 0`, value: 1}, value: 0};
-        layer.push({mark: {type: "text", dy: -9, fontSize: 10}, encoding: {x, y, text: {field: "pointWord"}, opacity: named}});
+        // Names of rates stand below, of all others above: lines of the two lie near each other.
+        for (const [test, dy] of [["!= 'r'", -9], ["== 'r'", 13]]) {
+          layer.push({transform: [{filter: `slice(datum.pointWord, 0, 1) ${test}`}], mark: {type: "text", dy, fontSize: 10},
+            encoding: {x, y, text: {field: "pointWord"}, opacity: named}});
+        }
       }
       layer.push({transform: [{filter: "!datum.saturated"}], mark: {type: "point", filled: true, size: 70},
         encoding: {x, y, color: COLOUR, shape: SHAPE, opacity: OPACITY, tooltip}});

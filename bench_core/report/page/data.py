@@ -15,7 +15,7 @@ from bench_core.report.format import GIB, within
 from bench_core.report.page.fields import unbroken
 from bench_core.report.page.repeat import repeat_command
 from bench_core.runs.series import Series
-from bench_core.runs.view import Row, RunView
+from bench_core.runs.view import Ended, Row, RunView
 from bench_core.system.text import one_line
 
 SCHEMA_VERSION = 1
@@ -60,7 +60,7 @@ def part_data(part: Part) -> dict[str, Any]:
     engines = {name: _engine_of(views, name) for name in images}
     colours = engine_colours(engines.values())
     rows = {(name, row.planned.cell): row for name, view in views.items() for row in view.grid}
-    series = {(name, row.planned.cell): row.series for name, view in views.items() for row in view.every}
+    every = {(name, row.planned.cell): row for name, view in views.items() for row in view.every}
     synthetic = any(view.record.model.synthetic for view in views.values())
     return {
         "on_gpu": any(view.on_cuda for view in views.values()),
@@ -71,7 +71,7 @@ def part_data(part: Part) -> dict[str, Any]:
             for word, words in points_of(options).items()
         ],
         "cells": [
-            _cell(views[one.run], one, rows.get((one.run, one.cell)), series[one.run, one.cell]) for one in options
+            _cell(views[one.run], one, rows.get((one.run, one.cell)), every[one.run, one.cell]) for one in options
         ],
         "peaks": _peaks(views.values()),
         "commit": _commit(views.values()),
@@ -122,16 +122,16 @@ def method_key(option: Option) -> str:
 _TOLD = [one.name for one in fields(Option) if one.name not in ("image", "variant", "method", "point_words")]
 
 
-def _cell(view: RunView, option: Option, row: Row | None, series: Iterable[Series]) -> dict[str, Any]:
+def _cell(view: RunView, option: Option, row: Row | None, any_row: Ended) -> dict[str, Any]:
     found: dict[str, Any] = {"method": method_key(option), "ranked": option.ranked}
     for name in _TOLD:
         found[name] = _plain(getattr(option, name))
     rate = option.throughput_tok_s
     if rate is not None:
         found["says"] = within(rate.value, rate.low, rate.high)
-    if series:
-        found["series"] = {one.name: _series(one) for one in series}
-    found["command"] = repeat_command(view, option)
+    if any_row.series:
+        found["series"] = {one.name: _series(one) for one in any_row.series}
+    found["command"] = repeat_command(view, any_row.planned)
     if row is not None and row.result is not None:
         found |= _placed(view, row)
     return {name: value for name, value in found.items() if value not in (None, "", [])}

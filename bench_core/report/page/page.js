@@ -31,7 +31,7 @@ const state = {
   look: (cell) => {
     const method = byKey.get(cell.method);
     return {method: cell.method, label: method.label, name: names.get(cell.method), colour: colours.get(method.image), shape: method.shape,
-      dash: method.dash, point: words.get(cell.point), pointWord: cell.point, line: cell.method + cell.point.replace(/[\d.]+$/, ""),
+      dash: method.dash, point: words.get(cell.point), pointWord: cell.point.replace("_", "."), line: cell.method + cell.point.replace(/\d[\d_]*/, ""),
       remarks: (cell.remarks ?? []).join(", ")};
   },
 };

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bench_core.report.column import Column, Entry, Sheet, sheet
-from bench_core.report.conditions import OF_RUNS, run_facts
+from bench_core.report.conditions import OF_RUNS, decisive, run_facts
 from bench_core.report.format import ABSENT
 from bench_core.report.together.group import NamedRun
 from bench_core.system.text import foreign
@@ -29,6 +29,7 @@ class Fact:
         top: said in the page's first lines.
         values: of each run, in their order; empty where a run has no such thing.
         brief: the same for the first lines.
+        alike: what of the values has to be alike; the values themselves where empty.
     """
 
     title: str
@@ -36,18 +37,23 @@ class Fact:
     decides: bool = False
     top: bool = False
     brief: tuple[str, ...] = ()
+    alike: tuple[str, ...] = ()
 
     @property
     def words(self) -> str:
         """``equal`` in all runs, ``differs``, or ``not in all`` where those that have it have the same."""
-        if len(set(self.values)) == 1:
+        if len(set(self.alike or self.values)) == 1:
             return "equal"
         return "differs" if self.decides or len({value for value in self.values if value}) > 1 else "not in all"
 
 
 def facts_of(runs: Sequence[NamedRun]) -> list[Fact]:
     """What decides first, then versions and options of engines, then what else there is."""
-    found = [Fact(_TITLES[name], _of(runs, name), decides=True, top=True) for name in OF_RUNS]
+    found = [
+        Fact(_TITLES[name], values, decides=True, top=True, alike=tuple(decisive(name, value) for value in values))
+        for name in OF_RUNS
+        for values in [_of(runs, name)]
+    ]
     facts = [run_facts(run.view) for run in runs]
     told = [Fact(_TITLES[name], tuple(one[name] for one in facts), top=name in _TOLD) for name in _SHOWN_FACTS]
     engines = list(_engines(runs))

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from bench_core.report.conditions import OF_CELLS, OF_RUNS, cell_conditions, engine_version, run_conditions
+from bench_core.report.conditions import OF_CELLS, OF_RUNS, cell_conditions, decisive, engine_version, run_conditions
 from bench_core.report.decide.option import Option, options_of
 from bench_core.report.explain.same_batches import rates_of
 from bench_core.report.format import NO_GPU
@@ -68,7 +68,7 @@ def groups_of(runs: Sequence[NamedRun]) -> tuple[Group, ...]:
     """The runs, put together as they may be ranked; in the order in which each first occurs."""
     found: dict[tuple[str, ...], list[NamedRun]] = {}
     for run in runs:
-        found.setdefault(tuple(run.conditions.get(name, "") for name in OF_RUNS), []).append(run)
+        found.setdefault(tuple(decisive(name, run.conditions.get(name, "")) for name in OF_RUNS), []).append(run)
     return tuple(Group(_words(members), tuple(members), _options(members)) for members in found.values())
 
 

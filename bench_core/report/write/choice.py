@@ -132,7 +132,8 @@ def _ruled_out(choice: Choice) -> Table:
 def _notes(choice: Choice, wanted: Wanted) -> Iterator[str]:
     if choice.ranked and not wanted.point:
         what = choice.point_words.capitalize()
-        yield f"{what} gives most within the limits. Ask for another with batch=, concurrency= or rate=."
+        within_words = " within the limits" if wanted_words(wanted) else ""
+        yield f"{what} gives most{within_words}. Ask for another with batch=, concurrency=, rate= or trace."
     if choice.tied:
         yield "Tied: statistically, with the first. Measuring longer would tell them apart."
     if not _in_order(choice):

@@ -106,7 +106,7 @@ def console_serving(view: RunView) -> Iterator[Table]:
         mark = f" {NOT_RANKED_MARK}" if line.row.result and not_compared(line.row) else ""
         table.add_row(
             Text(one_line(line.label) + mark),
-            Text(line.row.load.word),
+            Text(line.row.load.mark),
             *(_entry(column.entry(line)) for column in shown),
             Text(one_line(_served_outcome(line.row)), style="" if line.row.result else "red"),
             end_section=following is None or following.row.load != line.row.load,

@@ -12,10 +12,34 @@ _LONGEST_WORD = 20  # longer ones (paths, causes) may be folded within a column
 _BESIDE_A_CELL = 3  # its rule and two spaces
 
 
-def fitted(table: Table, console: Console) -> RenderableType:
-    """The table where each of its columns has room for its longest word, else its rows as blocks."""
-    needed = 1 + sum(_BESIDE_A_CELL + _longest_word(_texts(table, place)) for place in range(len(table.columns)))
-    return table if needed <= console.width else _blocks(table)
+def fitted(shown: RenderableType, console: Console) -> RenderableType:
+    """A table as it is where each of its columns has room for its longest word, else its rows as blocks. What is no
+    table stays as it is. Left to itself rich takes from the widest columns alone, below their longest word too, and
+    cuts what stands there."""
+    if not isinstance(shown, Table):
+        return shown
+    table = shown
+    columns = [_texts(table, place) for place in range(len(table.columns))]
+    least = [_longest_word(texts) for texts in columns]
+    room = console.width - 1 - _BESIDE_A_CELL * len(columns)
+    if sum(least) > room:
+        return _blocks(table)
+    most = [max(cell_len(line) for text in texts for line in [*text.plain.splitlines(), ""]) for texts in columns]
+    if sum(most) > room:
+        for column, width in zip(table.columns, _shared_out(least, most, room), strict=True):
+            column.width, column.overflow = width, "fold"
+    return table
+
+
+def _shared_out(least: list[int], most: list[int], room: int) -> list[int]:
+    """Widths that sum to the room at most: who lacks little has it all, the others what is left in equal parts."""
+    widths, left = list(least), room - sum(least)
+    order = sorted(range(len(least)), key=lambda place: most[place] - least[place])
+    for others, place in zip(range(len(order), 0, -1), order, strict=True):
+        given = min(most[place] - least[place], left // others)
+        widths[place] += given
+        left -= given
+    return widths
 
 
 def _texts(table: Table, place: int) -> list[Text]:

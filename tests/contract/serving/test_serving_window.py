@@ -11,6 +11,7 @@ import pytest
 from serving_queues import Draw, Served, closed_loop, event, exponential, fixed, narrow, open_loop, seeded, uniform
 
 from bench_core.contract.serving.load import Serve
+from bench_core.contract.serving.measures import summarise_serving
 from bench_core.contract.serving.protocol import ServeFields
 from bench_core.contract.serving.requests import RequestEvent
 from bench_core.contract.serving.saturation import LOOK_GROWTH, grows, in_flight
@@ -18,6 +19,7 @@ from bench_core.contract.serving.window import Course, Look
 
 START_S = 1000.0
 CLOSED = Serve(load="concurrency", concurrency=8)
+TRACE = Serve(load="trace")
 OPEN = Serve(load="rate", request_rate=12.8)
 
 
@@ -99,6 +101,32 @@ def test_a_window_ends_at_its_limits() -> None:
     assert few.window is not None
     assert few.window.reason == "max_requests"
     assert few.ended >= 40
+
+
+@pytest.mark.parametrize("times", [(0.0,), (0.0,) * 8, (0.0, 0.1, 9.7)])
+def test_a_trace_is_measured_until_its_last_request_has_ended(times: tuple[float, ...]) -> None:
+    """Of requests that all come at once too: all their tokens were there within the window."""
+    served = [Served(at_s, 0.0, 1.0) for at_s in times]
+    look = run(Course(TRACE, ServeFields(), START_S, requests=len(served)), served)
+    assert look.window is not None
+    assert look.window.reason == "schedule_used_up"
+    assert look.window.begin_s == START_S
+    assert look.window.end_s == pytest.approx(START_S + times[-1] + 1.0, abs=1e-3)
+    metrics = summarise_serving([event(k, one, 5, START_S) for k, one in enumerate(served)], look.window)
+    assert metrics.output_throughput_tok_s.value * metrics.window_s == pytest.approx(5 * len(served))
+    assert metrics.requests.ok == len(served)
+    before = run(Course(TRACE, ServeFields(), START_S, requests=len(served), drains=False), served).window
+    assert before is not None
+    assert before.end_s <= START_S + times[-1] + 0.25, "logs of before are judged as they were written"
+
+
+def test_a_trace_that_hangs_ends_at_the_longest_time() -> None:
+    course = Course(TRACE, ServeFields(max_serve_seconds=3), START_S, requests=1)
+    course.sent(START_S)
+    assert course.look(START_S + 2.9).window is None
+    window = course.look(START_S + 3.1).window
+    assert window is not None
+    assert window.reason == "max_seconds"
 
 
 def test_a_schedule_that_is_used_up_ends_the_window() -> None:

@@ -35,6 +35,7 @@ from bench_core.system.lines import LineSplitter, Tail
 # What a worker may see of the host's environment: where the loader and the certificates are, nothing of the user's.
 _PASSED_ON = ("LD_LIBRARY_PATH", "LANG", "TZ")
 _PIECE_BYTES = 1 << 16
+_LOOK_S = 0.01
 
 
 class ProcessLauncher:
@@ -109,17 +110,19 @@ class ProcessLauncher:
 
         servers: list[subprocess.Popen[bytes]] = []
         thread = threading.Thread(target=serve, name="server")
-        thread.start()
         words = list(launch.arguments)
         command = [
             sys.executable, "-m", "bench_core.client", "--assignment", words[words.index("--assignment") + 1],
             "--server", f"{LOOPBACK}:{port}", "--network", "loopback" if published is None else "published",
             *_client_places(launch), *(_gathers(published) if published is not None else ()),
         ]  # fmt: skip
+        thread.start()
         try:
             ended = self._run(launch, on_stdout, command, cpus=shares.client, begun=client.append)
         finally:
             gone = bool(ends)
+            while thread.is_alive() and not servers:  # the client has ended while it was being started
+                time.sleep(_LOOK_S)
             for server in servers:
                 server.terminate()
             thread.join()
