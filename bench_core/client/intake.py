@@ -13,7 +13,7 @@ from bench_core.client.load.wire import END, READY, RESPONSE, SENT, Facts, Job, 
 from bench_core.client.read import Reader
 from bench_core.contract.asked.server import ServerEntry
 from bench_core.contract.serving.load import Serve
-from bench_core.contract.serving.protocol import PAUSE_AFTER_REFUSED_S
+from bench_core.contract.serving.protocol import PAUSE_AFTER_FAILED_S
 from bench_core.contract.serving.requests import GeneratorEvent, RequestEvent
 
 _SECOND = 1_000_000_000
@@ -131,7 +131,7 @@ def jobs_of(address: tuple[str, int], intake: Intake, share: Share, cpus: Sequen
         opened = streams if load.concurrency else _part(share.connections, number, processes)
         jobs.append(
             Job(
-                number, processes, *address, int(share.timeout_s * _SECOND), int(PAUSE_AFTER_REFUSED_S * _SECOND),
+                number, processes, *address, int(share.timeout_s * _SECOND), int(PAUSE_AFTER_FAILED_S * _SECOND),
                 opened, streams, total, intake.order, tuple(blobs), offsets_us, cpus[number],
             )
         )  # fmt: skip

@@ -11,7 +11,7 @@ from bench_core.contract.records.outcome import Outcome
 from bench_core.contract.records.spec import CellSpec
 from bench_core.contract.serving.load import Serve
 from bench_core.contract.serving.log import ServeEvents
-from bench_core.contract.serving.protocol import PAUSE_AFTER_REFUSED_S, ServeProtocol
+from bench_core.contract.serving.protocol import PAUSE_AFTER_FAILED_S, ServeProtocol
 from bench_core.contract.serving.requests import CourseEvent, GeneratorEvent, RequestEvent, WindowEvent
 from bench_core.contract.serving.saturation import FIRST_REQUESTS, in_flight
 from bench_core.contract.serving.schedule import Schedule
@@ -131,14 +131,14 @@ def _taken_in(events: ServeEvents) -> Iterator[str]:
 
 
 def _closed_loop(requests: Sequence[RequestEvent], concurrency: int) -> Iterator[str]:
-    """Each request but the first of each stream is to be sent when another has ended, or a pause after one that was
-    refused; so many at once, and no more."""
+    """Each request but the first of each stream is to be sent when another has ended, or a pause after one that
+    failed; so many at once, and no more. In logs of before there was a pause after refused connections alone."""
     ends = {request.ended_s for request in requests if request.end != "refused"}
-    refused = sorted(request.ended_s + PAUSE_AFTER_REFUSED_S for request in requests if request.end == "refused")
+    failed = sorted(request.ended_s + PAUSE_AFTER_FAILED_S for request in requests if not request.ok)
     free = [
         r
         for r in requests
-        if r.index >= concurrency and r.scheduled_s not in ends and not _holds(refused, r.scheduled_s)
+        if r.index >= concurrency and r.scheduled_s not in ends and not _holds(failed, r.scheduled_s)
     ]
     if free:
         yield f"request {free[0].index}: was to be sent when no other had ended" + (

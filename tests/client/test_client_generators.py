@@ -231,6 +231,19 @@ def test_nobody_listens() -> None:
     assert time.monotonic() - begin > 0.5  # a pause between them
 
 
+def test_a_stream_pauses_after_an_answer_that_says_the_request_failed() -> None:
+    """A server that fails at once is not asked again faster than its answers are written down."""
+    with (
+        null_server(*FAST, "--fail-every", "1", "--fail-how", "status500") as server,
+        Generators(server.address, ENTRY, asks=asks_of(server, 1, 6), load=closed(1), total=3) as generators,
+    ):
+        begin = time.monotonic()
+        events, _ = all_of(generators)
+        lasted_s = time.monotonic() - begin
+    assert [(event.end, event.status) for event in events] == [("status", 500)] * 3
+    assert lasted_s > 0.5
+
+
 def test_a_server_that_dies() -> None:
     with (
         null_server(*FAST, "--die-after-requests", "5", "--die-how", "kill") as server,

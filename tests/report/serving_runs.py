@@ -33,7 +33,7 @@ from bench_core.contract.serving.capacity import Capacity, LoadTrial, search_cap
 from bench_core.contract.serving.cell import ServePlan, ServerFacts
 from bench_core.contract.serving.load import Serve
 from bench_core.contract.serving.log import CpuEvent, ServeEvents
-from bench_core.contract.serving.protocol import PAUSE_AFTER_REFUSED_S, ServeProtocol
+from bench_core.contract.serving.protocol import PAUSE_AFTER_FAILED_S, ServeProtocol
 from bench_core.contract.serving.requests import CourseEvent, GeneratorEvent, RequestEvent, WindowEvent
 from bench_core.contract.serving.result import ServeResult, serving_result
 from bench_core.contract.serving.schedule import Schedule, make_schedule
@@ -307,7 +307,7 @@ def _closed(engine: Engine, concurrency: int, begun_s: float, stop_s: float) -> 
             break
         if _refused(engine, index):
             found.append((index, due_s, due_s))
-            heapq.heappush(streams, due_s + _REFUSED_AFTER_S + PAUSE_AFTER_REFUSED_S)
+            heapq.heappush(streams, due_s + _REFUSED_AFTER_S + PAUSE_AFTER_FAILED_S)
             continue
         taken_s = max(due_s, heapq.heappop(free))
         found.append((index, due_s, taken_s))

@@ -242,7 +242,7 @@ class Loop:
         self._carried.pop(flight.index, None)
         self._outbox.add(flight.response(end, cause, now_ns))
         if not self._job.offsets_us:
-            due_ns = now_ns + (self._job.pause_ns if end == "refused" else 0)
+            due_ns = now_ns + (0 if end == "ok" and flight.succeeded else self._job.pause_ns)
             heapq.heappush(self._again, (due_ns, due_ns))
 
     def _drop(self, connection: Connection) -> None:

@@ -43,7 +43,7 @@ class Job:
         process, processes: it sends the requests whose index leaves ``process`` when divided by ``processes``.
         host, port: of the server; an address, no name.
         timeout_ns: for one request, from its sending.
-        pause_ns: of a stream of a closed loop, after a connection that was refused.
+        pause_ns: of a stream of a closed loop, after a request that failed.
         connections: opened before the clock, by this process.
         streams: of a closed loop, by this process; 0: an open loop.
         total: requests of the whole schedule.

@@ -28,7 +28,7 @@ class RequestEvent(Record):
         prompt_digest: of the ids that were sent (``digest.prompts_sha256`` of this one prompt, its first 16 digits).
         prompt_tokens: that were sent.
         scheduled_s: when it was to be sent; in a closed loop when the request before it, on the same stream, had ended,
-            and a pause later where that was refused (``serving.protocol``).
+            and a pause later where that failed (``serving.protocol``); in logs of before where it was refused.
         sent_s: when its last byte was handed to the kernel; ``None`` where it never was.
         headers_s: when the response's first byte was there.
         arrivals_us: when tokens were there, one entry for each read of the connection that brought some: whole
