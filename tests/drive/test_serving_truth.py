@@ -117,8 +117,8 @@ def test_of_a_trace_every_token_counts(drive: Drive, tmp_path: Path) -> None:
 
 def test_streams_that_met_refused_connections_verify(drive: Drive, tmp_path: Path) -> None:
     """Each pauses before its next request."""
-    refuses = ("--option", "null.fail_every=40", "--option", "null.request_fails=refuse")
-    done = drive(*COMMON, "--concurrency", "4", "--max-serve-seconds", "4", *refuses)
+    refuses = ("--option", "null.fail_every=8", "--option", "null.request_fails=refuse")
+    done = drive(*COMMON, "--concurrency", "16", "--max-serve-seconds", "4", *refuses)
     assert done.code == 0, done.err
     folder = tmp_path / "results" / "mine"
     (row,) = load_run(folder).served
