@@ -45,7 +45,7 @@ def _slots(view: RunView) -> Iterator[tuple[str, str]]:
     found: dict[str, dict[int, list[str]]] = {}
     for row in view.served:
         if row.spec and row.spec.server and row.spec.server.slots:
-            found.setdefault(row.spec.label, {}).setdefault(row.spec.server.slots, []).append(row.load.word)
+            found.setdefault(row.spec.label, {}).setdefault(row.spec.server.slots, []).append(row.load.mark)
     if found:
         words = (f"{label} {_each(by_slots)}" for label, by_slots in found.items())
         yield "Slots", f"{'; '.join(words)}: requests at once; more of them wait in the server"
