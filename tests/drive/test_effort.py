@@ -15,7 +15,13 @@ from bench_core.drive.ask.request import Modes, Suite
 from bench_core.drive.plan.builds import MEASURED_ELSEWHERE, Build, BuildCost, BuildCosts, BuildLog, Expected
 from bench_core.drive.plan.catalogue import Catalogue
 from bench_core.drive.plan.effort import Effort, earlier_rate
-from bench_core.drive.plan.estimate import conversion_estimate_s, measuring_estimate_s, preparing_estimate_s
+from bench_core.drive.plan.estimate import (
+    artifact_bytes,
+    conversion_bytes,
+    conversion_estimate_s,
+    measuring_estimate_s,
+    preparing_estimate_s,
+)
 from bench_core.drive.plan.plan import make_plan
 from bench_core.drive.run.news import News
 
@@ -163,3 +169,31 @@ def test_who_says_no_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_measured_defaults_are_of_the_form_that_a_machine_keeps() -> None:
     kept = json.loads(MEASURED_ELSEWHERE.read_text(encoding="utf-8"))
     assert BuildCosts.model_validate(kept).model_dump(mode="json") == kept
+
+
+# As converters left them, of Llama-2-7B and of SmolLM2-135M in 16 bits.
+@pytest.mark.parametrize(
+    ("artifact", "weights_bytes", "made_bytes"),
+    [
+        ("gguf-q4_k_m", 13_477_000_000, 4_080_846_240),
+        ("gptq-int4-g128", 13_477_000_000, 3_895_560_865),
+        ("gguf-f16", 13_477_000_000, 13_477_946_784),
+        ("gptq-int4-g128", 269_000_000, 172_808_678),
+        ("gguf-iq4_xs", 269_000_000, 90_417_216),
+        ("ct2-int8", 269_000_000, 136_172_703),
+        ("gguf-q6_k", 269_000_000, 137_487_936),
+        ("ort-fp32", 269_000_000, 540_478_256),
+    ],
+)
+def test_disk_for_an_artifact_is_enough_and_not_three_times_as_much(
+    artifact: str, weights_bytes: int, made_bytes: int
+) -> None:
+    assert made_bytes < artifact_bytes(artifact, weights_bytes) < made_bytes * 3
+
+
+def test_conversions_share_the_room_of_the_copy_that_a_quantiser_removes() -> None:
+    three = ["gptq-int4-g128", "awq-int4-g128", "gguf-f16"]
+    together = conversion_bytes(three, 13_477_000_000)
+    assert together < sum(conversion_bytes([one], 13_477_000_000) for one in three)
+    assert together < 40_000_000_000
+    assert conversion_bytes([], 13_477_000_000) == 0

@@ -185,7 +185,7 @@ class Provision:
             error = type(engine.error)(cause, engine.error.hint)
             self._artifacts[artifact] = Unready(error, verdict, engine.log)
             return
-        needed = conversion_bytes(artifact, prepared.model.weights_bytes)
+        needed = conversion_bytes([artifact], prepared.model.weights_bytes)
         require_free(prepared.model_folder, needed, f"the conversion to {artifact}")
         self._display.step(f"convert {artifact}")
         self._display.note(f"converting {prepared.model.name} to {artifact} in {maker.image.name}")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection
+
 from bench_core.contract.asked.manifest import DeviceKind
 from bench_core.contract.asked.scenario import Offline, Scenario
 from bench_core.drive.ask.request import Suite
@@ -18,6 +21,9 @@ _MAKE_BYTES_PER_S, _READ_BYTES_PER_S, _CONVERT_BYTES_PER_S = 1.0e8, 3.0e8, 5.0e7
 _TYPICAL_BATCHES = 30  # until throughput is known to 1 %
 
 _TYPICAL_RAMP_S, _TYPICAL_WINDOW_S = 15.0, 60.0  # of a serving cell
+
+_FOUR_BITS_OR_FEWER = re.compile(r"int[2-4]|q[2-4]|[2-4]\.\dbpw")
+_EIGHT_BITS_OR_FEWER = re.compile(r"int8|q[5-8]|[5-8]\.\dbpw")
 
 TYPICAL_PROMPTS = 80  # of the embedded workload; stands in where a workload's size is not known yet
 
@@ -89,13 +95,31 @@ def _cell_s(job: Job, scenario: Scenario, suite: Suite, device: DeviceKind, step
     return (batches + protocol.warmup_rule.fewest + 2 * pairs) * suite.max_new_tokens * step_s
 
 
-def conversion_bytes(artifact: str, weights_bytes: int) -> int:
-    """Disk that a conversion may need at most, given the stored weights of two or four bytes each.
+def artifact_bytes(artifact: str, weights_bytes: int) -> int:
+    """Bytes of a converted model at most, by the bits in its name, given the stored weights of two bytes each.
 
-    32-bit forms double 16-bit weights; quantisers first write a copy as large as the weights and then the result.
+    Most formats of few bits keep embeddings and head in 16: all of a small model, 2.1 GB of one with 128,000 words.
     """
-    is_32_bit = artifact.endswith(("float32", "f32")) and "int8" not in artifact
-    return weights_bytes * 2 + (16 << 20) if is_32_bit else int(weights_bytes * 1.6) + (16 << 20)
+    word = artifact.lower()
+    kept_bytes = min(weights_bytes * 0.6, 2.2e9)
+    if _FOUR_BITS_OR_FEWER.search(word):
+        size = weights_bytes * 0.28 + kept_bytes
+    elif _EIGHT_BITS_OR_FEWER.search(word):
+        size = weights_bytes * 0.55 + kept_bytes
+    else:
+        size = weights_bytes * (2.0 if word.endswith(("float32", "fp32", "f32")) else 1.0)
+    return int(size) + (16 << 20)
+
+
+def conversion_bytes(artifacts: Collection[str], weights_bytes: int) -> int:
+    """Disk that conversions need at most, one after the other: what is left of each, and beside it the copy as large as
+    the weights that a quantiser writes first and removes when it ends."""
+    if not artifacts:
+        return 0
+    quantised = any(
+        pattern.search(artifact) for pattern in (_FOUR_BITS_OR_FEWER, _EIGHT_BITS_OR_FEWER) for artifact in artifacts
+    )
+    return sum(artifact_bytes(artifact, weights_bytes) for artifact in artifacts) + weights_bytes * quantised
 
 
 def readable_duration(seconds: float) -> str:

@@ -49,7 +49,7 @@ class Outlook:
     @property
     def conversion_bytes(self) -> int:
         """Disk that the conversions may need at most."""
-        return sum(conversion_bytes(artifact, self.weights_bytes) for artifact in self.to_convert)
+        return conversion_bytes(self.to_convert, self.weights_bytes)
 
     def require_disk(self, models: Path) -> None:
         """Refuses what cannot be finished, as far as sizes are known.
