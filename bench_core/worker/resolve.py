@@ -261,6 +261,8 @@ class Planned(Resolver):
     def __init__(self, places: Places, where: Whereabouts, assignment: Assignment) -> None:
         self.assignment = assignment
         first = assignment.cells[0]
+        if assignment.manifest is not None:
+            assignment.manifest.keep()
         super().__init__(places, where, first.device, assignment.threads, first.gpus, first.variant)
 
     def _options(self, kind: DeviceKind) -> Mapping[str, Scalar]:  # noqa: ARG002  # planned for it

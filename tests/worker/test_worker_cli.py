@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from worker_material import FAST, MODEL, NULL_IMAGE, Place, make_workload, rando
 
 from bench_core.contract.asked.manifest import Manifest
 from bench_core.contract.asked.protocol import MeasureOptions, Timeouts
+from bench_core.contract.asked.read_manifest import ReadManifest
 from bench_core.contract.asked.scenario import Offline
 from bench_core.contract.errors import BadInput, MachineFailure
 from bench_core.contract.records import layout
@@ -31,6 +33,7 @@ from bench_core.worker import cli, resolve
 from bench_core.worker.engine.failure import classify
 from bench_core.worker.supervise.supervisor import Supervisor
 
+ROOT = Path(__file__).resolve().parents[2]
 COMPLETE = set(layout.CELL_FILES)
 WITHOUT_RESULT = COMPLETE - {layout.RESULT_FILE}
 
@@ -409,7 +412,7 @@ def test_a_bad_command_line_is_refused_with_its_cause(
 # What a driver hands over, in one file.
 
 
-def _assigned(place: Place, **changes: Any) -> tuple[str, ...]:
+def _assigned(place: Place, read: ReadManifest | None = None, **changes: Any) -> tuple[str, ...]:
     """The options that name a file with a plan of the scripted engine's default variant at batch size 2."""
     manifest = Manifest.load(NULL_IMAGE)
     workload = Workload.read(place.data / "w.json").reference
@@ -417,7 +420,7 @@ def _assigned(place: Place, **changes: Any) -> tuple[str, ...]:
     asked = MeasureOptions(max_new_tokens=3, max_batches=2)
     (cell,) = plan_cells(asked, manifest, variant, "cpu", [Offline(batch_size=2)], MODEL, workload)
     cell = cell.model_copy(update=changes)
-    handed = Assignment(cells=(cell,), workload="w.json", threads=1, timeouts=Timeouts())
+    handed = Assignment(cells=(cell,), workload="w.json", threads=1, timeouts=Timeouts(), manifest=read)
     (place.data / "handed.json").write_text(handed.to_json(), encoding="utf-8")
     return ("--assignment", "handed.json")
 
@@ -640,3 +643,25 @@ def test_a_disk_that_fails_the_supervisor_is_the_machines_failure(
 )
 def test_an_engines_exception_that_tells_of_the_machine_is_not_the_cells(error: Exception, outcome: Outcome) -> None:
     assert classify(error, "load", None)[0] is outcome
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_an_image_file_that_the_driver_has_read_is_read_again_only_if_it_differs(place: Place, same: bool) -> None:
+    read = ReadManifest.of(NULL_IMAGE)
+    handed = read if same else read.model_copy(update={"sha256": "0" * 64})
+    words = place.arguments(*_assigned(place, handed), "--run-id", "r")
+    given = [word for word in words if word not in ("--device", "cpu")]
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "bench_core.worker", *given],
+        capture_output=True, text=True, cwd=ROOT, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert place.cell("r", "null.scripted.b2").result.metrics.batches == 2
+    assert any(line.split("|")[-1].strip() == "yaml" for line in done.stderr.splitlines()) is not same
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "images").glob("*/image.yaml")), ids=lambda path: path.parent.name)
+def test_an_image_file_is_handed_over_without_loss(path: Path) -> None:
+    handed = ReadManifest.of(path.parent)
+    assert ReadManifest.parse(handed.to_json(), "handed.json") == handed
+    assert handed.manifest == Manifest.load(path.parent)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,7 +12,8 @@ from bench_core.contract.adapter import Variant
 from bench_core.contract.asked.options import EngineOption, OptionName, Options
 from bench_core.contract.asked.server import PLACE, ServerEntry
 from bench_core.contract.errors import BadInput
-from bench_core.contract.records import layout, strict_yaml
+from bench_core.contract.records import layout
+from bench_core.contract.records.digest import text_sha256
 from bench_core.contract.records.record import Misplaced, Record, Scalar
 
 Name = Annotated[str, StringConstraints(pattern=layout.NAME_PATTERN)]
@@ -359,12 +359,7 @@ class Manifest(Record):
         Raises:
             BadInput: missing or invalid, with file, line and key.
         """
-        path = folder / layout.MANIFEST_FILE
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadInput(f"{path}: cannot be read: {error}", "an image is a folder with an image.yaml") from error
-        return cls.parse_yaml(text, str(path))
+        return cls.parse_yaml(text_of(folder), str(folder / layout.MANIFEST_FILE))
 
     @classmethod
     def parse_yaml(cls, text: str, origin: str) -> Manifest:
@@ -373,9 +368,26 @@ class Manifest(Record):
         Raises:
             BadInput: invalid, with line and key.
         """
-        return _parsed(text, origin)
+        digest = text_sha256(text)
+        if digest not in READ:
+            from bench_core.contract.records import strict_yaml  # noqa: PLC0415  # a tenth of a short cell
+
+            READ[digest] = strict_yaml.parse_as(cls, text, origin)
+        return READ[digest]
 
 
-@lru_cache(maxsize=64)  # a worker and its engine's process read the same one, a driver reads it for each job
-def _parsed(text: str, origin: str) -> Manifest:
-    return strict_yaml.parse_as(Manifest, text, origin)
+def text_of(folder: Path) -> str:
+    """The text of an image's ``image.yaml``.
+
+    Raises:
+        BadInput: it cannot be read.
+    """
+    path = folder / layout.MANIFEST_FILE
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path}: cannot be read: {error}", "an image is a folder with an image.yaml") from error
+
+
+# By the digest of the text. A worker and its engine's process read the same one, a driver reads it for each job.
+READ: dict[str, Manifest] = {}

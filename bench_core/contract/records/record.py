@@ -25,9 +25,12 @@ LARGEST_FLOAT = 1e30
 _BOUNDS = {"int": (SMALLEST_INT, LARGEST_INT), "float": (-LARGEST_FLOAT, LARGEST_FLOAT)}
 
 
-def _bound(schema: Any) -> None:
-    """Of numbers without a bound of their own; those of a nested record have been seen to by itself."""
+def _bound(schema: Any, owner: type[Record]) -> None:
+    """Of the owner's numbers without a bound of their own; those of a nested record have been seen to by itself."""
     if isinstance(schema, dict):
+        nested = schema.get("cls")
+        if nested is not owner and isinstance(nested, type) and issubclass(nested, Record):
+            return
         kind = schema.get("type")  # of a field, where a record has one of that name
         if isinstance(kind, str) and kind in _BOUNDS:
             bounds = _BOUNDS[kind]
@@ -37,10 +40,10 @@ def _bound(schema: Any) -> None:
                 schema["le"] = bounds[1]
         for part in schema.values():
             if isinstance(part, dict | list | tuple):
-                _bound(part)
+                _bound(part, owner)
     elif isinstance(schema, list | tuple):
         for part in schema:
-            _bound(part)
+            _bound(part, owner)
 
 
 class Misplaced(ValueError):
@@ -62,7 +65,7 @@ class Record(BaseModel):
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """Bounds every number of every field, however deep it stands in the field's type."""
         schema = handler(source)
-        _bound(schema)
+        _bound(schema, cls)
         return schema
 
     @classmethod

@@ -15,6 +15,7 @@ from bench_core.contract.adapter import Device, Variant
 from bench_core.contract.asked.declaration import MayDiffer
 from bench_core.contract.asked.manifest import DeviceKind, Manifest, Name
 from bench_core.contract.asked.protocol import Length, MeasureOptions, MeasureProtocol, NewTokens, Timeouts
+from bench_core.contract.asked.read_manifest import ReadManifest
 from bench_core.contract.asked.scenario import NamedCell, Offline, Scenario
 from bench_core.contract.errors import BadInput
 from bench_core.contract.models.model import ModelInfo
@@ -95,6 +96,7 @@ class Assignment(Record):
         capacity: a search that begins with the one cell instead of measuring it.
         threads: CPU threads of the engine; ``None``: all that the container may use, which only it can tell.
         placement: where it runs, where others run beside it.
+        manifest: the image's, which need not be read again where the container has the same.
     """
 
     schema_version: Literal[1] = 1
@@ -105,6 +107,7 @@ class Assignment(Record):
     threads: int | None = Field(None, ge=1)
     timeouts: Timeouts
     placement: Placement | None = None
+    manifest: ReadManifest | None = None
 
 
 def image_facts(manifest: Manifest, variant: Variant, gpus: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
+from bench_core.contract.asked.read_manifest import ReadManifest
 from bench_core.contract.asked.scenario import Offline
 from bench_core.contract.measures.cpu_use import BusyRule
 from bench_core.contract.records.outcome import EXIT_MACHINE, Outcome, Verdict
@@ -307,6 +308,7 @@ class Execution:
             schedules={word: str(one.path.relative_to(data)) for word, one in placed.items()},
             threads=suite.threads,
             timeouts=suite.timeouts,
+            manifest=ReadManifest.of(job.image.folder),
         )
 
     def _follow(self, task: Task, on_line: LineTaker) -> Ended:
