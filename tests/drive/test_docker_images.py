@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import docker.errors
 import pytest
+from filelock import FileLock
 
 from bench_core.contract.asked.manifest import Manifest
 from bench_core.drive.launch.containers.build import LOCAL_OPERATING_SYSTEM, SYSTEMS, ImageBuilder, tag_of
@@ -51,7 +54,8 @@ class Engine:
 
 
 @pytest.fixture(autouse=True)
-def no_choice_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def nothing_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("lock")))  # builds that go on hold another
     for systems in SYSTEMS.values():
         for system in systems.values():
             monkeypatch.delenv(system.variable, raising=False)
@@ -182,3 +186,32 @@ def test_a_new_base_is_built_before_the_image_that_is_current_but_for_it(tmp_pat
     engine.known["llm-bench/base:cpu"].labels.clear()
     assert [build.name for build in building.builds(image, "measure", "cpu")] == ["base:cpu", "null:cpu"]
     assert [build.name for build in building.service_builds("client", "cpu")] == ["base:cpu", "client:cpu"]
+
+
+def test_a_run_keeps_to_the_images_it_began_with_when_another_checkout_builds_under_their_tags() -> None:
+    engine, image = Engine(LOCAL_OPERATING_SYSTEM), Catalogue().get("null")
+    building = builder(engine)
+    assert building.named("llm-bench/null:cpu") == "llm-bench/null:cpu"
+    ours = building.ensure(image, "measure", "cpu", lambda _line: None)
+    client = engine.known[building.ensure_service("client", "cpu", lambda _line: None)].id
+    for tag in ("llm-bench/null:cpu", "llm-bench/client:cpu"):
+        engine.known[tag] = SimpleNamespace(id=f"another's {tag}", labels={}, attrs={"Size": 1000})
+    assert building.named("llm-bench/null:cpu") == ours.id
+    assert building.named("llm-bench/client:cpu") == client
+
+
+def test_an_image_that_another_process_built_meanwhile_is_taken_and_the_waiting_told() -> None:
+    engine, image = Engine(LOCAL_OPERATING_SYSTEM), Catalogue().get("null")
+    with FileLock(Path(tempfile.gettempdir()) / f"llm-bench-build-{os.getuid()}.lock") as lock:
+        other = Engine(LOCAL_OPERATING_SYSTEM)
+        lock.release()
+        builder(other).ensure(image, "measure", "cpu", lambda _line: None)
+        lock.acquire()
+
+        def tell(line: str) -> None:
+            assert "waiting" in line
+            engine.known |= other.known
+            lock.release()
+
+        assert builder(engine).ensure(image, "measure", "cpu", tell).id == other.known["llm-bench/null:cpu"].id
+    assert engine.built == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import urllib.request
 from pathlib import Path
 
@@ -45,6 +46,7 @@ def test_a_tail_keeps_the_end() -> None:
 def test_a_folder_of_wheels_is_served_to_builds_at_a_stable_address(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # builds that go on hold another lock
     (tmp_path / "a-1-py3-none-any.whl").write_bytes(b"wheel")
     monkeypatch.setattr(os, "environ", {"PIP_FIND_LINKS": str(tmp_path), "PIP_NO_INDEX": "1", "HOME": "/nowhere"})
     addresses = []
@@ -58,7 +60,8 @@ def test_a_folder_of_wheels_is_served_to_builds_at_a_stable_address(
     assert addresses[0] == addresses[1]
 
 
-def test_an_ordinary_machine_builds_on_the_default_network(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_ordinary_machine_builds_on_the_default_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(os, "environ", {})
     with package_source() as source:
         assert source.network is None

@@ -94,6 +94,12 @@ class ImageBuilder:
     def __init__(self, client: docker.DockerClient, log: BuildLog | None = None) -> None:
         self._client = client
         self._log = log or BuildLog()
+        self._ids: dict[str, str] = {}
+
+    def named(self, tag: str) -> str:
+        """The id of the image that was built or found under a tag; the tag, where none was. Another checkout's build
+        gives the tag to an image of its own, in the middle of a run."""
+        return self._ids.get(tag, tag)
 
     def operating_system(self, flavour: DeviceKind, base: str = "base") -> str:
         """The image below a base: the environment's, else a locally made Debian for Debian, else the public one."""
@@ -156,8 +162,9 @@ class ImageBuilder:
         below = "torch" if target == "convert" and image.manifest.convert_target else image.manifest.base
         order = _Order(_build(tag, dockerfile, _pinned(image)), tag, dockerfile, context, tag_of(below, flavour), stage)
         built = self._build_if_needed(order, flavour, arguments, tell)
+        self._ids[tag] = str(built.id)
         recipe, notes = self.recipe(image, flavour), image.manifest.notes
-        return ImageInfo(reference=tag, id=str(built.id), recipe=recipe, notes=notes)
+        return ImageInfo(reference=tag, id=self._ids[tag], recipe=recipe, notes=notes)
 
     def recipe(self, image: Image, flavour: DeviceKind) -> str:
         """Digest of the files that the image and its bases are built of, and the name of what lies below them.
@@ -183,7 +190,7 @@ class ImageBuilder:
         context = self._service_context(name, flavour)
         below = tag_of("base", flavour)
         order = _Order(_build(tag, dockerfile, _service_files(name)), tag, dockerfile, context, below)
-        self._build_if_needed(order, flavour, {"BASE_IMAGE": below}, tell)
+        self._ids[tag] = str(self._build_if_needed(order, flavour, {"BASE_IMAGE": below}, tell).id)
         return tag
 
     def service_is_current(self, name: str, flavour: DeviceKind) -> bool:
@@ -255,13 +262,14 @@ class ImageBuilder:
         self, order: _Order, flavour: DeviceKind, arguments: Mapping[str, str], tell: Tell
     ) -> DockerImage:
         tag, dockerfile = order.tag, order.dockerfile
-        found = self._find(tag)
-        if found is not None and found.labels.get(CONTEXT_LABEL) == order.context:
+        if (found := self._current(order)) is not None:
             return found
-        tell(BuildBegins(f"building {tag}", order.build))
         declared = set(_ARGUMENT.findall((REPOSITORY / dockerfile).read_text(encoding="utf-8")))
-        started_s = time.monotonic()
-        with package_source() as packages:
+        with package_source(tell) as packages:
+            if (found := self._current(order)) is not None:
+                return found  # by another process, for which this one has waited
+            tell(BuildBegins(f"building {tag}", order.build))
+            started_s = time.monotonic()
             given = {"FLAVOUR": flavour, **arguments, **packages.build_arguments}
             build = partial(
                 self._client.api.build,
@@ -286,6 +294,10 @@ class ImageBuilder:
         size_bytes = _size(built) - (_size(below) if below is not None else 0)
         self._log.keep(order.build, size_bytes, time.monotonic() - started_s, cached=cached)
         return built
+
+    def _current(self, order: _Order) -> DockerImage | None:
+        found = self._find(order.tag)
+        return found if found is not None and found.labels.get(CONTEXT_LABEL) == order.context else None
 
     def _watch(self, tag: str, output: Iterable[dict[str, Any]], tell: Tell) -> bool:
         """Follows a build to its end; whether some of its steps had been done before."""

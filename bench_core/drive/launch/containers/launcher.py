@@ -262,6 +262,7 @@ class DockerLauncher:
 
     def _create(self, launch: Launch, other: Mapping[str, Any] | None = None) -> Container:
         options = container_options(launch, other)
+        options["image"] = self._builder.named(options["image"])
         name = options["name"]
         for attempt in range(1, _ATTEMPTS + 1):
             try:

@@ -13,11 +13,11 @@ import os
 import tempfile
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 _PASSED_ON = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_NO_INDEX")
 
@@ -36,18 +36,26 @@ class _QuietHandler(http.server.SimpleHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def package_source() -> Iterator[PackageSource]:
+def package_source(tell: Callable[[str], None] = lambda _: None) -> Iterator[PackageSource]:
     """What pip is told in builds, from this process's environment; serves local folders while it is open."""
-    with _one_build_at_a_time(), _package_source() as source:
+    with _one_build_at_a_time(tell), _package_source() as source:
         yield source
 
 
 @contextlib.contextmanager
-def _one_build_at_a_time() -> Iterator[None]:
+def _one_build_at_a_time(tell: Callable[[str], None]) -> Iterator[None]:
     """Builds of this user wait for each other: a second one would have to serve the same folder at another address,
     which the layer cache takes for another source."""
-    with FileLock(Path(tempfile.gettempdir()) / f"llm-bench-build-{os.getuid()}.lock"):
+    lock = FileLock(Path(tempfile.gettempdir()) / f"llm-bench-build-{os.getuid()}.lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        tell("waiting for another process of yours that builds an image")
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()
 
 
 @contextlib.contextmanager
