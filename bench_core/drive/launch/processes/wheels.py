@@ -81,9 +81,10 @@ def _package_source() -> Iterator[PackageSource]:
 
 def _serve(folder: Path) -> http.server.ThreadingHTTPServer:
     """Serves a folder on a port that follows from its name, so that the address, which is part of a layer's cache key,
-    is the same each time; on any free one where that is taken."""
+    is the same each time; on any free one where that is taken. Below 32768, where Linux gives no port to a connection
+    by itself: one of those may have it at any moment, and all layers would be built anew."""
     handler = functools.partial(_QuietHandler, directory=str(folder))
-    first = 20000 + zlib.crc32(str(folder).encode()) % 20000
+    first = 20000 + zlib.crc32(str(folder).encode()) % 12000
     try:
         server = http.server.ThreadingHTTPServer(("127.0.0.1", first), handler)
     except OSError:
