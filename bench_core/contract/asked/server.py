@@ -26,11 +26,11 @@ class PrefixCache(Record):
 
     arguments: tuple[str, ...] = Field((), description="added to the command")
     busy_slots: tuple[str, ...] = Field(
-        (), description="added as well where each slot has a request all the time: closed loops of one concurrency"
+        (), description="added where every slot has a request all the time: closed loops of one concurrency"
     )
     idle_slots: tuple[str, ...] = Field(
         (),
-        description="added instead where slots may have none: open loops, a search for the highest concurrency, several "
+        description="added where slots may have none: open loops, a search for the highest concurrency, several "
         "concurrencies on one server",
     )
     body: dict[str, Any] = Field({}, description="added to each request")
@@ -47,7 +47,7 @@ class SlotCache(Record):
     devices: tuple[Literal["cuda", "cpu"], ...] = Field((), description="where it does so; everywhere where empty")
     each_load: bool = Field(
         False,
-        description="idle slots cost it time: a concurrency has a server of its own, and so have the open loops together",
+        description="idle slots cost it time: each concurrency has a server of its own, and the open loops have one",
     )
     open_loop: int = Field(
         OPEN_LOOP_SLOTS, ge=1, description="slots for load points that do not say how many requests are in flight"
