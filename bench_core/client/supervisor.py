@@ -239,7 +239,7 @@ class Client:
         if protocol.client_nodes != (len(self._gathering.hosts) if self._gathering is not None else 0):
             raise BadInput(f"{spec.cell_id} asks for {protocol.client_nodes} client nodes, and others are here")
         address = Address(*(self._reached_at or self._address))
-        cache = entry.prefix_cache_on if plan.prefix_cache else entry.prefix_cache_off
+        cache = entry.prefix_cache(on=plan.prefix_cache)
         asker = Asker(entry, address, forced=spec.length == "forced", extra=cache.body)
         asks: dict[tuple[int, int], int] = {}  # prompt and output tokens to the place among the distinct requests
         made: list[Ask] = []

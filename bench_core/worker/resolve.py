@@ -43,7 +43,11 @@ class Places:
 
 @dataclass(frozen=True)
 class MeasureRequest:
-    """Cells of one variant, all that they read, and the folder that they go to."""
+    """Cells of one variant, all that they read, and the folder that they go to.
+
+    Attributes:
+        searched: other concurrencies than that of the one cell follow, on the same server.
+    """
 
     cells: tuple[CellSpec, ...]
     image_folder: Path
@@ -51,6 +55,14 @@ class MeasureRequest:
     workload: Path
     run_folder: Path
     out_of_memory_signs: tuple[str, ...] = ()
+    searched: bool = False
+
+    @property
+    def at_once(self) -> frozenset[int | None]:
+        """Under load: requests in flight, of each load point that its server answers; ``None``: nobody knows it."""
+        loads = (cell.load for cell in self.cells)
+        known = frozenset(load.concurrency for load in loads if load is not None)
+        return known | {None} if self.searched else known
 
 
 def choose_device(wanted: Literal["auto", "cuda", "cpu"], threads: int | None, count: int = 1) -> Device:
@@ -154,6 +166,11 @@ class Resolver:
         return True
 
     @property
+    def searched(self) -> bool:
+        """See ``MeasureRequest``: nothing is searched by hand."""
+        return False
+
+    @property
     def placement(self) -> Placement | None:
         """Where the cells run, where others run beside them."""
         return None
@@ -251,7 +268,7 @@ class Resolver:
         run_folder = self.places.results / run_id
         signs = self.manifest.out_of_memory_signs
         return MeasureRequest(
-            cells, self.places.image_folder, artifact, self.workload_path(), run_folder, signs
+            cells, self.places.image_folder, artifact, self.workload_path(), run_folder, signs, self.searched
         ), workload
 
 
@@ -277,6 +294,12 @@ class Planned(Resolver):
     def placement(self) -> Placement | None:
         """The driver's."""
         return self.assignment.placement
+
+    @property
+    def searched(self) -> bool:
+        """Whether a search varies the concurrency."""
+        capacity = self.assignment.capacity
+        return capacity is not None and capacity.varied == "concurrency"
 
     def workload_path(self) -> Path:
         """The workload's file."""

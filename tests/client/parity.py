@@ -275,7 +275,7 @@ def llama(given: argparse.Namespace, work: Path) -> Iterator[Server]:
         "port": str(given.port), "slots": str(SLOTS), "slot_tokens": str(SLOTS * CONTEXT_TOKENS), "threads": "1",
         "context_tokens": str(CONTEXT_TOKENS),
     }  # fmt: skip
-    command = filled((*entry.command, *entry.prefix_cache_off.arguments), places)
+    command = filled((*entry.command, *entry.prefix_cache_off.words(idle=True)), places)
     started = subprocess.run(
         [
             "docker", "run", "--detach", "--rm", "--network", "host", "--cpuset-cpus", str(given.server_cpu),

@@ -10,7 +10,7 @@ import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -23,6 +23,7 @@ from bench_core.contract.errors import BadInput
 from bench_core.contract.models.decoder import AttentionLayers, Decoder
 from bench_core.contract.records.digest import ids_digest
 from bench_core.contract.serving.load import Serve
+from bench_core.worker.resolve import MeasureRequest
 from bench_core.worker.serve.command import command_of, slots_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,8 +59,9 @@ def _request(
     prefix_cache: bool = False,
     concurrency: tuple[int, ...] = (4, 16),
     gpus: int = 1,
-) -> Any:
-    """Of some load points, for a Llama of 7B whose file has no size."""
+    searched: bool = False,
+) -> MeasureRequest:
+    """Of some load points (0: an open loop), for a Llama of 7B whose file has no size."""
     options = manifest.variant(variant, {}, device).options
     cells: Any = tuple(
         SimpleNamespace(
@@ -70,19 +72,27 @@ def _request(
             gpus=gpus,
             cards=("GPU-1", "GPU-2")[:gpus] if device == "cuda" else (),
             model=LLAMA_7B,
-            load=SimpleNamespace(concurrency=at_once or None, open_loop=not at_once),
+            load=SimpleNamespace(concurrency=at_once or None),
             serve=SimpleNamespace(prefix_cache=prefix_cache),
         )
         for at_once in concurrency
     )
-    return SimpleNamespace(cells=cells, image_folder=Path("/image"), artifact=Path("/models/artifact"))
+    return MeasureRequest(
+        cells, Path("/image"), Path("/models/artifact"), Path("/workload"), Path("/results"), searched=searched
+    )
 
 
 def _command(
-    manifest: Manifest, variant: str, device: DeviceKind, prefix_cache: bool = False, gpus: int = 1
+    manifest: Manifest,
+    variant: str,
+    device: DeviceKind,
+    prefix_cache: bool = False,
+    concurrency: tuple[int, ...] = (4, 16),
+    gpus: int = 1,
+    searched: bool = False,
 ) -> list[str]:
-    """As the server's supervisor makes it, for two load points."""
-    request = _request(manifest, variant, device, prefix_cache, gpus=gpus)
+    """As the server's supervisor makes it."""
+    request = _request(manifest, variant, device, prefix_cache, concurrency, gpus, searched)
     return command_of(manifest, request, "0.0.0.0", 8000, longest=420, slots=16)  # noqa: S104  # of a container
 
 
@@ -132,7 +142,8 @@ def test_a_server_is_told_of_all_gpus_of_its_cell() -> None:
 @pytest.mark.parametrize("engine", SERVING)
 def test_what_a_request_holds(engine: str) -> None:
     entry = _entry(engine)
-    for cache in (entry.prefix_cache_off, entry.prefix_cache_on):
+    for on in (False, True):
+        cache = entry.prefix_cache(on=on)
         asker = Asker(entry, Address("server", 8000), forced=True, extra=cache.body)
         _, _, content = asker.ask(0, PROMPT, 7).data.partition(b"\r\n\r\n")
         body = json.loads(content)
@@ -183,6 +194,41 @@ def test_each_request_at_llama_cpp_has_a_slot_of_its_own_length() -> None:
 
 
 @pytest.mark.parametrize(
+    ("at_once", "prefix_cache", "searched", "words"),
+    [
+        pytest.param((16,), False, False, ("--no-kv-unified", "0"), id="all slots are busy"),
+        pytest.param((0,), False, False, ("--kv-unified", "1"), id="an open loop"),
+        pytest.param((0, 0), False, False, ("--kv-unified", "1"), id="open loops"),
+        pytest.param((4, 16), False, False, ("--kv-unified", "1"), id="started by hand for two concurrencies"),
+        pytest.param((1,), False, True, ("--kv-unified", "1"), id="a search for the highest concurrency"),
+        pytest.param((16,), True, False, ("--no-kv-unified", "0"), id="prefix cache, all slots are busy"),
+        pytest.param((0,), True, False, ("--no-kv-unified", "0"), id="prefix cache, an open loop"),
+    ],
+)
+def test_idle_slots_of_llama_cpp_are_cleared_where_there_are_any_and_they_are_no_prefix_cache(
+    at_once: tuple[int, ...], prefix_cache: bool, searched: bool, words: tuple[str, str]
+) -> None:
+    for variant, device in (("q4_k_m", "cuda"), ("q4_k_m-ngram", "cuda"), ("f32", "cpu")):
+        command = _command(
+            SERVING["llama-cpp-python"], variant, cast(DeviceKind, device), prefix_cache, at_once, searched=searched
+        )
+        caches = [word for word in command if word.endswith("kv-unified")]
+        assert (*caches, _after(command, "--cache-ram")) == words
+        assert not {"--cache-idle-slots", "--no-cache-idle-slots"} & {*command}, "on by itself"
+
+
+@pytest.mark.parametrize(("engine", "slots"), [("llama-cpp-python", 64), ("transformers", 256)])
+def test_a_search_for_the_highest_concurrency_has_slots_for_more_than_it_begins_with(
+    engine: str, slots: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = SimpleNamespace(uuid="GPU-1", memory_bytes=140 * 2**30)
+    monkeypatch.setattr("bench_core.worker.serve.command.visible_gpus", lambda: [gpu])
+    manifest = SERVING[engine]
+    variant = manifest.served_on("cuda")[0]
+    assert slots_of(manifest, _request(manifest, variant, "cuda", concurrency=(1,), searched=True), 1224) == slots
+
+
+@pytest.mark.parametrize(
     ("gpu_gib", "at_once", "slots"),
     [
         pytest.param(140, (300,), 201, id="longest requests of 1,280 tokens"),
@@ -209,7 +255,7 @@ def test_a_server_whose_idle_slots_cost_time_is_started_for_each_number_of_slots
     loads = [closed[0], rates[0], *closed[1:], rates[1]]
     llama, transformers, vllm = (_entry(engine) for engine in ("llama-cpp-python", "transformers", "vllm"))
     for device in ("cuda", "cpu"):
-        assert llama.of_one_server(loads, device) == ((closed[0],), (rates[0], closed[2], rates[1]), (closed[1],))
+        assert llama.of_one_server(loads, device) == ((closed[0],), tuple(rates), (closed[1],), (closed[2],))
         assert vllm.of_one_server(loads, device) == transformers.of_one_server(loads, device) == (tuple(loads),)
 
 

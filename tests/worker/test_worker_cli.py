@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from worker_material import FAST, MODEL, NULL_IMAGE, Place, make_workload, random_prompts, require_evidence, write_image
@@ -29,8 +29,13 @@ from bench_core.contract.records.outcome import EXIT_MACHINE, Outcome
 from bench_core.contract.records.run import RunRecord
 from bench_core.contract.records.spec import Assignment, CellSpec, plan_cells
 from bench_core.contract.records.workload import Workload
+from bench_core.contract.serving.cell import CapacityAsk, ServePlan
+from bench_core.contract.serving.load import Serve
+from bench_core.contract.serving.protocol import Limits, ServeProtocol
 from bench_core.worker import cli, resolve
 from bench_core.worker.engine.failure import classify
+from bench_core.worker.launch import planned_parser
+from bench_core.worker.resolve import Places
 from bench_core.worker.supervise.supervisor import Supervisor
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -432,6 +437,31 @@ def test_cells_that_a_driver_hands_over_are_measured_as_planned(place: Place) ->
     planned = Assignment.read(place.data / "handed.json").cells[0]
     assert {name: getattr(cell.spec, name) for name in type(planned).model_fields} == dict(planned)
     assert cell.result.metrics.batches == 2
+
+
+@pytest.mark.parametrize(
+    ("load", "varied", "at_once"),
+    [
+        (Serve(load="concurrency", concurrency=2), "concurrency", {2, None}),
+        (Serve(load="concurrency", concurrency=2), None, {2}),
+        (Serve(load="rate", request_rate=2), "request_rate", {None}),
+    ],
+)
+def test_how_many_requests_are_in_flight_is_known_but_for_open_loops_and_what_a_search_varies(
+    place: Place, load: Serve, varied: Literal["request_rate", "concurrency"] | None, at_once: set[int | None]
+) -> None:
+    _assigned(place, scenario=load, serve=ServePlan(protocol=ServeProtocol(), schedule="0" * 64))
+    handed = Assignment.read(place.data / "handed.json")
+    if varied is not None:
+        limits = Limits(ttft_s=1.0)
+        ask = CapacityAsk(
+            varied=varied, first=2, limit=8, arrivals="poisson", limits=limits, attainment=0.9, conditions={}
+        )
+        handed = handed.model_copy(update={"capacity": ask})
+    parsed = planned_parser().parse_args([])
+    resolver = resolve.Planned(Places(NULL_IMAGE, place.data, place.models, place.results), parsed, handed)
+    request, _ = resolver.measure_request("r")
+    assert request.at_once == at_once
 
 
 @pytest.mark.parametrize(

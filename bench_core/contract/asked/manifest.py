@@ -297,7 +297,8 @@ class Manifest(Record):
         """Options that the server's command takes by their places, whether or not the adapter reads them as well."""
         if self.serve is None:
             return frozenset()
-        caches = (*self.serve.prefix_cache_off.arguments, *self.serve.prefix_cache_on.arguments)
+        switched = (self.serve.prefix_cache(on=on).words(idle=idle) for on in (False, True) for idle in (False, True))
+        caches = (word for words in switched for word in words)
         variants = (word for variant in self.variants.values() for word in variant.serve or ())
         split = self.split.serve or () if self.split is not None else ()
         words = (*self.serve.command, *caches, *variants, *split)

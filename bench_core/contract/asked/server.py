@@ -25,7 +25,19 @@ class PrefixCache(Record):
     """What switches the server's prefix cache off, and on."""
 
     arguments: tuple[str, ...] = Field((), description="added to the command")
+    busy_slots: tuple[str, ...] = Field(
+        (), description="added where every slot has a request all the time: closed loops of one concurrency"
+    )
+    idle_slots: tuple[str, ...] = Field(
+        (),
+        description="added where slots may have none: open loops, a search for the highest concurrency, several "
+        "concurrencies on one server",
+    )
     body: dict[str, Any] = Field({}, description="added to each request")
+
+    def words(self, *, idle: bool) -> tuple[str, ...]:
+        """Of the command; ``idle``: whether slots may have no request."""
+        return (*self.arguments, *(self.idle_slots if idle else self.busy_slots))
 
 
 class SlotCache(Record):
@@ -34,7 +46,8 @@ class SlotCache(Record):
     option: str = Field(description="option that says the type of the cache's numbers")
     devices: tuple[Literal["cuda", "cpu"], ...] = Field((), description="where it does so; everywhere where empty")
     each_load: bool = Field(
-        False, description="idle slots cost it time: a load point that needs another number has a server of its own"
+        False,
+        description="idle slots cost it time: each concurrency has a server of its own, and the open loops have one",
     )
     open_loop: int = Field(
         OPEN_LOOP_SLOTS, ge=1, description="slots for load points that do not say how many requests are in flight"
@@ -84,17 +97,21 @@ class ServerEntry(Record):
         cache = self.slot_cache
         return None if cache is None or (cache.devices and device not in cache.devices) else cache
 
-    def wanted_slots(self, loads: Iterable[Serve]) -> int:
-        """Requests at once by these load points, whether or not memory holds them."""
+    def prefix_cache(self, *, on: bool) -> PrefixCache:
+        """What switches it."""
+        return self.prefix_cache_on if on else self.prefix_cache_off
+
+    def wanted_slots(self, at_once: Iterable[int | None]) -> int:
+        """Slots for these concurrencies, ``None`` where nobody knows it, whether or not memory holds them."""
         unknown = OPEN_LOOP_SLOTS if self.slot_cache is None else self.slot_cache.open_loop
-        return max(unknown if load.concurrency is None else load.concurrency for load in loads)
+        return max(unknown if number is None else number for number in at_once)
 
     def of_one_server(self, loads: Iterable[Serve], device: Literal["cuda", "cpu"]) -> tuple[tuple[Serve, ...], ...]:
         """Load points that one server answers, in their order."""
         cache = self.cache_on(device)
         if cache is None or not cache.each_load:
             return (tuple(loads),)
-        together: dict[int, list[Serve]] = {}
+        together: dict[int | None, list[Serve]] = {}
         for load in loads:
-            together.setdefault(self.wanted_slots([load]), []).append(load)
+            together.setdefault(load.concurrency, []).append(load)
         return tuple(map(tuple, together.values()))

@@ -37,8 +37,11 @@ def filled(words: tuple[str, ...], places: Mapping[str, str]) -> list[str]:
     return [PLACE.sub(value, word) for word in words]
 
 
-def words_of(manifest: Manifest, spec: CellSpec) -> tuple[str, ...]:
+def words_of(manifest: Manifest, spec: CellSpec, at_once: frozenset[int | None]) -> tuple[str, ...]:
     """The words as image.yaml has them, for one variant: command, variant, prefix cache, split over GPUs.
+
+    Args:
+        at_once: see ``MeasureRequest``.
 
     Raises:
         BadInput: the image does not serve it, or not on several GPUs.
@@ -47,14 +50,14 @@ def words_of(manifest: Manifest, spec: CellSpec) -> tuple[str, ...]:
     variant = manifest.variants[spec.variant]
     if entry is None or variant.serve is None or spec.serve is None:
         raise BadInput(f"image {manifest.name} does not serve its variant {spec.variant}", "see serve: in image.yaml")
-    cache = entry.prefix_cache_on if spec.serve.prefix_cache else entry.prefix_cache_off
+    cache = entry.prefix_cache(on=spec.serve.prefix_cache).words(idle=None in at_once or len(at_once) > 1)
     split: tuple[str, ...] = ()
     if spec.gpus > 1:
         reason = manifest.why_not_split(spec.variant, served=True)
         if reason or manifest.split is None or manifest.split.serve is None:
             raise BadInput(reason, "see split: in image.yaml")
         split = manifest.split.serve
-    return (*entry.command, *variant.serve, *cache.arguments, *split)
+    return (*entry.command, *variant.serve, *cache, *split)
 
 
 def slots_of(manifest: Manifest, request: MeasureRequest, longest: int) -> int:
@@ -71,7 +74,7 @@ def slots_of(manifest: Manifest, request: MeasureRequest, longest: int) -> int:
         raise BadInput(f"image {manifest.name} has no server", "see serve: in image.yaml")
     spec = request.cells[0]
     cache = manifest.serve.cache_on(spec.device)
-    wanted = manifest.serve.wanted_slots(cell.load for cell in request.cells if cell.load is not None)
+    wanted = manifest.serve.wanted_slots(request.at_once)
     if cache is None:
         return wanted
     kind = str(spec.options[cache.option])
@@ -119,7 +122,7 @@ def command_of(
         "gpus": str(spec.gpus),
         "even_shares": ",".join(["1"] * spec.gpus),
     }
-    return filled(words_of(manifest, spec), places)
+    return filled(words_of(manifest, spec, request.at_once), places)
 
 
 def _written(value: object) -> str:

@@ -243,7 +243,7 @@ def _environment(served: Served) -> dict[str, str]:
 
 def _with_facts(spec: CellSpec, served: Served, slots: int) -> CellSpec:
     facts = ServerFacts(
-        command=words_of(served.manifest, spec),
+        command=words_of(served.manifest, spec, served.request.at_once),
         path=served.entry.path,
         prompt=served.entry.prompt,
         cpus=tuple(sorted(os.sched_getaffinity(0))),
