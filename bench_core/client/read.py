@@ -148,6 +148,7 @@ class Reader:
             cause=shortened(" ".join(cause.split()), _LONGEST_WORDS),
             usage_prompt_tokens=taken.usage_prompt,
             cached_tokens=taken.usage_cached,
+            resent=response.resent,
         )
 
     def _events(self, response: Response, framing: Framing, taken: Taken) -> bytes:

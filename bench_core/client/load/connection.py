@@ -10,14 +10,14 @@ import socket
 from bench_core.client.load.framing import Framing
 from bench_core.client.load.wire import End, Response
 
-CONNECTING, IDLE, SENDING, READING = range(4)
+CONNECTING, IDLE, SENDING, READING, ENDING = range(5)
 _STATUS = slice(len("HTTP/1.1"), len("HTTP/1.1 200"))
 
 
 class Flight:
     """A request on its way. Times are nanoseconds; ``sent_ns`` is 0 until its last byte was handed to the kernel."""
 
-    __slots__ = ("again", "data", "index", "issued_ns", "pieces", "scheduled_ns", "sent_ns", "size", "times")
+    __slots__ = ("data", "index", "issued_ns", "pieces", "resent", "scheduled_ns", "sent_ns", "size", "times")
 
     def __init__(self, index: int, data: memoryview, scheduled_ns: int, issued_ns: int) -> None:
         self.index = index
@@ -28,7 +28,7 @@ class Flight:
         self.times: list[int] = []
         self.pieces: list[bytes] = []
         self.size = 0
-        self.again = False
+        self.resent = False
 
     @property
     def succeeded(self) -> bool:
@@ -38,8 +38,9 @@ class Flight:
     def response(self, end: End, cause: str, ended_ns: int) -> Response:
         """What is handed on when it has ended."""
         return Response(
-            self.index, self.scheduled_ns, self.sent_ns or None, ended_ns, end, cause, self.times, self.pieces
-        )
+            self.index, self.scheduled_ns, self.sent_ns or None, ended_ns, end, cause, self.times, self.pieces,
+            self.resent,
+        )  # fmt: skip
 
 
 class Connection:
@@ -47,7 +48,8 @@ class Connection:
 
     Attributes:
         answered: whether a response has come whole on it.
-        state: CONNECTING, IDLE (connected, no request), SENDING (a request that the kernel took in part), READING.
+        state: CONNECTING, IDLE (connected, no request), SENDING (a request that the kernel took in part), READING,
+            ENDING (the server has ended it without a word, and a reset may follow).
         idle_since_ns: when it last had nothing to do.
         unsent: what of the request is still to be sent.
 

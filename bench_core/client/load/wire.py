@@ -27,7 +27,7 @@ from typing import Any, Literal
 FRAME = struct.Struct("<IB")
 READY, SENT, RESPONSE, END = range(4)
 _HEAD_LENGTH = struct.Struct("<Q")
-_RESPONSE = struct.Struct("<QqqqBHI")
+_RESPONSE = struct.Struct("<QqqqBBHI")
 
 End = Literal["ok", "refused", "broken", "garbage", "timeout", "unfinished"]
 _ENDS: tuple[End, ...] = ("ok", "refused", "broken", "garbage", "timeout", "unfinished")
@@ -90,6 +90,7 @@ class Response:
         cause: why it failed, one line.
         times_ns: of each read of the connection, when it had returned.
         pieces: what each of these reads brought.
+        resent: the first sending was lost with a connection that the server ended, unread; times are of the second.
     """
 
     index: int
@@ -100,6 +101,7 @@ class Response:
     cause: str
     times_ns: Sequence[int]
     pieces: Sequence[bytes]
+    resent: bool = False
 
 
 def job_bytes(jobs: Sequence[Job], blobs: Sequence[bytes]) -> bytes:
@@ -137,7 +139,7 @@ def response_frame(response: Response) -> bytes:
     sent = _NEVER if response.sent_ns is None else response.sent_ns
     fixed = _RESPONSE.pack(
         response.index, response.scheduled_ns, sent, response.ended_ns,
-        _ENDS.index(response.end), len(cause), len(response.pieces),
+        _ENDS.index(response.end), response.resent, len(cause), len(response.pieces),
     )  # fmt: skip
     times, lengths = array("q", response.times_ns), array("I", map(len, response.pieces))
     return frame(RESPONSE, b"".join((fixed, cause, times.tobytes(), lengths.tobytes(), *response.pieces)))
@@ -145,7 +147,7 @@ def response_frame(response: Response) -> bytes:
 
 def read_response(content: bytes) -> Response:
     """What ``response_frame`` wrote."""
-    index, scheduled, sent, ended, end, cause_length, count = _RESPONSE.unpack_from(content)
+    index, scheduled, sent, ended, end, resent, cause_length, count = _RESPONSE.unpack_from(content)
     at = _RESPONSE.size + cause_length
     cause = content[_RESPONSE.size : at].decode("utf-8", "replace")
     times, lengths = array("q"), array("I")
@@ -157,7 +159,8 @@ def read_response(content: bytes) -> Response:
     for length in lengths:
         pieces.append(content[at : at + length])
         at += length
-    return Response(index, scheduled, None if sent == _NEVER else sent, ended, _ENDS[end], cause, times, pieces)
+    sent_ns = None if sent == _NEVER else sent
+    return Response(index, scheduled, sent_ns, ended, _ENDS[end], cause, times, pieces, bool(resent))
 
 
 class Frames:

@@ -98,6 +98,8 @@ class Counts(Record):
         scheduled: all of them; ``sent``: whose bytes went out; ``ok``: answered as asked.
         failed: by kind (``RequestEvent.end``); a kind that did not occur is left out. Without those unfinished.
         unfinished: in flight when the cell ended.
+        resent: sent twice, since the server ended a kept connection without having read the first (``RequestEvent``);
+            however they ended, each is among the others once.
     """
 
     scheduled: int = Field(ge=0)
@@ -105,6 +107,7 @@ class Counts(Record):
     ok: int = Field(ge=0)
     failed: dict[str, int] = {}
     unfinished: int = Field(ge=0)
+    resent: int = Field(0, ge=0)
 
     @property
     def share_failed(self) -> float:
@@ -380,6 +383,7 @@ def _counts(planned: Sequence[RequestEvent]) -> Counts:
         ok=ends["ok"],
         failed=failed,
         unfinished=ends["unfinished"],
+        resent=sum(request.resent for request in planned),
     )
 
 

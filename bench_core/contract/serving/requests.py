@@ -45,6 +45,8 @@ class RequestEvent(Record):
         cause: what was wrong, one line.
         usage_prompt_tokens: prompt tokens as the server counts them, where it says so.
         cached_tokens: of these, served from the prefix cache, where it says so.
+        resent: it was sent twice: the first time on a kept connection that the server ended without having read it.
+            ``sent_s`` and what follows are of the second time; ``scheduled_s`` is as it was.
     """
 
     type: Literal["request"] = "request"
@@ -68,6 +70,7 @@ class RequestEvent(Record):
     cause: str = ""
     usage_prompt_tokens: Count | None = None
     cached_tokens: Count | None = None
+    resent: bool = False
 
     @model_validator(mode="after")
     def _in_order(self) -> RequestEvent:
