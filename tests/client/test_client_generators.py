@@ -11,6 +11,7 @@ import statistics
 import threading
 import time
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 from null_server import ENTRY, NullServer, all_of, asks_of, null_server
@@ -19,6 +20,7 @@ from bench_core.client.ask import Address, Asker
 from bench_core.client.generators import Generators
 from bench_core.contract.errors import BadInput, MachineFailure
 from bench_core.contract.serving.load import Serve
+from bench_core.contract.serving.protocol import PAUSE_AFTER_FAILED_S
 from bench_core.contract.serving.requests import RequestEvent
 from bench_core.system.processes import alive
 
@@ -231,17 +233,19 @@ def test_nobody_listens() -> None:
     assert time.monotonic() - begin > 0.5  # a pause between them
 
 
-def test_a_stream_pauses_after_an_answer_that_says_the_request_failed() -> None:
+@pytest.mark.parametrize(
+    ("how", "end"), [("status500", "status"), ("garbage", "garbage"), ("short", "wrong_length"), ("error", "garbage")]
+)
+def test_a_stream_pauses_after_an_answer_that_is_none(how: str, end: str) -> None:
     """A server that fails at once is not asked again faster than its answers are written down."""
     with (
-        null_server(*FAST, "--fail-every", "1", "--fail-how", "status500") as server,
+        null_server(*FAST, "--fail-every", "1", "--fail-how", how) as server,
         Generators(server.address, ENTRY, asks=asks_of(server, 1, 6), load=closed(1), total=3) as generators,
     ):
-        begin = time.monotonic()
         events, _ = all_of(generators)
-        lasted_s = time.monotonic() - begin
-    assert [(event.end, event.status) for event in events] == [("status", 500)] * 3
-    assert lasted_s > 0.5
+    assert [event.end for event in events] == [end] * 3
+    pauses_s = [later.scheduled_s - one.ended_s for one, later in pairwise(events)]
+    assert pauses_s == pytest.approx([PAUSE_AFTER_FAILED_S] * 2)
 
 
 def test_a_server_that_dies() -> None:

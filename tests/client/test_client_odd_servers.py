@@ -13,6 +13,7 @@ from null_server import ENTRY, all_of
 from bench_core.client.ask import Address, Asker
 from bench_core.client.generators import Generators
 from bench_core.contract.serving.load import Serve
+from bench_core.contract.serving.protocol import PAUSE_AFTER_FAILED_S
 
 EVENT = b'data: {"choices":[{"text":"a","token_ids":[5]}]}\n\ndata: [DONE]\n\n'
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: %d\r\n\r\n%b" % (len(EVENT), EVENT)
@@ -158,6 +159,49 @@ def test_a_request_is_sent_again_once() -> None:
             events, _ = all_of(generators)
     assert [(event.end, event.resent) for event in events] == [("ok", False), ("broken", True), ("broken", False)]
     assert events[2].cause == "Connection reset by peer after 0 bytes of the response"
+
+
+def event(text: str = "", ids: str = "", usage: str = "null") -> bytes:
+    return b'data: {"choices":[{"text":"%b","token_ids":[%b]}],"usage":%b}\n\n' % tuple(
+        word.encode() for word in (text, ids, usage)
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "end"),
+    [
+        (b"", "wrong_length"),
+        (b"data: [DONE]\n\n", "wrong_length"),
+        (event(), "wrong_length"),
+        (event(usage='{"completion_tokens":0}'), "wrong_length"),
+        (event("a", "5", usage='{"completion_tokens":1}'), "wrong_length"),
+        (b'data: {"error":{"message":"no"}}\n\n', "garbage"),
+        (event("a", "5, 6", usage='{"completion_tokens": 2}'), "ok"),
+        (event("a", "5") + event("b", "6") + b"data: [DONE]\n\n", "ok"),
+        (event("a", "5") + event("b", "6") + event(usage='{"completion_tokens":2}'), "ok"),
+        (event("a", "5,6", usage='{"completion_tokens":3}'), "ok"),  # its ids count
+    ],
+)
+@pytest.mark.parametrize("pieces", [1, 400])
+def test_a_stream_goes_on_at_once_after_a_good_answer_alone(content: bytes, end: str, pieces: int) -> None:
+    """Whatever else says 200 is followed by a pause, as a record of another end is."""
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: %d\r\n\r\n"
+    answer = head % len(content) + content
+
+    def serve(connection: socket.socket, number: int) -> None:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        while connection.recv(65536):
+            step = -(-len(answer) // pieces)
+            for place in range(0, len(answer), step):
+                connection.sendall(answer[place : place + step])
+
+    with served_by(serve) as address:
+        ask = Asker(ENTRY, address, forced=True).ask(0, [5], 2)
+        with Generators(address, ENTRY, asks=[ask], load=ONE, total=2, timeout_s=20) as generators:
+            events, _ = all_of(generators)
+    assert [event.end for event in events] == [end] * 2
+    waited_s = events[1].scheduled_s - events[0].ended_s
+    assert waited_s == pytest.approx(0 if end == "ok" else PAUSE_AFTER_FAILED_S, abs=1e-6)
 
 
 def test_an_answer_to_half_a_request() -> None:

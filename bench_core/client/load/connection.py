@@ -11,7 +11,6 @@ from bench_core.client.load.framing import Framing
 from bench_core.client.load.wire import End, Response
 
 CONNECTING, IDLE, SENDING, READING, ENDING = range(5)
-_STATUS = slice(len("HTTP/1.1"), len("HTTP/1.1 200"))
 
 
 class Flight:
@@ -29,11 +28,6 @@ class Flight:
         self.pieces: list[bytes] = []
         self.size = 0
         self.resent = False
-
-    @property
-    def succeeded(self) -> bool:
-        """Whether the response says 200; what else it says is looked at later."""
-        return bool(self.pieces) and self.pieces[0][_STATUS] == b" 200"
 
     def response(self, end: End, cause: str, ended_ns: int) -> Response:
         """What is handed on when it has ended."""

@@ -55,7 +55,6 @@ class Due:
         self._next += self._processes
         return index, due_ns
 
-    def ended(self, at_ns: int) -> None:
-        """A request has ended; in a closed loop its stream may send the next at this time."""
-        if not self._offsets_us:
-            heapq.heappush(self.free, at_ns)
+    def add(self, at_ns: int) -> None:
+        """A stream of a closed loop may send its next request at this time."""
+        heapq.heappush(self.free, at_ns)

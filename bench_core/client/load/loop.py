@@ -12,6 +12,7 @@ import socket
 import time
 from collections import deque
 
+from bench_core.client.load.answer import Answers
 from bench_core.client.load.connection import CONNECTING, ENDING, IDLE, READING, SENDING, Connection, Flight
 from bench_core.client.load.due import NEVER_NS, Due
 from bench_core.client.load.framing import BadFraming
@@ -58,6 +59,7 @@ class Loop:
         self._ending: deque[tuple[int, Connection]] = deque()  # since when, in the order of time
         self._dropped: list[Connection] = []
         self._due = Due(job)
+        self._answers = Answers(job.fields)
         self._t0_ns = 0
         self._abort = False
         self._timeout_ns = NEVER_NS
@@ -244,7 +246,11 @@ class Loop:
         del self._flights[flight.index]
         self._carried.pop(flight.index, None)
         self._outbox.add(flight.response(end, cause, now_ns))
-        self._due.ended(now_ns + (0 if end == "ok" and flight.succeeded else self._job.pause_ns))
+        job = self._job
+        if not job.offsets_us:
+            tokens = job.tokens[job.order[flight.index % len(job.order)]]
+            good = end == "ok" and self._answers.good(flight.pieces, *tokens)
+            self._due.add(now_ns + (0 if good else job.pause_ns))
 
     def _drop(self, connection: Connection) -> None:
         del self._connections[connection.fd]

@@ -24,6 +24,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from bench_core.client.load.answer import Fields
+
 FRAME = struct.Struct("<IB")
 READY, SENT, RESPONSE, END = range(4)
 _HEAD_LENGTH = struct.Struct("<Q")
@@ -32,6 +34,7 @@ _RESPONSE = struct.Struct("<QqqqBBHI")
 End = Literal["ok", "refused", "broken", "garbage", "timeout", "unfinished"]
 _ENDS: tuple[End, ...] = ("ok", "refused", "broken", "garbage", "timeout", "unfinished")
 _NEVER = -1
+_SHARED = ("order", "blobs", "tokens", "fields", "offsets_us")
 _LONGEST_CAUSE = 300
 
 
@@ -49,6 +52,8 @@ class Job:
         total: requests of the whole schedule.
         order: request k has the bytes ``blobs[order[k % len(order)]]``.
         blobs: (place, length) of each distinct request's bytes, from the head's end.
+        tokens: (fewest, most) of a good answer to each distinct request.
+        fields: where a response tells what.
         offsets_us: of an open loop, when each request is sent, microseconds after the start.
         cpus: that it may run on; empty: all.
     """
@@ -64,6 +69,8 @@ class Job:
     total: int
     order: tuple[int, ...]
     blobs: tuple[tuple[int, int], ...]
+    tokens: tuple[tuple[int, int], ...]
+    fields: Fields
     offsets_us: tuple[int, ...] = ()
     cpus: tuple[int, ...] = ()
 
@@ -106,8 +113,9 @@ class Response:
 
 def job_bytes(jobs: Sequence[Job], blobs: Sequence[bytes]) -> bytes:
     """The memory file of these jobs, in the order of their processes."""
-    shared = {"order": jobs[0].order, "blobs": jobs[0].blobs, "offsets_us": jobs[0].offsets_us}
-    own = [{key: value for key, value in asdict(job).items() if key not in shared} for job in jobs]
+    told = [asdict(job) for job in jobs]
+    shared = {name: told[0][name] for name in _SHARED}
+    own = [{name: value for name, value in job.items() if name not in _SHARED} for job in told]
     head = json.dumps({"shared": shared, "jobs": own}, separators=(",", ":")).encode()
     return b"".join((_HEAD_LENGTH.pack(len(head)), head, *blobs))
 
@@ -122,7 +130,9 @@ def read_job(content: memoryview, process: int) -> tuple[Job, list[memoryview]]:
     begin = _HEAD_LENGTH.size + length
     head = json.loads(bytes(content[_HEAD_LENGTH.size : begin]))
     told: dict[str, Any] = {**head["shared"], **head["jobs"][process]}
-    told["blobs"] = [tuple(pair) for pair in told["blobs"]]
+    for name in ("blobs", "tokens"):
+        told[name] = [tuple(pair) for pair in told[name]]
+    told["fields"] = Fields(**told["fields"])
     fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in told.items()}
     job = Job(**fields)
     return job, [content[begin + place : begin + place + size] for place, size in job.blobs]
