@@ -23,9 +23,10 @@ from bench_core.client.load.wire import Response
 from bench_core.contract.asked.server import ServerEntry
 from bench_core.contract.errors import shortened
 from bench_core.contract.records.digest import ids_digest
-from bench_core.contract.serving.requests import RequestEnd, RequestEvent
+from bench_core.contract.serving.requests import NONE_LEFT, RequestEnd, RequestEvent
 
 _SECOND = 1e9
+_NO_CONNECTION = {"refused": "no connection: ", "exhausted": f"{NONE_LEFT}: "}
 
 
 def fields_of(entry: ServerEntry) -> Fields:
@@ -50,8 +51,8 @@ class Reader:
         """The record of one request. Never raises: what is no response is one that ended as ``garbage``."""
         taken = Taken()
         framing = Framing(keep_body=True)
-        end: RequestEnd = response.end
-        cause = response.cause
+        end: RequestEnd = "refused" if response.end == "exhausted" else response.end
+        cause = _NO_CONNECTION.get(response.end, "") + response.cause
         try:
             words = self._answers.read(response.pieces, response.end == "ok", framing, taken)
         except (BadFraming, NoSuchResponse) as error:

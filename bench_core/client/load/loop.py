@@ -17,7 +17,7 @@ from bench_core.client.load.connection import CONNECTING, ENDING, IDLE, READING,
 from bench_core.client.load.due import NEVER_NS, Due
 from bench_core.client.load.framing import BadFraming
 from bench_core.client.load.outbox import Outbox
-from bench_core.client.load.retry import RESET_WITHIN_NS, lost_how
+from bench_core.client.load.retry import RESET_WITHIN_NS, lost_how, unopened
 from bench_core.client.load.timer import Timer
 from bench_core.client.load.wire import End, Facts, Job
 
@@ -25,6 +25,7 @@ _SECOND = 1_000_000_000
 _READ_BYTES = 16384
 # So few sockets in one turn that a request that is due waits for them a fraction of a millisecond.
 _SOCKETS_PER_TURN = 64
+_REQUESTS_PER_TURN = 64
 # A timer wakes a process some time after it has expired, on a virtual machine up to 0.1 ms; the loop is woken this much
 # before a request is due and looks at its sockets until then.
 _AWAKE_BEFORE_NS = 100_000
@@ -219,12 +220,11 @@ class Loop:
             self._ending.append((now_ns, connection))
             self._timeout_ns = min(self._timeout_ns, now_ns + RESET_WITHIN_NS)
         else:
-            self._broken(connection, error, now_ns)
+            self._broken(connection, flight, error, now_ns)
 
-    def _broken(self, connection: Connection, error: OSError | None, at_ns: int) -> None:
+    def _broken(self, connection: Connection, flight: Flight, error: OSError | None, at_ns: int) -> None:
         how = "the connection was closed" if error is None else error.strerror or str(error)
-        size = connection.flight.size if connection.flight is not None else 0
-        self._fail(connection, "broken", f"{how} after {size} bytes of the response", at_ns)
+        self._fail(connection, "broken", f"{how} after {flight.size} bytes of the response", at_ns)
 
     def _resend(self, connection: Connection, flight: Flight) -> None:
         """On a new connection. It keeps its scheduled time, so that what it has lost counts."""
@@ -260,9 +260,11 @@ class Loop:
         self._dropped.append(connection)  # closed after the turn: until then no other may have its number
 
     def _issue(self, now_ns: int) -> None:
-        """Sends what is due."""
+        """Sends what is due, no more of it than may pass before sockets and control words are looked at again."""
         job = self._job
-        while (request := self._due.take(now_ns)) is not None:
+        for _ in range(_REQUESTS_PER_TURN):
+            if (request := self._due.take(now_ns)) is None:
+                return
             index, scheduled_ns = request
             now_ns = time.monotonic_ns()
             flight = Flight(index, self._blobs[job.order[index % len(job.order)]], scheduled_ns, now_ns)
@@ -300,7 +302,7 @@ class Loop:
         try:
             connection = self._open()
         except OSError as error:
-            self._end(flight, "refused", f"no connection: {error.strerror or error}", time.monotonic_ns())
+            self._end(flight, unopened(error), error.strerror or str(error), time.monotonic_ns())
             return
         connection.idle_since_ns = time.monotonic_ns()
         self._carry(connection, flight)
@@ -329,7 +331,7 @@ class Loop:
         """A connection that has something to tell and is not being read from."""
         if connection.state == CONNECTING:
             if problem := connection.problem():
-                self._fail(connection, "refused", f"no connection: {problem}")
+                self._fail(connection, "refused", problem)
                 return
             self._epoll.modify(connection.fd, _LEVEL)
             connection.state, connection.idle_since_ns = IDLE, time.monotonic_ns()
@@ -381,7 +383,7 @@ class Loop:
         while self._ending and self._ending[0][0] + RESET_WITHIN_NS <= now_ns:
             ended_ns, connection = self._ending.popleft()
             if connection.flight is not None:
-                self._broken(connection, None, ended_ns)
+                self._broken(connection, connection.flight, None, ended_ns)
         limit_ns = self._job.timeout_ns
         self._timeout_ns = self._ending[0][0] + RESET_WITHIN_NS if self._ending else NEVER_NS
         while self._flights:

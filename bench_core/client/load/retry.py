@@ -16,6 +16,7 @@ import termios
 from typing import Literal
 
 from bench_core.client.load.connection import Connection, Flight
+from bench_core.client.load.wire import End
 
 # A server that first shuts a connection down and then closes it resets it with the second call; its thread may have to
 # wait for a processor in between. It is shorter than the pause after a failed request, so no stream waits for it.
@@ -23,6 +24,8 @@ RESET_WITHIN_NS = 200_000_000
 # Between client and server may be a proxy that reads what the server will not, and passes no reset on. A connection
 # that was idle for so long was ended for that.
 _IDLE_NS = 500_000_000
+# Of this host, not of the server: descriptors, ports, memory of the kernel.
+_OWN_LIMITS = (errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM)
 _RESETS = (errno.ECONNRESET, errno.EPIPE)
 
 Lost = Literal["unread", "unknown", "failed"]
@@ -46,6 +49,11 @@ def lost_how(connection: Connection, flight: Flight, error: OSError | None) -> L
     if connection.unsent or _unacknowledged(connection) or connection.problem() or idle_ns > _IDLE_NS:
         return "unread"
     return "unknown"
+
+
+def unopened(error: OSError) -> End:
+    """How a request has ended for which no connection could be opened."""
+    return "exhausted" if error.errno in _OWN_LIMITS else "refused"
 
 
 def _unacknowledged(connection: Connection) -> int:

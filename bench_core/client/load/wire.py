@@ -31,8 +31,9 @@ READY, SENT, RESPONSE, END = range(4)
 _HEAD_LENGTH = struct.Struct("<Q")
 _RESPONSE = struct.Struct("<QqqqBBHI")
 
-End = Literal["ok", "refused", "broken", "garbage", "timeout", "unfinished"]
-_ENDS: tuple[End, ...] = ("ok", "refused", "broken", "garbage", "timeout", "unfinished")
+# As ``contract.serving.requests.RequestEnd``, and ``exhausted``: this host could open no connection.
+End = Literal["ok", "refused", "broken", "garbage", "timeout", "unfinished", "exhausted"]
+_ENDS: tuple[End, ...] = ("ok", "refused", "broken", "garbage", "timeout", "unfinished", "exhausted")
 _NEVER = -1
 _SHARED = ("order", "blobs", "tokens", "fields", "offsets_us")
 _LONGEST_CAUSE = 300

@@ -28,7 +28,7 @@ from bench_core.contract.records.events import TelemetryEvent
 from bench_core.contract.records.record import Record
 from bench_core.contract.serving.latencies import e2e_s, gaps, scheduled_in, tpot_s, ttft_s, within
 from bench_core.contract.serving.protocol import Limits
-from bench_core.contract.serving.requests import GeneratorEvent, RequestEvent, StopReason, WindowEvent
+from bench_core.contract.serving.requests import NONE_LEFT, GeneratorEvent, RequestEvent, StopReason, WindowEvent
 from bench_core.contract.statistics.clocks import ClientEvent
 from bench_core.contract.statistics.correlated import (
     Estimate,
@@ -231,7 +231,7 @@ def summarise_serving(
         saturated=window.reason == "saturated",
         stop_reason=window.reason,
         warmup_steady=window.warmup_steady,
-        client_limited=client_limited(generators, lateness, ttft, clients),
+        client_limited=client_limited(generators, lateness, ttft, clients, planned),
         telemetry=summarise_telemetry(telemetry, begin_s, end_s, round(output.value * (end_s - begin_s))),
         device_peak_bytes=_peak_bytes(telemetry, begin_s, end_s),
     )
@@ -257,6 +257,7 @@ def client_limited(
     lateness: Lateness | None,
     ttft: Latency | None,
     clients: Sequence[ClientEvent] = (),
+    requests: Sequence[RequestEvent] = (),
 ) -> str:
     """Why the client was the bottleneck, in words; empty where nothing says so. A request of another host that is not
     where the schedule has it among the others is to the server what a late one is, so both have the same limit."""
@@ -275,6 +276,9 @@ def client_limited(
     worst = max(clients, key=lambda one: one.misplaced_s, default=None)
     if worst is not None and worst.misplaced_s > limit_s:
         found.append(f"the clock of {worst.node} is known to {worst.misplaced_s * 1e3:.1f} ms only, drift included")
+    unopened = sum(request.cause.startswith(NONE_LEFT) for request in requests)
+    if unopened:
+        found.append(f"{unopened} of {len(requests)} requests found no connection left at the client")
     return "; ".join(found)
 
 

@@ -15,6 +15,8 @@ from bench_core.contract.records.record import Record
 Moment = Annotated[float, Field(ge=0, le=1e12)]
 Count = Annotated[int, Field(ge=0)]
 
+# How the cause of a refused request begins whose host could open no connection.
+NONE_LEFT = "the client has no connection left"
 RequestEnd = Literal["ok", "refused", "status", "broken", "garbage", "wrong_length", "timeout", "unfinished"]
 
 
