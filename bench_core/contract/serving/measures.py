@@ -98,8 +98,7 @@ class Counts(Record):
         scheduled: all of them; ``sent``: whose bytes went out; ``ok``: answered as asked.
         failed: by kind (``RequestEvent.end``); a kind that did not occur is left out. Without those unfinished.
         unfinished: in flight when the cell ended.
-        resent: sent twice, since the server ended a kept connection without having read the first (``RequestEvent``);
-            however they ended, each is among the others once.
+        resent: sent twice (``RequestEvent``); each is among the others once, however it ended.
     """
 
     scheduled: int = Field(ge=0)
@@ -276,8 +275,7 @@ def client_limited(
     worst = max(clients, key=lambda one: one.misplaced_s, default=None)
     if worst is not None and worst.misplaced_s > limit_s:
         found.append(f"the clock of {worst.node} is known to {worst.misplaced_s * 1e3:.1f} ms only, drift included")
-    unopened = sum(request.cause.startswith(NONE_LEFT) for request in requests)
-    if unopened:
+    if unopened := sum(request.cause.startswith(NONE_LEFT) for request in requests):
         found.append(f"{unopened} of {len(requests)} requests found no connection left at the client")
     return "; ".join(found)
 
