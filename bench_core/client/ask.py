@@ -45,6 +45,11 @@ class Ask:
     forced: bool
     data: bytes
 
+    @property
+    def fewest_tokens(self) -> int:
+        """Of a good answer; ``asked_tokens`` is the most."""
+        return self.asked_tokens if self.forced else 1
+
 
 class Asker:
     """Makes requests to one server.

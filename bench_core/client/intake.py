@@ -10,7 +10,7 @@ from typing import Protocol
 
 from bench_core.client.ask import Ask
 from bench_core.client.load.wire import END, READY, RESPONSE, SENT, Facts, Job, read_response
-from bench_core.client.read import Reader
+from bench_core.client.read import Reader, fields_of
 from bench_core.contract.asked.server import ServerEntry
 from bench_core.contract.serving.load import Serve
 from bench_core.contract.serving.protocol import PAUSE_AFTER_FAILED_S
@@ -49,7 +49,8 @@ class Intake:
 
     Attributes:
         order: request k is the ask ``order[k % len(order)]``.
-        blobs: the bytes of the distinct asks.
+        blobs: the bytes of the distinct asks; ``tokens``: (fewest, most) of a good answer to each.
+        fields: where a response tells what.
         started: of each request that was sent, by index: when it was scheduled, seconds of this host's CLOCK_MONOTONIC.
         events: requests that have ended and were not taken yet.
     """
@@ -57,6 +58,8 @@ class Intake:
     def __init__(self, entry: ServerEntry, asks: Sequence[Ask], order: Sequence[int] | None) -> None:
         self._asks = list(asks)
         self._reader = Reader(entry)
+        self.fields = fields_of(entry)
+        self.tokens = tuple((ask.fewest_tokens, ask.asked_tokens) for ask in self._asks)
         self.order = tuple(order if order is not None else range(len(asks)))
         self.blobs = [ask.data for ask in self._asks]
         self.started: dict[int, float] = {}
@@ -132,7 +135,8 @@ def jobs_of(address: tuple[str, int], intake: Intake, share: Share, cpus: Sequen
         jobs.append(
             Job(
                 number, processes, *address, int(share.timeout_s * _SECOND), int(PAUSE_AFTER_FAILED_S * _SECOND),
-                opened, streams, total, intake.order, tuple(blobs), offsets_us, cpus[number],
+                opened, streams, total, intake.order, tuple(blobs), intake.tokens, intake.fields, offsets_us,
+                cpus[number],
             )
         )  # fmt: skip
     return jobs

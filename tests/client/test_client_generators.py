@@ -11,6 +11,8 @@ import statistics
 import threading
 import time
 from collections import Counter
+from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from null_server import ENTRY, NullServer, all_of, asks_of, null_server
@@ -19,9 +21,12 @@ from bench_core.client.ask import Address, Asker
 from bench_core.client.generators import Generators
 from bench_core.contract.errors import BadInput, MachineFailure
 from bench_core.contract.serving.load import Serve
+from bench_core.contract.serving.measures import client_limited
+from bench_core.contract.serving.protocol import PAUSE_AFTER_FAILED_S
 from bench_core.contract.serving.requests import RequestEvent
 from bench_core.system.processes import alive
 
+ROOT = Path(__file__).resolve().parents[2]
 FAST = ("--ttft-s", "0.01", "--tpot-s", "0.002")
 
 
@@ -193,7 +198,7 @@ def test_a_generator_stays_on_its_cpu() -> None:
         ("short", "wrong_length", "3 tokens of 6"),
         ("hang", "timeout", "no complete response after 0.5 s"),
         ("error", "garbage", "the server says: scripted failure"),
-        ("refuse", "broken", "Connection reset by peer"),
+        ("refuse", "refused", "no connection: Connection refused"),  # what was reset is sent again, and meets nobody
     ],
 )
 def test_failures_are_named_and_the_load_goes_on(how: str, end: str, cause: str) -> None:
@@ -208,8 +213,8 @@ def test_failures_are_named_and_the_load_goes_on(how: str, end: str, cause: str)
     ends = Counter[str](event.end for event in events)
     assert ends[end] >= 2
     assert ends["ok"] >= 4
-    # While the server refuses connections, and only then, other requests are refused; a slow machine may time out.
-    assert set(ends) <= {end, "ok", "timeout"} | ({"refused"} if how == "refuse" else set())
+    # A request on a new connection is not sent again where that is reset; a slow machine may time out.
+    assert set(ends) <= {end, "ok", "timeout"} | ({"broken"} if how == "refuse" else set())
     assert any(event.cause.startswith(cause) for event in events if event.end == end)
     for event in events:
         assert event.ok or event.cause
@@ -231,17 +236,66 @@ def test_nobody_listens() -> None:
     assert time.monotonic() - begin > 0.5  # a pause between them
 
 
-def test_a_stream_pauses_after_an_answer_that_says_the_request_failed() -> None:
+@pytest.mark.parametrize(
+    ("how", "end"), [("status500", "status"), ("garbage", "garbage"), ("short", "wrong_length"), ("error", "garbage")]
+)
+def test_a_stream_pauses_after_an_answer_that_is_none(how: str, end: str) -> None:
     """A server that fails at once is not asked again faster than its answers are written down."""
     with (
-        null_server(*FAST, "--fail-every", "1", "--fail-how", "status500") as server,
+        null_server(*FAST, "--fail-every", "1", "--fail-how", how) as server,
         Generators(server.address, ENTRY, asks=asks_of(server, 1, 6), load=closed(1), total=3) as generators,
     ):
-        begin = time.monotonic()
         events, _ = all_of(generators)
-        lasted_s = time.monotonic() - begin
-    assert [(event.end, event.status) for event in events] == [("status", 500)] * 3
-    assert lasted_s > 0.5
+    assert [event.end for event in events] == [end] * 3
+    pauses_s = [later.scheduled_s - one.ended_s for one, later in pairwise(events)]
+    assert pauses_s == pytest.approx([PAUSE_AFTER_FAILED_S] * 2)
+
+
+def test_a_load_that_is_far_too_much_is_still_told_to_end() -> None:
+    """All requests are due at once: sockets and words are looked at while they are sent."""
+    many = 200_000
+    with (
+        null_server(*FAST) as server,
+        Generators(
+            server.address, ENTRY, asks=asks_of(server, 1, 6), load=Serve(load="rate", request_rate=1e6),
+            offsets_us=range(many),
+        ) as generators,
+    ):  # fmt: skip
+        generators.start()
+        events = generators.poll(10)
+        generators.abort()
+        begun_s = time.monotonic()
+        finished = generators.finish()
+    assert time.monotonic() - begun_s < 30
+    assert 0 < len(events) + len(finished.requests) < many / 2
+    assert finished.generators[0].longest_turn_s < 1
+
+
+def test_connections_that_the_client_cannot_open_are_no_failure_of_the_server(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its limit of descriptors is low, so that most requests find none left; the others are answered."""
+    limit = "import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))\n"
+    begin = (
+        f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom bench_core.client.load.generator import main\nmain()\n"
+    )
+    (tmp_path / "few_connections.py").write_text(limit + begin, encoding="utf-8")
+    monkeypatch.setattr("bench_core.client.process._MODULE", "few_connections")
+    monkeypatch.setattr("bench_core.client.process._ROOT", tmp_path)
+    with (
+        null_server(*FAST) as server,
+        Generators(
+            server.address, ENTRY, asks=asks_of(server, 1, 6), load=Serve(load="rate", request_rate=1e6),
+            offsets_us=[0] * 100, connections=1,
+        ) as generators,
+    ):  # fmt: skip
+        events, told = all_of(generators)
+    assert {event.end for event in events} == {"ok", "refused"}
+    refused = [event for event in events if event.end == "refused"]
+    assert {event.cause for event in refused} == {"the client has no connection left: Too many open files"}
+    assert f"{len(refused)} of 100 requests found no connection left at the client" in client_limited(
+        told, None, None, requests=events
+    )
 
 
 def test_a_server_that_dies() -> None:

@@ -19,7 +19,7 @@ from other_hosts import Hosts, free_port, hosts
 from bench_core.client.load_generators import Finished
 from bench_core.client.nodes.gathering import Gathering
 from bench_core.client.nodes.generators import NodeGenerators
-from bench_core.client.nodes.host import connected
+from bench_core.client.nodes.host import Host, connected
 from bench_core.client.nodes.wire import admit, enter
 from bench_core.contract.errors import MachineFailure
 from bench_core.contract.serving.load import Serve
@@ -161,6 +161,26 @@ def test_a_generator_that_dies_on_another_host_is_named() -> None:
         os.kill(child, signal.SIGKILL)
         with pytest.raises(MachineFailure, match="load generator 0 on client node a has died: signal 9"):
             until_lost(load, [])
+
+
+def test_a_generator_that_ends_well_without_its_last_word_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit code 0 is not enough: nobody else would say that its requests will never end."""
+    monkeypatch.setattr("bench_core.client.process._MODULE", "this")  # it writes a poem, and ends well
+    port = free_port()
+
+    def of_host() -> None:
+        with connected(("127.0.0.1", port), b"secret") as connection:
+            Host(connection, "a").serve()
+
+    with null_server(*FAST) as server, Gathering(("127.0.0.1", port), 1, b"secret") as gathering:
+        host = threading.Thread(target=of_host)
+        host.start()
+        gathering.gather(lambda: False)
+        with pytest.raises(MachineFailure, match="load generator 0 on client node a has died: exit code 0"):
+            NodeGenerators(gathering, server.address, ENTRY, asks=asks_of(server, 1, 5), load=closed(1), total=9)
+        gathering.close()
+        host.join(10)
+    assert not host.is_alive()
 
 
 def children_of(pid: int) -> list[int]:

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from null_server import ENTRY
 
 from bench_core.client.ask import Ask
+from bench_core.client.load.answer import at, path_of, shared_out
 from bench_core.client.load.stream import EventStream
 from bench_core.client.load.wire import End, Response, read_response, response_frame
-from bench_core.client.read import Reader, at, path_of, shared_out
+from bench_core.client.read import Reader
 from bench_core.contract.asked.server import ServerEntry
 from bench_core.contract.records.digest import ids_digest
 

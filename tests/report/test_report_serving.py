@@ -233,6 +233,7 @@ def test_failures_in_words() -> None:
     assert failed_words(Counts(scheduled=9, sent=9, ok=9, unfinished=0)) == "none"
     counts = Counts(scheduled=9, sent=8, ok=5, failed={"refused": 1, "timeout": 2}, unfinished=1)
     assert failed_words(counts) == "3 of 9: 1 no connection, 2 timed out; 1 of 9 unfinished"
+    assert failed_words(Counts(scheduled=9, sent=9, ok=9, unfinished=0, resent=2)) == "none; 2 of 9 sent twice"
 
 
 def test_tied_are_numbers_whose_facing_sides_reach_each_other() -> None:

@@ -10,14 +10,13 @@ import socket
 from bench_core.client.load.framing import Framing
 from bench_core.client.load.wire import End, Response
 
-CONNECTING, IDLE, SENDING, READING = range(4)
-_STATUS = slice(len("HTTP/1.1"), len("HTTP/1.1 200"))
+CONNECTING, IDLE, SENDING, READING, ENDING = range(5)
 
 
 class Flight:
     """A request on its way. Times are nanoseconds; ``sent_ns`` is 0 until its last byte was handed to the kernel."""
 
-    __slots__ = ("again", "data", "index", "issued_ns", "pieces", "scheduled_ns", "sent_ns", "size", "times")
+    __slots__ = ("data", "index", "issued_ns", "pieces", "resent", "scheduled_ns", "sent_ns", "size", "times")
 
     def __init__(self, index: int, data: memoryview, scheduled_ns: int, issued_ns: int) -> None:
         self.index = index
@@ -28,18 +27,14 @@ class Flight:
         self.times: list[int] = []
         self.pieces: list[bytes] = []
         self.size = 0
-        self.again = False
-
-    @property
-    def succeeded(self) -> bool:
-        """Whether the response says 200; what else it says is looked at later."""
-        return bool(self.pieces) and self.pieces[0][_STATUS] == b" 200"
+        self.resent = False
 
     def response(self, end: End, cause: str, ended_ns: int) -> Response:
         """What is handed on when it has ended."""
         return Response(
-            self.index, self.scheduled_ns, self.sent_ns or None, ended_ns, end, cause, self.times, self.pieces
-        )
+            self.index, self.scheduled_ns, self.sent_ns or None, ended_ns, end, cause, self.times, self.pieces,
+            self.resent,
+        )  # fmt: skip
 
 
 class Connection:
@@ -47,7 +42,8 @@ class Connection:
 
     Attributes:
         answered: whether a response has come whole on it.
-        state: CONNECTING, IDLE (connected, no request), SENDING (a request that the kernel took in part), READING.
+        state: CONNECTING, IDLE (connected, no request), SENDING (a request that the kernel took in part), READING,
+            ENDING (the server has ended it without a word, and a reset may follow).
         idle_since_ns: when it last had nothing to do.
         unsent: what of the request is still to be sent.
 

@@ -6,15 +6,18 @@ first in each turn, then requests that are due, then, where no socket is ready, 
 
 from __future__ import annotations
 
-import heapq
 import os
 import select
 import socket
 import time
+from collections import deque
 
-from bench_core.client.load.connection import CONNECTING, IDLE, READING, SENDING, Connection, Flight
+from bench_core.client.load.answer import Answers
+from bench_core.client.load.connection import CONNECTING, ENDING, IDLE, READING, SENDING, Connection, Flight
+from bench_core.client.load.due import NEVER_NS, Due
 from bench_core.client.load.framing import BadFraming
 from bench_core.client.load.outbox import Outbox
+from bench_core.client.load.retry import RESET_WITHIN_NS, lost_how, unopened
 from bench_core.client.load.timer import Timer
 from bench_core.client.load.wire import End, Facts, Job
 
@@ -22,15 +25,13 @@ _SECOND = 1_000_000_000
 _READ_BYTES = 16384
 # So few sockets in one turn that a request that is due waits for them a fraction of a millisecond.
 _SOCKETS_PER_TURN = 64
+_REQUESTS_PER_TURN = 64
 # A timer wakes a process some time after it has expired, on a virtual machine up to 0.1 ms; the loop is woken this much
 # before a request is due and looks at its sockets until then.
 _AWAKE_BEFORE_NS = 100_000
 # Responses wait for a moment without work no longer than this.
 _HANDED_WITHIN_NS = _SECOND // 4
 _MOST_BYTES = 1 << 28
-_NEVER_NS = 1 << 62
-# A server may end a connection that has been idle at the very moment at which a request is sent on it.
-_IDLE_NS = _SECOND // 2
 # One that ends it with each answer, whatever its headers say, does so just after the answer (llama-server). Until this
 # long after it a connection is left alone.
 _SETTLED_NS = _SECOND // 200
@@ -56,14 +57,13 @@ class Loop:
         self._free: list[Connection] = []
         self._flights: dict[int, Flight] = {}  # by index, in the order of issue, which is that of their time limits
         self._carried: dict[int, Connection] = {}
+        self._ending: deque[tuple[int, Connection]] = deque()  # since when, in the order of time
         self._dropped: list[Connection] = []
-        self._again: list[tuple[int, int]] = []  # of a closed loop: (due, scheduled) of streams without a request
-        self._next = job.process
-        self._sends = True
+        self._due = Due(job)
+        self._answers = Answers(job.fields)
         self._t0_ns = 0
-        self._stop = False
         self._abort = False
-        self._timeout_ns = _NEVER_NS
+        self._timeout_ns = NEVER_NS
         self._handed_ns = 0
         self._busy_ns = 0
         self._longest_ns = 0
@@ -91,7 +91,7 @@ class Loop:
 
     def wait_for_start(self) -> bool:
         """Waits for the word to start; whether it was that and no other."""
-        while not self._t0_ns and not self._abort and not self._stop:
+        while not self._t0_ns and not self._abort and not self._due.stopped:
             for fd, events in self._epoll.poll():
                 if fd == self._control:
                     self._take_words()
@@ -105,9 +105,7 @@ class Loop:
         Raises:
             OSError: the supervisor has gone.
         """
-        if not self._job.offsets_us:
-            self._again = [(self._t0_ns, self._t0_ns)] * self._job.streams
-        self._sends = self._job.total > self._next
+        self._due.begin(self._t0_ns)
         started_ns, cpu_ns = max(self._t0_ns, time.monotonic_ns()), time.process_time_ns()
         while not self._over():
             self._turn()
@@ -122,20 +120,20 @@ class Loop:
         return facts
 
     def _over(self) -> bool:
-        return self._abort or not (self._flights or (self._sends and not self._stop))
+        return self._abort or not (self._flights or self._due.left)
 
     def _turn(self) -> None:
         """Waits for something to do, and does it."""
         clock = time.monotonic_ns
         outbox = self._outbox
-        due_ns = self._due_ns()
+        due_ns = self._due.at_ns()
         blocks = -1.0
         writes = outbox.waits and not outbox.full
         if writes or due_ns - _AWAKE_BEFORE_NS <= clock():
             blocks = 0.0
         else:
             wake_ns = min(due_ns - _AWAKE_BEFORE_NS, self._timeout_ns)
-            self._timer.wake_at(0 if wake_ns >= _NEVER_NS // 2 else wake_ns)
+            self._timer.wake_at(0 if wake_ns >= NEVER_NS // 2 else wake_ns)
         ready = self._epoll.poll(blocks, _SOCKETS_PER_TURN)
         looked_ns = clock()
         if ready:
@@ -143,7 +141,7 @@ class Loop:
         while self._dropped:
             self._dropped.pop().sock.close()
         now_ns = clock() if ready else looked_ns
-        if due_ns <= now_ns or self._again:
+        if due_ns <= now_ns or self._due.free:
             self._issue(now_ns)
         if self._timeout_ns <= now_ns:
             self._time_out(now_ns)
@@ -152,14 +150,6 @@ class Loop:
         turn_ns = clock() - looked_ns
         self._busy_ns += turn_ns
         self._longest_ns = max(self._longest_ns, turn_ns)
-
-    def _due_ns(self) -> int:
-        """When the next request is due."""
-        if self._stop or not self._sends:
-            return _NEVER_NS
-        if self._job.offsets_us:
-            return self._t0_ns + self._job.offsets_us[self._next] * 1000
-        return self._again[0][0] if self._again else _NEVER_NS
 
     def _read(self, ready: list[tuple[int, int]]) -> None:
         """Everything that is ready: the only part of the loop that runs for each token."""
@@ -177,7 +167,7 @@ class Loop:
             except BlockingIOError:
                 continue
             except OSError as error:
-                self._lost(connection, error.strerror or str(error))
+                self._lost(connection, error)
                 continue
             self._came(connection, data, clock())
 
@@ -185,7 +175,7 @@ class Loop:
         """What a read has brought; nothing, where the connection has ended."""
         flight = connection.flight
         if flight is None or not data:
-            self._lost(connection, "")
+            self._lost(connection)
             return
         flight.times.append(now_ns)
         flight.pieces.append(data)
@@ -212,38 +202,55 @@ class Loop:
             self._drop(connection)
         self._end(flight, "ok", "", now_ns)
 
-    def _lost(self, connection: Connection, cause: str) -> None:
+    def _lost(self, connection: Connection, error: OSError | None = None) -> None:
         """The server has ended the connection, or the network has."""
         flight, now_ns = connection.flight, time.monotonic_ns()
         if flight is None:
             self._drop(connection)
-        elif not cause and connection.framing.closed():
+            return
+        if error is None and connection.framing.closed():
             self._complete(connection, flight, now_ns)
-        elif not flight.pieces and not flight.again and flight.issued_ns - connection.idle_since_ns > _IDLE_NS:
-            # The server closed an idle connection while the request was on its way and has answered nothing: once more,
-            # on a new one. RFC 9112, section 9.3.1; it is sent at the same scheduled time, so the delay is counted.
-            flight.again = True
-            self._drop(connection)
-            self._send_on_new(flight)
+            return
+        how = lost_how(connection, flight, error)
+        if how == "unread":
+            self._resend(connection, flight)
+        elif how == "unknown":  # until a reset comes; epoll tells of one whatever it is asked for
+            connection.state = ENDING
+            self._epoll.modify(connection.fd, 0)
+            self._ending.append((now_ns, connection))
+            self._timeout_ns = min(self._timeout_ns, now_ns + RESET_WITHIN_NS)
         else:
-            how = cause or "the connection was closed"
-            self._fail(connection, "broken", f"{how} after {flight.size} bytes of the response")
+            self._broken(connection, flight, error, now_ns)
 
-    def _fail(self, connection: Connection, end: End, cause: str) -> None:
+    def _broken(self, connection: Connection, flight: Flight, error: OSError | None, at_ns: int) -> None:
+        how = "the connection was closed" if error is None else error.strerror or str(error)
+        self._fail(connection, "broken", f"{how} after {flight.size} bytes of the response", at_ns)
+
+    def _resend(self, connection: Connection, flight: Flight) -> None:
+        """On a new connection. It keeps its scheduled time, so that what it has lost counts."""
+        flight.resent, flight.sent_ns = True, 0
+        connection.flight = None
+        self._drop(connection)
+        self._send_on_new(flight)
+
+    def _fail(self, connection: Connection, end: End, cause: str, at_ns: int = 0) -> None:
+        """``at_ns``: when it ended; 0: now."""
         flight = connection.flight
         connection.flight = None
         self._drop(connection)
         if flight is not None:
-            self._end(flight, end, cause, time.monotonic_ns())
+            self._end(flight, end, cause, at_ns or time.monotonic_ns())
 
     def _end(self, flight: Flight, end: End, cause: str, now_ns: int) -> None:
         """Of a request, however it ended; in a closed loop its stream goes on."""
         del self._flights[flight.index]
         self._carried.pop(flight.index, None)
         self._outbox.add(flight.response(end, cause, now_ns))
-        if not self._job.offsets_us:
-            due_ns = now_ns + (0 if end == "ok" and flight.succeeded else self._job.pause_ns)
-            heapq.heappush(self._again, (due_ns, due_ns))
+        job = self._job
+        if not job.offsets_us:
+            tokens = job.tokens[job.order[flight.index % len(job.order)]]
+            good = end == "ok" and self._answers.good(flight.pieces, *tokens)
+            self._due.add(now_ns + (0 if good else job.pause_ns))
 
     def _drop(self, connection: Connection) -> None:
         del self._connections[connection.fd]
@@ -253,20 +260,12 @@ class Loop:
         self._dropped.append(connection)  # closed after the turn: until then no other may have its number
 
     def _issue(self, now_ns: int) -> None:
-        """Sends what is due."""
+        """Sends what is due, no more of it than may pass before sockets and control words are looked at again."""
         job = self._job
-        while self._sends and not self._stop:
-            if job.offsets_us:
-                scheduled_ns = self._t0_ns + job.offsets_us[self._next] * 1000
-                if scheduled_ns > now_ns:
-                    return
-            elif self._again and self._again[0][0] <= now_ns:
-                scheduled_ns = heapq.heappop(self._again)[1]
-            else:
+        for _ in range(_REQUESTS_PER_TURN):
+            if (request := self._due.take(now_ns)) is None:
                 return
-            index = self._next
-            self._next += job.processes
-            self._sends = self._next < job.total
+            index, scheduled_ns = request
             now_ns = time.monotonic_ns()
             flight = Flight(index, self._blobs[job.order[index % len(job.order)]], scheduled_ns, now_ns)
             self._flights[index] = flight
@@ -303,7 +302,7 @@ class Loop:
         try:
             connection = self._open()
         except OSError as error:
-            self._end(flight, "refused", f"no connection: {error.strerror or error}", time.monotonic_ns())
+            self._end(flight, unopened(error), error.strerror or str(error), time.monotonic_ns())
             return
         connection.idle_since_ns = time.monotonic_ns()
         self._carry(connection, flight)
@@ -316,7 +315,7 @@ class Loop:
             whole = connection.send()
         except OSError as error:
             connection.state = SENDING
-            self._lost(connection, error.strerror or str(error))
+            self._lost(connection, error)
             return
         if whole:
             flight.sent_ns = time.monotonic_ns()
@@ -332,7 +331,7 @@ class Loop:
         """A connection that has something to tell and is not being read from."""
         if connection.state == CONNECTING:
             if problem := connection.problem():
-                self._fail(connection, "refused", f"no connection: {problem}")
+                self._fail(connection, "refused", problem)
                 return
             self._epoll.modify(connection.fd, _LEVEL)
             connection.state, connection.idle_since_ns = IDLE, time.monotonic_ns()
@@ -341,13 +340,15 @@ class Loop:
             else:
                 connection.state = READING
                 self._send(connection)
+        elif connection.state == ENDING and connection.flight is not None:
+            self._resend(connection, connection.flight)
         elif connection.state == IDLE:
             self._drop(connection)  # closed by the server, or it says what nobody has asked
         elif events & ~select.EPOLLOUT:  # an answer to half a request: it says why the rest is not wanted
             try:
                 data = connection.recv(_READ_BYTES)
             except OSError as error:
-                self._lost(connection, error.strerror or str(error))
+                self._lost(connection, error)
                 return
             self._came(connection, data, time.monotonic_ns())
         else:
@@ -372,21 +373,25 @@ class Loop:
         *lines, self._words = (self._words + data).split(b"\n")
         for line in lines:
             word, _, rest = line.partition(b" ")
-            self._stop |= word == b"stop"
+            self._due.stopped |= word == b"stop"
             self._abort |= word == b"abort"
             if word == b"start":
                 self._t0_ns = int(rest)
 
     def _time_out(self, now_ns: int) -> None:
-        """Ends the requests whose time is up; when the next may be."""
+        """Ends the requests whose time is up, and those whose connection has ended without a reset."""
+        while self._ending and self._ending[0][0] + RESET_WITHIN_NS <= now_ns:
+            ended_ns, connection = self._ending.popleft()
+            if connection.flight is not None:
+                self._broken(connection, connection.flight, None, ended_ns)
         limit_ns = self._job.timeout_ns
+        self._timeout_ns = self._ending[0][0] + RESET_WITHIN_NS if self._ending else NEVER_NS
         while self._flights:
             flight = next(iter(self._flights.values()))
-            self._timeout_ns = flight.issued_ns + limit_ns
-            if self._timeout_ns > now_ns:
+            if flight.issued_ns + limit_ns > now_ns:
+                self._timeout_ns = min(self._timeout_ns, flight.issued_ns + limit_ns)
                 return
             self._fail(self._carried[flight.index], "timeout", f"no complete response after {limit_ns / _SECOND:g} s")
-        self._timeout_ns = _NEVER_NS
 
     def _hand_over(self, now_ns: int) -> None:
         self._outbox.step()

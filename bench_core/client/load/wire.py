@@ -24,14 +24,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from bench_core.client.load.answer import Fields
+
 FRAME = struct.Struct("<IB")
 READY, SENT, RESPONSE, END = range(4)
 _HEAD_LENGTH = struct.Struct("<Q")
-_RESPONSE = struct.Struct("<QqqqBHI")
+_RESPONSE = struct.Struct("<QqqqBBHI")
 
-End = Literal["ok", "refused", "broken", "garbage", "timeout", "unfinished"]
-_ENDS: tuple[End, ...] = ("ok", "refused", "broken", "garbage", "timeout", "unfinished")
+# As ``contract.serving.requests.RequestEnd``, and ``exhausted``: this host could open no connection.
+End = Literal["ok", "refused", "broken", "garbage", "timeout", "unfinished", "exhausted"]
+_ENDS: tuple[End, ...] = ("ok", "refused", "broken", "garbage", "timeout", "unfinished", "exhausted")
 _NEVER = -1
+_SHARED = ("order", "blobs", "tokens", "fields", "offsets_us")
 _LONGEST_CAUSE = 300
 
 
@@ -49,6 +53,8 @@ class Job:
         total: requests of the whole schedule.
         order: request k has the bytes ``blobs[order[k % len(order)]]``.
         blobs: (place, length) of each distinct request's bytes, from the head's end.
+        tokens: (fewest, most) of a good answer to each distinct request.
+        fields: where a response tells what.
         offsets_us: of an open loop, when each request is sent, microseconds after the start.
         cpus: that it may run on; empty: all.
     """
@@ -64,6 +70,8 @@ class Job:
     total: int
     order: tuple[int, ...]
     blobs: tuple[tuple[int, int], ...]
+    tokens: tuple[tuple[int, int], ...]
+    fields: Fields
     offsets_us: tuple[int, ...] = ()
     cpus: tuple[int, ...] = ()
 
@@ -90,6 +98,7 @@ class Response:
         cause: why it failed, one line.
         times_ns: of each read of the connection, when it had returned.
         pieces: what each of these reads brought.
+        resent: the first sending was lost with a connection that the server ended, unread; times are of the second.
     """
 
     index: int
@@ -100,12 +109,14 @@ class Response:
     cause: str
     times_ns: Sequence[int]
     pieces: Sequence[bytes]
+    resent: bool = False
 
 
 def job_bytes(jobs: Sequence[Job], blobs: Sequence[bytes]) -> bytes:
     """The memory file of these jobs, in the order of their processes."""
-    shared = {"order": jobs[0].order, "blobs": jobs[0].blobs, "offsets_us": jobs[0].offsets_us}
-    own = [{key: value for key, value in asdict(job).items() if key not in shared} for job in jobs]
+    told = [asdict(job) for job in jobs]
+    shared = {name: told[0][name] for name in _SHARED}
+    own = [{name: value for name, value in job.items() if name not in _SHARED} for job in told]
     head = json.dumps({"shared": shared, "jobs": own}, separators=(",", ":")).encode()
     return b"".join((_HEAD_LENGTH.pack(len(head)), head, *blobs))
 
@@ -120,7 +131,9 @@ def read_job(content: memoryview, process: int) -> tuple[Job, list[memoryview]]:
     begin = _HEAD_LENGTH.size + length
     head = json.loads(bytes(content[_HEAD_LENGTH.size : begin]))
     told: dict[str, Any] = {**head["shared"], **head["jobs"][process]}
-    told["blobs"] = [tuple(pair) for pair in told["blobs"]]
+    for name in ("blobs", "tokens"):
+        told[name] = [tuple(pair) for pair in told[name]]
+    told["fields"] = Fields(**told["fields"])
     fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in told.items()}
     job = Job(**fields)
     return job, [content[begin + place : begin + place + size] for place, size in job.blobs]
@@ -137,7 +150,7 @@ def response_frame(response: Response) -> bytes:
     sent = _NEVER if response.sent_ns is None else response.sent_ns
     fixed = _RESPONSE.pack(
         response.index, response.scheduled_ns, sent, response.ended_ns,
-        _ENDS.index(response.end), len(cause), len(response.pieces),
+        _ENDS.index(response.end), response.resent, len(cause), len(response.pieces),
     )  # fmt: skip
     times, lengths = array("q", response.times_ns), array("I", map(len, response.pieces))
     return frame(RESPONSE, b"".join((fixed, cause, times.tobytes(), lengths.tobytes(), *response.pieces)))
@@ -145,7 +158,7 @@ def response_frame(response: Response) -> bytes:
 
 def read_response(content: bytes) -> Response:
     """What ``response_frame`` wrote."""
-    index, scheduled, sent, ended, end, cause_length, count = _RESPONSE.unpack_from(content)
+    index, scheduled, sent, ended, end, resent, cause_length, count = _RESPONSE.unpack_from(content)
     at = _RESPONSE.size + cause_length
     cause = content[_RESPONSE.size : at].decode("utf-8", "replace")
     times, lengths = array("q"), array("I")
@@ -157,7 +170,8 @@ def read_response(content: bytes) -> Response:
     for length in lengths:
         pieces.append(content[at : at + length])
         at += length
-    return Response(index, scheduled, None if sent == _NEVER else sent, ended, _ENDS[end], cause, times, pieces)
+    sent_ns = None if sent == _NEVER else sent
+    return Response(index, scheduled, sent_ns, ended, _ENDS[end], cause, times, pieces, bool(resent))
 
 
 class Frames:

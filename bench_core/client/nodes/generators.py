@@ -13,7 +13,7 @@ from bench_core.client.intake import Intake, Share, jobs_of
 from bench_core.client.load.wire import Facts, Frames, job_bytes
 from bench_core.client.load_generators import Finished, LoadGenerators
 from bench_core.client.nodes.gathering import Gathering, Remote, selector_of
-from bench_core.client.nodes.wire import CLEAR, DATA, DIED, JOB, JOB_HEAD, ONE, WORD
+from bench_core.client.nodes.wire import CLEAR, DATA, GONE, JOB, JOB_HEAD, ONE, WORD
 from bench_core.contract.asked.server import ServerEntry
 from bench_core.contract.errors import MachineFailure
 from bench_core.contract.serving.load import Serve
@@ -137,14 +137,16 @@ class NodeGenerators(LoadGenerators):
         return Finished(self._intake.taken(), told, clients)
 
     def _take_frame(self, host: Remote, kind: int, content: bytes) -> None:
-        if kind not in (DATA, DIED):
+        if kind not in (DATA, GONE):
             return
         job, number = ONE.unpack_from(content)
         if job != self._job:  # of an earlier one, on its way when that was over
             return
         one = self._there[number]
         rest = content[ONE.size :]
-        if kind == DIED:
+        if kind == GONE:
+            if one.facts is not None:
+                return
             words = rest.decode("utf-8", "replace")
             raise MachineFailure(f"load generator {number} on client node {host.name} has died: {words}")
         before = self._before.get(host)

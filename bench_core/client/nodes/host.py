@@ -19,7 +19,7 @@ from bench_core.client.load.wire import Frames, frame
 from bench_core.client.nodes.wire import (
     CLEAR,
     DATA,
-    DIED,
+    GONE,
     HELLO,
     JOB,
     JOB_HEAD,
@@ -103,7 +103,7 @@ class Host:
                 try:
                     one = start_process(number, memory)
                 except MachineFailure as error:
-                    self._send(DIED, ONE.pack(self._job, number) + error.cause.encode())
+                    self._send(GONE, ONE.pack(self._job, number) + error.cause.encode())
                     return
                 self._processes.append(one)
                 self._select.register(one.results, selectors.EVENT_READ, one)
@@ -116,8 +116,7 @@ class Host:
             self._send(DATA, ONE.pack(self._job, one.number) + data)
             return
         self._select.unregister(one.results)
-        if one.process.wait() != 0:
-            self._send(DIED, ONE.pack(self._job, one.number) + one.last_words().encode())
+        self._send(GONE, ONE.pack(self._job, one.number) + one.last_words().encode())
 
     def _clear(self) -> None:
         for one in self._processes:

@@ -6,7 +6,7 @@ has them:
 
     from the host: ``HELLO`` (JSON: its name and its CPUs), ``PONG`` (number, and when the question was heard and
     answered, nanoseconds of its CLOCK_MONOTONIC), ``DATA`` (job, process, and bytes of that generator's pipe),
-    ``DIED`` (job, process, and why)
+    ``GONE`` (job, process, and how it ended: one that had not said so itself has died)
     to the host: ``JOB`` (job, first process, how many, and the memory file of the jobs), ``PING`` (number), ``WORD``
     (a control word for all its generators), ``CLEAR`` (the job is over: end what still runs)
 
@@ -22,7 +22,7 @@ import secrets
 import socket
 import struct
 
-HELLO, PONG, DATA, DIED, JOB, PING, WORD, CLEAR = range(8)
+HELLO, PONG, DATA, GONE, JOB, PING, WORD, CLEAR = range(8)
 ONE = struct.Struct("<IH")  # job, process
 JOB_HEAD = struct.Struct("<IHH")  # job, first process, how many
 PING_HEAD = struct.Struct("<I")

@@ -28,7 +28,7 @@ from bench_core.contract.records.events import TelemetryEvent
 from bench_core.contract.records.record import Record
 from bench_core.contract.serving.latencies import e2e_s, gaps, scheduled_in, tpot_s, ttft_s, within
 from bench_core.contract.serving.protocol import Limits
-from bench_core.contract.serving.requests import GeneratorEvent, RequestEvent, StopReason, WindowEvent
+from bench_core.contract.serving.requests import NONE_LEFT, GeneratorEvent, RequestEvent, StopReason, WindowEvent
 from bench_core.contract.statistics.clocks import ClientEvent
 from bench_core.contract.statistics.correlated import (
     Estimate,
@@ -98,6 +98,7 @@ class Counts(Record):
         scheduled: all of them; ``sent``: whose bytes went out; ``ok``: answered as asked.
         failed: by kind (``RequestEvent.end``); a kind that did not occur is left out. Without those unfinished.
         unfinished: in flight when the cell ended.
+        resent: sent twice (``RequestEvent``); each is among the others once, however it ended.
     """
 
     scheduled: int = Field(ge=0)
@@ -105,6 +106,7 @@ class Counts(Record):
     ok: int = Field(ge=0)
     failed: dict[str, int] = {}
     unfinished: int = Field(ge=0)
+    resent: int = Field(0, ge=0)
 
     @property
     def share_failed(self) -> float:
@@ -228,7 +230,7 @@ def summarise_serving(
         saturated=window.reason == "saturated",
         stop_reason=window.reason,
         warmup_steady=window.warmup_steady,
-        client_limited=client_limited(generators, lateness, ttft, clients),
+        client_limited=client_limited(generators, lateness, ttft, clients, planned),
         telemetry=summarise_telemetry(telemetry, begin_s, end_s, round(output.value * (end_s - begin_s))),
         device_peak_bytes=_peak_bytes(telemetry, begin_s, end_s),
     )
@@ -254,6 +256,7 @@ def client_limited(
     lateness: Lateness | None,
     ttft: Latency | None,
     clients: Sequence[ClientEvent] = (),
+    requests: Sequence[RequestEvent] = (),
 ) -> str:
     """Why the client was the bottleneck, in words; empty where nothing says so. A request of another host that is not
     where the schedule has it among the others is to the server what a late one is, so both have the same limit."""
@@ -272,6 +275,8 @@ def client_limited(
     worst = max(clients, key=lambda one: one.misplaced_s, default=None)
     if worst is not None and worst.misplaced_s > limit_s:
         found.append(f"the clock of {worst.node} is known to {worst.misplaced_s * 1e3:.1f} ms only, drift included")
+    if unopened := sum(request.cause.startswith(NONE_LEFT) for request in requests):
+        found.append(f"{unopened} of {len(requests)} requests found no connection left at the client")
     return "; ".join(found)
 
 
@@ -380,6 +385,7 @@ def _counts(planned: Sequence[RequestEvent]) -> Counts:
         ok=ends["ok"],
         failed=failed,
         unfinished=ends["unfinished"],
+        resent=sum(request.resent for request in planned),
     )
 
 

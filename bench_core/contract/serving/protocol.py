@@ -12,8 +12,9 @@ from bench_core.contract.records.record import Record
 
 LIMITED = ("ttft_s", "tpot_s", "itl_s", "e2e_s")
 DRAIN_S = 60.0  # that requests of a window are waited for, under the same load
-# Of a stream of a closed loop, after a request that failed (no connection, a broken one, another status than 200): a
-# server may fail in microseconds, and a loop without a pause would do nothing but ask it, faster than is written down.
+# Of a stream of a closed loop, after a request that failed (no connection, a broken one, another status than 200, an
+# answer without a token or of another length than was forced): a server may fail in microseconds, and a loop without a
+# pause would do nothing but ask it, faster than is written down.
 PAUSE_AFTER_FAILED_S = 0.25
 Percentile = Literal[50, 90, 95, 99]
 

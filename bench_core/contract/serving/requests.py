@@ -15,6 +15,8 @@ from bench_core.contract.records.record import Record
 Moment = Annotated[float, Field(ge=0, le=1e12)]
 Count = Annotated[int, Field(ge=0)]
 
+# How the cause of a refused request begins whose host could open no connection.
+NONE_LEFT = "the client has no connection left"
 RequestEnd = Literal["ok", "refused", "status", "broken", "garbage", "wrong_length", "timeout", "unfinished"]
 
 
@@ -45,6 +47,8 @@ class RequestEvent(Record):
         cause: what was wrong, one line.
         usage_prompt_tokens: prompt tokens as the server counts them, where it says so.
         cached_tokens: of these, served from the prefix cache, where it says so.
+        resent: it was sent twice: the first time on a kept connection that the server ended without having read it.
+            ``sent_s`` and what follows are of the second time; ``scheduled_s`` is as it was.
     """
 
     type: Literal["request"] = "request"
@@ -68,6 +72,7 @@ class RequestEvent(Record):
     cause: str = ""
     usage_prompt_tokens: Count | None = None
     cached_tokens: Count | None = None
+    resent: bool = False
 
     @model_validator(mode="after")
     def _in_order(self) -> RequestEvent:

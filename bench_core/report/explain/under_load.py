@@ -21,6 +21,11 @@ SATURATED_NOTE = (
     "lasting state, and it is not ranked at this load."
 )
 NONE_FAILED = "none"
+SENT_TWICE = "sent twice"
+SENT_TWICE_NOTE = (
+    f"{SENT_TWICE.capitalize()}: the server ended a kept connection without having read the request, which was sent "
+    "again on a new one, once. Its latencies count from the schedule, so what it lost is in them."
+)
 _FAILED = {
     "refused": "no connection",
     "status": "HTTP error",
@@ -46,10 +51,12 @@ def label(row: ServedRow) -> str:
 
 
 def failed_words(counts: Counts) -> str:
-    """``3 of 600: 2 timed out, 1 no connection``; ``none``. Requests that were left unfinished are told behind it."""
+    """``3 of 600: 2 timed out, 1 no connection``; ``none``. Requests that were left unfinished, or sent twice, are told
+    behind it."""
     kinds = ", ".join(f"{count} {_FAILED.get(kind, kind)}" for kind, count in counts.failed.items())
     words = f"{sum(counts.failed.values())} of {counts.scheduled}: {kinds}" if kinds else NONE_FAILED
-    return words + (f"; {counts.unfinished} of {counts.scheduled} unfinished" if counts.unfinished else "")
+    behind = ((counts.unfinished, "unfinished"), (counts.resent, SENT_TWICE))
+    return "; ".join([words, *(f"{count} of {counts.scheduled} {what}" for count, what in behind if count)])
 
 
 def limits_words(limits: Limits) -> str:

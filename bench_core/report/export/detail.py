@@ -128,6 +128,7 @@ REQUESTS: Sequence[Column[RequestLine]] = (
     Column("", "request.end", csv="outcome", meaning="ok, or how it failed"),
     Column("", "request.status", csv="http_status", meaning="where one came"),
     Column("", _cause, csv="cause", meaning="what was wrong"),
+    Column("", "request.resent", csv="sent_twice", meaning="first on a kept connection that the server ended unread"),
     Column("", _due, csv="scheduled_s", meaning="when it was to be sent, from when the cell's log began"),
     Column("", _sent, csv="sent_s", meaning="when it was sent, from when the cell's log began"),
     Column("", _ended, csv="ended_s", meaning="when it ended, from when the cell's log began"),

@@ -127,8 +127,8 @@ def _served_outcome(row: ServedRow) -> str:
     failed = failed_words(row.result.metrics.requests)
     if failed == NONE_FAILED:
         return state(row)
-    unfinished = failed.removeprefix(f"{NONE_FAILED}; ")
-    return f"{state(row)}, {unfinished if unfinished != failed else f'failed: {failed}'}"
+    behind = failed.removeprefix(f"{NONE_FAILED}; ")
+    return f"{state(row)}, {behind if behind != failed else f'failed: {failed}'}"
 
 
 def _text(row: Row, entry: Entry) -> Text:

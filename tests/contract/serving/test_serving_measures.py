@@ -104,6 +104,15 @@ def test_what_counts_in_a_window() -> None:
     assert not found.saturated
 
 
+def test_a_request_that_was_sent_twice_is_counted_and_has_its_whole_latency() -> None:
+    lost = request(1, 101.0, sent_s=101.3, ended_s=101.8, resent=True)
+    found = cell(request(0, 100.5), lost)
+    assert found.requests == Counts(scheduled=2, sent=2, ok=2, unfinished=0, resent=1)
+    assert found.ttft_s is not None
+    assert found.ttft_from_sent_s is not None
+    assert found.ttft_s.max == pytest.approx(found.ttft_from_sent_s.max + 0.3)
+
+
 def test_a_failed_request_is_counted_and_never_a_latency() -> None:
     good = [request(k, 101.0 + 0.1 * k) for k in range(6)]
     found = cell(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from bench_core.contract.serving.measures import Latency
 from bench_core.report.column import Column, Entry, Sheet, at, sheet
-from bench_core.report.explain.under_load import STOPS
+from bench_core.report.explain.under_load import SENT_TWICE_NOTE, STOPS
 from bench_core.report.format import ABSENT, digits, milliseconds, seconds, significant, within
 from bench_core.report.served import KEY, Served, ends, estimate_column, measured
 from bench_core.report.tables.serving.load import absent_notes, failed_entry
@@ -147,7 +147,9 @@ def measured_sheet(view: RunView) -> Iterator[Sheet]:
             "count. Failed requests have no latency and are in no percentile; they count as misses of the limits. "
             "Late: the client's delay. Server start: until its first answer."
         )
-        yield sheet("How load points were measured", MEASURED, lines, (note, *absent_notes(lines)))
+        twice = any(line.metrics is not None and line.metrics.requests.resent for line in lines)
+        notes = (note, *([SENT_TWICE_NOTE] if twice else []), *absent_notes(lines))
+        yield sheet("How load points were measured", MEASURED, lines, notes)
 
 
 # --- in the CSV alone -------------------------------------------------------------------------------------------------
@@ -178,6 +180,7 @@ def _raw() -> Iterator[Column[Served]]:
     yield Column("", "metrics.requests.sent", csv="requests_sent")
     yield Column("", _kinds, csv="requests_failed")
     yield Column("", "metrics.requests.unfinished", csv="requests_unfinished")
+    yield Column("", "metrics.requests.resent", csv="requests_sent_twice")
     yield Column("", "metrics.saturated", csv="saturated")
     yield Column("", "metrics.client_limited", csv="client_limited")
     yield Column("", "row.result.cpu.busy", csv="cpu_busy")
