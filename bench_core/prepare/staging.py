@@ -36,6 +36,12 @@ def disk_errors(folder: Path) -> Iterator[None]:
         ) from error
 
 
+class Waiting(str):
+    """News that a process waits for another one: shown at once, since nothing follows it for a while."""
+
+    __slots__ = ()
+
+
 @contextmanager
 def locked(root: Path, name: str, progress: Progress = quiet, *, doing: str = "prepares") -> Iterator[int]:
     """Holds the lock of ``name`` under ``root`` against other processes; waits for whoever holds it and ``doing`` it.
@@ -48,7 +54,7 @@ def locked(root: Path, name: str, progress: Progress = quiet, *, doing: str = "p
     descriptor = os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         if not lock_descriptor(descriptor, blocking=False):
-            progress(f"waiting for another process that {doing} {name}")
+            progress(Waiting(f"waiting for another process that {doing} {name}"))
             lock_descriptor(descriptor)
         yield descriptor
     finally:

@@ -28,6 +28,7 @@ from bench_core.drive.show.outline import Outline, Step
 from bench_core.drive.show.so_far import BatchesSoFar, ServedSoFar, ended_words
 from bench_core.drive.show.tail import LONGEST_LINE, Tail, read_beneath
 from bench_core.drive.show.terminal import Terminal
+from bench_core.prepare.staging import Waiting
 from bench_core.runs.load import load_run
 
 NO_PROMPTS = Workload(
@@ -310,3 +311,13 @@ def test_pipes_get_lines_and_a_view_that_fails_is_followed_by_lines(
     told = capfd.readouterr().err
     assert "the view has failed, lines follow: ZeroDivisionError: no frame" in told
     assert "a note after that" in told
+
+
+def test_plain_lines_say_at_once_that_a_process_waits_for_another(capsys: pytest.CaptureFixture[str]) -> None:
+    display = PlainDisplay()
+    for text in ("step 1", "step 2", Waiting("waiting for another process of yours that builds an image")):
+        display.detail(text)
+    assert capsys.readouterr().err.splitlines() == [
+        "  step 1",
+        "  waiting for another process of yours that builds an image",
+    ]

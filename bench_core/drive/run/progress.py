@@ -13,6 +13,7 @@ from bench_core.contract.records.events import CellEnded
 from bench_core.contract.records.events import Progress as CellProgress
 from bench_core.contract.records.run import PlannedCell
 from bench_core.contract.records.workload import Workload
+from bench_core.prepare.staging import Waiting
 
 _PLAIN_INTERVAL_S = 10.0
 
@@ -103,8 +104,11 @@ class PlainDisplay(Display):
         self._write(text)
 
     def detail(self, text: str) -> None:
-        """At most one in ten seconds."""
-        self._sometimes("  " + text)
+        """At most one in ten seconds, but for one that says why nothing goes on."""
+        if isinstance(text, Waiting):
+            self._write("  " + text)
+        else:
+            self._sometimes("  " + text)
 
     def progress(self, news: CellProgress) -> None:
         """At most one in ten seconds."""

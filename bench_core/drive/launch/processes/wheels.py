@@ -19,6 +19,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from bench_core.prepare.staging import Waiting
+
 _PASSED_ON = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_NO_INDEX")
 
 
@@ -50,7 +52,7 @@ def _one_build_at_a_time(tell: Callable[[str], None]) -> Iterator[None]:
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        tell("waiting for another process of yours that builds an image")
+        tell(Waiting("waiting for another process of yours that builds an image"))
         lock.acquire()
     try:
         yield
