@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
 # autocannon 9.0.0 with a rate (-R or -r): the median latency of a server that always takes 100 ms is 50 ms.
 #
-# With a rate, autocannon corrects latencies for requests that it should have sent while it waited, by default. That adds
-# to each latency the values one interval below it, two below, and so on, down to the interval. Its interval is one
-# second divided by the rate and rounded up, and goes as milliseconds into a histogram of milliseconds: so it is 1 ms for
-# every rate there is. A latency of 100 ms becomes the hundred values from 1 to 100, whether anything was late or not.
+# With a rate, autocannon corrects latencies for requests that it should have sent while it waited, by default. That
+# adds to each latency the values one interval below it, two below, and so on, down to the interval. Its interval is one
+# second divided by the rate and rounded up, and goes as milliseconds into a histogram of milliseconds: so it is 1 ms
+# for every rate there is. A latency of 100 ms becomes the hundred values from 1 to 100, whether anything was late or
+# not.
 #
 # The correction is there so that latencies do not look better than they are. Here mean and median are half of the true
-# ones, on every server and at every rate, and long answers count more: one of 10 s in a thousand of 10 ms is half of all
-# values. A run without a rate, or with -C ("ignore coordinated omission"), has the true ones. So a closed loop looks twice
-# as slow as an open one that is far from full. Requests per second are right.
+# ones, on every server and at every rate, and long answers count more: one of 10 s in a thousand of 10 ms is half of
+# all values. A run without a rate, or with -C ("ignore coordinated omission"), has the true ones. So a closed loop
+# looks twice as slow as an open one that is far from full. Requests per second are right.
 #
 # Seen (10 connections, 20 requests per second, 3 s, each answered after 100 ms; ms):
 #   -R 20        60 requests, about 6200 latencies   p50 51   mean 52   p97.5 100

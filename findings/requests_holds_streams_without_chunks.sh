@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# requests 2.34.2: from a server that streams without chunked encoding, `iter_lines(chunk_size=None)` hands over the first
-# event when the last one has come, and `iter_lines()` hands over events in heaps of 512 bytes.
+# requests 2.34.2: from a server that streams without chunked encoding, `iter_lines(chunk_size=None)` hands over the
+# first event when the last one has come, and `iter_lines()` hands over events in heaps of 512 bytes.
 #
 # With `chunk_size=None` data is said to be read as it arrives. That is so where the answer is in HTTP chunks. Where its
 # end is the end of the connection, all of it is read before the first line. Such an answer is what Python's http.server
@@ -12,7 +12,7 @@
 # throughput are right and nothing warns, so it looks like a server that does not stream. The same client with the
 # engine behind a server that chunks says otherwise, and HTTPX has no such difference.
 #
-# Seen (20 tokens, one event of about 60 bytes each 50 ms; time of the first event, and the moments in which events came):
+# Seen (20 tokens, an event of 60 bytes each 50 ms; time of the first event, and the moments in which events came):
 #                                      in chunks        until the connection ends
 #   requests, iter_lines(None)         0.06 s, 20       1.01 s, 1
 #   requests, iter_lines()             0.06 s, 20       0.46 s, 3

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # tdigest 0.5.2.2: a few slow requests push the low percentiles below zero, though no value is below 0.1.
 #
-# A digest keeps means of groups of neighbouring values, each at the middle of its ranks, and draws lines from one to the
-# next. Here the first line is also drawn on to the left, over the lower half of the first group. Equal values are one
-# group, however many they are. With nine times of 0.1 s and one of 2 s the line from 0.1 s up to 2 s goes down as steeply
-# before it, so p1, p5 and p10 are latencies of less than nothing. In ten different values the first group is one value,
-# and p1 is off by little; that is how one tests.
+# A digest keeps means of groups of neighbouring values, each at the middle of its ranks, and draws lines from one to
+# the next. Here the first line is also drawn on to the left, over the lower half of the first group. Equal values are
+# one group, however many they are. With nine times of 0.1 s and one of 2 s the line from 0.1 s up to 2 s goes down as
+# steeply before it, so p1, p5 and p10 are latencies of less than nothing. In ten different values the first group is
+# one value, and p1 is off by little; that is how one tests.
 #
-# More requests do not mend it: with 990 of 0.1 s and ten of 2 s, p10 is as negative, and p90, on the same line, is 16 times
-# what 99 of a hundred requests took. It takes a quantity with ties: token counts, times in whole milliseconds, a
+# More requests do not mend it: with 990 of 0.1 s and ten of 2 s, p10 is as negative, and p90, on the same line, is 16
+# times what 99 of a hundred requests took. It takes a quantity with ties: token counts, times in whole milliseconds, a
 # time-out. A digest of the same name (fastdigest 0.12.0) stays within the values. Nothing warns, and percentiles that
 # are wrong without being negative are not seen.
 #

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# PyTorch 2.13.0: FlopCounterMode counts no operation of attention on a CPU, and none of int8 layers. At 2048 tokens a
-# small Llama has 15.0 GFLOP or 6.4, by how attention is written and not by what is computed.
+# PyTorch 2.13.0: FlopCounterMode counts no operation of attention on a CPU, and none of int8 products. At 2048 tokens
+# a small Llama has 15.0 GFLOP or 6.4, by how attention is written and not by what is computed.
 #
-# The counter knows a list of kernels. `scaled_dot_product_attention`, which models use by default, runs a kernel of its own
-# on a CPU that is not on the list, and so counts 0, forwards and backwards. The same call on the "meta" device, where
-# FLOPs are counted without weights, is split into products that are counted, and so is attention written out (eager).
-# Products of int8 matrices are not on the list either, but those of 8-bit floats are: a model quantised to int8 weights
-# and activations (torchao 0.18.0) has lost all of its linear layers.
+# The counter knows a list of kernels. `scaled_dot_product_attention`, which models use by default, runs a kernel of its
+# own on a CPU that is not on the list, and so counts 0, forwards and backwards. The same call on the "meta" device,
+# where FLOPs are counted without weights, is split into products that are counted, and so is attention written out
+# (eager). Products of int8 matrices are not on the list either, but those of 8-bit floats are: a model quantised to
+# int8 weights and activations (torchao 0.18.0) has lost all of its linear layers.
 #
-# No warning says that something was passed over. What is missing grows with the square of the length, so the share of the
-# hardware's peak that is reached ("MFU") falls with longer prompts, by more than half below; and a quantised model
-# seems to do no work at all, while its 8-bit float twin does.
+# No warning says that something was passed over. What is missing grows with the square of the length, so the share of
+# the hardware's peak that is reached ("MFU") falls with longer prompts, by more than half below; and a model quantised
+# to int8 seems to do hardly any work.
 #
 # Seen (Llama, 2 layers, width 256, random weights; FLOP of one forward pass, in units of 10^9):
 #   tokens                         128     2048
@@ -71,7 +71,8 @@ half = model("eager", dtype=torch.bfloat16)
 before = passes("eager, bfloat16, CPU", half)
 quantize_(half, Int8DynamicActivationInt8WeightConfig())
 after = passes("the same, int8 by torchao", half)
-same = torch.allclose(model("eager")(torch.arange(64)[None]).logits, model("sdpa")(torch.arange(64)[None]).logits, atol=1e-4)
+logits = [model(attention)(torch.arange(64)[None]).logits for attention in ("eager", "sdpa")]
+same = torch.allclose(*logits, atol=1e-4)
 print("eager and sdpa give the same:", same)
 
 left, right = torch.randn(32, 64), torch.randn(128, 64)
