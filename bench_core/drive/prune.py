@@ -26,7 +26,7 @@ from bench_core.drive.ask.command import run_command
 from bench_core.drive.launch.containers.build import CONTEXT_LABEL, image_tag
 from bench_core.drive.launch.containers.endpoint import connect
 from bench_core.drive.launch.launcher import Target
-from bench_core.drive.launch.processes.environments import ENVIRONMENTS_FOLDER, Environments
+from bench_core.drive.launch.processes.environments import ENVIRONMENTS_FOLDER, WHEELS, Environments
 from bench_core.drive.plan.catalogue import Catalogue, Image
 from bench_core.drive.plan.engine_versions import made_images
 from bench_core.drive.run.progress import printable
@@ -62,15 +62,16 @@ def stale_environments(
     images = [*catalogue.every, *versions]
     images += [probe for device in get_args(DeviceKind) if (probe := catalogue.probe(device)) is not None]
     current = {path for image in images for path in environments_of(image, folder)}
-    found = (path for path in sorted(folder.glob("*")) if path.is_dir() and not path.name.startswith("."))
-    return [path for path in found if path not in current]
+    found = (path for path in sorted([*folder.glob("*"), *folder.glob(f"{WHEELS}/*")]) if path.is_dir())
+    return [path for path in found if path not in current and not path.name.startswith(".")]
 
 
 def environments_of(image: Image, folder: Path = ENVIRONMENTS_FOLDER) -> set[Path]:
-    """Where an image's environments are or would be."""
+    """Where an image's environments are or would be, and wheels that were compiled for them."""
     environments = Environments(folder)
     of_image = [(target, device) for target in get_args(Target) for device in image.manifest.devices]
-    return {environments.path(image, target, device) for target, device in of_image}
+    wheels = {path for device in image.manifest.devices if (path := environments.wheels(image, device)) is not None}
+    return wheels | {environments.path(image, target, device) for target, device in of_image}
 
 
 def prepared_models(models: Path) -> dict[str, Path]:

@@ -11,6 +11,7 @@ from typing import Any
 import llama_cpp as lib
 import numpy as np
 import numpy.typing as npt
+from cpu_library import instruction_sets, load_backends
 from engine_log import LOG, EngineError, failure
 from token_batch import TokenBatch
 
@@ -55,6 +56,7 @@ class LlamaCppAdapter:
         self._ubatch = int(self._options["n_ubatch"])
         self._prepared = ""
         LOG.clear()
+        self._cpu_library = load_backends()
         lib.llama_backend_init()
         if device.kind == "cuda" and not lib.llama_supports_gpu_offload():
             raise EngineError("this build of llama.cpp finds no GPU", Outcome.UNSUPPORTED, LOG.errors())
@@ -125,8 +127,11 @@ class LlamaCppAdapter:
     def describe(self) -> Mapping[str, str]:
         """How it runs, in the engine's own words."""
         types = re.findall(r"- type +(\w+): +(\d+) tensors", self._loaded)
+        system_info = " ".join(lib.llama_print_system_info().decode().split())
         return {
-            "system_info": " ".join(lib.llama_print_system_info().decode().split()),
+            "cpu_library": self._cpu_library,
+            "cpu_instructions": instruction_sets(system_info),
+            "system_info": system_info,
             "tensor_types": ", ".join(f"{name} {count}" for name, count in types),
             "gpu_layers": _said(r"offloaded (\d+/\d+) layers", self._loaded, "0"),
             "flash_attention": _said(_FLASH_ATTENTION_CHOSEN, self._prepared, str(self._options["flash_attention"])),

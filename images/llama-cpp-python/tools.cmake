@@ -10,3 +10,11 @@ add_subdirectory(server)
 set_target_properties(llama-server PROPERTIES INSTALL_RPATH "$ORIGIN/../lib" BUILD_WITH_INSTALL_RPATH TRUE)
 install(TARGETS llama-server RUNTIME DESTINATION ${SKBUILD_PLATLIB_DIR}/llama_cpp/bin)
 llama_cpp_python_install_target(llama-common)
+# Libraries that are chosen when the engine starts: it looks for them beside its program, and is told where it is part of
+# another (cpu_library.py).
+if (GGML_BACKEND_DL)
+    foreach (backend IN LISTS GGML_AVAILABLE_BACKENDS)
+        set_target_properties(${backend} PROPERTIES INSTALL_RPATH "$ORIGIN/../lib" BUILD_WITH_INSTALL_RPATH TRUE)
+        install(TARGETS ${backend} LIBRARY DESTINATION ${SKBUILD_PLATLIB_DIR}/llama_cpp/bin)
+    endforeach ()
+endif ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -125,6 +126,10 @@ def test_engines_write_what_the_model_says(
             assert right >= least, f"{name} at batch size {batch_size}: {right} of 16 are right"
             assert all(len(ids) == NEW_TOKENS for ids in outputs.values())
             assert all(len(set(ids)) >= LEAST_DIFFERENT_IDS for ids in outputs.values()), "a test that tells nothing"
+    llama = CellResult.read(layout.cell_folder(cells, "llama-cpp-python.f32.b1") / layout.RESULT_FILE)
+    told = llama.engine_facts
+    assert told["cpu_library"] == _best_library()
+    assert ("AVX512" in told["cpu_instructions"].split(", ")) == ("avx512f" in _cpu_flags())
     scores = {name: _likelihood(layout.cell_folder(cells, f"{name}.b1")) for name in names}
     assert len({score.digest for score in scores.values()}) == 1
     for name, score in scores.items():
@@ -133,6 +138,26 @@ def test_engines_write_what_the_model_says(
         for (_, text), nll_nat in zip(texts, score.nll_nat, strict=True):
             right_nat = -float(reference.log_likelihoods(text).sum())
             assert abs(nll_nat - right_nat) / (len(text) - 1) < 0.01, name
+
+
+def _cpu_flags() -> set[str]:
+    """As the kernel names what this machine's CPU has."""
+    return set(
+        re.findall(r"^flags\s*: (.*)$", Path("/proc/cpuinfo").read_text(encoding="ascii"), re.MULTILINE)[0].split()
+    )
+
+
+def _best_library() -> str:
+    """Of llama.cpp's libraries in the image, that with the most of what this CPU has."""
+    needs = {
+        "sapphirerapids": {"avx512f", "avx512vbmi", "avx512_vnni", "avx512_bf16", "amx_int8"},
+        "zen4": {"avx512f", "avx512vbmi", "avx512_vnni", "avx512_bf16"},
+        "cascadelake": {"avx512f", "avx512_vnni"},
+        "skylakex": {"avx512f"},
+        "alderlake": {"avx2", "avx_vnni"},
+        "haswell": {"avx2"},
+    }
+    return next(name for name, flags in needs.items() if flags <= _cpu_flags())
 
 
 def _likelihood(folder: Path) -> Likelihood:

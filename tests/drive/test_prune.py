@@ -85,6 +85,17 @@ def test_environments_of_old_requirements_are_stale(tmp_path: Path) -> None:
     assert not old.exists()
 
 
+def test_wheels_that_were_compiled_for_other_environments_are_stale(tmp_path: Path) -> None:
+    catalogue = Catalogue()
+    compiled = [Environments(tmp_path).wheels(catalogue.get(name), "cpu") for name in catalogue.names]
+    current = [path for path in compiled if path is not None]
+    assert current, "no image compiles wheels: this test guards nothing"
+    old = current[0].with_name("engine-cpu-0123456789ab")
+    for folder in (*current, old, old.with_name(".locks")):
+        folder.mkdir(parents=True)
+    assert prune.stale_environments(catalogue, tmp_path) == [old]
+
+
 def test_a_version_of_an_engine_stays_until_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image = make_version(Catalogue().get("ctranslate2"), "4.0.1", tmp_path / "made")
     monkeypatch.setattr(prune, "made_images", lambda: [image])

@@ -22,6 +22,7 @@ from bench_core.prepare.disk import taken_bytes
 from bench_core.prepare.staging import locked
 
 ENVIRONMENTS_FOLDER = REPOSITORY / ".envs"
+WHEELS = ".wheels"  # in that folder: wheels that were compiled for environments
 _READY = "ready"
 _LINES_KEPT = 200  # of what pip says
 
@@ -57,6 +58,23 @@ def constraints_file(image: Image) -> Path:
     return own if own.is_file() else REPOSITORY / "docker" / "constraints.txt"
 
 
+def wheel_script(image: Image, device: DeviceKind) -> Path | None:
+    """What compiles an engine as the image's Dockerfile does, where pip alone would compile another.
+
+    ``wheels.<device>.sh DEVICE OUT PYTHON`` leaves in OUT the wheels that pip is to take, with a pip of that PYTHON.
+    """
+    path = image.folder / f"wheels.{device}.sh"
+    return path if path.is_file() else None
+
+
+def _wheel_files(image: Image, device: DeviceKind) -> list[Path]:
+    """What the wheels of that script follow from."""
+    if wheel_script(image, device) is None:
+        return []
+    names = ["requirements.txt", "requirements.build.txt", "*.sh", "*.cmake"]
+    return sorted(path for name in names for path in image.folder.glob(name))
+
+
 class Environments:
     """Finds and makes environments under ``.envs/``."""
 
@@ -65,20 +83,24 @@ class Environments:
         self._log = BuildLog(MEASURED_HERE if folder == ENVIRONMENTS_FOLDER else folder / MEASURED_HERE.name)
 
     def pins(self, image: Image, target: Target, device: DeviceKind) -> list[Path]:
-        """All files that pin what is installed."""
+        """All files that pin what is installed, or compile it."""
         files = [*requirement_files(image, target, device), *complete_files(image, target, device)]
+        files += [path for path in _wheel_files(image, device) if path not in files]
         return [*files, constraints_file(image)]
 
     def identity(self, image: Image, target: Target, device: DeviceKind) -> str:
         """Digest of all pins and of the Python that they are installed for."""
-        files = self.pins(image, target, device)
-        entries = [(str(path.relative_to(REPOSITORY)), file_sha256(path)) for path in files]
-        return entries_sha256([*entries, ("python", sys.version)])
+        return _identity(self.pins(image, target, device))
 
     def path(self, image: Image, target: Target, device: DeviceKind) -> Path:
         """Where the environment is or would be."""
         suffix = "-convert" if target == "convert" and image.manifest.convert_target else ""
         return self._folder / f"{image.name}{suffix}-{device}-{self.identity(image, target, device)[:12]}"
+
+    def wheels(self, image: Image, device: DeviceKind) -> Path | None:
+        """Where the wheels that its script compiles are or would be: the same for measuring and converting."""
+        files = _wheel_files(image, device)
+        return self._folder / WHEELS / f"{image.name}-{device}-{_identity(files)[:12]}" if files else None
 
     def is_ready(self, image: Image, target: Target, device: DeviceKind) -> bool:
         """Whether it was made to the end."""
@@ -126,6 +148,8 @@ class Environments:
         _run([sys.executable, "-m", "venv", str(path)], path.name, lock)
         install = [str(path / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check", "-q"]
         install += ["-c", str(constraints_file(image))]
+        if (wheels := self._compiled(image, device, path / "bin" / "python", tell)) is not None:
+            install += ["--find-links", str(wheels)]
         _run([*install, *_named(requirement_files(image, target, device))], path.name, lock)
         complete = complete_files(image, target, device)
         if complete:
@@ -134,6 +158,25 @@ class Environments:
         took_s = time.monotonic() - started
         self._log.keep(self._build(image, target, device), taken_bytes(path), took_s, cached=False)
         tell(f"installed {path.name} in {took_s:.0f} s")
+
+    def _compiled(self, image: Image, device: DeviceKind, python: Path, tell: Callable[[str], None]) -> Path | None:
+        """The wheels of the image's script, compiled where they are missing."""
+        script, wheels = wheel_script(image, device), self.wheels(image, device)
+        if script is None or wheels is None:
+            return None
+        with locked(wheels.parent, wheels.name, tell, doing="compiles") as lock:
+            if not (wheels / _READY).is_file():
+                shutil.rmtree(wheels, ignore_errors=True)
+                wheels.mkdir(parents=True)
+                _run(["bash", str(script), device, str(wheels), str(python)], wheels.name, lock)
+                (wheels / _READY).write_text("", encoding="utf-8")
+        return wheels
+
+
+def _identity(files: list[Path]) -> str:
+    """Digest of files of the repository and of this Python."""
+    entries = [(str(path.relative_to(REPOSITORY)), file_sha256(path)) for path in files]
+    return entries_sha256([*entries, ("python", sys.version)])
 
 
 def _named(files: list[Path]) -> list[str]:
