@@ -19,9 +19,9 @@ from bench_core.contract.records.digest import text_sha256
 from bench_core.contract.records.record import Record
 from bench_core.contract.serving.load import Arrivals, Serve
 
-# Of a schedule that is read: a file is not to be trusted. Of one that is made: what a client keeps of each request until its
-# records are written is 9 kB with 21 output tokens, so this is some 4 GB.
+# Of a schedule that is read: a file is not to be trusted.
 MOST_REQUESTS = 10_000_000
+# Of one that is made: a client keeps 9 kB of a request with 21 output tokens until records are written, so some 4 GB.
 MOST_PLANNED = 500_000
 # Of a schedule's file when it is unpacked; a file is not to be trusted.
 _MOST_BYTES = 512 * 2**20
