@@ -251,6 +251,7 @@ def test_a_stream_pauses_after_an_answer_that_is_none(how: str, end: str) -> Non
     assert pauses_s == pytest.approx([PAUSE_AFTER_FAILED_S] * 2)
 
 
+@pytest.mark.alone  # its longest turn is judged
 def test_a_load_that_is_far_too_much_is_still_told_to_end() -> None:
     """All requests are due at once: sockets and words are looked at while they are sent."""
     many = 200_000
