@@ -113,10 +113,9 @@ class ImageBuilder:
 
     def is_current(self, image: Image, target: Target, flavour: DeviceKind) -> bool:
         """Whether the image is there and made of what the repository holds now."""
-        found = self._find(image_tag(image, target, flavour))
-        if found is None or not self._base_is_current(image.manifest.base, flavour):
+        if not self._base_is_current(image.manifest.base, flavour):
             return False
-        return bool(found.labels.get(CONTEXT_LABEL) == self._image_context(image, target, flavour))
+        return self._made_of(image_tag(image, target, flavour), self._image_context(image, target, flavour)) is not None
 
     def builds(self, image: Image, target: Target, flavour: DeviceKind) -> list[Build]:
         """What :meth:`ensure` would build, in order; nothing where the image is current."""
@@ -195,10 +194,9 @@ class ImageBuilder:
 
     def service_is_current(self, name: str, flavour: DeviceKind) -> bool:
         """Whether such an image is there and made of what the repository holds now."""
-        found = self._find(tag_of(name, flavour))
-        if found is None or not self._base_is_current("base", flavour):
+        if not self._base_is_current("base", flavour):
             return False
-        return bool(found.labels.get(CONTEXT_LABEL) == self._service_context(name, flavour))
+        return self._made_of(tag_of(name, flavour), self._service_context(name, flavour)) is not None
 
     def _service_context(self, name: str, flavour: DeviceKind) -> str:
         files = [f"bench_core/{part}" for part in ("__init__.py", "contract", "system", name)]
@@ -219,8 +217,7 @@ class ImageBuilder:
     def _base_is_current(self, name: str, flavour: DeviceKind) -> bool:
         if name not in SYSTEMS and not self._base_is_current("base", flavour):
             return False
-        found = self._find(tag_of(name, flavour))
-        return found is not None and found.labels.get(CONTEXT_LABEL) == self._base_context(name, flavour)
+        return self._made_of(tag_of(name, flavour), self._base_context(name, flavour)) is not None
 
     def _base_context(self, name: str, flavour: DeviceKind) -> str:
         parents = [self._parent(name, flavour)]
@@ -262,11 +259,11 @@ class ImageBuilder:
         self, order: _Order, flavour: DeviceKind, arguments: Mapping[str, str], tell: Tell
     ) -> DockerImage:
         tag, dockerfile = order.tag, order.dockerfile
-        if (found := self._current(order)) is not None:
+        if (found := self._made_of(order.tag, order.context)) is not None:
             return found
         declared = set(_ARGUMENT.findall((REPOSITORY / dockerfile).read_text(encoding="utf-8")))
         with package_source(tell) as packages:
-            if (found := self._current(order)) is not None:
+            if (found := self._made_of(order.tag, order.context)) is not None:
                 return found  # by another process, for which this one has waited
             tell(BuildBegins(f"building {tag}", order.build))
             started_s = time.monotonic()
@@ -295,9 +292,10 @@ class ImageBuilder:
         self._log.keep(order.build, size_bytes, time.monotonic() - started_s, cached=cached)
         return built
 
-    def _current(self, order: _Order) -> DockerImage | None:
-        found = self._find(order.tag)
-        return found if found is not None and found.labels.get(CONTEXT_LABEL) == order.context else None
+    def _made_of(self, tag: str, context: str) -> DockerImage | None:
+        """The image of a tag, where it was built from what has this digest."""
+        found = self._find(tag)
+        return found if found is not None and found.labels.get(CONTEXT_LABEL) == context else None
 
     def _watch(self, tag: str, output: Iterable[dict[str, Any]], tell: Tell) -> bool:
         """Follows a build to its end; whether some of its steps had been done before."""
