@@ -28,6 +28,7 @@ _LOOK_EVERY_S = 0.25
 _SAMPLE_EVERY_S = 0.5
 _POLL_S = 0.05
 _BEGIN_IN_S = 0.3  # from now: all generators are ready by then
+_EMPTY_WITHIN_S = 30.0  # a server that keeps up, once nothing more is sent to it
 
 
 class ServerGone(Exception):  # no error of the client
@@ -61,14 +62,20 @@ class CellRun:
         generators: LoadGenerators,
         requests: int | None,
         doors: Doors,
+        *,
+        last: bool,
     ) -> None:
-        """``requests``: of the schedule; ``None``: without end."""
+        """
+        Args:
+            requests: of the schedule; ``None``: without end.
+            last: no other cell is measured on this server.
+        """
         assert spec.serve is not None  # noqa: S101  # a cell under load has a plan of it
         assert spec.load is not None  # noqa: S101
         self._spec, self._plan, self._load = spec, spec.serve, spec.load
         self._greeting, self._server = greeting, server
         self._generators, self._doors = generators, doors
-        self._scheduled = requests
+        self._scheduled, self._last = requests, last
         self._course: Course | None = None
         self._window: WindowEvent | None = None
         self._begun_s: float | None = None
@@ -78,6 +85,11 @@ class CellRun:
         self._told = 0
         self._known: dict[int, None] = {}  # requests that are due, in the order in which that was learned
         self._looks: list[tuple[float, int, int]] = []  # when, and how many were known to have ended and to be due
+
+    @property
+    def left_behind(self) -> bool:
+        """Whether the server was left with requests that it had not finished."""
+        return any(request.end == "unfinished" for request in self._requests)
 
     def run(self, writer: CellWriter) -> Verdict:
         """Measures the cell; returns the verdict on it, which is not written yet.
@@ -127,8 +139,30 @@ class CellRun:
                 self._generators.abort()
                 return stopped_on_request("measure")
             if now - self._looked_s >= _LOOK_EVERY_S and self._is_over(course, now, writer):
-                self._generators.abort()
+                self._leave(writer)
                 return None
+
+    def _leave(self, writer: CellWriter) -> None:
+        """Ends the load. Where another cell follows, the server finishes what it has in hand: a connection that is closed
+        does not end a request everywhere, and a server may read requests only after their clients have gone."""
+        if not self._last and self._empties_soon():
+            self._generators.stop_issuing()
+            until_s = time.monotonic() + _EMPTY_WITHIN_S
+            while time.monotonic() < until_s and not (
+                self._generators.done or self._doors.stops() or self._doors.gone()
+            ):
+                for request in self._generators.poll(_POLL_S):
+                    self._took(writer, request)
+        self._generators.abort()
+
+    def _empties_soon(self) -> bool:
+        """Whether the server finishes what it has in hand, as fast as it has answered since the window began."""
+        window, now = self._window, time.monotonic()
+        assert window is not None  # noqa: S101  # the cell is over
+        if window.reason == "saturated" or now - window.end_s > DRAIN_S:
+            return False
+        answered = sum(request.ended_s >= window.begin_s for request in self._requests)
+        return sum(self._open.values()) * (now - window.begin_s) <= answered * _EMPTY_WITHIN_S
 
     def _is_over(self, course: Course, now: float, writer: CellWriter) -> bool:
         """Whether all that is to be measured has been: the window has ended, and so have the requests that were due in

@@ -16,6 +16,7 @@ R = TypeVar("R", bound=Record)
 
 _APPEARS_WITHIN_S = 120.0  # a container that starts and imports, on a slow disk
 _ANSWERS_WITHIN_S = 20.0
+_ENDS_WITHIN_S = 60.0  # a server that is asked to end, and then killed
 _PLANS_WITHIN_S = 1800.0  # it takes the digest of what the engine reads: hundreds of gigabytes, on a slow disk
 _PAUSE_S = 0.1
 _REFUSED: dict[int, type[BadInput]] = {400: BadInput, 503: MachineFailure}
@@ -71,6 +72,10 @@ class SidecarClient:
     def start(self) -> ServerState:
         """Has a server started where none lives."""
         return self._ask("POST", "/start", ServerState)
+
+    def renew(self) -> ServerState:
+        """Has the server ended, so that the next one to start is new."""
+        return self._ask("POST", "/renew", ServerState, within_s=_ENDS_WITHIN_S)
 
     def state(self) -> ServerState:
         """How the server is."""

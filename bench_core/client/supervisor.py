@@ -131,7 +131,8 @@ class Client:
             for spec in greeting.cells:
                 refuse_if_measured(folder, spec)
                 schedule = _schedule(spec, work.schedules)
-                outcomes.append(self.cell(self._with_client(spec), here, schedule, folder).outcome)
+                last = spec is greeting.cells[-1]
+                outcomes.append(self.cell(self._with_client(spec), here, schedule, folder, last=last).outcome)
                 if self.server_has_gone:
                     break
         except ServerGone:
@@ -163,8 +164,11 @@ class Client:
         here = {"client_cpus": tuple(sorted(os.sched_getaffinity(0))), "network": self._network}
         return spec.model_copy(update={"server": spec.server.model_copy(update=here)})
 
-    def cell(self, spec: CellSpec, here: Measuring, schedule: Schedule, folder: Path) -> Verdict:
-        """Measures one cell into a run's folder, or a trial's.
+    def cell(
+        self, spec: CellSpec, here: Measuring, schedule: Schedule, folder: Path, *, last: bool = False
+    ) -> Verdict:
+        """Measures one cell into a run's folder, or a trial's. Where it is not the ``last``, the server has nothing in
+        hand when the next one begins: one that is left with requests is ended, and the next cell has a new one.
 
         Raises:
             ServerGone: the server's container has ended.
@@ -175,18 +179,21 @@ class Client:
             if not self._by_hand:
                 raise
             state = ServerState(state="dead", verdict=_gone("load", error.cause))
-        writer = CellWriter(folder, spec, result_of)
+        writer, left_behind = CellWriter(folder, spec, result_of), False
         if state.state == "ready" and not self._stops:
             doors = Doors(self.sidecar, self._say, lambda: self._stops, lambda: self.server_has_gone)
             with self._generators(spec, here, schedule) as generators:
-                run = CellRun(spec, here.greeting, state, generators, schedule.requests, doors)
+                run = CellRun(spec, here.greeting, state, generators, schedule.requests, doors, last=last)
                 verdict = self._measured(run, writer)
+                left_behind = run.left_behind
         else:
             verdict = state.verdict if state.verdict is not None and not self._stops else stopped_on_request("load")
             writer.event(here.greeting.start)
             writer.event(end_of(verdict))
         final = writer.end(verdict, self._log())
         self._say(CellEnded(cell=spec.cell_id, outcome=final.outcome, cause=final.cause))
+        if left_behind and not (last or self._stops or self.server_has_gone):
+            self.sidecar.renew()
         return final
 
     def _measured(self, run: CellRun, writer: CellWriter) -> Verdict:

@@ -63,6 +63,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--fail-every", type=int, default=0, metavar="N", help="each N-th request fails; 0: none")
     parser.add_argument("--fail-how", default="status500",
                         choices=(*FAILURES, "each"), help="each: one after the other")  # fmt: skip
+    parser.add_argument("--client-goes", choices=("ends", "goes_on"), default="ends",
+                        help="a request whose client has closed the connection ends, or is served like others")  # fmt: skip
     parser.add_argument("--die-after-requests", type=int, default=0, metavar="N", help="dies at the next; 0: never")
     parser.add_argument("--die-how", choices=("exit", "kill", "oom"), default="exit")
     parser.add_argument("--never-ready", action="store_true")
@@ -400,7 +402,9 @@ class Server:
         return True
 
     def send(self, connection: Connection, data: bytes) -> None:
-        """Sends now what the kernel takes, and the rest later."""
+        """Sends now what the kernel takes, and the rest later; to nobody where the client has gone."""
+        if connection.gone:
+            return
         if connection.to_send:
             connection.to_send += data
             data = bytes(connection.to_send)
@@ -444,9 +448,10 @@ class Server:
         self.epoll.unregister(fd)
         del self.connections[fd]
         connection.sock.close()
+        if connection.stream is None or (self.options.client_goes == "goes_on" and not connection.closes):
+            return
         stream, connection.stream = connection.stream, None
-        if stream is not None:
-            self.free(stream, time.monotonic_ns())
+        self.free(stream, time.monotonic_ns())
 
     def die(self) -> None:
         """Ends as scripted."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import Drive
 
+from bench_core.contract.records import layout
 from bench_core.contract.serving.capacity import Capacity
 from bench_core.contract.serving.measures import ServeMetrics
 from bench_core.runs.load import load_run
@@ -60,6 +61,29 @@ def test_every_number_is_near_the_scripts(drive: Drive, tmp_path: Path) -> None:
     verified = verify_run(folder)
     assert verified.differences == ()
     assert not any(NO_COURSE in line for line in verified.not_checked), "each window was decided again"
+
+
+def test_a_trial_that_is_too_much_leaves_nothing_to_the_next(drive: Drive, tmp_path: Path) -> None:
+    """Its requests are given up, and there are servers that go on with them: this one for half a minute."""
+    limits = ("--slo", f"ttft_s={TTFT_S * 3}", "--option", "null.client_goes=goes_on", "--capacity-start", "128")
+    times = ("--max-ramp-seconds", "1.5", "--max-serve-seconds", "2")
+    done = drive(*COMMON, "--find-capacity", "null.scripted", *limits, *times)
+    assert done.code == 0, done.err
+    home = tmp_path / "results" / "mine" / layout.CAPACITY_FOLDER
+    found = Capacity.read(home / "null.scripted.json")
+    kept = {trial.load: trial.attainment for trial in found.trials}[CAPACITY / 2]
+    assert kept is not None
+    assert kept.value == 1.0
+    begun = [_loaded_at(home / found.home / trial.folder) for trial in found.trials]
+    assert begun[0] < begun[1], "a server that has requests left is ended"
+    assert begun[-2] == begun[-1], "one that has none goes on"
+
+
+def _loaded_at(folder: Path) -> float:
+    """When the server of a folder's one cell was started."""
+    (log,) = folder.glob(f"{layout.CELLS_FOLDER}/*/{layout.EVENTS_FILE}")
+    (phase,) = (event for event in map(json.loads, log.read_bytes().splitlines()) if event["type"] == "phase")
+    return float(phase["started_s"])
 
 
 def _metrics(row: ServedRow) -> ServeMetrics:

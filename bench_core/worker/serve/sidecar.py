@@ -151,9 +151,7 @@ class Sidecar:
         if not self._by_hand:
             raise BadInput("a driver has planned what is served here")
         with self._lock:
-            if self._server is not None:
-                self._server.stop()
-                self._server = None
+            self._stop()
             served, planned = self._plan(ask)
             self.heard()  # that may have taken long
             self._take_on(served)
@@ -210,6 +208,17 @@ class Sidecar:
                 )
         return self.state()
 
+    def renew(self) -> ServerState:
+        """Ends the server, with all that it was left with."""
+        with self._lock:
+            self._stop()
+        return self.state()
+
+    def _stop(self) -> None:
+        if self._server is not None:
+            self._server.stop()
+            self._server = None
+
     def state(self) -> ServerState:
         """How the server is."""
         return ServerState(state="none") if self._server is None else self._server.state
@@ -262,6 +271,7 @@ def _handler_of(sidecar: Sidecar) -> type[BaseHTTPRequestHandler]:
             ("GET", "/log"): sidecar.log,
             ("POST", "/start"): sidecar.start,
             ("POST", "/begin"): sidecar.begin,
+            ("POST", "/renew"): sidecar.renew,
             ("POST", "/end"): sidecar.end,
         }
 
