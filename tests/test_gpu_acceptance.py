@@ -166,6 +166,13 @@ def test_the_headline_run_is_spread_over_visits_by_image(stub: Path) -> None:
     assert "--images sglang --model synthetic/llama-3.1-8b" in other
 
 
+def test_the_headline_runs_ends_are_measured_three_times(stub: Path) -> None:
+    assert accept(stub, "--shape", "llama-3.1-8b", "again-vllm").returncode == 0
+    call = (stub.parent / "calls").read_text()
+    assert "--run-id again-llama-3.1-8b --suite suites/headline.yaml --images vllm --model synthetic/llama-3.1-8b" in call
+    assert "--batch-sizes 1,64 --max-seconds 10 --repeats 3" in call
+
+
 def test_all_checks_every_engine_that_is_compared_on_a_gpu(stub: Path) -> None:
     """Read from the image.yaml files, so that a new image is among them."""
     accept(stub, "all")
@@ -184,7 +191,7 @@ def test_all_has_every_stage_but_those_that_the_head_leaves_out(stub: Path) -> N
     stages = {word.rstrip("-") for word in re.findall(r"[a-z][a-z0-9-]+", head)}
     accept(stub, "all")
     runs = re.findall(r"--run-id (\S+)", (stub.parent / "calls").read_text(encoding="utf-8"))
-    expected = stages - {"all", "check", "headline", "speculative"}
+    expected = stages - {"all", "again", "check", "headline", "speculative"}
     assert {"lmdeploy", "parity", "memory", "llama-load"} <= expected
     assert {name for name in expected if not any(run == name or run.startswith(f"{name}-") for run in runs)} == set()
 

@@ -6,11 +6,11 @@
 #       [--model-folder F] [--shape S] STAGE...
 #
 # Stages: check-IMAGE  failures  parity-IMAGE[,IMAGE...]  memory  repeats  serving  capacity  llama-load  precisions  awq
-#         continuous  speculative  sglang  lmdeploy  exllamav3  headline-IMAGE[,IMAGE...]  all
-# Not among all: headline, and of two GPUs of one host pool  pair  pair-serving. NVLink multicast stays off, whatever runs
+#         continuous  speculative  sglang  lmdeploy  exllamav3  headline-IMAGE[,IMAGE...]  again-IMAGE[,IMAGE...]  all
+# Not among all: headline, again, and of two GPUs of one host pool  pair  pair-serving. NVLink multicast stays off, whatever runs
 # on them.
 # --model-folder: a model with trained weights, which the stage speculative wants; all leaves it out without one.
-# --shape: of the stage headline, a model's name without synthetic/ (llama-2-7b).
+# --shape: of the stages headline and again, a model's name without synthetic/ (llama-2-7b).
 # --seconds: everything must have ended by then; the batch in hand is finished, the rest is left for another call.
 # Logs and results are left in R; the exit code is the number of stages that did not end well.
 set -uo pipefail
@@ -248,6 +248,12 @@ headline() { # IMAGES: what of suites/headline.yaml is theirs; a later visit add
         --model "synthetic/$shape" "${story[@]}" --no-device-rates
 }
 
+again() { # IMAGES: the smallest and the largest batch size of that, three times
+    # shellcheck disable=SC2046  # two words
+    drive "again-$shape" $(named "again-$shape") --suite suites/headline.yaml --images "$1" \
+        --model "synthetic/$shape" "${story[@]}" --batch-sizes 1,64 --max-seconds 10 --repeats 3 --no-device-rates
+}
+
 engines=() # all that are compared on a GPU
 for manifest in images/*/image.yaml; do
     if grep -q '^devices: .*cuda' "$manifest" && ! grep -q '^ranked: false' "$manifest"; then
@@ -259,6 +265,7 @@ for stage in "$@"; do
         check-*) check "${stage#check-}" ;;
         parity-*) parity "${stage#parity-}" ;;
         headline-*) headline "${stage#headline-}" ;;
+        again-*) again "${stage#again-}" ;;
         failures | memory | repeats | serving | capacity | precisions | awq | continuous | speculative | pool | pair) "$stage" ;;
         pair-serving) pair_serving ;;
         llama-load) llama_load ;;

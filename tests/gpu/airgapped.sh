@@ -27,7 +27,7 @@ left() { echo $((seconds - (SECONDS - begun))); }
 
 images_of() { # STAGE; GPTQModel makes the weights that the GPTQ engines read
     case $1 in
-        check-* | parity-* | headline-*) local named=${1#*-} && echo "gptqmodel ${named//,/ }" ;;
+        check-* | parity-* | headline-* | again-*) local named=${1#*-} && echo "gptqmodel ${named//,/ }" ;;
         failures) echo gptqmodel exllama exllamav2 transformers ;;
         memory) echo transformers vllm ;;
         serving | speculative | pair | pair-serving) echo vllm ;;
