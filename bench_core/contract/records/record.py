@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
-from pydantic_core import CoreSchema
+from pydantic._internal._config import ConfigWrapper
+from pydantic_core import CoreConfig, CoreSchema, SchemaSerializer, SchemaValidator
 
 from bench_core.contract.errors import BadInput, shortened
 
@@ -46,6 +48,10 @@ def _bound(schema: Any, owner: type[Record]) -> None:
             _bound(part, owner)
 
 
+# By name of a record, its schema and the configuration of that, where they were made before this process began.
+MADE_AHEAD: dict[str, Callable[[], tuple[CoreSchema, CoreConfig]]] = {}
+
+
 class Misplaced(ValueError):
     """What a check over a whole record finds wrong at one of its keys."""
 
@@ -67,6 +73,31 @@ class Record(BaseModel):
         schema = handler(source)
         _bound(schema, cls)
         return schema
+
+    @classmethod
+    def model_rebuild(
+        cls,
+        *,
+        force: bool = False,
+        raise_errors: bool = True,
+        _parent_namespace_depth: int = 2,
+        _types_namespace: Any = None,
+    ) -> bool | None:
+        """As pydantic's, which calls it when a record is first used; takes a schema that was made ahead."""
+        made = MADE_AHEAD.pop(name_of(cls), None) if MADE_AHEAD and not force else None
+        if made is None or cls.__pydantic_complete__:
+            return super().model_rebuild(
+                force=force,
+                raise_errors=raise_errors,
+                _parent_namespace_depth=_parent_namespace_depth + 1,
+                _types_namespace=_types_namespace,
+            )
+        schema, config = made()
+        cls.__pydantic_core_schema__ = schema
+        cls.__pydantic_validator__ = SchemaValidator(schema, config)
+        cls.__pydantic_serializer__ = SchemaSerializer(schema, config)
+        cls.__pydantic_complete__ = True
+        return True
 
     @classmethod
     def parse(cls: type[R], text: str | bytes, origin: str) -> R:
@@ -96,6 +127,24 @@ class Record(BaseModel):
     def to_json(self) -> str:
         """Indented JSON with a final newline, keys in the order of the model."""
         return self.model_dump_json(indent=2) + "\n"
+
+
+def name_of(record: type[Record]) -> str:
+    """Of a record's class among all."""
+    return f"{record.__module__}:{record.__qualname__}"
+
+
+def records(below: type[Record] = Record) -> Iterator[type[Record]]:
+    """All classes of records that have been imported."""
+    for record in below.__subclasses__():
+        yield record
+        yield from records(record)
+
+
+def made_of(record: type[Record]) -> tuple[CoreSchema, CoreConfig]:
+    """What pydantic makes of a record's fields."""
+    record.model_rebuild()
+    return record.__pydantic_core_schema__, ConfigWrapper(record.model_config, check=False).core_config(record.__name__)
 
 
 def describe(error: Exception) -> str:
