@@ -106,32 +106,36 @@ def _plain(schema: Any) -> Any:
 
 
 def make(file: Path = FILE) -> int:
-    """Writes the file; returns how many schemas it holds."""
+    """Writes the file; returns how many records and readers of them it has schemas of."""
     codes: dict[str, CodeType] = {}
     with texts_compiled(codes):
         import bench_core.worker.cli  # noqa: F401, PLC0415  # with all that a worker needs
 
     from pydantic import VERSION  # noqa: PLC0415
 
-    from bench_core.contract.records.record import made_of, name_of, records  # noqa: PLC0415
+    from bench_core.contract.records.record import READERS, name_of, records  # noqa: PLC0415
     from bench_core.system.files import write_file  # noqa: PLC0415
 
-    schemas = {}
+    made: dict[str, Any] = {}
     for record in records():
-        schema, config = made_of(record)
+        record.model_rebuild()
+        made[name_of(record)] = record.__pydantic_validator__
+    for reader in READERS:
+        reader.rebuild()
+        made[reader.name] = reader.validator
+    schemas = {}
+    for name, validator in made.items():
+        schema, config, *_ = validator.__reduce__()[1]  # what it was made of, for whoever copies it
         try:
-            schemas[name_of(record)] = pickle.dumps((_plain(schema), config))
+            schemas[name] = pickle.dumps((_plain(schema), config))
         except (pickle.PicklingError, AttributeError, TypeError):
             continue  # holds a function without a name: is made when it is needed
     folder = Path(__file__).parents[2]
-    names = sorted(
-        Path(module.__file__).relative_to(folder).as_posix()
-        for name, module in sys.modules.items()
-        if name.startswith("bench_core.") and module.__file__
-    )
+    files = {str(module.__file__) for name, module in sys.modules.items() if name.startswith("bench_core.")}
+    names = sorted(Path(file).relative_to(folder).as_posix() for file in files)
     write_file(file, _PYTHON + marshal.dumps((codes, _sources(names), VERSION, schemas)))
     return len(schemas)
 
 
 if __name__ == "__main__":
-    sys.stderr.write(f"{FILE.name}: {make()} schemas of records\n")
+    sys.stderr.write(f"{FILE.name}: schemas of {make()} records\n")

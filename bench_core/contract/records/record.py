@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
-from pydantic._internal._config import ConfigWrapper
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, TypeAdapter, ValidationError
 from pydantic_core import CoreConfig, CoreSchema, SchemaSerializer, SchemaValidator
 
 from bench_core.contract.errors import BadInput, shortened
@@ -15,6 +14,7 @@ from bench_core.contract.errors import BadInput, shortened
 Scalar = str | int | float | bool | None
 
 R = TypeVar("R", bound="Record")
+T = TypeVar("T")
 
 # Of a message that names a value of the file, which may be of any length.
 _LONGEST = 500
@@ -48,7 +48,8 @@ def _bound(schema: Any, owner: type[Record]) -> None:
             _bound(part, owner)
 
 
-# By name of a record, its schema and the configuration of that, where they were made before this process began.
+# By name of a record or of a reader, its schema and the configuration of that, where they were made before this process
+# began.
 MADE_AHEAD: dict[str, Callable[[], tuple[CoreSchema, CoreConfig]]] = {}
 
 
@@ -84,8 +85,8 @@ class Record(BaseModel):
         _types_namespace: Any = None,
     ) -> bool | None:
         """As pydantic's, which calls it when a record is first used; takes a schema that was made ahead."""
-        made = MADE_AHEAD.pop(name_of(cls), None) if MADE_AHEAD and not force else None
-        if made is None or cls.__pydantic_complete__:
+        made = None if force or cls.__pydantic_complete__ else MADE_AHEAD.pop(name_of(cls), None)
+        if made is None:
             return super().model_rebuild(
                 force=force,
                 raise_errors=raise_errors,
@@ -141,10 +142,42 @@ def records(below: type[Record] = Record) -> Iterator[type[Record]]:
         yield from records(record)
 
 
-def made_of(record: type[Record]) -> tuple[CoreSchema, CoreConfig]:
-    """What pydantic makes of a record's fields."""
-    record.model_rebuild()
-    return record.__pydantic_core_schema__, ConfigWrapper(record.model_config, check=False).core_config(record.__name__)
+class Reader(TypeAdapter[T]):
+    """Reads one of several records; made when it is first used.
+
+    Args:
+        name: of this reader among all.
+    """
+
+    def __init__(self, kinds: Any, name: str) -> None:
+        super().__init__(kinds, config=ConfigDict(defer_build=True), _parent_depth=3)
+        self.name = name
+        READERS.append(self)
+
+    def rebuild(
+        self,
+        *,
+        force: bool = False,
+        raise_errors: bool = True,
+        _parent_namespace_depth: int = 2,
+        _types_namespace: Any = None,
+    ) -> bool | None:
+        """As pydantic's; takes a schema that was made ahead."""
+        made = None if force or self.pydantic_complete else MADE_AHEAD.pop(self.name, None)
+        if made is None:
+            return super().rebuild(
+                force=force,
+                raise_errors=raise_errors,
+                _parent_namespace_depth=_parent_namespace_depth + 1,
+                _types_namespace=_types_namespace,
+            )
+        schema, config = made()
+        self.core_schema, self.pydantic_complete = schema, True
+        self.validator, self.serializer = SchemaValidator(schema, config), SchemaSerializer(schema, config)
+        return True
+
+
+READERS: list[Reader[Any]] = []
 
 
 def describe(error: Exception) -> str:
