@@ -8,11 +8,9 @@ makes them itself.
 
 from __future__ import annotations
 
-import builtins
 import dataclasses
 import marshal
 import os
-import pickle
 import sys
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -51,11 +49,13 @@ class Ahead:
 
     def schemas(self) -> Made:
         """Of records, by ``record.name_of``; none where they were made of something else than what was imported."""
+        from _pickle import loads  # noqa: PLC0415  # what `pickle` is made of, which brings what writes as well
+
         from pydantic import VERSION  # noqa: PLC0415  # imported by now
 
         if not self._schemas or self._pydantic != VERSION or self._made_of != _sources(self._made_of):
             return {}
-        return {name: partial(pickle.loads, schema) for name, schema in self._schemas.items()}
+        return {name: partial(loads, schema) for name, schema in self._schemas.items()}
 
 
 def _sources(names: typing.Iterable[str]) -> dict[str, tuple[int, int]]:
@@ -110,6 +110,8 @@ def make(file: Path = FILE) -> int:
     codes: dict[str, CodeType] = {}
     with texts_compiled(codes):
         import bench_core.worker.cli  # noqa: F401, PLC0415  # with all that a worker needs
+
+    import pickle  # noqa: PLC0415
 
     from pydantic import VERSION  # noqa: PLC0415
 
