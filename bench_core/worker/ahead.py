@@ -77,7 +77,7 @@ def texts_compiled(codes: dict[str, CodeType]) -> Iterator[None]:
 
     def code_of(text: Any, name: str, mode: str) -> CodeType:
         if not isinstance(text, str):
-            return compile(text, name, mode, dont_inherit=True)  # type: ignore[no-any-return]
+            return compile(text, name, mode, dont_inherit=True)
         key = f"{mode}:{text}"
         code = codes.get(key)
         if code is None:
@@ -123,7 +123,6 @@ def make(file: Path = FILE) -> int:
         record.model_rebuild()
         made[name_of(record)] = record.__pydantic_validator__
     for reader in READERS:
-        reader.rebuild()
         made[reader.name] = reader.validator
     schemas = {}
     for name, validator in made.items():

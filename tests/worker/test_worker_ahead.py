@@ -28,15 +28,14 @@ from bench_core.contract.records.record import READERS, name_of, records
 made, clean = [], GenerateSchema.clean_schema
 GenerateSchema.clean_schema = lambda self, schema: made.append(1) or clean(self, schema)
 found = {}
+for reader in READERS:
+    found[reader.name] = repr(reader.validator)
 for record in records():
     record.model_rebuild()
     found[name_of(record)] = repr(record.__pydantic_validator__) + repr(record.__pydantic_serializer__)
-for reader in READERS:
-    reader.rebuild()
-    found[reader.name] = repr(reader.validator) + repr(reader.serializer)
 # Addresses differ, and so does the order of what is looked up by its hash.
-plain = re.compile("0x[0-9a-f]+|,$", re.MULTILINE)
-json.dump([len(made), {name: sorted(plain.sub("", text).splitlines()) for name, text in found.items()}], sys.stdout)
+between = re.compile(r"(?:0x[0-9a-f]+|[\\s,(){}\\[\\]])+")
+json.dump([len(made), {name: sorted(between.split(text)) for name, text in found.items()}], sys.stdout)
 """
 
 

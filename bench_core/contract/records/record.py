@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, TypeAdapter, ValidationError
 from pydantic_core import CoreConfig, CoreSchema, SchemaSerializer, SchemaValidator
@@ -142,39 +142,36 @@ def records(below: type[Record] = Record) -> Iterator[type[Record]]:
         yield from records(record)
 
 
-class Reader(TypeAdapter[T]):
+class Reader(Generic[T]):
     """Reads one of several records; made when it is first used.
 
     Args:
+        kinds: their union, as pydantic's ``TypeAdapter`` takes it.
         name: of this reader among all.
     """
 
     def __init__(self, kinds: Any, name: str) -> None:
-        super().__init__(kinds, config=ConfigDict(defer_build=True), _parent_depth=3)
+        self._kinds = kinds
         self.name = name
+        self._validator: Any = None
         READERS.append(self)
 
-    def rebuild(
-        self,
-        *,
-        force: bool = False,
-        raise_errors: bool = True,
-        _parent_namespace_depth: int = 2,
-        _types_namespace: Any = None,
-    ) -> bool | None:
-        """As pydantic's; takes a schema that was made ahead."""
-        made = None if force or self.pydantic_complete else MADE_AHEAD.pop(self.name, None)
-        if made is None:
-            return super().rebuild(
-                force=force,
-                raise_errors=raise_errors,
-                _parent_namespace_depth=_parent_namespace_depth + 1,
-                _types_namespace=_types_namespace,
-            )
-        schema, config = made()
-        self.core_schema, self.pydantic_complete = schema, True
-        self.validator, self.serializer = SchemaValidator(schema, config), SchemaSerializer(schema, config)
-        return True
+    @property
+    def validator(self) -> Any:
+        """What reads."""
+        if self._validator is None:
+            made = MADE_AHEAD.pop(self.name, None)
+            self._validator = TypeAdapter(self._kinds).validator if made is None else SchemaValidator(*made())
+        return self._validator
+
+    def validate_json(self, text: str | bytes) -> T:
+        """Reads JSON text.
+
+        Raises:
+            ValidationError, ValueError, RecursionError: it is none of these records.
+        """
+        found: T = self.validator.validate_json(text)
+        return found
 
 
 READERS: list[Reader[Any]] = []

@@ -102,7 +102,7 @@ def make_ready() -> None:
     """Builds what checks and writes messages, for this process and for those that are made of it."""
     for record in get_args(Message):  # first: the adapter then takes them as they are
         record.model_rebuild()
-    _MESSAGE.rebuild()
+    _ = _MESSAGE.validator
 
 
 def parse_message(line: bytes) -> Any:

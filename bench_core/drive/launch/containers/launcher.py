@@ -279,7 +279,12 @@ class DockerLauncher:
         """A container, of which the id is known and nothing else: nobody asks more of one that has just been made, and
         the SDK would ask the engine for all of it."""
         containers = self._client.containers  # an object of this call's own
-        vars(containers)["get"] = lambda container_id: containers.prepare_model({"Id": container_id})
+
+        def get(container_id: str) -> Container:
+            del vars(containers)["get"]  # once: the container asks by it later, how it has ended
+            return containers.prepare_model({"Id": container_id})
+
+        vars(containers)["get"] = get
         return containers.create(**options)
 
 
