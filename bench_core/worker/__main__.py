@@ -14,7 +14,13 @@ sys.modules["importlib.metadata"] = _NO_PLUGINS
 # What is imported stays: looking for garbage among it costs a fifth of the import, and again at each later collection.
 gc.disable()
 
-from bench_core.worker.cli import main  # noqa: E402
+from bench_core.worker.ahead import Ahead, texts_compiled  # noqa: E402
+
+ahead = Ahead()
+with texts_compiled(ahead.codes):
+    from bench_core.contract.records.record import MADE_AHEAD
+    from bench_core.worker.cli import main
+MADE_AHEAD.update(ahead.schemas())
 
 del sys.modules["importlib.metadata"]  # whoever asks for it from now on has Python's own
 gc.enable()

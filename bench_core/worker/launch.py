@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from bench_core.contract.asked.arguments import Parser, add_launch, whole_number
@@ -31,8 +32,12 @@ def add_this_launch(parser: argparse.ArgumentParser) -> argparse._MutuallyExclus
 
 
 def planned_parser() -> argparse.ArgumentParser:
-    """Of a launch whose cells a driver has planned: what else may be said of it."""
-    parser = Parser(prog="python -m bench_core.worker", add_help=False)
+    """Of a launch whose cells a driver has planned: what else may be said of it.
+
+    Nobody reads its help, whose width argparse would ask for all the same, with imports of a hundredth of a launch.
+    """
+    narrow = partial(argparse.HelpFormatter, width=80)
+    parser = Parser(prog="python -m bench_core.worker", add_help=False, formatter_class=narrow)
     add_this_launch(parser)
     parser.add_argument("--model-folder")
     parser.add_argument("--artifact", type=Path)

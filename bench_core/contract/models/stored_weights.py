@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +94,8 @@ def safetensors_header(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
         OSError: it cannot be read.
         ValueError, RecursionError: not such a file.
     """
+    import json  # noqa: PLC0415  # of one format
+
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         if not 0 < length <= _LONGEST_HEADER_BYTES:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from pathlib import Path
@@ -43,6 +42,8 @@ def _is_number(found: object, wanted: float) -> bool:
 
 
 def _quantisation(folder: Path) -> dict[str, Any]:
+    import json  # noqa: PLC0415  # of an artifact of that form alone
+
     try:
         settings = json.loads((folder / "config.json").read_bytes()).get("quantization_config")
     except (OSError, ValueError, AttributeError, RecursionError):

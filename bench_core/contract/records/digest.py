@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 
@@ -33,13 +33,21 @@ def entries_sha256(entries: Iterable[tuple[str, str]]) -> str:
 
 def files_below(path: Path) -> list[Path]:
     """A file itself, or all files of a folder, sorted; none of what Python and its tools leave."""
-    if path.is_file():
-        return [path]
-    found = []
-    for folder, below, names in os.walk(path):
-        below[:] = [name for name in below if not _is_left_over(name)]
-        found += [Path(folder, name) for name in names if not _is_left_over(name)]
-    return sorted(file for file in found if file.is_file())
+    return [path] if path.is_file() else sorted(map(Path, _below(os.fspath(path))))
+
+
+def _below(folder: str) -> Iterator[str]:
+    """Files of a folder, in no order; an unreadable one has none, as for ``os.walk``."""
+    try:
+        with os.scandir(folder) as entries:
+            found = [entry for entry in entries if not _is_left_over(entry.name)]
+    except OSError:
+        return
+    for entry in found:
+        if entry.is_dir(follow_symlinks=False):
+            yield from _below(entry.path)
+        elif entry.is_file():
+            yield entry.path
 
 
 def _is_left_over(name: str) -> bool:
@@ -50,9 +58,16 @@ def own_code_sha256() -> str:
     """Digest of the suite's own code that runs inside every image, as it lies where this module does: the same on the
     host and in an image made of it."""
     package = Path(__file__).resolve().parents[2]
-    places = [package / "__init__.py", *(package / room for room in ("contract", "system", "worker"))]
-    files = [file for place in places for file in files_below(place)]
-    return entries_sha256((file.relative_to(package.parent).as_posix(), file_sha256(file)) for file in files)
+    rooms = (os.fspath(package / room) for room in ("contract", "system", "worker"))
+    # By names alone: every engine's process does this before it begins, and a path of each file took half of it.
+    files = [os.fspath(package / "__init__.py"), *(file for room in rooms for file in _below(room))]
+    above = len(os.fspath(package.parent)) + 1
+    return entries_sha256((file[above:], _content_sha256(file)) for file in files)
+
+
+def _content_sha256(file: str) -> str:
+    with open(file, "rb", buffering=0) as stream:
+        return hashlib.sha256(stream.read()).hexdigest()
 
 
 def prompts_sha256(prompts: Iterable[Sequence[int]]) -> str:

@@ -11,12 +11,12 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from bench_core.contract.errors import BadInput
 from bench_core.contract.measures.cpu_use import CpuReadings
 from bench_core.contract.records.outcome import Outcome
-from bench_core.contract.records.record import Record, describe
+from bench_core.contract.records.record import Reader, Record, describe
 from bench_core.contract.statistics.representation import WorkSpread
 from bench_core.contract.statistics.stopping import StoppingRule, StopReason, WarmupEnd, WarmupRule
 from bench_core.contract.statistics.workload_rate import MeanWork, WholeWork
@@ -266,8 +266,7 @@ Event = (
     | StopEvent
 )
 
-_LATER = ConfigDict(defer_build=True)  # a command reads one kind of log, or none
-_ADAPTER: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="type")], config=_LATER)
+_EVENT: Reader[Event] = Reader(Annotated[Event, Field(discriminator="type")], "event")
 
 
 def parse_event(line: str | bytes, origin: str) -> Event:
@@ -277,7 +276,7 @@ def parse_event(line: str | bytes, origin: str) -> Event:
         BadInput: not JSON, not an event, or an event of another version; ``origin`` stands in the message.
     """
     try:
-        return _ADAPTER.validate_json(line)
+        return _EVENT.validate_json(line)
     except (ValidationError, ValueError, RecursionError) as error:
         raise BadInput(f"{origin}: {describe(error)}", "the event log is damaged") from error
 
@@ -312,7 +311,7 @@ class CellEnded(Record):
 
 
 StdoutLine = Progress | CellEnded
-_STDOUT: TypeAdapter[StdoutLine] = TypeAdapter(Annotated[StdoutLine, Field(discriminator="type")], config=_LATER)
+_STDOUT: Reader[StdoutLine] = Reader(Annotated[StdoutLine, Field(discriminator="type")], "line of a worker")
 
 
 def parse_stdout(line: str | bytes) -> StdoutLine | None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
-from pydantic_core import CoreSchema
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, TypeAdapter, ValidationError
+from pydantic_core import CoreConfig, CoreSchema, SchemaSerializer, SchemaValidator
 
 from bench_core.contract.errors import BadInput, shortened
 
 Scalar = str | int | float | bool | None
 
 R = TypeVar("R", bound="Record")
+T = TypeVar("T")
 
 # Of a message that names a value of the file, which may be of any length.
 _LONGEST = 500
@@ -46,6 +48,11 @@ def _bound(schema: Any, owner: type[Record]) -> None:
             _bound(part, owner)
 
 
+# By name of a record or of a reader, its schema and the configuration of that, where they were made before this process
+# began.
+MADE_AHEAD: dict[str, Callable[[], tuple[CoreSchema, CoreConfig]]] = {}
+
+
 class Misplaced(ValueError):
     """What a check over a whole record finds wrong at one of its keys."""
 
@@ -67,6 +74,31 @@ class Record(BaseModel):
         schema = handler(source)
         _bound(schema, cls)
         return schema
+
+    @classmethod
+    def model_rebuild(
+        cls,
+        *,
+        force: bool = False,
+        raise_errors: bool = True,
+        _parent_namespace_depth: int = 2,
+        _types_namespace: Any = None,
+    ) -> bool | None:
+        """As pydantic's, which calls it when a record is first used; takes a schema that was made ahead."""
+        made = None if force or cls.__pydantic_complete__ else MADE_AHEAD.pop(name_of(cls), None)
+        if made is None:
+            return super().model_rebuild(
+                force=force,
+                raise_errors=raise_errors,
+                _parent_namespace_depth=_parent_namespace_depth + 1,
+                _types_namespace=_types_namespace,
+            )
+        schema, config = made()
+        cls.__pydantic_core_schema__ = schema
+        cls.__pydantic_validator__ = SchemaValidator(schema, config)
+        cls.__pydantic_serializer__ = SchemaSerializer(schema, config)
+        cls.__pydantic_complete__ = True
+        return True
 
     @classmethod
     def parse(cls: type[R], text: str | bytes, origin: str) -> R:
@@ -96,6 +128,53 @@ class Record(BaseModel):
     def to_json(self) -> str:
         """Indented JSON with a final newline, keys in the order of the model."""
         return self.model_dump_json(indent=2) + "\n"
+
+
+def name_of(record: type[Record]) -> str:
+    """Of a record's class among all."""
+    return f"{record.__module__}:{record.__qualname__}"
+
+
+def records(below: type[Record] = Record) -> Iterator[type[Record]]:
+    """All classes of records that have been imported."""
+    for record in below.__subclasses__():
+        yield record
+        yield from records(record)
+
+
+class Reader(Generic[T]):
+    """Reads one of several records; made when it is first used.
+
+    Args:
+        kinds: their union, as pydantic's ``TypeAdapter`` takes it.
+        name: of this reader among all.
+    """
+
+    def __init__(self, kinds: Any, name: str) -> None:
+        self._kinds = kinds
+        self.name = name
+        self._validator: Any = None
+        READERS.append(self)
+
+    @property
+    def validator(self) -> Any:
+        """What reads."""
+        if self._validator is None:
+            made = MADE_AHEAD.pop(self.name, None)
+            self._validator = TypeAdapter(self._kinds).validator if made is None else SchemaValidator(*made())
+        return self._validator
+
+    def validate_json(self, text: str | bytes) -> T:
+        """Reads JSON text.
+
+        Raises:
+            ValidationError, ValueError, RecursionError: it is none of these records.
+        """
+        found: T = self.validator.validate_json(text)
+        return found
+
+
+READERS: list[Reader[Any]] = []
 
 
 def describe(error: Exception) -> str:

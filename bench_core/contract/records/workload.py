@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 from collections.abc import Sequence
 from functools import cached_property
@@ -94,6 +93,8 @@ class Workload(Record):
     def packed(self) -> bytes:
         """The content of a run's ``workload.json.gz``: the same bytes whenever and wherever it is made with the same
         compressor."""
+        import gzip  # noqa: PLC0415  # no cell needs it
+
         return gzip.compress((self.model_dump_json() + "\n").encode(), mtime=0)
 
     def batches(self, batch_size: int) -> list[range]:

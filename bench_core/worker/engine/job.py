@@ -6,8 +6,6 @@ import os
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import ConfigDict, TypeAdapter
-
 from bench_core.contract.records.events import (
     BatchEvent,
     EndEvent,
@@ -18,7 +16,7 @@ from bench_core.contract.records.events import (
     StopEvent,
     WarmupEndEvent,
 )
-from bench_core.contract.records.record import Record
+from bench_core.contract.records.record import Reader, Record
 from bench_core.contract.records.spec import CellSpec
 
 
@@ -67,7 +65,7 @@ Message = (
     | ScoreEvent
     | EndEvent
 )
-_MESSAGE: TypeAdapter[Message] = TypeAdapter(Message, config=ConfigDict(defer_build=True))
+_MESSAGE: Reader[Message] = Reader(Message, "message of an engine")
 
 
 class Channel:
@@ -104,7 +102,7 @@ def make_ready() -> None:
     """Builds what checks and writes messages, for this process and for those that are made of it."""
     for record in get_args(Message):  # first: the adapter then takes them as they are
         record.model_rebuild()
-    _MESSAGE.rebuild()
+    _ = _MESSAGE.validator
 
 
 def parse_message(line: bytes) -> Any:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
 import sys
-from typing import BinaryIO
+import time
+from typing import TYPE_CHECKING, BinaryIO
 
 from bench_core.contract.records.workload import Workload
 from bench_core.worker.engine import process as engine_process
 from bench_core.worker.engine.job import Job, make_ready
 from bench_core.worker.sample.cgroup import oom_kills
-from bench_core.worker.supervise.forked import Forked, can_fork
+from bench_core.worker.supervise.forked import LOOK_S, Forked, can_fork
 from bench_core.worker.supervise.log import EngineLog
 from bench_core.worker.supervise.reaper import Reaper
+
+if TYPE_CHECKING:  # imported where an engine is started anew
+    import subprocess
 
 _TERMINATION_GRACE_S = 10.0
 
@@ -67,9 +70,10 @@ class EngineHandle:
 
     def finish(self) -> int:
         """Waits for the exit and returns its code; a process that closed its events but stays is ended."""
-        try:
-            code = self.process.wait(timeout=_TERMINATION_GRACE_S)
-        except subprocess.TimeoutExpired:
+        deadline = time.monotonic() + _TERMINATION_GRACE_S
+        while (code := self.process.poll()) is None and time.monotonic() < deadline:
+            time.sleep(LOOK_S)
+        if code is None:
             self.process.kill()
             code = self.process.wait()
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -94,6 +98,8 @@ def _forked(
 
 
 def _anew(control_read: int, events_write: int, log_write: int) -> Forked | subprocess.Popen[bytes]:
+    import subprocess  # noqa: PLC0415  # the first engine is made of this process
+
     return subprocess.Popen(
         # -u: what the engine has printed is in the log's pipe before the event that follows it.
         [sys.executable, "-u", "-m", "bench_core.worker.engine.process", str(control_read), str(events_write)],

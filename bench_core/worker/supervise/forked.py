@@ -6,7 +6,6 @@ import atexit
 import io
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -14,7 +13,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-_LOOK_S = 0.002
+LOOK_S = 0.002
 _HIGHEST_DESCRIPTOR = os.sysconf("SC_OPEN_MAX")
 
 
@@ -71,8 +70,10 @@ class Forked:
         deadline = None if timeout is None else time.monotonic() + timeout
         while (code := self.poll()) is None:
             if deadline is not None and time.monotonic() > deadline:
+                import subprocess  # noqa: PLC0415  # of no engine that is made of this process
+
                 raise subprocess.TimeoutExpired("the engine's process", timeout or 0.0)
-            time.sleep(_LOOK_S)
+            time.sleep(LOOK_S)
         return code
 
 

@@ -56,14 +56,17 @@ class Endpoint:
         return f"{self.url} ({self.chosen_by})" if self.chosen_by else self.url
 
     def client(self, timeout_s: float) -> docker.DockerClient:
-        """A client that has not called yet, but for the engine's API version.
+        """A client that has not called yet, but for the engine's API version. It takes containers to have no terminal:
+        none of the suite's has one, and the SDK would ask for all that the engine knows of one before it reads it.
 
         Raises:
             docker.errors.DockerException: nobody answers.
             OSError: nobody answers.
         """
         tls: Any = self.tls or False
-        return docker.DockerClient(base_url=self.url, tls=tls, timeout=timeout_s)  # type: ignore[arg-type]  # in parts, too
+        client = docker.DockerClient(base_url=self.url, tls=tls, timeout=timeout_s)  # type: ignore[arg-type]  # in parts, too
+        vars(client.api)["_check_is_tty"] = lambda _container: False
+        return client
 
 
 def connect(endpoint: Endpoint | None = None) -> docker.DockerClient:

@@ -266,7 +266,7 @@ class DockerLauncher:
         name = options["name"]
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                return self._client.containers.create(**options)
+                return self._made(options)
             except docker.errors.APIError:  # an OSError too, by way of requests; but the engine has answered
                 raise
             except OSError as error:  # it may have been made all the same: under another name, then
@@ -274,6 +274,18 @@ class DockerLauncher:
                 options["name"] = f"{name}-{attempt + 1}"
                 self._await_engine(error)
         raise self._gone(lost)
+
+    def _made(self, options: Mapping[str, Any]) -> Container:
+        """A container, of which the id is known and nothing else: nobody asks more of one that has just been made, and
+        the SDK would ask the engine for all of it."""
+        containers = self._client.containers  # an object of this call's own
+
+        def get(container_id: str) -> Container:
+            del vars(containers)["get"]  # once: the container asks by it later, how it has ended
+            return containers.prepare_model({"Id": container_id})
+
+        vars(containers)["get"] = get
+        return containers.create(**options)
 
 
 def _let_go(stream: Any) -> None:
