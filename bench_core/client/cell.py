@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -17,7 +16,6 @@ from bench_core.contract.records.outcome import MARKED, Outcome, Verdict, stoppe
 from bench_core.contract.records.spec import CellSpec
 from bench_core.contract.serving.latencies import scheduled_in
 from bench_core.contract.serving.log import CpuEvent, ServeEvents
-from bench_core.contract.serving.protocol import DRAIN_S
 from bench_core.contract.serving.requests import CourseEvent, RequestEvent, WindowEvent
 from bench_core.contract.serving.result import ServeResult, serving_result
 from bench_core.contract.serving.sidecar import Greeting, ServerState
@@ -73,7 +71,6 @@ class CellRun:
         self._window: WindowEvent | None = None
         self._begun_s: float | None = None
         self._requests: list[RequestEvent] = []
-        self._open: Counter[float] = Counter()  # when requests in flight were due
         self._sampled_s = self._looked_s = self._t0_s = 0.0
         self._told = 0
         self._known: dict[int, None] = {}  # requests that are due, in the order in which that was learned
@@ -131,30 +128,25 @@ class CellRun:
                 return None
 
     def _is_over(self, course: Course, now: float, writer: CellWriter) -> bool:
-        """Whether all that is to be measured has been: the window has ended, and so have the requests that were due in
-        it, under the same load. A saturated server is not waited for, and a request that hangs not for ever."""
+        """Whether all that is to be measured has been."""
         self._looked_s = now
         self._sent(course)
-        if self._window is None:
-            self._looks.append((now, len(self._requests), len(self._known)))
-            look = course.look(now)
-            self._window = look.window
-            if look.phase == "measuring" and self._begun_s is None:
-                self._begun_s = now
-                self._sample(writer)
+        self._looks.append((now, len(self._requests), len(self._known)))
+        look = course.look(now)
+        self._window = look.window
+        if look.phase == "measuring" and self._begun_s is None:
+            self._begun_s = now
+            self._sample(writer)
         self._tell(now)
-        window = self._window
-        if window is None or window.reason == "saturated":
-            return window is not None
-        return now - window.end_s > DRAIN_S or not any(
-            count and due_s <= window.end_s for due_s, count in self._open.items()
-        )
+        return look.over
 
     def _traced(self) -> CourseEvent:
         """What was known at each look."""
         t_s, ended, due = zip(*self._looks, strict=True)
         known = itertools.islice(self._known, due[-1])
-        return CourseEvent(start_s=self._t0_s, t_s=t_s, ended=ended, due=due, order=tuple(known), drains=True)
+        return CourseEvent(
+            start_s=self._t0_s, t_s=t_s, ended=ended, due=due, order=tuple(known), drains=True, follows=True
+        )
 
     def _sent(self, course: Course) -> None:
         """Tells the course which requests are due since the last call."""
@@ -165,7 +157,6 @@ class CellRun:
     def _due(self, course: Course, index: int, scheduled_s: float) -> None:
         if index not in self._known:
             self._known[index] = None
-            self._open[scheduled_s] += 1
             course.sent(scheduled_s)
 
     def _took(self, writer: CellWriter, request: RequestEvent) -> None:
@@ -175,9 +166,6 @@ class CellRun:
             return
         self._sent(self._course)
         self._due(self._course, request.index, request.scheduled_s)  # one that was never sent is told nowhere else
-        self._open[request.scheduled_s] -= 1
-        if not self._open[request.scheduled_s]:
-            del self._open[request.scheduled_s]
         self._course.finished(request)
 
     def _sample(self, writer: CellWriter) -> ServerState | None:

@@ -227,7 +227,7 @@ def summarise_serving(
         requests=counts,
         share_failed=counts.share_failed,
         kept=kept(requests, window, limits) if limits is not None else None,
-        saturated=window.reason == "saturated",
+        saturated=window.saturated,
         stop_reason=window.reason,
         warmup_steady=window.warmup_steady,
         client_limited=client_limited(generators, lateness, ttft, clients, planned),

@@ -1,24 +1,33 @@
 """Whether an open loop offers more than the server takes: requests in flight grow without end.
 
-Below capacity the number in flight comes back to where it was, if slowly: in a queue at 90 % it wanders far. Above
-capacity it grows by the difference of arrivals and completions. Two tests, of the last two thirds of the time so far;
-either tells:
+A number in flight that rises says little by itself. A loop fills up at its beginning, for as long as one request takes
+where each has a slot of its own, and for many times as long where all requests in flight share each step: at 80 % of
+its capacity such a server takes 25 times as long as one request alone takes. So two things are asked (``outruns``):
 
-1. **A walk that chance does not explain.** Arrivals and completions that are both as irregular as a Poisson process
-   make the number in flight a random walk, whose variance is the number of both. Told is a rise of 3.3 of its standard
-   deviations. Below capacity a queue is drawn back, so that such a rise is rarer than for the walk.
-2. **A rise that its own steps do not explain.** A server under load completes requests more regularly than that. The
-   rise is cut into ten equal stretches of time; told is a mean step of five of its standard errors, by the spread of
-   the steps. The steps of a queue at rest sum to nearly nothing. The rise must be a twentieth of the arrivals: what
-   fills up at the beginning is no overload.
+1. **Do more requests come than end, by more than chance gives?** Of the last two thirds of the time so far, and not
+   before a first request has ended. The rise, and what was to come by the rate asked for less what has ended, must
+   both be 2.25 standard deviations of it or more. The variance is that of the arrivals (Poisson's, or none where the
+   gaps are equal), and that of completions, by how far latencies scatter around what point 2 says. The lowest number
+   in flight must have grown from each third of that time to the next.
+2. **Does the server have room for it?** Of the requests whose latency is known, the latency is set against the mean
+   number in flight while each was there. A line through them says how many seconds each further request in flight
+   adds to all; its inverse is the rate that the server takes at most. A queue of requests in order gives the same line
+   as a batch whose steps get longer. Told is a rate asked for that is above it by two standard errors of the slope.
+   Where a loop just fills up, the line is flat, or its rate is above what is asked for.
 
-For both, the lowest number in flight must have grown from each third of that time to the next. Nothing is told before
-twenty requests have ended, nor before eight (test 2: sixteen) times the latency of the first of them: until then a loop
-fills up. Looks are few: each time that the time so far has grown by a tenth.
+Below capacity either is wrong now and then; both hardly ever are, and their order in time is no matter. Nothing is told
+before eight requests were answered. Looks are few: each time that the time so far has grown by a tenth, for as long as
+the load goes on, so in the drain behind the window too, and once more when the last request of the window has ended.
 
-What is told needs requests: the walk of an overload of 30 % about 500, that of 10 % some thousands, where arrivals and
-lengths are as irregular as can be; a tenth of that where they are regular. A cell that ends before has not been told
-saturated, and may be. ``tests/contract/serving/test_serving_window.py`` simulates it.
+What is told needs requests, and not time: TABLE
+``tests/contract/serving/test_serving_saturation.py`` simulates it. A cell that ends before has not been told saturated,
+and may be.
+
+**Logs of before** were judged by the number in flight alone (``grows``), until the window ended. The rule is kept for
+them: a walk of arrivals and completions, both taken to be as irregular as a Poisson process, that rises by 3.3 of its
+standard deviations; or a rise of ten equal stretches whose mean step is five of its standard errors. Neither before
+eight, or sixteen, latencies of the first requests. It told of servers at 80 % of their capacity that they were
+saturated where requests shared steps, and of none at three times their capacity where the load was shorter.
 """
 
 from __future__ import annotations
@@ -26,8 +35,17 @@ from __future__ import annotations
 import bisect
 import itertools
 import math
-from collections.abc import Sequence
+import statistics
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
+OUTRUN_ERRORS = 2.25
+SLOPE_ERRORS = 2.0
+FEWEST_ANSWERED = 8
+LOOK_GROWTH = 1.1
+_FIRST_TO_FILL = 5  # requests, by whose latency a loop has begun to fill
+_MOST_POINTS = 4000  # of a line: more of them say the same
+# Of logs of before.
 WALK_ERRORS = 3.3
 STEP_ERRORS = 5.0
 LEAST_RISE = 0.05
@@ -35,7 +53,6 @@ STEPS = 10
 WALK_LATENCIES = 8.0
 STEP_LATENCIES = 16.0
 FIRST_REQUESTS = 20
-LOOK_GROWTH = 1.1
 # Of a stretch whose steps have no spread, as of a server in lockstep: a step is known to a request.
 _LEAST_STEP_ERROR = 1.0
 
@@ -45,8 +62,114 @@ def in_flight(begun_s: Sequence[float], ended_s: Sequence[float], at_s: float) -
     return bisect.bisect_right(begun_s, at_s) - bisect.bisect_right(ended_s, at_s)
 
 
+class Known(NamedTuple):
+    """One request that was answered, and when it was to be sent."""
+
+    scheduled_s: float
+    latency_s: float
+
+
+class Seen(NamedTuple):
+    """An open loop up to a moment.
+
+    Attributes:
+        start_s, now_s: when the load began, and the moment.
+        until_s: all requests that were due before it have ended.
+        begun_s, ended_s: ascending times at which requests were to be sent, and at which requests ended.
+        answered: requests that were answered, by when they were due.
+    """
+
+    start_s: float
+    now_s: float
+    until_s: float
+    begun_s: Sequence[float]
+    ended_s: Sequence[float]
+    answered: Sequence[Known]
+
+
+def outruns(seen: Seen, rate_per_s: float | None, *, irregular: bool) -> bool:
+    """Whether more is offered than the server takes.
+
+    Args:
+        rate_per_s: requests/s that the load is to have; ``None``: as many as there were.
+        irregular: whether arrivals scatter as those of a Poisson process; else they come in equal gaps.
+    """
+    first = [one.latency_s for one in seen.answered[:FIRST_REQUESTS]]
+    filled_s = statistics.median(first[:_FIRST_TO_FILL]) if len(first) >= FEWEST_ANSWERED else math.inf
+    since_s = seen.start_s + max((seen.now_s - seen.start_s) / 3, filled_s)
+    if not 0 < filled_s <= seen.now_s - since_s:
+        return False
+    arrived = bisect.bisect_right(seen.begun_s, seen.now_s) - bisect.bisect_right(seen.begun_s, since_s)
+    left = bisect.bisect_right(seen.ended_s, seen.now_s) - bisect.bisect_right(seen.ended_s, since_s)
+    rise = (arrived if rate_per_s is None else min(arrived, rate_per_s * (seen.now_s - since_s))) - left
+    of_arrivals = float(arrived) if irregular else 0.0
+    if rise <= OUTRUN_ERRORS * math.sqrt(of_arrivals) or not _minima_rise(
+        seen.begun_s, seen.ended_s, since_s, seen.now_s
+    ):
+        return False
+    line = _slowing(seen, min(seen.start_s + filled_s, (seen.start_s + seen.until_s) / 2))
+    if line is None:
+        return False
+    scatter = line.residual / statistics.median(first) ** 2
+    offered_per_s = line.rate_per_s if rate_per_s is None else rate_per_s * line.share
+    return rise > OUTRUN_ERRORS * math.sqrt(of_arrivals + scatter * left) and offered_per_s * line.least > 1
+
+
+class _Line(NamedTuple):
+    """How latency grows with the number in flight.
+
+    Attributes:
+        least: seconds that each further request in flight adds, less two standard errors.
+        residual: variance of latencies around the line, s^2.
+        rate_per_s: requests/s that were answered, of those due in that time; ``share``: of all that were due.
+    """
+
+    least: float
+    residual: float
+    rate_per_s: float
+    share: float
+
+
+def _slowing(seen: Seen, since_s: float) -> _Line | None:
+    """Of the requests that were due from one moment until all are known; ``None`` where they are too few, or no two
+    differ in the number in flight."""
+    low = bisect.bisect_left(seen.answered, since_s, key=lambda one: one.scheduled_s)
+    high = bisect.bisect_left(seen.answered, seen.until_s, key=lambda one: one.scheduled_s)
+    due = bisect.bisect_left(seen.begun_s, seen.until_s) - bisect.bisect_left(seen.begun_s, since_s)
+    n = high - low
+    if n < FEWEST_ANSWERED or seen.until_s <= since_s:
+        return None
+    in_flight_s = _area(seen.start_s, seen.begun_s, seen.ended_s)
+    x, y = [], []
+    for k in range(low, high, math.ceil(n / _MOST_POINTS)):
+        scheduled_s, latency_s = seen.answered[k]
+        if latency_s > 0:
+            x.append((in_flight_s(scheduled_s + latency_s) - in_flight_s(scheduled_s)) / latency_s)
+            y.append(latency_s)
+    if len(x) < FEWEST_ANSWERED or max(x) - min(x) <= 0:
+        return None
+    slope, intercept = statistics.linear_regression(x, y)
+    squares = math.fsum((b - intercept - slope * a) ** 2 for a, b in zip(x, y, strict=True))
+    residual = squares / (len(x) - 2)
+    mean = math.fsum(x) / len(x)
+    error = math.sqrt(residual / math.fsum((a - mean) ** 2 for a in x))
+    return _Line(slope - SLOPE_ERRORS * error, residual, n / (seen.until_s - since_s), n / due)
+
+
+def _area(start_s: float, begun_s: Sequence[float], ended_s: Sequence[float]) -> Callable[[float], float]:
+    """The integral of the number in flight from the load's start to a moment."""
+    begun = [0.0, *itertools.accumulate(at_s - start_s for at_s in begun_s)]
+    ended = [0.0, *itertools.accumulate(at_s - start_s for at_s in ended_s)]
+
+    def until(at_s: float) -> float:
+        came, went = bisect.bisect_right(begun_s, at_s), bisect.bisect_right(ended_s, at_s)
+        return (came - went) * (at_s - start_s) - begun[came] + ended[went]
+
+    return until
+
+
 def grows(begun_s: Sequence[float], ended_s: Sequence[float], start_s: float, now_s: float, latency_s: float) -> bool:
-    """Whether the number in flight grows without end.
+    """Whether the number in flight grows without end, by the rule that logs of before were judged by.
 
     Args:
         begun_s, ended_s: ascending times at which requests were to be sent, and at which requests ended.
