@@ -239,19 +239,18 @@ def _ended(requests: list[RequestEvent], windows: list[Any]) -> list[Any]:
 def _followed(
     script: LoadScript, load: Serve, schedule: Schedule, requests: list[RequestEvent]
 ) -> tuple[CourseEvent, WindowEvent, list[RequestEvent]]:
-    """The course of a load as a client follows it, and the requests that were sent until its window ended, in the order
-    of their ends."""
+    """The course of a load as a client follows it, and the requests that were sent until it was over, in the order of
+    their ends."""
     due = sorted(requests, key=lambda request: request.scheduled_s)
     ended = sorted(requests, key=lambda request: request.ended_s)
     start_s = min(request.scheduled_s for request in requests)
     if schedule.offsets_us:
         start_s = due[0].scheduled_s - schedule.offsets_us[0] / 1e6
     course, looks = Course(load, script.protocol, start_s, requests=schedule.requests), []
-    begun = over = number = 0
-    window: WindowEvent | None = None
-    while window is None:
-        number += 1
-        now_s = start_s + number * LOOK_EVERY_S
+    begun = over = 0
+    now_s, look = start_s, course.look(start_s)
+    while not look.over:
+        now_s = start_s + (len(looks) + 1) * LOOK_EVERY_S
         while begun < len(due) and due[begun].scheduled_s <= now_s:
             course.sent(due[begun].scheduled_s)
             begun += 1
@@ -259,11 +258,12 @@ def _followed(
             course.finished(ended[over])
             over += 1
         looks.append((now_s, over, begun))
-        window = course.look(now_s).window
+        look = course.look(now_s)
+    assert look.window is not None
     t_s, known, sent = zip(*looks, strict=True)
     order = tuple(request.index for request in due[:begun])
-    event = CourseEvent(start_s=start_s, t_s=t_s, ended=known, due=sent, order=order, drains=True)
-    return event, window, [request for request in ended if request.scheduled_s <= window.end_s]
+    event = CourseEvent(start_s=start_s, t_s=t_s, ended=known, due=sent, order=order, drains=True, follows=True)
+    return event, look.window, [request for request in ended if request.scheduled_s <= now_s]
 
 
 def _beside(script: LoadScript, engine: Engine, window: WindowEvent) -> Iterable[Any]:

@@ -1,33 +1,34 @@
 """Whether an open loop offers more than the server takes: requests in flight grow without end.
 
-A number in flight that rises says little by itself. A loop fills up at its beginning, for as long as one request takes
-where each has a slot of its own, and for many times as long where all requests in flight share each step: at 80 % of
-its capacity such a server takes 25 times as long as one request alone takes. So two things are asked (``outruns``):
+A number in flight that rises says little by itself. A loop fills up at its beginning: for as long as one request takes
+where each has a slot of its own, and for much longer where all requests in flight share each step (at 80 % of its
+capacity, 25 times as long as one request takes alone). So two things are asked (``outruns``):
 
 1. **Do more requests come than end, by more than chance gives?** Of the last two thirds of the time so far, and not
-   before a first request has ended. The rise, and what was to come by the rate asked for less what has ended, must
-   both be 2.25 standard deviations of it or more. The variance is that of the arrivals (Poisson's, or none where the
-   gaps are equal), and that of completions, by how far latencies scatter around what point 2 says. The lowest number
-   in flight must have grown from each third of that time to the next.
-2. **Does the server have room for it?** Of the requests whose latency is known, the latency is set against the mean
-   number in flight while each was there. A line through them says how many seconds each further request in flight
-   adds to all; its inverse is the rate that the server takes at most. A queue of requests in order gives the same line
-   as a batch whose steps get longer. Told is a rate asked for that is above it by two standard errors of the slope.
-   Where a loop just fills up, the line is flat, or its rate is above what is asked for.
+   before a first request has ended. Told is a rise of two standard deviations, both of the requests that came and of
+   those that were to come by the rate asked for. The variance is that of the arrivals (Poisson's, or none where the
+   gaps are equal) and of the completions, by how far latencies scatter around the line of point 2. The lowest number in
+   flight must have grown from each third of that time to the next.
+2. **Does the server have no room for it?** Latencies are set against the number in flight that each request met in the
+   first half of its time. The line through them says how many seconds each further request in flight adds to a
+   latency. Its inverse is the rate that the server takes at most, be it a queue in order or a batch whose steps get
+   longer. Told is a rate asked for that is above it, by one standard error of the slope. Where a loop just fills up,
+   the line is flat, or its rate is above what is asked for. No line is needed where half of what came has not ended:
+   that is no filling up.
 
-Below capacity either is wrong now and then; both hardly ever are, and their order in time is no matter. Nothing is told
-before eight requests were answered. Looks are few: each time that the time so far has grown by a tenth, for as long as
-the load goes on, so in the drain behind the window too, and once more when the last request of the window has ended.
+Nothing is told before eight requests were answered. A cell is ended early at eight latencies of its first requests, at
+the earliest: a server may get slower before it gets faster again. Looks are few: each time that the time so far has
+grown by a tenth, for as long as the load goes on, so in the drain behind the window too. The last look, when the
+requests of the window have ended, needs no such time. So a window may be short beside a request's latency.
 
-What is told needs requests, and not time: TABLE
-``tests/contract/serving/test_serving_saturation.py`` simulates it. A cell that ends before has not been told saturated,
-and may be.
+What is told needs requests, not time: of 8 slots and Poisson arrivals an overload of 30 % is told as soon as about 300
+requests were due. ``tests/contract/serving/saturation_servers.py`` simulates servers and prints how often each is told.
+A cell that ends before has not been told saturated, and may be.
 
-**Logs of before** were judged by the number in flight alone (``grows``), until the window ended. The rule is kept for
-them: a walk of arrivals and completions, both taken to be as irregular as a Poisson process, that rises by 3.3 of its
-standard deviations; or a rise of ten equal stretches whose mean step is five of its standard errors. Neither before
-eight, or sixteen, latencies of the first requests. It told of servers at 80 % of their capacity that they were
-saturated where requests shared steps, and of none at three times their capacity where the load was shorter.
+**Logs of before** were judged by the number in flight alone (``grows``), and until the window ended. That rule is kept
+for them: a walk of arrivals and completions, both as irregular as a Poisson process, that rises by 3.3 of its standard
+deviations; or a rise of ten equal stretches whose mean step is five of its standard errors. Neither before eight, or
+sixteen, latencies of the first requests.
 """
 
 from __future__ import annotations
@@ -39,11 +40,15 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-OUTRUN_ERRORS = 2.25
-SLOPE_ERRORS = 2.0
+OUTRUN_ERRORS = 2.0
+SLOPE_ERRORS = 1.0
 FEWEST_ANSWERED = 8
 LOOK_GROWTH = 1.1
+MOST_RISE = 0.5  # of the arrivals: so much is no filling up, whatever the server
 _FIRST_TO_FILL = 5  # requests, by whose latency a loop has begun to fill
+_OF_LATENCY = 0.5  # from when a request was due, in which it meets others
+_BLOCKS = 20  # of neighbouring requests, which have a mean latency
+_MOSTLY = 0.9
 _MOST_POINTS = 4000  # of a line: more of them say the same
 # Of logs of before.
 WALK_ERRORS = 3.3
@@ -54,7 +59,7 @@ WALK_LATENCIES = 8.0
 STEP_LATENCIES = 16.0
 FIRST_REQUESTS = 20
 # Of a stretch whose steps have no spread, as of a server in lockstep: a step is known to a request.
-_LEAST_STEP_ERROR = 1.0
+_LEAST_VARIANCE = 1.0
 
 
 def in_flight(begun_s: Sequence[float], ended_s: Sequence[float], at_s: float) -> int:
@@ -87,17 +92,19 @@ class Seen(NamedTuple):
     answered: Sequence[Known]
 
 
-def outruns(seen: Seen, rate_per_s: float | None, *, irregular: bool) -> bool:
+def outruns(seen: Seen, rate_per_s: float | None, *, irregular: bool, last: bool) -> bool:
     """Whether more is offered than the server takes.
 
     Args:
         rate_per_s: requests/s that the load is to have; ``None``: as many as there were.
         irregular: whether arrivals scatter as those of a Poisson process; else they come in equal gaps.
+        last: whether nothing more will be seen, and the requests of the window have ended.
     """
     first = [one.latency_s for one in seen.answered[:FIRST_REQUESTS]]
     filled_s = statistics.median(first[:_FIRST_TO_FILL]) if len(first) >= FEWEST_ANSWERED else math.inf
     since_s = seen.start_s + max((seen.now_s - seen.start_s) / 3, filled_s)
-    if not 0 < filled_s <= seen.now_s - since_s:
+    settled = _is_late_enough(seen, first)
+    if not 0 < filled_s <= seen.now_s - since_s or not (last or settled):
         return False
     arrived = bisect.bisect_right(seen.begun_s, seen.now_s) - bisect.bisect_right(seen.begun_s, since_s)
     left = bisect.bisect_right(seen.ended_s, seen.now_s) - bisect.bisect_right(seen.ended_s, since_s)
@@ -107,19 +114,28 @@ def outruns(seen: Seen, rate_per_s: float | None, *, irregular: bool) -> bool:
         seen.begun_s, seen.ended_s, since_s, seen.now_s
     ):
         return False
-    line = _slowing(seen, min(seen.start_s + filled_s, (seen.start_s + seen.until_s) / 2))
+    if settled and rise > MOST_RISE * arrived and rise > WALK_ERRORS * math.sqrt(arrived + left):
+        return True
+    line = _slowing(seen)
     if line is None:
         return False
     scatter = line.residual / statistics.median(first) ** 2
     offered_per_s = line.rate_per_s if rate_per_s is None else rate_per_s * line.share
-    return rise > OUTRUN_ERRORS * math.sqrt(of_arrivals + scatter * left) and offered_per_s * line.least > 1
+    variance = max(of_arrivals + scatter * left, _LEAST_VARIANCE)
+    return rise > OUTRUN_ERRORS * math.sqrt(variance) and offered_per_s * line.least > 1
+
+
+def _is_late_enough(seen: Seen, first: Sequence[float]) -> bool:
+    """For a cell to be ended early: a server may get slower before it gets faster again."""
+    lasted_s = seen.now_s - seen.start_s
+    return len(first) >= FIRST_REQUESTS and lasted_s >= WALK_LATENCIES * statistics.median(first)
 
 
 class _Line(NamedTuple):
     """How latency grows with the number in flight.
 
     Attributes:
-        least: seconds that each further request in flight adds, less two standard errors.
+        least: seconds that each further request in flight adds, less a standard error.
         residual: variance of latencies around the line, s^2.
         rate_per_s: requests/s that were answered, of those due in that time; ``share``: of all that were due.
     """
@@ -130,30 +146,60 @@ class _Line(NamedTuple):
     share: float
 
 
-def _slowing(seen: Seen, since_s: float) -> _Line | None:
-    """Of the requests that were due from one moment until all are known; ``None`` where they are too few, or no two
-    differ in the number in flight."""
-    low = bisect.bisect_left(seen.answered, since_s, key=lambda one: one.scheduled_s)
-    high = bisect.bisect_left(seen.answered, seen.until_s, key=lambda one: one.scheduled_s)
-    due = bisect.bisect_left(seen.begun_s, seen.until_s) - bisect.bisect_left(seen.begun_s, since_s)
-    n = high - low
-    if n < FEWEST_ANSWERED or seen.until_s <= since_s:
+def _slowing(seen: Seen) -> _Line | None:
+    """Of the requests that were due in the last two thirds of the time of which most are known; ``None`` where they are
+    too few, or no two differ in the number in flight.
+
+    A request that is longer than others meets more of what comes later, so that in a loop that fills up its own latency
+    would seem to be the number's. So the number is taken over the mean latency of requests that came about then."""
+    until_s = _mostly_known_s(seen)
+    since_s = seen.start_s + (until_s - seen.start_s) / 3
+    low = bisect.bisect_left(seen.answered, since_s, key=_due)
+    high = bisect.bisect_left(seen.answered, until_s, key=_due)
+    due = bisect.bisect_left(seen.begun_s, until_s) - bisect.bisect_left(seen.begun_s, since_s)
+    some = seen.answered[low : high : math.ceil(max(high - low, 1) / _MOST_POINTS)]
+    if len(some) < FEWEST_ANSWERED:
         return None
     in_flight_s = _area(seen.start_s, seen.begun_s, seen.ended_s)
-    x, y = [], []
-    for k in range(low, high, math.ceil(n / _MOST_POINTS)):
-        scheduled_s, latency_s = seen.answered[k]
-        if latency_s > 0:
-            x.append((in_flight_s(scheduled_s + latency_s) - in_flight_s(scheduled_s)) / latency_s)
-            y.append(latency_s)
-    if len(x) < FEWEST_ANSWERED or max(x) - min(x) <= 0:
+    x = []
+    blocks = min(_BLOCKS, len(some) // 4)
+    for k in range(blocks):
+        block = some[k * len(some) // blocks : (k + 1) * len(some) // blocks]
+        mean_s = math.fsum(one.latency_s for one in block) / len(block)
+        x += [
+            (in_flight_s(one.scheduled_s + mean_s * _OF_LATENCY) - in_flight_s(one.scheduled_s))
+            / (mean_s * _OF_LATENCY)
+            for one in block
+        ]
+    y = [one.latency_s for one in some]
+    if max(x) - min(x) <= 0:
         return None
     slope, intercept = statistics.linear_regression(x, y)
     squares = math.fsum((b - intercept - slope * a) ** 2 for a, b in zip(x, y, strict=True))
     residual = squares / (len(x) - 2)
     mean = math.fsum(x) / len(x)
     error = math.sqrt(residual / math.fsum((a - mean) ** 2 for a in x))
-    return _Line(slope - SLOPE_ERRORS * error, residual, n / (seen.until_s - since_s), n / due)
+    return _Line(slope - SLOPE_ERRORS * error, residual, (high - low) / (until_s - since_s), (high - low) / due)
+
+
+def _due(one: Known) -> float:
+    return one.scheduled_s
+
+
+def _mostly_known_s(seen: Seen) -> float:
+    """Up to when all requests that were due have ended; where a slow one hides most of the others, up to when nine of
+    ten have been answered. Those left out are the slow ones, of late more than before: the line is less steep for it.
+    """
+    answered = len(seen.answered)
+    for due in range(len(seen.begun_s), 0, -1):
+        at_s = seen.begun_s[due - 1]
+        if at_s - seen.start_s <= 2 * (seen.until_s - seen.start_s):
+            break
+        while answered and seen.answered[answered - 1].scheduled_s > at_s:
+            answered -= 1
+        if answered >= _MOSTLY * due:
+            return at_s
+    return seen.until_s
 
 
 def _area(start_s: float, begun_s: Sequence[float], ended_s: Sequence[float]) -> Callable[[float], float]:
@@ -194,7 +240,7 @@ def grows(begun_s: Sequence[float], ended_s: Sequence[float], start_s: float, no
     steps = [later - earlier for earlier, later in itertools.pairwise(numbers)]
     mean = rise / STEPS
     squares = math.fsum((step - mean) ** 2 for step in steps) / (STEPS - 1)
-    return mean > STEP_ERRORS * math.sqrt(max(squares, _LEAST_STEP_ERROR) / STEPS)
+    return mean > STEP_ERRORS * math.sqrt(max(squares, _LEAST_VARIANCE) / STEPS)
 
 
 def _minima_rise(begun_s: Sequence[float], ended_s: Sequence[float], since_s: float, now_s: float) -> bool:

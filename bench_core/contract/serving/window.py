@@ -195,7 +195,8 @@ class Course:
             return False
         answered = [Known(one.scheduled_s, one.latency_s) for one in self._answered]
         seen = Seen(self._start_s, now_s, self._known_until_s(now_s), self._due, self._ended, answered)
-        return outruns(seen, self._load.request_rate, irregular=self._load.arrivals == "poisson")
+        irregular = self._load.arrivals == "poisson"
+        return outruns(seen, self._load.request_rate, irregular=irregular, last=last)
 
     def _look(self) -> Look:
         phase: Literal["warming", "measuring", "ended"] = "warming" if self._begin_s is None else "measuring"
