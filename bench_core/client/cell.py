@@ -11,7 +11,7 @@ from bench_core.client.load_generators import LoadGenerators
 from bench_core.client.sidecar import SidecarClient
 from bench_core.contract.errors import BadInput, MachineFailure
 from bench_core.contract.records import layout
-from bench_core.contract.records.events import EndEvent, PhaseEvent, Progress
+from bench_core.contract.records.events import EndEvent, EngineEvent, PhaseEvent, Progress
 from bench_core.contract.records.outcome import MARKED, Outcome, Verdict, stopped_on_request
 from bench_core.contract.records.spec import CellSpec
 from bench_core.contract.serving.latencies import scheduled_in
@@ -85,6 +85,8 @@ class CellRun:
         began, ready = self._server.began_s, self._server.ready_s
         writer.event(self._greeting.start)
         writer.event(PhaseEvent(phase="load", started_s=began, duration_s=max(0.0, ready - began)))
+        if self._server.facts:
+            writer.event(EngineEvent(t_s=time.monotonic(), facts=self._server.facts))
         self._doors.sidecar.begin()
         self._sample(writer)
         dead = self._follow(writer)
