@@ -107,7 +107,8 @@ def _answered(r: RequestEvent, spec: CellSpec) -> Iterator[str]:
         yield "counts as answered, without a token"
     if r.counted_by in ("ids", "usage") and sum(r.arrival_tokens) != r.output_tokens:
         yield f"{sum(r.arrival_tokens)} tokens arrived, {r.output_tokens} are counted"
-    if r.output_tokens > r.asked_tokens or (spec.length == "forced" and r.output_tokens != r.asked_tokens):
+    forced = spec.length == "forced" and r.counted_by != "events"
+    if r.output_tokens > r.asked_tokens or (forced and r.output_tokens != r.asked_tokens):
         yield f"counts as answered, with {r.output_tokens} tokens of {r.asked_tokens}"
 
 

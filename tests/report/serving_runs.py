@@ -56,7 +56,8 @@ class Engine:
         fails: every so manieth request, from how it ends; 0: none. ``refuses``: likewise, no connection.
         busy: others take its CPUs.
         dies: it runs out of memory when it is loaded.
-    speculative: it guesses tokens.
+        speculative: it guesses tokens.
+        untold: events of each answer, of a server that tells neither ids nor how many tokens there were; 0: it tells.
     """
 
     image: str
@@ -71,6 +72,7 @@ class Engine:
     busy: bool = False
     dies: bool = False
     speculative: bool = False
+    untold: int = 0
 
 
 FAST = Engine("vllm", "fp16", "vLLM fp16", ttft_s=0.03, tpot_s=0.006, slots=24)
@@ -360,12 +362,14 @@ def _request(
     elif ended_s > cut_s and taken_s - due_s > 0.5:
         at_us = [at for at in at_us if due_s + at / 1e6 < cut_s]
         end, cause, ended_s = "unfinished", "the cell ended", cut_s
+    at_us = at_us[: engine.untold or None]
     tokens = len(at_us)
     return RequestEvent.model_validate({
         "index": index, "process": 0, "prompt": prompt, "prompt_digest": prompts_sha256([ids])[:16],
         "prompt_tokens": len(ids), "scheduled_s": due_s, "sent_s": sent_s, "headers_s": sent_s, "arrivals_us": at_us,
         "arrival_tokens": [1] * tokens, "ended_s": ended_s, "output_tokens": tokens, "asked_tokens": TOKENS,
-        "counted_by": "ids" if tokens else None, "output_digest": "ab" * 8 if tokens else None, "end": end,
+        "counted_by": ("events" if engine.untold else "ids") if tokens else None,
+        "output_digest": "ab" * 8 if tokens and not engine.untold else None, "end": end,
         "status": status, "cause": cause,
     })  # fmt: skip
 
@@ -391,7 +395,7 @@ def write_search(run: Path, script: LoadScript, engine: Engine, first: int, limi
         metrics = ServeResult.read(cell / layout.RESULT_FILE).metrics
         return LoadTrial.of(load, number, Verdict.read(cell / layout.OUTCOME_FILE), metrics)
 
-    found = search_capacity("concurrency", first, limit, attempt)
+    found = search_capacity("concurrency", first, limit, attempt, window_s=script.protocol.max_serve_seconds)
     record = Capacity(
         image=engine.image, variant=engine.variant, varied="concurrency", limits=limits, conditions={}, limit=limit,
         trials=found.trials, highest=found.highest, lowest_failing=found.lowest_failing, problem=found.problem,
