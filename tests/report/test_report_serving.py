@@ -223,7 +223,7 @@ def test_found_capacities_stand_in_tables_of_their_own(run: Path) -> None:
             update={name: getattr(sought, name) for name in ("trials", "highest", "lowest_failing", "problem")}
         )
         none = replace(view, capacities=(told.model_copy(update={"window_s": 20.0}),))
-        assert search_differences(run, none) == ()
+        assert list(search_differences(run, none)) == []
         answer = rows_of(none, "Highest load within limits")["vLLM fp16"]
         assert answer["Highest load that keeps the limits"] == "none that was tried"
         assert answer["Lowest that does not"] == "1 requests/s"

@@ -75,7 +75,7 @@ def test_a_server_that_tells_nothing_is_asked_nothing() -> None:
     ("script", "why"),
     [
         ("raise SystemExit('no such library')", "not told: no such library"),
-        ("raise SystemExit(3)", "not told: exit code 3"),
+        ("raise SystemExit(3)", "not told: code 3"),
         ("print('nonsense')", "not told: Expecting value"),
         ("print('[1]')", "not told: what it printed is no object"),
         ("import os; os.write(1, bytes([255]))", "not told: "),

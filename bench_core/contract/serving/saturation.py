@@ -5,10 +5,11 @@ where each has a slot of its own, and for much longer where all requests in flig
 capacity, 25 times as long as one request takes alone). So two things are asked (``outruns``):
 
 1. **Do more requests come than end, by more than chance gives?** Of the last two thirds of the time so far, and not
-   before a first request has ended. Told is a rise of two standard deviations, both of the requests that came and of
-   those that were to come by the rate asked for. The variance is that of the arrivals (Poisson's, or none where the
-   gaps are equal) and of the completions, by how far latencies scatter around the line of point 2. The lowest number in
-   flight must have grown from each third of that time to the next.
+   before a first request has ended. Told is a rise of two standard deviations (three, before eight latencies of the
+   first requests), both of the requests that came and of those that were to come by the rate asked for. The variance
+   is that of the arrivals (Poisson's, or none where the gaps are equal) and of the completions, by how far latencies
+   scatter around the line of point 2. The lowest number in flight must have grown from each third of that time to the
+   next.
 2. **Does the server have no room for it?** Latencies are set against the number in flight that each request met in the
    first half of its time. The line through them says how many seconds each further request in flight adds to a
    latency. Its inverse is the rate that the server takes at most, be it a queue in order or a batch whose steps get
@@ -40,8 +41,10 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-OUTRUN_ERRORS = 2.0
+SETTLED_ERRORS = 2.0
+EARLY_ERRORS = 3.0
 SLOPE_ERRORS = 1.0
+EARLY_LOAD = 1.1
 FEWEST_ANSWERED = 8
 LOOK_GROWTH = 1.1
 MOST_RISE = 0.5  # of the arrivals: so much is no filling up, whatever the server
@@ -110,9 +113,8 @@ def outruns(seen: Seen, rate_per_s: float | None, *, irregular: bool, last: bool
     left = bisect.bisect_right(seen.ended_s, seen.now_s) - bisect.bisect_right(seen.ended_s, since_s)
     rise = (arrived if rate_per_s is None else min(arrived, rate_per_s * (seen.now_s - since_s))) - left
     of_arrivals = float(arrived) if irregular else 0.0
-    if rise <= OUTRUN_ERRORS * math.sqrt(of_arrivals) or not _minima_rise(
-        seen.begun_s, seen.ended_s, since_s, seen.now_s
-    ):
+    errors = SETTLED_ERRORS if settled else EARLY_ERRORS
+    if rise <= errors * math.sqrt(of_arrivals) or not _minima_rise(seen.begun_s, seen.ended_s, since_s, seen.now_s):
         return False
     if settled and rise > MOST_RISE * arrived and rise > WALK_ERRORS * math.sqrt(arrived + left):
         return True
@@ -122,7 +124,7 @@ def outruns(seen: Seen, rate_per_s: float | None, *, irregular: bool, last: bool
     scatter = line.residual / statistics.median(first) ** 2
     offered_per_s = line.rate_per_s if rate_per_s is None else rate_per_s * line.share
     variance = max(of_arrivals + scatter * left, _LEAST_VARIANCE)
-    return rise > OUTRUN_ERRORS * math.sqrt(variance) and offered_per_s * line.least > 1
+    return rise > errors * math.sqrt(variance) and offered_per_s * line.least > (1.0 if last else EARLY_LOAD)
 
 
 def _is_late_enough(seen: Seen, first: Sequence[float]) -> bool:

@@ -129,7 +129,8 @@ def test_a_schedule_that_is_used_up_ends_the_window() -> None:
 
 
 def test_an_overloaded_open_loop_is_told_and_others_are_not() -> None:
-    over = run(Course(OPEN, ServeFields(), START_S), open_loop(seeded(3), 16, 1.3, 300.0))
+    more = Serve(load="rate", request_rate=20.8)
+    over = run(Course(more, ServeFields(), START_S), open_loop(seeded(3), 16, 1.3, 300.0))
     assert over.window is not None
     assert over.window.reason == "saturated"
     under = run(Course(OPEN, ServeFields(), START_S), open_loop(seeded(3), 16, 0.8, 300.0))
