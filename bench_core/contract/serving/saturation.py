@@ -13,7 +13,8 @@ capacity, 25 times as long as one request takes alone). So two things are asked 
 2. **Does the server have no room for it?** Latencies are set against the number in flight that each request met in the
    first half of its time. The line through them says how many seconds each further request in flight adds to a
    latency. Its inverse is the rate that the server takes at most, be it a queue in order or a batch whose steps get
-   longer. Told is a rate asked for that is above it, by one standard error of the slope. Where a loop just fills up,
+   longer. Told is a rate asked for that is 5 % above it (25 % for a cell to be ended early), with the slope less a
+   standard error. Where a loop just fills up,
    the line is flat, or its rate is above what is asked for. No line is needed where half of what came has not ended:
    that is no filling up.
 
@@ -42,9 +43,10 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 SETTLED_ERRORS = 2.0
-EARLY_ERRORS = 3.0
+EARLY_ERRORS = 3.0  # before eight latencies of the first requests
 SLOPE_ERRORS = 1.0
-EARLY_LOAD = 1.1
+LAST_LOAD = 1.05
+EARLY_LOAD = 1.25  # for a cell to be ended early: until the last look a server may take more again
 FEWEST_ANSWERED = 8
 LOOK_GROWTH = 1.1
 MOST_RISE = 0.5  # of the arrivals: so much is no filling up, whatever the server
@@ -124,7 +126,7 @@ def outruns(seen: Seen, rate_per_s: float | None, *, irregular: bool, last: bool
     scatter = line.residual / statistics.median(first) ** 2
     offered_per_s = line.rate_per_s if rate_per_s is None else rate_per_s * line.share
     variance = max(of_arrivals + scatter * left, _LEAST_VARIANCE)
-    return rise > errors * math.sqrt(variance) and offered_per_s * line.least > (1.0 if last else EARLY_LOAD)
+    return rise > errors * math.sqrt(variance) and offered_per_s * line.least > (LAST_LOAD if last else EARLY_LOAD)
 
 
 def _is_late_enough(seen: Seen, first: Sequence[float]) -> bool:
