@@ -36,6 +36,12 @@ class Ggml:
         self._says = says
         self.ggml_backend_reg_count = _Function(lambda: registered)
         self.ggml_backend_load_all_from_path = _Function(self._load)
+        self.opened: list[str] = []
+        self.ggml_backend_load = _Function(self._open)
+
+    def _open(self, path: bytes) -> int | None:
+        self.opened.append(path.decode())
+        return 1 if self._says else None
 
     def _load(self, folder: bytes) -> None:
         self.looked.append(folder)
@@ -136,23 +142,19 @@ def test_a_servers_facts_are_those_of_the_library_that_it_has_opened(
     name: str,
     asked: list[str],
 ) -> None:
-    ggml = Ggml(0, "")
-    opened: list[str] = []
-    ggml.ggml_backend_load = _Function(lambda path: opened.append(path.decode()) or 1)
+    ggml = Ggml(0, LOADED)
     monkeypatch.setitem(sys.modules, "cpu_library", module(ggml))
-    sys.modules["llama_cpp"].llama_print_system_info = ZEN4.encode
+    monkeypatch.setattr(sys.modules["llama_cpp"], "llama_print_system_info", ZEN4.encode, raising=False)
     told = image_module("llama-cpp-python", "server_facts")
     maps = MAPS.format(cpu=tmp_path / file)
     monkeypatch.setattr(Path, "read_text", lambda path, encoding: maps if str(path) == "/proc/42/maps" else None)
     facts = told.facts(42)
     assert facts["cpu_library"] == name
     assert facts["cpu_instructions"].endswith("AVX512_VNNI, AVX512_BF16")
-    assert opened == [str(tmp_path / path) for path in asked]
+    assert ggml.opened == [str(tmp_path / path) for path in asked]
 
 
 def test_a_library_that_cannot_be_opened_is_told(module: Callable[[Ggml], Any], tmp_path: Path) -> None:
-    ggml = Ggml(0, "")
-    ggml.ggml_backend_load = _Function(lambda _path: None)
-    loaded = module(ggml)
+    loaded = module(Ggml(0, ""))
     with pytest.raises(loaded.EngineError, match=r"libggml-cpu-zen4.so is not loaded"):
         loaded.load_backend(tmp_path / "bin/libggml-cpu-zen4.so")

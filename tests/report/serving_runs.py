@@ -248,7 +248,8 @@ def _followed(
     start_s = min(request.scheduled_s for request in requests)
     if schedule.offsets_us:
         start_s = due[0].scheduled_s - schedule.offsets_us[0] / 1e6
-    course, looks = Course(load, script.protocol, start_s, requests=schedule.requests), []
+    course = Course(load, script.protocol, start_s, requests=schedule.requests)
+    looks: list[tuple[float, int, int]] = []
     begun = over = 0
     now_s, look = start_s, course.look(start_s)
     while not look.over:

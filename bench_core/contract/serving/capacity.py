@@ -208,7 +208,7 @@ def least_rate(first: float, window_s: float | None) -> float:
     """The lowest rate, requests/s, that a search which begins with ``first`` tries: a window is to have enough requests
     for a share of them to say something, or is as it was asked for."""
     enough = FEWEST_REQUESTS / window_s if window_s is not None else 0.0
-    return min(first, max(first / 2**_MOST_HALVINGS, enough))
+    return min(first, max(first / float(2**_MOST_HALVINGS), enough))
 
 
 def _bracket(
