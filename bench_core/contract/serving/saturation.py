@@ -5,25 +5,24 @@ where each has a slot of its own, and for much longer where all requests in flig
 capacity, 25 times as long as one request takes alone). So two things are asked (``outruns``):
 
 1. **Do more requests come than end, by more than chance gives?** Of the last two thirds of the time so far, and not
-   before a first request has ended. Told is a rise of two standard deviations (three, before eight latencies of the
-   first requests), both of the requests that came and of those that were to come by the rate asked for. The variance
-   is that of the arrivals (Poisson's, or none where the gaps are equal) and of the completions, by how far latencies
-   scatter around the line of point 2. The lowest number in flight must have grown from each third of that time to the
-   next.
+   before a first request has ended. Told is a rise of three standard deviations (two, at the last look, where eight
+   latencies of the first requests have passed), both of the requests that came and of those that were to come by the
+   rate asked for. The variance is that of the arrivals (Poisson's, or none where the gaps are equal) and of the
+   completions, by how far latencies scatter around the line of point 2. The lowest number in flight must have grown
+   from each third of that time to the next.
 2. **Does the server have no room for it?** Latencies are set against the number in flight that each request met in the
    first half of its time. The line through them says how many seconds each further request in flight adds to a
    latency. Its inverse is the rate that the server takes at most, be it a queue in order or a batch whose steps get
    longer. Told is a rate asked for that is 5 % above it (25 % for a cell to be ended early), with the slope less a
-   standard error. Where a loop just fills up,
-   the line is flat, or its rate is above what is asked for. No line is needed where half of what came has not ended:
-   that is no filling up.
+   standard error. Where a loop just fills up, the line is flat, or its rate is above what is asked for. No line is
+   needed where half of what came has not ended: that is no filling up.
 
 Nothing is told before eight requests were answered. A cell is ended early at eight latencies of its first requests, at
 the earliest: a server may get slower before it gets faster again. Looks are few: each time that the time so far has
 grown by a tenth, for as long as the load goes on, so in the drain behind the window too. The last look, when the
 requests of the window have ended, needs no such time. So a window may be short beside a request's latency.
 
-What is told needs requests, not time: of 8 slots and Poisson arrivals an overload of 30 % is told as soon as about 300
+What is told needs requests, not time: of 8 slots and Poisson arrivals an overload of 30 % is mostly told when 300
 requests were due. ``tests/contract/serving/saturation_servers.py`` simulates servers and prints how often each is told.
 A cell that ends before has not been told saturated, and may be.
 
@@ -43,7 +42,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 SETTLED_ERRORS = 2.0
-EARLY_ERRORS = 3.0  # before eight latencies of the first requests
+EARLY_ERRORS = 3.0  # before the last look, and before eight latencies of the first requests
 SLOPE_ERRORS = 1.0
 LAST_LOAD = 1.05
 EARLY_LOAD = 1.25  # for a cell to be ended early: until the last look a server may take more again
@@ -108,19 +107,19 @@ def outruns(seen: Seen, rate_per_s: float | None, *, irregular: bool, last: bool
     first = [one.latency_s for one in seen.answered[:FIRST_REQUESTS]]
     filled_s = statistics.median(first[:_FIRST_TO_FILL]) if len(first) >= FEWEST_ANSWERED else math.inf
     since_s = seen.start_s + max((seen.now_s - seen.start_s) / 3, filled_s)
-    settled = _is_late_enough(seen, first)
+    settled = _is_late_enough(seen)
     if not 0 < filled_s <= seen.now_s - since_s or not (last or settled):
         return False
     arrived = bisect.bisect_right(seen.begun_s, seen.now_s) - bisect.bisect_right(seen.begun_s, since_s)
     left = bisect.bisect_right(seen.ended_s, seen.now_s) - bisect.bisect_right(seen.ended_s, since_s)
     rise = (arrived if rate_per_s is None else min(arrived, rate_per_s * (seen.now_s - since_s))) - left
     of_arrivals = float(arrived) if irregular else 0.0
-    errors = SETTLED_ERRORS if settled else EARLY_ERRORS
+    errors = SETTLED_ERRORS if last and settled else EARLY_ERRORS
     if rise <= errors * math.sqrt(of_arrivals) or not _minima_rise(seen.begun_s, seen.ended_s, since_s, seen.now_s):
         return False
     if settled and rise > MOST_RISE * arrived and rise > WALK_ERRORS * math.sqrt(arrived + left):
         return True
-    line = _slowing(seen)
+    line = _slowing(seen, _mostly_known_s(seen))
     if line is None:
         return False
     scatter = line.residual / statistics.median(first) ** 2
@@ -129,10 +128,15 @@ def outruns(seen: Seen, rate_per_s: float | None, *, irregular: bool, last: bool
     return rise > errors * math.sqrt(variance) and offered_per_s * line.least > (LAST_LOAD if last else EARLY_LOAD)
 
 
-def _is_late_enough(seen: Seen, first: Sequence[float]) -> bool:
-    """For a cell to be ended early: a server may get slower before it gets faster again."""
-    lasted_s = seen.now_s - seen.start_s
-    return len(first) >= FIRST_REQUESTS and lasted_s >= WALK_LATENCIES * statistics.median(first)
+def _is_late_enough(seen: Seen) -> bool:
+    """Eight latencies of the first requests have passed. Of those that came first, not of those that were answered
+    first, which are the short ones."""
+    if len(seen.begun_s) < FIRST_REQUESTS:
+        return False
+    low = bisect.bisect_right(seen.answered, seen.begun_s[FIRST_REQUESTS - 1], key=_due)
+    known = [one.latency_s for one in seen.answered[:low]][:FIRST_REQUESTS]
+    median_s = statistics.median([*known, *[math.inf] * (FIRST_REQUESTS - len(known))])
+    return seen.now_s - seen.start_s >= WALK_LATENCIES * median_s
 
 
 class _Line(NamedTuple):
@@ -150,13 +154,12 @@ class _Line(NamedTuple):
     share: float
 
 
-def _slowing(seen: Seen) -> _Line | None:
-    """Of the requests that were due in the last two thirds of the time of which most are known; ``None`` where they are
+def _slowing(seen: Seen, until_s: float) -> _Line | None:
+    """Of the requests that were due in the last two thirds of the time until this moment; ``None`` where they are
     too few, or no two differ in the number in flight.
 
     A request that is longer than others meets more of what comes later, so that in a loop that fills up its own latency
     would seem to be the number's. So the number is taken over the mean latency of requests that came about then."""
-    until_s = _mostly_known_s(seen)
     since_s = seen.start_s + (until_s - seen.start_s) / 3
     low = bisect.bisect_left(seen.answered, since_s, key=_due)
     high = bisect.bisect_left(seen.answered, until_s, key=_due)
