@@ -29,9 +29,11 @@ def search(client: Client, here: Measuring, spec: CellSpec, ask: CapacityAsk, ru
     """
     home = run_folder / layout.CAPACITY_FOLDER
     method = f"{spec.image}.{spec.variant}"
+    assert spec.serve is not None  # noqa: S101  # of a cell under load
+    window_s = spec.serve.protocol.max_serve_seconds
     record = Capacity(
         image=spec.image, variant=spec.variant, searches=ask.searches, varied=ask.varied, limits=ask.limits,
-        attainment=ask.attainment, conditions=ask.conditions, limit=ask.limit,
+        attainment=ask.attainment, conditions=ask.conditions, limit=ask.limit, window_s=window_s,
     )  # fmt: skip
     path = home / f"{method}.json"
 
@@ -44,7 +46,7 @@ def search(client: Client, here: Measuring, spec: CellSpec, ask: CapacityAsk, ru
         write_text(path, record.to_json())
         return trial
 
-    found = search_capacity(ask.varied, ask.first, ask.limit, attempt, attainment=ask.attainment)
+    found = search_capacity(ask.varied, ask.first, ask.limit, attempt, attainment=ask.attainment, window_s=window_s)
     record = record.model_copy(update={name: getattr(found, name) for name in ("trials", "highest", "lowest_failing")})
     problem = "stopped on request" if client.stopped else found.problem
     write_text(path, record.model_copy(update={"problem": problem}).to_json())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -12,12 +11,11 @@ from bench_core.client.load_generators import LoadGenerators
 from bench_core.client.sidecar import SidecarClient
 from bench_core.contract.errors import BadInput, MachineFailure
 from bench_core.contract.records import layout
-from bench_core.contract.records.events import EndEvent, PhaseEvent, Progress
+from bench_core.contract.records.events import EndEvent, EngineEvent, PhaseEvent, Progress
 from bench_core.contract.records.outcome import MARKED, Outcome, Verdict, stopped_on_request
 from bench_core.contract.records.spec import CellSpec
 from bench_core.contract.serving.latencies import scheduled_in
 from bench_core.contract.serving.log import CpuEvent, ServeEvents
-from bench_core.contract.serving.protocol import DRAIN_S
 from bench_core.contract.serving.requests import CourseEvent, RequestEvent, WindowEvent
 from bench_core.contract.serving.result import ServeResult, serving_result
 from bench_core.contract.serving.sidecar import Greeting, ServerState
@@ -80,7 +78,6 @@ class CellRun:
         self._window: WindowEvent | None = None
         self._begun_s: float | None = None
         self._requests: list[RequestEvent] = []
-        self._open: Counter[float] = Counter()  # when requests in flight were due
         self._sampled_s = self._looked_s = self._t0_s = 0.0
         self._told = 0
         self._known: dict[int, None] = {}  # requests that are due, in the order in which that was learned
@@ -100,6 +97,8 @@ class CellRun:
         began, ready = self._server.began_s, self._server.ready_s
         writer.event(self._greeting.start)
         writer.event(PhaseEvent(phase="load", started_s=began, duration_s=max(0.0, ready - began)))
+        if self._server.facts:
+            writer.event(EngineEvent(t_s=time.monotonic(), facts=self._server.facts))
         self._doors.sidecar.begin()
         self._sample(writer)
         dead = self._follow(writer)
@@ -165,30 +164,25 @@ class CellRun:
         return sum(self._open.values()) * (now - window.begin_s) <= answered * _EMPTY_WITHIN_S
 
     def _is_over(self, course: Course, now: float, writer: CellWriter) -> bool:
-        """Whether all that is to be measured has been: the window has ended, and so have the requests that were due in
-        it, under the same load. A saturated server is not waited for, and a request that hangs not for ever."""
+        """Whether all that is to be measured has been."""
         self._looked_s = now
         self._sent(course)
-        if self._window is None:
-            self._looks.append((now, len(self._requests), len(self._known)))
-            look = course.look(now)
-            self._window = look.window
-            if look.phase == "measuring" and self._begun_s is None:
-                self._begun_s = now
-                self._sample(writer)
+        self._looks.append((now, len(self._requests), len(self._known)))
+        look = course.look(now)
+        self._window = look.window
+        if look.phase == "measuring" and self._begun_s is None:
+            self._begun_s = now
+            self._sample(writer)
         self._tell(now)
-        window = self._window
-        if window is None or window.reason == "saturated":
-            return window is not None
-        return now - window.end_s > DRAIN_S or not any(
-            count and due_s <= window.end_s for due_s, count in self._open.items()
-        )
+        return look.over
 
     def _traced(self) -> CourseEvent:
         """What was known at each look."""
         t_s, ended, due = zip(*self._looks, strict=True)
         known = itertools.islice(self._known, due[-1])
-        return CourseEvent(start_s=self._t0_s, t_s=t_s, ended=ended, due=due, order=tuple(known), drains=True)
+        return CourseEvent(
+            start_s=self._t0_s, t_s=t_s, ended=ended, due=due, order=tuple(known), drains=True, follows=True
+        )
 
     def _sent(self, course: Course) -> None:
         """Tells the course which requests are due since the last call."""
@@ -199,7 +193,6 @@ class CellRun:
     def _due(self, course: Course, index: int, scheduled_s: float) -> None:
         if index not in self._known:
             self._known[index] = None
-            self._open[scheduled_s] += 1
             course.sent(scheduled_s)
 
     def _took(self, writer: CellWriter, request: RequestEvent) -> None:
@@ -209,9 +202,6 @@ class CellRun:
             return
         self._sent(self._course)
         self._due(self._course, request.index, request.scheduled_s)  # one that was never sent is told nowhere else
-        self._open[request.scheduled_s] -= 1
-        if not self._open[request.scheduled_s]:
-            del self._open[request.scheduled_s]
         self._course.finished(request)
 
     def _sample(self, writer: CellWriter) -> ServerState | None:

@@ -28,7 +28,7 @@ from bench_core.report.tables import (
 )
 from bench_core.report.tables.cost import cell_cost_columns, cost_sheet, served_cost_columns
 from bench_core.report.tables.device_time import device_time_sheet
-from bench_core.report.tables.engines import engines_sheet, images_sheet, marked_sheet
+from bench_core.report.tables.engines import engines_sheet, images_sheet, marked_sheet, servers_sheet
 from bench_core.report.tables.glance import glance_sheet
 from bench_core.report.tables.parity import parity_columns, parity_sheet
 from bench_core.report.tables.searches import largest_sheets, smallest_sheet
@@ -162,6 +162,7 @@ def _details(view: RunView, prices: Prices) -> Iterator[Sheet]:
     yield from cost_sheet(view, prices)
     yield from detail.latency_sheet(view)
     yield from detail.measured_sheet(view)
+    yield from servers_sheet(view)
     yield from nodes_sheet(view)
     yield from capacity_sheets(view)
     if view.rows:

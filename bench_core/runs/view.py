@@ -209,6 +209,12 @@ class ServedRow(Ended):
             return self.guesses_at_random
         if self.result.cpu is not None and self.result.cpu.busy:
             return f"others took {taken_by_others(self.result.cpu)}"
+        requests = self.result.metrics.requests
+        if requests.by_events:
+            return (
+                f"equal work was not checked: in {requests.by_events} of {requests.ok} answers the server told neither "
+                "token ids nor how many there were, and each event counts as one token"
+            )
         limited = self.result.metrics.client_limited
         return f"the client was the bottleneck: {limited}" if limited else ""
 

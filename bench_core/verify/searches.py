@@ -52,14 +52,15 @@ def _largest_batches(folder: Path, view: RunView) -> Iterator[Difference]:
 def _highest_loads(view: RunView) -> Iterator[Difference]:
     """Answers against their trials. The first trial is of the load that the search began with."""
     for found in view.capacities:
-        if found.problem or not found.trials:
+        if (found.problem and not found.none_keeps) or not found.trials:
             continue
         name = f"{layout.CAPACITY_FOLDER}/{found.method}.json"
         first = found.trials[0].load
         try:
             follows = search_capacity(
-                found.varied, first, found.limit, _not_loaded, attainment=found.attainment, known=found.trials
-            )
+                found.varied, first, found.limit, _not_loaded,
+                attainment=found.attainment, window_s=found.window_s, known=found.trials,
+            )  # fmt: skip
         except _Untried:
             yield of_run(name, "its answer does not follow from its trials: one is missing")
             continue

@@ -13,7 +13,7 @@ from bench_core.contract.serving.load import Serve
 from bench_core.contract.serving.log import ServeEvents
 from bench_core.contract.serving.protocol import PAUSE_AFTER_FAILED_S, ServeProtocol
 from bench_core.contract.serving.requests import CourseEvent, GeneratorEvent, RequestEvent, WindowEvent
-from bench_core.contract.serving.saturation import FIRST_REQUESTS, in_flight
+from bench_core.contract.serving.saturation import FEWEST_ANSWERED, in_flight
 from bench_core.contract.serving.schedule import Schedule
 from bench_core.contract.serving.window import LEAST_REQUESTS, LEAST_SECONDS, retraced
 from bench_core.verify.clients import client_differences
@@ -60,6 +60,8 @@ def _frame(events: ServeEvents) -> Iterator[str]:
         yield "a request ends after the log's end"
     if events.window is not None and events.window.end_s > end.t_s + _SLACK_S:
         yield "the window ends after the log's end"
+    if events.window is not None and (events.window.saturation_told_s or 0.0) > end.t_s + _SLACK_S:
+        yield "saturation is told after the log's end"
     load = events.phases.get("load")
     first_s = min((request.scheduled_s for request in events.requests), default=None)
     if load is not None and first_s is not None and first_s < load.started_s + load.duration_s - _SLACK_S:
@@ -105,7 +107,8 @@ def _answered(r: RequestEvent, spec: CellSpec) -> Iterator[str]:
         yield "counts as answered, without a token"
     if r.counted_by in ("ids", "usage") and sum(r.arrival_tokens) != r.output_tokens:
         yield f"{sum(r.arrival_tokens)} tokens arrived, {r.output_tokens} are counted"
-    if r.output_tokens > r.asked_tokens or (spec.length == "forced" and r.output_tokens != r.asked_tokens):
+    forced = spec.length == "forced" and r.counted_by != "events"
+    if r.output_tokens > r.asked_tokens or (forced and r.output_tokens != r.asked_tokens):
         yield f"counts as answered, with {r.output_tokens} tokens of {r.asked_tokens}"
 
 
@@ -266,12 +269,13 @@ def _reason(
         yield f"the window ended at its limit of {protocol.max_serve_seconds:g} s, after {lasted_s:.1f} s"
     if reason == "precise" and (lasted_s < LEAST_SECONDS - _SLACK_S or len(inside) < LEAST_REQUESTS):
         yield f"the window ended as precise after {lasted_s:.1f} s and {len(inside)} requests"
-    if reason == "saturated":
+    if window.saturated:
+        told_s = window.end_s if window.saturation_told_s is None else window.saturation_told_s
         begun = sorted(r.scheduled_s for r in requests)
-        ended = sorted(r.ended_s for r in requests if r.end != "unfinished" and r.ended_s <= window.end_s)
-        since_s = begun[0] + (window.end_s - begun[0]) / 3
-        grown = in_flight(begun, ended, window.end_s) - in_flight(begun, ended, since_s)
-        if not load.open_loop or len(ended) < FIRST_REQUESTS or grown <= 0:
+        ended = sorted(r.ended_s for r in requests if r.end != "unfinished" and r.ended_s <= told_s)
+        since_s = begun[0] + (told_s - begun[0]) / 3
+        grown = in_flight(begun, ended, told_s) - in_flight(begun, ended, since_s)
+        if not load.open_loop or len(ended) < FEWEST_ANSWERED or grown <= 0:
             yield "the window ended as saturated, and requests in flight did not grow"
     if reason == "schedule_used_up":
         last = max(r.index for r in requests)

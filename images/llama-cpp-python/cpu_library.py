@@ -16,6 +16,7 @@ BUILT_IN = "built in"  # the wheel has one
 
 _HOME = Path(lib.__file__).parent
 _CHOSEN = re.compile(r"loaded CPU backend from .*/libggml-cpu-(\w+)\.so")
+_OF_CPU = re.compile(r"libggml-cpu-(\w+)\.so")
 _SETS = re.compile(r"\b((?:AVX|AMX|NEON|SVE|SME)\w*) = 1\b")
 
 
@@ -38,6 +39,32 @@ def load_backends() -> str:
     if chosen is None:
         raise EngineError("llama.cpp has no library for this CPU: the least is AVX2", Outcome.UNSUPPORTED, LOG.errors())
     return chosen[1]
+
+
+def load_backend(library: Path) -> None:
+    """Loads one library for CPUs, of those in the wheel.
+
+    Raises:
+        EngineError: it cannot be loaded.
+    """
+    ggml = ctypes.CDLL(str(_HOME / "lib" / "libggml.so"))
+    ggml.ggml_backend_load.restype = ctypes.c_void_p
+    if not ggml.ggml_backend_load(str(library).encode()):
+        raise EngineError(f"{library.name} is not loaded", Outcome.UNSUPPORTED, LOG.errors())
+
+
+def opened_by(maps: str) -> Path | None:
+    """The library for CPUs among the files that a process has in its memory (``/proc/<pid>/maps``); ``None``: none of
+    the kind, so that it is built in.
+
+    Raises:
+        EngineError: no library of the engine is among them.
+    """
+    files = {Path(line.split(maxsplit=5)[5]) for line in maps.splitlines() if line.count("/")}
+    found = [file for file in sorted(files) if _OF_CPU.fullmatch(file.name)]
+    if not found and not any(file.name.startswith("libggml") for file in files):
+        raise EngineError("that process has opened no library of llama.cpp", Outcome.UNSUPPORTED)
+    return found[0] if found else None
 
 
 def instruction_sets(system_info: str) -> str:

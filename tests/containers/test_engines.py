@@ -20,6 +20,7 @@ from bench_core.contract.records import layout
 from bench_core.contract.records.events import BatchEvent, parse_events
 from bench_core.contract.records.outcome import Verdict
 from bench_core.contract.records.workload import Workload
+from bench_core.contract.serving.result import ServeResult
 from bench_core.drive.ask.request import Suite
 from bench_core.drive.plan.catalogue import Catalogue
 from bench_core.drive.plan.plan import Job, make_plan
@@ -138,6 +139,23 @@ def test_engines_write_what_the_model_says(
         for (_, text), nll_nat in zip(texts, score.nll_nat, strict=True):
             right_nat = -float(reference.log_likelihoods(text).sum())
             assert abs(nll_nat - right_nat) / (len(text) - 1) < 0.01, name
+
+
+def test_a_server_opens_the_library_for_this_cpu_and_its_cells_say_so(
+    run: Run, tmp_path: Path, story: tuple[str, ...], kept: dict[str, Path]
+) -> None:
+    """What its process has opened is what the binding chose beside it."""
+    done = run(
+        "--images", "llama-cpp-python", "--variants", "f32", *story, "--samples", "8", "--batch-sizes", "1",
+        "--concurrency", "2", "--max-serve-seconds", "2", "--max-ramp-seconds", "1", "--max-new-tokens", "8", *BARE,
+        "--run-id", "opened", **kept,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    cells = tmp_path / "results" / "opened"
+    batch = CellResult.read(layout.cell_folder(cells, "llama-cpp-python.f32.b1") / layout.RESULT_FILE).engine_facts
+    served = ServeResult.read(layout.cell_folder(cells, "llama-cpp-python.f32.c2") / layout.RESULT_FILE).engine_facts
+    assert served["cpu_library"] == batch["cpu_library"] == _best_library()
+    assert served["cpu_instructions"] == batch["cpu_instructions"]
 
 
 def _cpu_flags() -> set[str]:

@@ -91,6 +91,31 @@ def _metrics(row: ServedRow) -> ServeMetrics:
     return row.result.metrics
 
 
+def test_a_window_shorter_than_eight_requests_tells_too_much_load_and_no_other(drive: Drive, tmp_path: Path) -> None:
+    """Told behind the window, while its last requests are waited for. Each cell has what its server tells of itself."""
+    below, above = round(0.8 * CAPACITY), round(3 * CAPACITY)
+    done = drive(
+        *COMMON, "--request-rate", f"{below},{above}", "--max-ramp-seconds", "0.5", "--max-serve-seconds", "1.2",
+        "--serve-precision", "0.001",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    folder = tmp_path / "results" / "mine"
+    rows = {row.load.request_rate: row for row in load_run(folder).served}
+    assert not _metrics(rows[below]).saturated
+    told = _metrics(rows[above])
+    assert told.saturated
+    assert told.stop_reason == "max_seconds"
+    assert told.window_s == pytest.approx(1.2, abs=0.5)
+    verified = verify_run(folder)
+    assert verified.differences == ()
+    assert not any(NO_COURSE in line for line in verified.not_checked)
+    assert "saturated" in (folder / "report.md").read_text()
+    for row in rows.values():
+        assert row.result is not None
+        assert row.result.engine_facts == {"slots": str(SLOTS), "ttft_s": str(TTFT_S), "tpot_s": str(TPOT_S)}
+    assert "How the servers ran" in (folder / "report.md").read_text()
+
+
 def test_capacity_is_the_scripts(drive: Drive, tmp_path: Path) -> None:
     """In a closed loop what is waited for is known to a request: the server has so many slots."""
     limits = ("--slo", f"ttft_s={TTFT_S * 2.5}", "--attainment", "0.9", "--capacity-of", "concurrency")

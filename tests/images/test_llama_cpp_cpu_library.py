@@ -36,6 +36,12 @@ class Ggml:
         self._says = says
         self.ggml_backend_reg_count = _Function(lambda: registered)
         self.ggml_backend_load_all_from_path = _Function(self._load)
+        self.opened: list[str] = []
+        self.ggml_backend_load = _Function(self._open)
+
+    def _open(self, path: bytes) -> int | None:
+        self.opened.append(path.decode())
+        return 1 if self._says else None
 
     def _load(self, folder: bytes) -> None:
         self.looked.append(folder)
@@ -102,3 +108,53 @@ def test_instruction_sets_are_in_the_engines_words(module: Callable[[Ggml], Any]
     assert sets(WITH_CUDA) == "AVX, AVX2"
     assert sets(ZEN4) == "AVX, AVX2, AVX512, AVX512_VBMI, AVX512_VNNI, AVX512_BF16"
     assert sets("CPU : LLAMAFILE = 1 |") == "none"
+
+
+# Of a llama-server on two cores, shortened.
+MAPS = """\
+55d0c0a00000-55d0c0b00000 r--p 00000000 00:35 262 /opt/llama-cpp/bin/llama-server
+7f1c80000000-7f1c80021000 rw-p 00000000 00:00 0
+7f1c84a00000-7f1c84b00000 r-xp 00001000 00:35 301 {cpu}
+7f1c84c00000-7f1c84c10000 r-xp 00001000 00:35 300 /opt/llama-cpp/lib/libggml-base.so
+7ffd1c9e0000-7ffd1ca01000 rw-p 00000000 00:00 0 [stack]
+"""
+
+
+def test_the_library_of_another_process_is_among_what_it_has_opened(module: Callable[[Ggml], Any]) -> None:
+    loaded = module(Ggml(0, ""))
+    assert loaded.opened_by(MAPS.format(cpu="/opt/llama-cpp/bin/libggml-cpu-zen4.so")) == Path(
+        "/opt/llama-cpp/bin/libggml-cpu-zen4.so"
+    )
+    assert loaded.opened_by(MAPS.format(cpu="/opt/llama-cpp/lib/libggml-cpu.so")) is None, "built in"
+    with pytest.raises(loaded.EngineError, match=r"no library of llama\.cpp"):
+        loaded.opened_by("7f1c80000000-7f1c80021000 r-xp 00000000 00:35 12 /usr/bin/python3.12\n")
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "asked"),
+    [("bin/libggml-cpu-zen4.so", "zen4", ["bin/libggml-cpu-zen4.so"]), ("lib/libggml-cpu.so", "built in", [])],
+)
+def test_a_servers_facts_are_those_of_the_library_that_it_has_opened(
+    module: Callable[[Ggml], Any],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    file: str,
+    name: str,
+    asked: list[str],
+) -> None:
+    ggml = Ggml(0, LOADED)
+    monkeypatch.setitem(sys.modules, "cpu_library", module(ggml))
+    monkeypatch.setattr(sys.modules["llama_cpp"], "llama_print_system_info", ZEN4.encode, raising=False)
+    told = image_module("llama-cpp-python", "server_facts")
+    maps = MAPS.format(cpu=tmp_path / file)
+    monkeypatch.setattr(Path, "read_text", lambda path, encoding: maps if str(path) == "/proc/42/maps" else None)
+    facts = told.facts(42)
+    assert facts["cpu_library"] == name
+    assert facts["cpu_instructions"].endswith("AVX512_VNNI, AVX512_BF16")
+    assert ggml.opened == [str(tmp_path / path) for path in asked]
+
+
+def test_a_library_that_cannot_be_opened_is_told(module: Callable[[Ggml], Any], tmp_path: Path) -> None:
+    loaded = module(Ggml(0, ""))
+    with pytest.raises(loaded.EngineError, match=r"libggml-cpu-zen4.so is not loaded"):
+        loaded.load_backend(tmp_path / "bin/libggml-cpu-zen4.so")

@@ -56,7 +56,8 @@ class Engine:
         fails: every so manieth request, from how it ends; 0: none. ``refuses``: likewise, no connection.
         busy: others take its CPUs.
         dies: it runs out of memory when it is loaded.
-    speculative: it guesses tokens.
+        speculative: it guesses tokens.
+        untold: events of each answer, of a server that tells neither ids nor how many tokens there were; 0: it tells.
     """
 
     image: str
@@ -71,6 +72,7 @@ class Engine:
     busy: bool = False
     dies: bool = False
     speculative: bool = False
+    untold: int = 0
 
 
 FAST = Engine("vllm", "fp16", "vLLM fp16", ttft_s=0.03, tpot_s=0.006, slots=24)
@@ -239,19 +241,19 @@ def _ended(requests: list[RequestEvent], windows: list[Any]) -> list[Any]:
 def _followed(
     script: LoadScript, load: Serve, schedule: Schedule, requests: list[RequestEvent]
 ) -> tuple[CourseEvent, WindowEvent, list[RequestEvent]]:
-    """The course of a load as a client follows it, and the requests that were sent until its window ended, in the order
-    of their ends."""
+    """The course of a load as a client follows it, and the requests that were sent until it was over, in the order of
+    their ends."""
     due = sorted(requests, key=lambda request: request.scheduled_s)
     ended = sorted(requests, key=lambda request: request.ended_s)
     start_s = min(request.scheduled_s for request in requests)
     if schedule.offsets_us:
         start_s = due[0].scheduled_s - schedule.offsets_us[0] / 1e6
-    course, looks = Course(load, script.protocol, start_s, requests=schedule.requests), []
-    begun = over = number = 0
-    window: WindowEvent | None = None
-    while window is None:
-        number += 1
-        now_s = start_s + number * LOOK_EVERY_S
+    course = Course(load, script.protocol, start_s, requests=schedule.requests)
+    looks: list[tuple[float, int, int]] = []
+    begun = over = 0
+    now_s, look = start_s, course.look(start_s)
+    while not look.over:
+        now_s = start_s + (len(looks) + 1) * LOOK_EVERY_S
         while begun < len(due) and due[begun].scheduled_s <= now_s:
             course.sent(due[begun].scheduled_s)
             begun += 1
@@ -259,11 +261,12 @@ def _followed(
             course.finished(ended[over])
             over += 1
         looks.append((now_s, over, begun))
-        window = course.look(now_s).window
+        look = course.look(now_s)
+    assert look.window is not None
     t_s, known, sent = zip(*looks, strict=True)
     order = tuple(request.index for request in due[:begun])
-    event = CourseEvent(start_s=start_s, t_s=t_s, ended=known, due=sent, order=order, drains=True)
-    return event, window, [request for request in ended if request.scheduled_s <= window.end_s]
+    event = CourseEvent(start_s=start_s, t_s=t_s, ended=known, due=sent, order=order, drains=True, follows=True)
+    return event, look.window, [request for request in ended if request.scheduled_s <= now_s]
 
 
 def _beside(script: LoadScript, engine: Engine, window: WindowEvent) -> Iterable[Any]:
@@ -360,12 +363,14 @@ def _request(
     elif ended_s > cut_s and taken_s - due_s > 0.5:
         at_us = [at for at in at_us if due_s + at / 1e6 < cut_s]
         end, cause, ended_s = "unfinished", "the cell ended", cut_s
+    at_us = at_us[: engine.untold or None]
     tokens = len(at_us)
     return RequestEvent.model_validate({
         "index": index, "process": 0, "prompt": prompt, "prompt_digest": prompts_sha256([ids])[:16],
         "prompt_tokens": len(ids), "scheduled_s": due_s, "sent_s": sent_s, "headers_s": sent_s, "arrivals_us": at_us,
         "arrival_tokens": [1] * tokens, "ended_s": ended_s, "output_tokens": tokens, "asked_tokens": TOKENS,
-        "counted_by": "ids" if tokens else None, "output_digest": "ab" * 8 if tokens else None, "end": end,
+        "counted_by": ("events" if engine.untold else "ids") if tokens else None,
+        "output_digest": "ab" * 8 if tokens and not engine.untold else None, "end": end,
         "status": status, "cause": cause,
     })  # fmt: skip
 
@@ -391,7 +396,7 @@ def write_search(run: Path, script: LoadScript, engine: Engine, first: int, limi
         metrics = ServeResult.read(cell / layout.RESULT_FILE).metrics
         return LoadTrial.of(load, number, Verdict.read(cell / layout.OUTCOME_FILE), metrics)
 
-    found = search_capacity("concurrency", first, limit, attempt)
+    found = search_capacity("concurrency", first, limit, attempt, window_s=script.protocol.max_serve_seconds)
     record = Capacity(
         image=engine.image, variant=engine.variant, varied="concurrency", limits=limits, conditions={}, limit=limit,
         trials=found.trials, highest=found.highest, lowest_failing=found.lowest_failing, problem=found.problem,

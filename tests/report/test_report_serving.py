@@ -14,13 +14,14 @@ from rich.console import Console
 from serving_runs import FAST, SCRIPTED, SLOW, Engine, LoadScript, write_loaded
 
 from bench_core.contract.records import layout
-from bench_core.contract.serving.capacity import Capacity, LoadTrial
+from bench_core.contract.serving.capacity import Capacity, LoadTrial, search_capacity
 from bench_core.contract.serving.measures import Counts
 from bench_core.contract.serving.protocol import Limits
 from bench_core.contract.statistics.correlated import Estimate
 from bench_core.report.column import Sheet
 from bench_core.report.decide.ties import tied
 from bench_core.report.document import document
+from bench_core.report.explain.serving_facts import serving_facts
 from bench_core.report.explain.under_load import failed_words
 from bench_core.report.figures.places import Spot, label_sides
 from bench_core.report.format import ABSENT, within
@@ -31,6 +32,7 @@ from bench_core.report.write.markdown import markdown
 from bench_core.report.write.serving_table import serving_table
 from bench_core.runs.load import load_run
 from bench_core.runs.view import RunView
+from bench_core.verify.run import verify_run
 from bench_core.verify.searches import search_differences
 
 FLAKY = Engine("flaky", "fp16", "Flaky fp16", fails=25)
@@ -215,9 +217,42 @@ def test_found_capacities_stand_in_tables_of_their_own(run: Path) -> None:
         told = found.model_copy(update={"varied": "concurrency", "limit": 17, "trials": trials})
         (other,) = search_differences(run, replace(view, capacities=(told,)))
         assert "lowest_failing is 32.0, from its trials follows 17.0" in other.what
+        failed = LoadTrial(load=1, number=1, attainment=share.model_copy(update={"value": 0.1, "low": 0, "high": 0.2}))
+        sought = search_capacity("request_rate", 1, 64, lambda _: failed, window_s=20.0)
+        told = found.model_copy(
+            update={name: getattr(sought, name) for name in ("trials", "highest", "lowest_failing", "problem")}
+        )
+        none = replace(view, capacities=(told.model_copy(update={"window_s": 20.0}),))
+        assert list(search_differences(run, none)) == []
+        answer = rows_of(none, "Highest load within limits")["vLLM fp16"]
+        assert answer["Highest load that keeps the limits"] == "none that was tried"
+        assert answer["Lowest that does not"] == "1 requests/s"
+        assert answer["Problem"].startswith("no rate within the limits: the least tried was 1 requests/s")
+        (other,) = search_differences(run, replace(view, capacities=(told.model_copy(update={"window_s": 200.0}),)))
+        assert "one is missing" in other.what, "windows have requests enough for half of it"
     finally:
         (home / "vllm.fp16.json").unlink()
         home.rmdir()
+
+
+def test_a_cell_whose_server_tells_no_number_of_tokens_says_that_equal_work_was_not_checked(tmp_path: Path) -> None:
+    """Its answers may be short, or several tokens may lie in an event: nobody knows, so that it is not ranked."""
+    silent = Engine("silent", "fp16", "Silent fp16", untold=7)
+    run = write_loaded(tmp_path, LoadScript(engines=(FAST, silent), loads=("c4",), window_s=6.0))
+    assert verify_run(run, published=False).differences == ()
+    view = load_run(run)
+    rows = {row.label: row for row in view.served}
+    told = rows["Silent fp16"].result
+    assert told is not None
+    assert told.metrics.requests.by_events == told.metrics.requests.ok > 0
+    assert told.metrics.requests.failed == {}
+    assert rows["Silent fp16"].unranked.startswith("equal work was not checked: in ")
+    assert rows["Silent fp16"].breaches == ()
+    assert rows["vLLM fp16"].unranked == ""
+    facts = dict(serving_facts(view))
+    assert "output tokens (not of 1 cell whose server does not tell them)" in facts["Requests"]
+    notes = sheet_of(view, "Under load: concurrency 4").notes
+    assert any("not ranked: Silent fp16: equal work was not checked" in note for note in notes)
 
 
 # --- bits -------------------------------------------------------------------------------------------------------------

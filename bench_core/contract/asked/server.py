@@ -66,6 +66,11 @@ class ServerEntry(Record):
     """
 
     command: tuple[str, ...] = Field(min_length=1, description="how it is started")
+    facts: tuple[str, ...] = Field(
+        (),
+        description="a command that is run beside it once, when it answers and before anything is measured: it prints "
+        "how the server runs, a JSON object of words; {pid} is the server's process",
+    )
     ready: UrlPath = Field(description="path that answers 200 when the model is loaded")
     path: UrlPath = Field(description="path that requests are posted to")
     prompt: Literal["ids", "text", "messages"] = Field(

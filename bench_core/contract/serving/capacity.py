@@ -13,6 +13,7 @@ from bench_core.contract.records.outcome import Outcome, Verdict
 from bench_core.contract.records.record import Record
 from bench_core.contract.serving.measures import ServeMetrics
 from bench_core.contract.serving.protocol import Limits
+from bench_core.contract.serving.window import LEAST_REQUESTS
 from bench_core.contract.statistics.bisection import Unanswered, narrow
 from bench_core.contract.statistics.correlated import Estimate
 
@@ -20,6 +21,8 @@ DEFAULT_ATTAINMENT = 0.99
 PRECISION = 0.03
 # Of a search for a rate that begins too high: a thousandth of what was asked for at first.
 _MOST_HALVINGS = 10
+# In a window: a rate that has fewer is not tried for being lower than another. A share of 99 % says little of less.
+FEWEST_REQUESTS = LEAST_REQUESTS
 
 Varied = Literal["request_rate", "concurrency"]
 
@@ -78,8 +81,8 @@ class LoadSearch(Record):
 
     Attributes:
         trials: in the order made.
-        highest: the highest load that kept the limits; ``None`` without answer.
-        lowest_failing: the lowest that did not; ``None`` where all up to the limit did.
+        highest: the highest load that kept the limits; ``None`` where none did, and without answer.
+        lowest_failing: the lowest that did not; ``None`` where all up to the limit did, and without answer.
         problem: why there is no ``highest``, in one line.
     """
 
@@ -87,6 +90,16 @@ class LoadSearch(Record):
     highest: float | None = None
     lowest_failing: float | None = None
     problem: str = ""
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether it came to its end: with the highest load, or with the word that none keeps the limits."""
+        return self.highest is not None or self.lowest_failing is not None
+
+    @property
+    def none_keeps(self) -> bool:
+        """Whether no load that was to be tried keeps the limits."""
+        return self.highest is None and self.lowest_failing is not None
 
 
 class Capacity(LoadSearch):
@@ -97,6 +110,7 @@ class Capacity(LoadSearch):
         limits, attainment: that are to be kept, by this share of requests.
         conditions: what else decides the answer; trials are used again only where all of it is the same.
         limit: no higher load was to be tried.
+        window_s: the longest window of a trial, by which ``least_rate`` follows; ``None`` in records of before.
     """
 
     schema_version: Literal[1] = 1
@@ -108,6 +122,7 @@ class Capacity(LoadSearch):
     attainment: float = Field(DEFAULT_ATTAINMENT, gt=0, le=1)
     conditions: dict[str, str]
     limit: float = Field(gt=0, le=1e6)
+    window_s: float | None = Field(None, gt=0)
 
     @property
     def method(self) -> str:
@@ -132,14 +147,17 @@ def search_capacity(
     attempt: Callable[[float], LoadTrial],
     *,
     attainment: float = DEFAULT_ATTAINMENT,
+    window_s: float | None = None,
     known: Iterable[LoadTrial] = (),
 ) -> LoadSearch:
     """Doubles from ``first`` until a load fails or ``limit`` does not, then bisects to within 3 %, or to neighbours.
 
-    Where ``first`` itself fails it is halved until a load holds: a concurrency down to 1, a rate ten times.
+    Where ``first`` itself fails it is halved until a load holds: a concurrency down to 1, a rate for as long as thirty
+    requests fall into a window, and ten times at most. Where none holds, that is the answer.
 
     Args:
         attempt: makes a trial.
+        window_s: the longest window of a trial; ``None``: not known, as of records of before.
         known: trials made earlier; a load of which one is conclusive is not tried again.
 
     A trial that does not tell ends the search.
@@ -165,9 +183,12 @@ def search_capacity(
         return (good + bad) / 2 if bad - good > PRECISION * good else None
 
     try:
-        good, bad = _bracket(varied, float(min(first, limit)), float(limit), holds)
+        good, bad = _bracket(varied, float(min(first, limit)), float(limit), window_s, holds)
         if bad is not None:
             good, bad = narrow(good, bad, middle, holds)
+    except _NoneHolds as none:
+        told = none.load if window_s is not None else None
+        return LoadSearch(trials=tuple(trials), lowest_failing=told, problem=str(none))
     except Unanswered as why:
         least = max((t.load for t in trials if t.keeps(attainment)), default=None)
         more = f"; {_words(varied, least)} keeps them" if least is not None else ""
@@ -175,14 +196,35 @@ def search_capacity(
     return LoadSearch(trials=tuple(trials), highest=good, lowest_failing=bad)
 
 
-def _bracket(varied: Varied, first: float, limit: float, holds: Callable[[float], bool]) -> tuple[float, float | None]:
-    """A load that holds, and one that does not: twice as much at most; ``None`` where the limit holds."""
-    least = 1.0 if varied == "concurrency" else first / 2**_MOST_HALVINGS
+class _NoneHolds(Unanswered):
+    """No load that was to be tried holds, down to this one."""
+
+    def __init__(self, load: float, words: str) -> None:
+        super().__init__(words)
+        self.load = load
+
+
+def least_rate(first: float, window_s: float | None) -> float:
+    """The lowest rate, requests/s, that a search which begins with ``first`` tries: a window is to have enough requests
+    for a share of them to say something, or is as it was asked for."""
+    enough = FEWEST_REQUESTS / window_s if window_s is not None else 0.0
+    return min(first, max(first / float(2**_MOST_HALVINGS), enough))
+
+
+def _bracket(
+    varied: Varied, first: float, limit: float, window_s: float | None, holds: Callable[[float], bool]
+) -> tuple[float, float | None]:
+    """A load that holds, and one that does not: twice as much at most; ``None`` where the limit holds.
+
+    Raises:
+        _NoneHolds: none does.
+    """
+    least = 1.0 if varied == "concurrency" else least_rate(first, window_s)
     load, bad = first, None
     while not holds(load):
         bad = load
         if load <= least:
-            raise Unanswered(f"not even {_words(varied, load)} keeps the limits")
+            raise _NoneHolds(load, _none_words(varied, load, window_s))
         load = max(float(int(load / 2)) if varied == "concurrency" else load / 2, least)
     while bad is None and load < limit:
         higher = min(2 * load, limit)
@@ -191,6 +233,18 @@ def _bracket(varied: Varied, first: float, limit: float, holds: Callable[[float]
         else:
             bad = higher
     return load, bad
+
+
+def _none_words(varied: Varied, load: float, window_s: float | None) -> str:
+    if varied == "concurrency" or window_s is None:
+        return f"not even {_words(varied, load)} keeps the limits"
+    words = f"no rate within the limits: the least tried was {_words(varied, load)}"
+    if load / 2 * window_s >= FEWEST_REQUESTS:
+        return words
+    return (
+        f"{words}; half of it has fewer than {FEWEST_REQUESTS} requests in a window of {window_s:g} s "
+        "(a longer --max-serve-seconds tries less)"
+    )
 
 
 def _words(varied: Varied, load: float) -> str:

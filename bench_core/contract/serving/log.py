@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from bench_core.contract.errors import BadInput
 from bench_core.contract.measures.cpu_use import CpuReading
-from bench_core.contract.records.events import EndEvent, PhaseEvent, StartEvent, TelemetryEvent
+from bench_core.contract.records.events import EndEvent, EngineEvent, PhaseEvent, StartEvent, TelemetryEvent
 from bench_core.contract.records.record import Record, describe
 from bench_core.contract.serving.requests import CourseEvent, GeneratorEvent, RequestEvent, WindowEvent
 from bench_core.contract.statistics.clocks import ClientEvent
@@ -26,6 +26,7 @@ class CpuEvent(Record):
 ServeEvent = (
     StartEvent
     | PhaseEvent
+    | EngineEvent
     | RequestEvent
     | GeneratorEvent
     | ClientEvent
@@ -63,6 +64,7 @@ class ServeEvents:
     course: CourseEvent | None = None
     window: WindowEvent | None = None
     phases: dict[str, PhaseEvent] = field(default_factory=dict)
+    facts: dict[str, str] = field(default_factory=dict)  # how the server runs, as it told
     requests: list[RequestEvent] = field(default_factory=list)
     generators: list[GeneratorEvent] = field(default_factory=list)
     clients: list[ClientEvent] = field(default_factory=list)
@@ -87,6 +89,8 @@ class ServeEvents:
             self.clients.append(event)
         elif isinstance(event, CpuEvent):
             self.cpu.append(event.reading)
+        elif isinstance(event, EngineEvent):
+            self.facts.update(event.facts)
         elif isinstance(event, PhaseEvent):
             self._once(event.phase in self.phases, f"the phase {event.phase}")
             self.phases[event.phase] = event

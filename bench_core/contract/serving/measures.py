@@ -99,6 +99,8 @@ class Counts(Record):
         failed: by kind (``RequestEvent.end``); a kind that did not occur is left out. Without those unfinished.
         unfinished: in flight when the cell ended.
         resent: sent twice (``RequestEvent``); each is among the others once, however it ended.
+        by_events: of those ``ok``, whose server told neither token ids nor their number: each event counts as a token,
+            and how many there were is not known.
     """
 
     scheduled: int = Field(ge=0)
@@ -107,6 +109,7 @@ class Counts(Record):
     failed: dict[str, int] = {}
     unfinished: int = Field(ge=0)
     resent: int = Field(0, ge=0)
+    by_events: int = Field(0, ge=0)
 
     @property
     def share_failed(self) -> float:
@@ -227,7 +230,7 @@ def summarise_serving(
         requests=counts,
         share_failed=counts.share_failed,
         kept=kept(requests, window, limits) if limits is not None else None,
-        saturated=window.reason == "saturated",
+        saturated=window.saturated,
         stop_reason=window.reason,
         warmup_steady=window.warmup_steady,
         client_limited=client_limited(generators, lateness, ttft, clients, planned),
@@ -386,6 +389,7 @@ def _counts(planned: Sequence[RequestEvent]) -> Counts:
         failed=failed,
         unfinished=ends["unfinished"],
         resent=sum(request.resent for request in planned),
+        by_events=sum(request.ok and request.counted_by == "events" for request in planned),
     )
 
 

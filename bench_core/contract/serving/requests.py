@@ -132,10 +132,13 @@ class CourseEvent(Record):
         due: how many it knew to be due: so many of the first of ``order``.
         order: requests by their index, in the order in which it learned that they were due.
         drains: a trace was measured until its last request had ended; in logs of before, until that was sent.
+        follows: the drain behind the window was looked at too; in logs of before looks end with the window, and more
+            load than the server takes was told by another rule (``serving.saturation``).
     """
 
     type: Literal["course"] = "course"
     drains: bool = False
+    follows: bool = False
     start_s: Moment
     t_s: tuple[Moment, ...]
     ended: tuple[Count, ...]
@@ -165,6 +168,7 @@ class WindowEvent(Record):
         begin_s, end_s: requests scheduled within it count, and tokens that arrived within it.
         warmup_steady: whether the warm-up showed no trend at its end; ``False``: its limit was reached.
         reason: why it ended.
+        saturation_told_s: when it was seen, behind the window, that more was offered than the server takes.
     """
 
     type: Literal["window"] = "window"
@@ -172,9 +176,17 @@ class WindowEvent(Record):
     end_s: Moment
     warmup_steady: bool
     reason: StopReason
+    saturation_told_s: Moment | None = None
+
+    @property
+    def saturated(self) -> bool:
+        """Whether an open loop offered more than the server took, told within the window or behind it."""
+        return self.reason == "saturated" or self.saturation_told_s is not None
 
     @model_validator(mode="after")
     def _forward(self) -> WindowEvent:
         if self.end_s <= self.begin_s:
             raise ValueError("a window ends after its beginning")
+        if self.saturation_told_s is not None and (self.reason == "saturated" or self.saturation_told_s < self.end_s):
+            raise ValueError("a window that was told saturated behind its end had not been before")
         return self

@@ -20,6 +20,7 @@ class ServeResult(Record):
     """Present only if the cell is complete.
 
     Attributes:
+        engine_facts: how the server ran, where its image tells.
         load_s: from the server's start to its first answer.
         host_peak_bytes: resident memory of the server's processes at most, over the window.
         cpu: who used the CPUs that the server may use, over the window; absent where the machine does not tell.
@@ -29,6 +30,7 @@ class ServeResult(Record):
     cell: str
     outcome: Literal[Outcome.OK] = Outcome.OK
     versions: dict[str, str]
+    engine_facts: dict[str, str] = {}
     load_s: float | None
     host_peak_bytes: int | None
     cpu: CpuUse | None
@@ -63,6 +65,7 @@ def serving_result(
     return ServeResult(
         cell=cell,
         versions=events.start.versions,
+        engine_facts=events.facts,
         load_s=load.duration_s if load is not None else None,
         host_peak_bytes=_host_peak(events.telemetry, events.window),
         cpu=_cpu(events.cpu, events.window, busy),

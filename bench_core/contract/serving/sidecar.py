@@ -78,12 +78,14 @@ class ServerState(Record):
 
     Attributes:
         began_s, ready_s: CLOCK_MONOTONIC when it was started and when it first answered; 0 where it has not.
+        facts: how it runs, as its image told beside it; for each cell that it is measured in.
         verdict: on a cell that was measured when it died; only where it is ``dead``.
     """
 
     state: Literal["none", "loading", "ready", "dead"]
     began_s: float = 0.0
     ready_s: float = 0.0
+    facts: dict[str, str] = {}
     verdict: Verdict | None = None
 
 

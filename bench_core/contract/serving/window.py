@@ -19,6 +19,10 @@ by a fifth: of a queue near its capacity a test finds a trend now and then, whic
 looks running, of which each needs a tenth more time (``contract.statistics.stopping`` says why looks are few and why
 two); not before five seconds and thirty requests. Other ends: the longest time, the most requests, the schedule's end,
 and an open loop that offers more than the server takes (``serving.saturation``).
+
+**Drain.** The load goes on until the requests that were due in the window have ended, for a minute at most. Of an open
+loop that is looked at as well: where a request's latency is long beside the window, it is there that too much load is
+seen. The window stays as it is, and says when that was told. A server that was told saturated is not waited for.
 """
 
 from __future__ import annotations
@@ -33,9 +37,9 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from bench_core.contract.serving.load import Serve
-from bench_core.contract.serving.protocol import ServeFields
+from bench_core.contract.serving.protocol import DRAIN_S, ServeFields
 from bench_core.contract.serving.requests import CourseEvent, RequestEvent, StopReason, WindowEvent
-from bench_core.contract.serving.saturation import FIRST_REQUESTS, LOOK_GROWTH, grows
+from bench_core.contract.serving.saturation import FIRST_REQUESTS, LOOK_GROWTH, Known, Seen, grows, outruns
 from bench_core.contract.statistics.correlated import Estimate, percentile_interval, rate_interval
 from bench_core.contract.statistics.trend import trend
 
@@ -56,7 +60,8 @@ class Look(NamedTuple):
     """What follows from what was seen so far.
 
     Attributes:
-        phase: ``warming``, ``measuring``, ``ended``.
+        phase: ``warming``, ``measuring``, ``ended``: the window has.
+        over: nothing more is to be seen: requests of the window have ended, or are not waited for.
         window: the window, as soon as it has ended.
         in_flight: requests that are due and have not ended.
         ended: requests that have ended, in warm-up or in the window.
@@ -65,6 +70,7 @@ class Look(NamedTuple):
     """
 
     phase: Literal["warming", "measuring", "ended"]
+    over: bool
     window: WindowEvent | None
     in_flight: int
     ended: int
@@ -89,6 +95,8 @@ class Course:
         max_requests: that are to be measured at most; ``None``: no limit.
         drains: a trace is measured until its last request has ended. Without it until that is sent, as in logs of
             before: of requests that all come at once hardly a token was counted.
+        follows: the drain is looked at too, and more load than the server takes is told by ``saturation.outruns``.
+            Without it by ``saturation.grows``, as in logs of before.
     """
 
     def __init__(
@@ -100,8 +108,10 @@ class Course:
         requests: int | None = None,
         max_requests: int | None = None,
         drains: bool = True,
+        follows: bool = True,
     ) -> None:
         self._drains = drains and load.load == "trace"
+        self._follows = follows
         self._load, self._options, self._start_s = load, options, start_s
         self._requests, self._max_requests = requests, max_requests
         self._due: list[float] = []
@@ -119,6 +129,7 @@ class Course:
         self._next_precise_s = math.inf
         self._precise_looks = 0
         self._window: WindowEvent | None = None
+        self._over = False
         self._throughput: Estimate | None = None
         self._ttft: Estimate | None = None
 
@@ -147,26 +158,51 @@ class Course:
         """Ends the window from outside; a cell that is still warming up has the latter half of its time as window."""
         if self._window is None:
             self._end(now_s, "stopped")
+        self._over = True
         return self._look()
 
     def look(self, now_s: float) -> Look:
         """What follows at this time, which never goes back."""
-        if self._window is None and self._load.open_loop and now_s >= self._next_growth_s:
-            self._next_growth_s = self._start_s + (now_s - self._start_s) * LOOK_GROWTH
-            if len(self._answered) >= FIRST_REQUESTS:
-                latency_s = statistics.median(one.latency_s for one in self._answered[:FIRST_REQUESTS])
-                if grows(self._due, self._ended, self._start_s, now_s, latency_s):
-                    self._end(now_s, "saturated")
+        if self._window is None and self._is_too_much(now_s):
+            self._end(now_s, "saturated")
         if self._window is None and self._begin_s is None:
             self._warm(now_s)
         if self._window is None:
             self._measure(now_s)
+        if self._window is not None and not self._over:
+            self._drain(now_s, self._window)
         return self._look()
+
+    def _drain(self, now_s: float, window: WindowEvent) -> None:
+        """What the load shows behind the window."""
+        done = window.saturated or self._known_until_s(now_s) > window.end_s or now_s - window.end_s > DRAIN_S
+        if not window.saturated and self._follows and now_s > window.end_s and self._is_too_much(now_s, last=done):
+            self._window = window.model_copy(update={"saturation_told_s": now_s})
+            done = True
+        self._over = done
+
+    def _is_too_much(self, now_s: float, *, last: bool = False) -> bool:
+        """Whether an open loop is seen to offer more than the server takes. Asked now and then, and at the end."""
+        if not self._load.open_loop or (now_s < self._next_growth_s and not last):
+            return False
+        self._next_growth_s = self._start_s + (now_s - self._start_s) * LOOK_GROWTH
+        if not self._follows:
+            if len(self._answered) < FIRST_REQUESTS:
+                return False
+            latency_s = statistics.median(one.latency_s for one in self._answered[:FIRST_REQUESTS])
+            return grows(self._due, self._ended, self._start_s, now_s, latency_s)
+        if self._sent_all(now_s):  # what is left in flight gets fewer
+            return False
+        answered = [Known(one.scheduled_s, one.latency_s) for one in self._answered]
+        seen = Seen(self._start_s, now_s, self._known_until_s(now_s), self._due, self._ended, answered)
+        irregular = self._load.arrivals == "poisson"
+        return outruns(seen, self._load.request_rate, irregular=irregular, last=last)
 
     def _look(self) -> Look:
         phase: Literal["warming", "measuring", "ended"] = "warming" if self._begin_s is None else "measuring"
         return Look(
             phase="ended" if self._window is not None else phase,
+            over=self._over,
             window=self._window,
             in_flight=len(self._due) - len(self._ended),
             ended=len(self._ended),
@@ -260,9 +296,11 @@ class Course:
     def _used_up(self, now_s: float) -> bool:
         """Whether an open loop has sent its last request: from then on the load falls. Of a trace, whether it has ended
         too."""
-        if self._requests is None or len(self._due) < self._requests or self._due[-1] > now_s:
-            return False
-        return not self._drains or len(self._ended) >= len(self._due)
+        return self._sent_all(now_s) and (not self._drains or len(self._ended) >= len(self._due))
+
+    def _sent_all(self, now_s: float) -> bool:
+        """Whether the last request of the schedule was due."""
+        return self._requests is not None and len(self._due) >= self._requests and self._due[-1] <= now_s
 
     def _ended_since(self, time_s: float) -> int:
         return len(self._ended) - bisect.bisect_left(self._ended, time_s)
@@ -303,17 +341,20 @@ def retraced(
     due_s = {request.index: request.scheduled_s for request in requests}
     if len(requests) < max(course.ended, default=0) or not due_s.keys() >= set(course.order):
         raise ValueError("a look knew of a request that is not in the log")
-    again = Course(load, options, course.start_s, requests=scheduled, drains=course.drains)
+    again = Course(load, options, course.start_s, requests=scheduled, drains=course.drains, follows=course.follows)
     due = ended = 0
+    window = None
     for now_s, due_by, ended_by in zip(course.t_s, course.due, course.ended, strict=True):
         for index in course.order[due:due_by]:
             again.sent(due_s[index])
         for request in requests[ended:ended_by]:
             again.finished(request)
         due, ended = due_by, ended_by
-        if (window := again.look(now_s).window) is not None:
+        look = again.look(now_s)
+        window = look.window
+        if look.over or (window is not None and not course.follows):
             return window
-    return None
+    return window
 
 
 def _means(values: Sequence[float], blocks: int) -> list[float]:

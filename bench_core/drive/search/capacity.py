@@ -39,7 +39,7 @@ class CapacitySearch:
         path = home / f"{self._job.title}.json"
         ask = self._ask(prepared, home)
         earlier = _read(path)
-        if earlier is not None and earlier.highest is not None and earlier.conditions == ask.conditions:
+        if earlier is not None and earlier.is_answered and earlier.conditions == ask.conditions:
             self._site.display.note(f"{self._job.title}: the capacity is known already, nothing was tried again")
             return earlier
         ended = execution.search(self._job, prepared, run_folder, ask)
@@ -49,8 +49,9 @@ class CapacitySearch:
         if found is None or found.searches != ask.searches:
             self._site.display.note(f"{self._job.title}: no load was tried: {stated_cause(ended.stderr_tail)}")
             return None
-        told = f"{found.highest:g}" if found.highest is not None else f"not found: {found.problem}"
-        self._site.display.note(f"{self._job.title}: highest {ask.varied.replace('_', ' ')} within the limits: {told}")
+        told = f"highest {ask.varied.replace('_', ' ')} within the limits: "
+        told += f"{found.highest:g}" if found.highest is not None else f"not found: {found.problem}"
+        self._site.display.note(f"{self._job.title}: {found.problem if found.none_keeps else told}")
         return found
 
     def _ask(self, prepared: Prepared, home: Path) -> CapacityAsk:

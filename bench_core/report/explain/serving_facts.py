@@ -37,7 +37,9 @@ def serving_facts(view: RunView) -> Iterator[tuple[str, str]]:
     broken = sum(bool(row.breaches) for row in view.served)
     found = f"{quantity(broken, 'cell')} not ranked for it" if broken else "nothing found"
     ids = "ids against the prompts kept with the run, " if view.workload else ""
-    yield "Requests", f"every one checked: {ids}order, times of sending, output tokens; {found}"
+    untold = [row for row in view.served if row.result and row.result.metrics.requests.by_events]
+    tokens = f"output tokens (not of {quantity(len(untold), 'cell')} whose server does not tell them)" if untold else ""
+    yield "Requests", f"every one checked: {ids}order, times of sending, {tokens or 'output tokens'}; {found}"
 
 
 def _slots(view: RunView) -> Iterator[tuple[str, str]]:

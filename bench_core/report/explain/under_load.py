@@ -17,8 +17,8 @@ from bench_core.runs.view import RunView, ServedRow
 
 SATURATED = "saturated"
 SATURATED_NOTE = (
-    f"{SATURATED}: more requests were sent than the server took, so that its queue grew. Its latencies belong to no "
-    "lasting state, and it is not ranked at this load."
+    f"{SATURATED}: more requests were sent than the server took, so that its queue grew, in the window or until the "
+    "last request of it had ended. Its latencies belong to no lasting state, and it is not ranked at this load."
 )
 NONE_FAILED = "none"
 SENT_TWICE = "sent twice"

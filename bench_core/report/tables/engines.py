@@ -95,6 +95,34 @@ def engines_sheet(view: RunView) -> Sheet:
     return sheet("How the engines ran", _TOLD, [_Told(*key, sizes) for key, sizes in told.items()])
 
 
+@dataclass(frozen=True)
+class _ServerTold:
+    """The same of a server, once for all load points."""
+
+    label: str
+    facts: str
+    loads: list[str]
+
+
+_SERVER_TOLD: Sequence[Column[_ServerTold]] = [
+    Column("Method", "label", words=True),
+    Column("Load points", lambda told: ", ".join(dict.fromkeys(told.loads)), words=True),
+    Column("What was told of the server", "facts", words=True),
+]
+
+
+def servers_sheet(view: RunView) -> Iterator[Sheet]:
+    """How the servers ran, where an image tells it of its own."""
+    told: dict[tuple[str, str], list[str]] = {}
+    for row in view.served:
+        facts = sorted(row.result.engine_facts.items()) if row.result else []
+        words = ", ".join(f"{name}: {foreign(value)}" for name, value in facts)
+        if words:
+            told.setdefault((row.label, words), []).append(row.load.mark)
+    if told:
+        yield sheet("How the servers ran", _SERVER_TOLD, [_ServerTold(*key, loads) for key, loads in told.items()])
+
+
 def _artifact(cell: Cell) -> str:
     """Its name, and of one that was given where it is from and what its tensors are."""
     view, row = cell.view, cell.row

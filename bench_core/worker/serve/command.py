@@ -106,8 +106,14 @@ def command_of(
         longest: tokens of the longest request, prompt and output.
         slots: see ``slots_of``.
     """
+    places = places_of(request, host, port, longest=longest, slots=slots)
+    return filled(words_of(manifest, request.cells[0], request.at_once), places)
+
+
+def places_of(request: MeasureRequest, host: str, port: int, *, longest: int, slots: int) -> dict[str, str]:
+    """What a command's places are filled with; as for ``command_of``."""
     spec = request.cells[0]
-    places = {
+    return {
         **{name: _written(value) for name, value in spec.options.items()},
         "python": sys.executable,
         "bin": str(Path(sys.executable).parent),
@@ -122,7 +128,6 @@ def command_of(
         "gpus": str(spec.gpus),
         "even_shares": ",".join(["1"] * spec.gpus),
     }
-    return filled(words_of(manifest, spec, request.at_once), places)
 
 
 def _written(value: object) -> str:

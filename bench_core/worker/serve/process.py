@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import itertools
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
+from bench_core.contract.errors import shortened
 from bench_core.contract.records.outcome import Outcome, Verdict
 from bench_core.contract.serving.sidecar import ServerState
 from bench_core.system.nvml import Readings
@@ -25,6 +28,9 @@ from bench_core.worker.supervise.verdict import exit_words
 _ASK_EVERY_S = 0.1
 _ANSWER_WITHIN_S = 5.0
 _TERMINATION_GRACE_S = 10.0
+_FACTS_WITHIN_S = 60.0
+_MOST_FACTS = 50
+_LONGEST_FACT = 1000
 
 
 class ServerProcess:
@@ -38,7 +44,12 @@ class ServerProcess:
         load_timeout_s: float,
         gpu: Readings | None,
         out_of_memory_signs: tuple[str, ...],
+        facts_command: Callable[[int], list[str]] = lambda _: [],
     ) -> None:
+        """``facts_command``: of the server's process; empty where it tells nothing of itself."""
+        self._environment = {**os.environ, **environment}
+        self._facts_command = facts_command
+        self._facts: dict[str, str] = {}
         self._ready_url = ready_url
         self._load_timeout_s = load_timeout_s
         self._signs = out_of_memory_signs
@@ -56,7 +67,7 @@ class ServerProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=log_write,
                 stderr=log_write,
-                env={**os.environ, **environment},
+                env=self._environment,
                 start_new_session=True,
             )
         finally:
@@ -75,7 +86,13 @@ class ServerProcess:
         with self._lock:
             name = "dead" if self._verdict is not None else "ready" if self._ready_s else "loading"
             return ServerState.model_validate(
-                {"state": name, "began_s": self.began_s, "ready_s": self._ready_s, "verdict": self._verdict}
+                {
+                    "state": name,
+                    "began_s": self.began_s,
+                    "ready_s": self._ready_s,
+                    "facts": self._facts,
+                    "verdict": self._verdict,
+                }
             )
 
     def stop(self) -> None:
@@ -96,9 +113,11 @@ class ServerProcess:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         while not self._ended.is_set():
             if _answers(opener, self._ready_url):
+                ready_s = seconds(monotonic_ns())
                 self.sampler.sample()
+                facts = facts_told(self._facts_command(self.process.pid), self._environment)
                 with self._lock:
-                    self._ready_s = seconds(monotonic_ns())
+                    self._ready_s, self._facts = ready_s, facts
                 return
             if seconds(monotonic_ns()) > deadline:
                 self._too_late = True
@@ -143,6 +162,31 @@ class ServerProcess:
         phase = "load" if loading else "measure"
         found = {"outcome": outcome, "cause": cause, "phase": phase, "judged_by": "worker"}
         return Verdict.model_validate({**found, "exit_code": exit_code, "evidence": evidence})
+
+
+def facts_told(command: list[str], environment: Mapping[str, str]) -> dict[str, str]:
+    """What a command prints of a server, a JSON object of words; ``facts``: why there is nothing of it, where it fails.
+    Nothing for no command."""
+    if not command:
+        return {}
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            env=dict(environment),
+            timeout=_FACTS_WITHIN_S,
+            check=False,
+        )
+        if done.returncode:
+            raise ValueError(last_line(done.stderr.decode("utf-8", "replace")) or exit_words(done.returncode))
+        told = json.loads(done.stdout)
+        if not isinstance(told, dict):
+            raise ValueError("what it printed is no object")
+    except (OSError, ValueError, RecursionError, subprocess.SubprocessError) as error:
+        return {"facts": f"not told: {shortened(' '.join(str(error).split()), _LONGEST_FACT)}"}
+    found = ((str(name), shortened(str(value), _LONGEST_FACT)) for name, value in told.items())
+    return dict(itertools.islice(found, _MOST_FACTS))
 
 
 def _answers(opener: urllib.request.OpenerDirector, url: str) -> bool:

@@ -9,11 +9,14 @@ from __future__ import annotations
 import heapq
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from bench_core.contract.serving.requests import RequestEvent
+from bench_core.contract.serving.window import Course, Look
 
+START_S = 1000.0  # of a load
 BASE_S = 0.05  # of a time to first token without waiting
 
 
@@ -75,6 +78,48 @@ def open_loop(
         yield Served(at_s, begun_s - at_s, service_s)
 
 
+def in_one_batch(
+    drawn: random.Random,
+    doubled_by: float,
+    rho: float,
+    until_s: float,
+    *,
+    most: int | None = None,
+    gap: Draw = exponential,
+    service: Draw = fixed,
+) -> Iterator[Served]:
+    """Requests that share every step, from time 0, when there are none. A request alone takes 1 s in the mean, and n at
+    once 1 + n / ``doubled_by`` times as long, so that the server takes ``doubled_by`` requests/s at most; with no more
+    than ``most`` at once, so many / how long they take. Others wait, in order."""
+    taken = doubled_by if most is None else most / (1 + most / doubled_by)
+    now_s = done = 0.0
+    arrival_s = gap(drawn) / (taken * rho)
+    batch: list[tuple[float, int, float, float]] = []  # work done when it ends; number, when it came and began
+    waiting: deque[tuple[int, float, float]] = deque()
+    came = 0
+    ended: dict[int, Served] = {}
+    told = 0
+    while batch or arrival_s < until_s:
+        pace = 1 / (1 + len(batch) / doubled_by)
+        end_s = now_s + (batch[0][0] - done) / pace if batch else math.inf
+        if arrival_s < min(until_s, end_s):
+            done += (arrival_s - now_s) * pace if batch else 0.0
+            now_s = arrival_s
+            waiting.append((came, now_s, service(drawn)))
+            came += 1
+            arrival_s += gap(drawn) / (taken * rho)
+        else:
+            done, number, at_s, begun_s = heapq.heappop(batch)
+            now_s = end_s
+            ended[number] = Served(at_s, begun_s - at_s, now_s - begun_s)
+        while waiting and (most is None or len(batch) < most):
+            number, at_s, work = waiting.popleft()
+            heapq.heappush(batch, (done + work, number, at_s, now_s))
+        while told in ended:
+            yield ended.pop(told)
+            told += 1
+
+
 def closed_loop(drawn: random.Random, streams: int, until_s: float, service: Draw) -> Iterator[Served]:
     """Each stream sends its next request when one has ended; nobody waits. In order of sending."""
     free = [0.0] * streams
@@ -119,3 +164,27 @@ def event(index: int, served: Served, tokens: int = 5, start_s: float = 0.0) -> 
         arrivals_us=at_us, arrival_tokens=(1,) * tokens,
         ended_s=start_s + served.ended_s, output_tokens=tokens, asked_tokens=tokens, counted_by="ids", end="ok",
     )  # fmt: skip
+
+
+def run(
+    course: Course, served: Iterable[Served], *, every_s: float = 0.25, tokens: int = 5, drained: bool = False
+) -> Look:
+    """Feeds a course as a supervisor would, until its window ends; ``drained``: until nothing more is to be seen."""
+    waiting = iter(enumerate(served))
+    following = next(waiting, None)
+    ends: list[tuple[float, int, RequestEvent]] = []
+    now_s = START_S
+    look = course.look(now_s)
+    while not look.over if drained else look.phase != "ended":
+        now_s += every_s
+        while following is not None and START_S + following[1].at_s <= now_s:
+            index, one = following
+            done = event(index, one, tokens, START_S)
+            course.sent(done.scheduled_s)
+            heapq.heappush(ends, (done.ended_s, index, done))
+            following = next(waiting, None)
+        while ends and ends[0][0] <= now_s:
+            course.finished(heapq.heappop(ends)[2])
+        look = course.look(now_s)
+        assert now_s < START_S + 4000
+    return look

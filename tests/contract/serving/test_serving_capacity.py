@@ -88,6 +88,31 @@ def test_nothing_is_kept() -> None:
     assert [one.load for one in found.trials] == [4, 2, 1]
 
 
+@pytest.mark.parametrize(
+    ("window_s", "first", "asked"),
+    [(120.0, 1.0, [1.0, 0.5, 0.25]), (20.0, 1.0, [1.0]), (60.0, 3.0, [3.0, 1.5, 0.75, 0.5]), (1e5, 1.0, None)],
+)
+def test_no_rate_is_kept(window_s: float, first: float, asked: list[float] | None) -> None:
+    """No window has fewer than thirty requests, but for that of the rate asked for; and ten halvings are enough."""
+    found = search_capacity("request_rate", first, 100.0, lambda load: trial(load, 1, 0.5), window_s=window_s)
+    loads = [one.load for one in found.trials]
+    assert loads == (asked or [2.0**-k for k in range(11)])
+    assert found.problem.startswith(f"no rate within the limits: the least tried was {loads[-1]:g} requests/s")
+    assert ("--max-serve-seconds" in found.problem) == (asked is not None)
+    assert found.none_keeps
+    assert found.is_answered
+    assert found.lowest_failing == loads[-1]
+    assert all(load * window_s >= 30 for load in loads[1:])
+
+
+def test_a_rate_below_the_first_is_found_where_windows_have_enough_requests() -> None:
+    asked: list[float] = []
+    found = search_capacity("request_rate", 2.0, 100.0, server(0.4, asked), window_s=120.0)
+    assert asked[:4] == [2.0, 1.0, 0.5, 0.25]
+    assert found.highest == pytest.approx(0.4, rel=0.03)
+    assert not found.none_keeps
+
+
 def test_a_search_that_was_cut_off_goes_on_with_what_it_knows() -> None:
     whole: list[float] = []
     expected = search_capacity("request_rate", 1.0, 100.0, server(23.0, whole))

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from bench_core.contract.serving.capacity import Capacity, LoadTrial
+from bench_core.contract.serving.capacity import FEWEST_REQUESTS, Capacity, LoadTrial
 from bench_core.report.column import Column, Entry, Sheet, sheet
 from bench_core.report.explain.under_load import SATURATED, limits_words
 from bench_core.report.format import ABSENT, within
 from bench_core.runs.view import RunView
 from bench_core.system.text import foreign
+
+_NONE = "none that was tried"
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class _Trial(_Answer):
 def _highest(line: _Answer) -> Entry:
     found = line.found
     if found.highest is None:
-        return Entry(ABSENT)
+        return Entry(_NONE if found.none_keeps else ABSENT)
     more = " or more: no higher was to be tried" if found.at_limit else ""
     return Entry(f"{line.load(found.highest)}{more}", found.highest)
 
@@ -54,7 +56,7 @@ _ANSWERS: Sequence[Column[_Answer]] = [
         "Highest load that keeps the limits",
         "found.highest",
         shown=_highest,
-        failed=lambda line: ABSENT if line.found.highest is None else "",
+        failed=lambda line: "" if line.found.highest is not None else _NONE if line.found.none_keeps else ABSENT,
         words=True,
     ),
     Column("Lowest that does not", _failing, words=True),
@@ -105,5 +107,6 @@ def capacity_sheets(view: RunView) -> Iterator[Sheet]:
 
 _NOTES = (
     "The load is doubled until the limits are kept by too few requests, or the server does not keep up; then halved "
-    "between the two until they differ by 3 %, or are neighbours.",
+    "between the two until they differ by 3 %, or are neighbours. Where the first load fails, it is halved: a rate for "
+    f"as long as {FEWEST_REQUESTS} requests fall into the longest window.",
 )
