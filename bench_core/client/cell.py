@@ -16,6 +16,7 @@ from bench_core.contract.records.outcome import MARKED, Outcome, Verdict, stoppe
 from bench_core.contract.records.spec import CellSpec
 from bench_core.contract.serving.latencies import scheduled_in
 from bench_core.contract.serving.log import CpuEvent, ServeEvents
+from bench_core.contract.serving.protocol import DRAIN_S
 from bench_core.contract.serving.requests import CourseEvent, RequestEvent, WindowEvent
 from bench_core.contract.serving.result import ServeResult, serving_result
 from bench_core.contract.serving.sidecar import Greeting, ServerState
@@ -142,8 +143,8 @@ class CellRun:
                 return None
 
     def _leave(self, writer: CellWriter) -> None:
-        """Ends the load. Where another cell follows, the server finishes what it has in hand: a connection that is closed
-        does not end a request everywhere, and a server may read requests only after their clients have gone."""
+        """Ends the load. Where another cell follows, the server finishes what it has in hand: a connection that is
+        closed does not end a request everywhere, and a server may read requests only after their clients have gone."""
         if not self._last and self._empties_soon():
             self._generators.stop_issuing()
             until_s = time.monotonic() + _EMPTY_WITHIN_S
@@ -158,10 +159,11 @@ class CellRun:
         """Whether the server finishes what it has in hand, as fast as it has answered since the window began."""
         window, now = self._window, time.monotonic()
         assert window is not None  # noqa: S101  # the cell is over
-        if window.reason == "saturated" or now - window.end_s > DRAIN_S:
+        if window.saturated or now - window.end_s > DRAIN_S:
             return False
         answered = sum(request.ended_s >= window.begin_s for request in self._requests)
-        return sum(self._open.values()) * (now - window.begin_s) <= answered * _EMPTY_WITHIN_S
+        in_flight = len(self._known) - len(self._requests)
+        return in_flight * (now - window.begin_s) <= answered * _EMPTY_WITHIN_S
 
     def _is_over(self, course: Course, now: float, writer: CellWriter) -> bool:
         """Whether all that is to be measured has been."""

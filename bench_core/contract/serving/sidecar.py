@@ -2,8 +2,9 @@
 
 ``GET /greeting`` (once), ``GET /state``, ``POST /start`` (a server process, where none lives), ``POST /begin`` (of a
 cell: log and highest memory begin anew), ``GET /take`` (samples since the last call, and the state), ``GET /log`` (of
-the cell), ``POST /renew`` (the server process ends). Where no driver has planned, ``POST /plan`` comes first (what a person asks for, and what becomes of it) and
-``POST /end`` last. A refusal has status 400 (what is asked for) or 503 (this machine), and is a ``Refusal``.
+the cell), ``POST /renew`` (the server process ends). Where no driver has planned, ``POST /plan`` comes first (what a
+person asks for, and what becomes of it) and ``POST /end`` last. A refusal has status 400 (what is asked for) or 503
+(this machine), and is a ``Refusal``.
 """
 
 from __future__ import annotations

@@ -56,10 +56,12 @@ def is_told(
     return window.saturated
 
 
-def times_told(name: str, rho: float, ramp_s: float, window_s: float, trials: int, *, follows: bool = True) -> int:
+def times_told(
+    name: str, rho: float, ramp_s: float, window_s: float, trials: int, *, follows: bool = True, seed: int = 11
+) -> int:
     """Of so many loads of Poisson arrivals, ``rho`` times what the server takes."""
     taken, server = SERVERS[name]
-    drawn = seeded(11)
+    drawn = seeded(seed)
     until_s = ramp_s + window_s + DRAIN_S + 1.0
     return sum(
         is_told(server(drawn, rho, until_s), taken * rho, ramp_s, window_s, follows=follows) for _ in range(trials)
@@ -74,6 +76,7 @@ def _main() -> None:
         "--seconds", type=float, nargs="+", default=[5.0, 10.0, 30.0], help="ramp and window, in service times"
     )
     parser.add_argument("--servers", nargs="+", default=list(SERVERS), choices=list(SERVERS))
+    parser.add_argument("--seed", type=int, default=11, help="of arrivals and services (the tests' own: %(default)s)")
     asked = parser.parse_args()
     print("| server | ramp and window |", " | ".join(f"{rho:.0%}" for rho in asked.loads), "|")  # noqa: T201
     print("|---|---:|", "---:|" * len(asked.loads), sep="")  # noqa: T201
@@ -81,9 +84,9 @@ def _main() -> None:
         for seconds in asked.seconds:
             cells = []
             for rho in asked.loads:
+                times = (name, rho, seconds / 3, seconds * 2 / 3, asked.trials)
                 before, now = (
-                    times_told(name, rho, seconds / 3, seconds * 2 / 3, asked.trials, follows=follows) / asked.trials
-                    for follows in (False, True)
+                    times_told(*times, follows=follows, seed=asked.seed) / asked.trials for follows in (False, True)
                 )
                 cells.append(f"{before:.1%} → {now:.1%}")
             print(f"| {name} | {seconds:g} |", " | ".join(cells), "|", flush=True)  # noqa: T201
