@@ -169,7 +169,9 @@ def test_the_headline_run_is_spread_over_visits_by_image(stub: Path) -> None:
 def test_the_headline_runs_ends_are_measured_three_times(stub: Path) -> None:
     assert accept(stub, "--shape", "llama-3.1-8b", "again-vllm").returncode == 0
     call = (stub.parent / "calls").read_text()
-    assert "--run-id again-llama-3.1-8b --suite suites/headline.yaml --images vllm --model synthetic/llama-3.1-8b" in call
+    assert (
+        "--run-id again-llama-3.1-8b --suite suites/headline.yaml --images vllm --model synthetic/llama-3.1-8b" in call
+    )
     assert "--batch-sizes 1,64 --max-seconds 10 --repeats 3" in call
 
 

@@ -164,9 +164,7 @@ class Client:
         here = {"client_cpus": tuple(sorted(os.sched_getaffinity(0))), "network": self._network}
         return spec.model_copy(update={"server": spec.server.model_copy(update=here)})
 
-    def cell(
-        self, spec: CellSpec, here: Measuring, schedule: Schedule, folder: Path, *, last: bool = False
-    ) -> Verdict:
+    def cell(self, spec: CellSpec, here: Measuring, schedule: Schedule, folder: Path, *, last: bool = False) -> Verdict:
         """Measures one cell into a run's folder, or a trial's. Where it is not the ``last``, the server has nothing in
         hand when the next one begins: one that is left with requests is ended, and the next cell has a new one.
 

@@ -64,7 +64,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--fail-how", default="status500",
                         choices=(*FAILURES, "each"), help="each: one after the other")  # fmt: skip
     parser.add_argument("--client-goes", choices=("ends", "goes_on"), default="ends",
-                        help="a request whose client has closed the connection ends, or is served like others")  # fmt: skip
+                        help="a request whose client has gone ends, or is served like others")  # fmt: skip
     parser.add_argument("--die-after-requests", type=int, default=0, metavar="N", help="dies at the next; 0: never")
     parser.add_argument("--die-how", choices=("exit", "kill", "oom"), default="exit")
     parser.add_argument("--never-ready", action="store_true")

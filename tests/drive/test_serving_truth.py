@@ -66,7 +66,7 @@ def test_every_number_is_near_the_scripts(drive: Drive, tmp_path: Path) -> None:
 def test_a_trial_that_is_too_much_leaves_nothing_to_the_next(drive: Drive, tmp_path: Path) -> None:
     """Its requests are given up, and there are servers that go on with them: this one for half a minute."""
     limits = ("--slo", f"ttft_s={TTFT_S * 3}", "--option", "null.client_goes=goes_on", "--capacity-start", "128")
-    times = ("--max-ramp-seconds", "1.5", "--max-serve-seconds", "2")
+    times = ("--max-ramp-seconds", "1.5", "--max-serve-seconds", "3", "--attainment", "0.9")
     done = drive(*COMMON, "--find-capacity", "null.scripted", *limits, *times)
     assert done.code == 0, done.err
     home = tmp_path / "results" / "mine" / layout.CAPACITY_FOLDER
