@@ -11,7 +11,7 @@ from damage import DAMAGES, Damage, whole_model
 from bench_core.contract.records import layout
 from bench_core.contract.records.outcome import Outcome, Verdict
 
-pytestmark = [pytest.mark.docker, pytest.mark.engines]
+pytestmark = [pytest.mark.docker, pytest.mark.checkpoints]
 
 UNSEEN = [damage for damage in DAMAGES if not damage.shows]
 # They read the checkpoint itself, and say by name what is wrong.
