@@ -32,8 +32,8 @@ FOUR_BITS = ("llama-cpp-python.q4_0", "bitsandbytes.nf4", "gptqmodel.gptq-int4")
 VARIANTS = (*WHOLE, *SIXTEEN_BITS, *EIGHT_BITS, *FOUR_BITS)
 IMAGES = sorted({name.partition(".")[0] for name in VARIANTS})
 PROMPTS, BATCH_SIZE, TOKENS, TEXTS = 8, 4, 20, 32
-# One thread, since several wait for each other where other tests have the CPUs. And vLLM warms up with as many tokens as
-# a step may have: 65,536 where nobody says otherwise, which takes a CPU as long as compiling.
+# One thread, since several wait for each other where other tests have the CPUs. And vLLM warms up with as many tokens
+# as a step may have: 65,536 where nobody says otherwise, which takes a CPU as long as compiling.
 BESIDE_OTHERS = ("--threads", "1", "--option", "vllm.max_num_batched_tokens=2048")
 # Nat for each token above the reference's. Seen of the same weights in results/published/2026-11-23-cpu-quality:
 # 32 bits 0.0000, 16 bits 0.0001, 8 bits 0.005 (blocks of 32) and 0.043 (rows); of 4 bits in two other engines 0.24 and
