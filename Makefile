@@ -18,9 +18,10 @@ STAGES ?= all
 DATASET ?= embedded
 # Neither launcher may be known to be slower than the other, chance and what starts differ by accounted for.
 AGREE := --quantities throughput --max-regression 1% --between-runs 2%
-# Tests of these kinds run in three lanes beside each other, in each one after the other: those that load real engines,
-# those that start clusters, and those that look at what a Docker engine holds.
-LANES := engines or cluster or docker
+# Tests of these kinds run in four lanes beside each other, in each one after the other: those that load real engines,
+# those that give them checkpoints of their own, those that start clusters, and those that look at what a Docker engine
+# holds. An engine is loaded on one CPU, and a cluster waits more than it computes.
+LANES := engines or checkpoints or cluster or docker
 # These run alone: what measures time or the CPUs is disturbed by neighbours, or disturbs them. All others run beside
 # each other, as many as there are CPUs.
 ONE_BY_ONE := alone
@@ -45,7 +46,7 @@ demo: setup  ## run the demo suite: in containers where Docker answers, else in 
 test: setup  ## all checks and tests; those with containers run where a Docker engine answers or could be started
 	.ci/browser.sh
 	@mkdir -p build; echo "the images of the tests that follow are built meanwhile: build/images.log"; \
-		trap 'kill $$building $$loading $$fleet 2> /dev/null' EXIT; trap 'exit 130' INT TERM; \
+		trap 'kill $$building $$loading $$given $$fleet 2> /dev/null' EXIT; trap 'exit 130' INT TERM; \
 		(docker/local-os.sh && exec $(PY) -m bench_core.drive --images all --device cpu --launcher docker --build-only) \
 			> build/images.log 2>&1 & \
 		building=$$!; \
@@ -54,11 +55,13 @@ test: setup  ## all checks and tests; those with containers run where a Docker e
 			-m "not ($(LANES) or $(ONE_BY_ONE))"; together=$$?; \
 		wait $$building || tail -3 build/images.log; \
 		$(PY) -m pytest --durations 15 -m "engines and not ($(ONE_BY_ONE))" > build/engines.log 2>&1 & loading=$$!; \
+		$(PY) -m pytest --durations 15 -m "checkpoints and not ($(ONE_BY_ONE))" > build/checkpoints.log 2>&1 & given=$$!; \
 		$(PY) -m pytest --durations 15 -m "cluster and not ($(ONE_BY_ONE))" > build/cluster.log 2>&1 & fleet=$$!; \
-		$(PY) -m pytest --durations 15 -m "docker and not (engines or cluster or $(ONE_BY_ONE))"; others=$$?; \
+		$(PY) -m pytest --durations 15 -m "docker and not (engines or checkpoints or cluster or $(ONE_BY_ONE))"; others=$$?; \
 		echo "beside these, of clusters:"; wait $$fleet; clusters=$$?; cat build/cluster.log; \
+		echo "with checkpoints of their own:"; wait $$given; checkpoints=$$?; cat build/checkpoints.log; \
 		echo "and with real engines:"; wait $$loading; engines=$$?; cat build/engines.log; \
-		$(PY) -m pytest --durations 15 -m "$(ONE_BY_ONE)" && exit $$((together + engines + clusters + others))
+		$(PY) -m pytest --durations 15 -m "$(ONE_BY_ONE)" && exit $$((together + engines + checkpoints + clusters + others))
 
 test-quick: setup  ## walls, contract and report without simulations, figures and whole runs; in two minutes on two cores
 	$(PY) -m pytest -n auto --dist loadfile tests/test_walls.py tests/contract tests/report \

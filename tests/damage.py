@@ -14,10 +14,11 @@ from bench_core.prepare.models.shapes import Shape
 from bench_core.prepare.models.synthetic import write_synthetic
 from bench_core.prepare.models.weights import INDEX_FILE, SINGLE_FILE
 
-# Three layers, so that a layer has others beside it.
-WHOLE = Shape(272, 16, 32, 3, 2, 1, 128, "float32")
+# Three layers, so that a layer has others beside it, and heads as wide as every engine's kernels want them: else a
+# damaged checkpoint would be refused for its shape.
+WHOLE = Shape(272, 64, 128, 3, 2, 1, 128, "float32")
 Header = dict[str, dict[str, Any]]
-_SHARD_BYTES = 20_000
+_SHARD_BYTES = 200_000
 
 
 def whole_model(folder: Path) -> Path:
@@ -258,6 +259,6 @@ DAMAGES = (
     # What every layer lacks is no difference between layers: only who builds the model knows that it belongs there.
     Damage("a_kind_of_matrix_lost", without("mlp.up_proj.weight"), "model.layers.0.mlp.up_proj.weight", shows=False),
     Damage("other_names", _renamed(lambda name: name.replace("_proj", "_projection")), "_proj.weight", shows=False),
-    Damage("narrower_layers", _config(intermediate_size=48), "mlp.down_proj.weight", shows=False),
+    Damage("narrower_layers", _config(intermediate_size=160), "mlp.down_proj.weight", shows=False),
     Damage("other_heads", _config(num_key_value_heads=2), "self_attn.k_proj.weight", shows=False),
 )

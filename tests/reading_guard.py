@@ -170,6 +170,27 @@ def _into_children(folder: str, places: Places) -> None:
     # Python 3.10 calls it by its module, later ones by the name that subprocess gave it.
     module, name = (subprocess, "_fork_exec") if hasattr(subprocess, "_fork_exec") else (_posixsubprocess, "fork_exec")
     _watch_started(module, name, folder)
+    _watch_spawned(folder)
+
+
+def _led_by(folder: str, search_path: bytes) -> bytes:
+    """A search path for modules that has ``folder``, first unless it is there already."""
+    paths = [path for path in search_path.split(b":") if path]
+    return b":".join(paths if os.fsencode(folder) in paths else [os.fsencode(folder), *paths])
+
+
+def _watch_spawned(folder: str) -> None:
+    """Puts ``folder`` into the environment of what ``os.posix_spawn`` starts, which from Python 3.13 on is whatever
+    ``subprocess`` is asked for by a program's path."""
+    begin = getattr(os.posix_spawn, "unwatched", os.posix_spawn)
+
+    def spawned(path: Any, argv: Any, environment: Any, **how: Any) -> Any:
+        given = {os.fsencode(key): os.fsencode(value) for key, value in environment.items()}
+        given[b"PYTHONPATH"] = _led_by(folder, given.get(b"PYTHONPATH", b""))
+        return begin(path, argv, given, **how)
+
+    spawned.unwatched = begin  # type: ignore[attr-defined]
+    os.posix_spawn = spawned
 
 
 def _watch_started(module: Any, name: str, folder: str) -> None:
@@ -181,11 +202,9 @@ def _watch_started(module: Any, name: str, folder: str) -> None:
         given = arguments[5]  # a list of NAME=value, or None: as this process
         if given is None:
             given = [key + b"=" + value for key, value in os.environb.items()]
-        paths = [path for e in given if e.startswith(b"PYTHONPATH=") for path in e[11:].split(b":") if path]
+        paths = b":".join(entry[11:] for entry in given if entry.startswith(b"PYTHONPATH="))
         kept = [entry for entry in given if not entry.startswith(b"PYTHONPATH=")]
-        if os.fsencode(folder) not in paths:
-            paths.insert(0, os.fsencode(folder))
-        return begin(*arguments[:5], [*kept, b"PYTHONPATH=" + b":".join(paths)], *arguments[6:])
+        return begin(*arguments[:5], [*kept, b"PYTHONPATH=" + _led_by(folder, paths)], *arguments[6:])
 
     started.unwatched = begin  # type: ignore[attr-defined]
     setattr(module, name, started)
@@ -208,6 +227,7 @@ def _in_child() -> None:
         os.close(descriptor)
 
     _watch_started(_posixsubprocess, "fork_exec", folder)
+    _watch_spawned(folder)
     watch(places, tell)
 
 

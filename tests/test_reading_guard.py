@@ -52,6 +52,14 @@ def test_it_is_seen_in_a_child_and_in_its_child(environment: dict[str, str] | No
         assert line.startswith(f"open {outside} by -c")
 
 
+def test_it_is_seen_however_a_child_is_started(outside: Path) -> None:
+    """``subprocess`` spawns a child that keeps descriptors, and from Python 3.13 on any that is named by its path."""
+    code = READ.format(str(outside))
+    subprocess.run([sys.executable, "-c", code], close_fds=False, check=False, capture_output=True)
+    os.waitpid(os.posix_spawn(sys.executable, [sys.executable, "-c", f"import os; os.close(2); {code}"], {}), 0)
+    assert [line.startswith(f"open {outside} by -c") for line in read_outside()] == [True, True]
+
+
 def test_a_path_that_is_handed_to_a_program_is_seen(tmp_path: Path) -> None:
     beside = str(ROOT.parent)
     subprocess.run(["true", f"--dataset={beside}"], check=True)

@@ -22,6 +22,7 @@ from vllm.sampling_params import RequestOutputKind
 from bench_core.contract.adapter import Completion, Decoding, Device, TokenSink, Variant
 from bench_core.contract.errors import BadInput
 from bench_core.contract.records.outcome import Outcome
+from images._torch.pretrained import require_complete
 
 # What the image's build has learned of models' classes; the engine looks for it in a cache below its home folder.
 _MODEL_CLASSES = Path("/opt/bench/vllm-cache/modelinfos")
@@ -98,6 +99,8 @@ class VllmAdapter:
 
     def load(self, artifact: Path, variant: Variant, device: Device) -> None:
         """Reads the model, measures what memory is left, reserves it, compiles and records CUDA graphs."""
+        if variant.artifact == "hf":
+            require_complete(artifact)  # the engine takes a matrix of several in one for read once any of them is
         options = variant.options
         extra: dict[str, Any] = {}
         if device.kind == "cuda":

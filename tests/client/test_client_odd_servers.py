@@ -131,7 +131,7 @@ def test_a_request_that_the_server_has_not_read_is_sent_again(
 
     with served_by(serve) as address:
         ask = Asker(ENTRY, address, forced=True).ask(0, [5], 1)
-        offsets_us = [0, 100_000] if load.open_loop else ()
+        offsets_us = [0, 500_000] if load.open_loop else ()
         total = 2 if load.open_loop else 3  # each of a stream's two connections is kept, and is asked again in its turn
         with Generators(
             address, ENTRY, asks=[ask], load=load, offsets_us=offsets_us, total=total, connections=1, timeout_s=20
@@ -154,7 +154,7 @@ def test_a_request_is_sent_again_once() -> None:
     with served_by(serve) as address:
         ask = Asker(ENTRY, address, forced=True).ask(0, [5], 1)
         with Generators(
-            address, ENTRY, asks=[ask], load=OPEN, offsets_us=[0, 100_000, 200_000], connections=1, timeout_s=20
+            address, ENTRY, asks=[ask], load=OPEN, offsets_us=[0, 500_000, 1_000_000], connections=1, timeout_s=20
         ) as generators:
             events, _ = all_of(generators)
     assert [(event.end, event.resent) for event in events] == [("ok", False), ("broken", True), ("broken", False)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,17 @@ from damage import DAMAGES, Damage, whole_model
 from bench_core.contract.records import layout
 from bench_core.contract.records.outcome import Outcome, Verdict
 
-pytestmark = [pytest.mark.docker, pytest.mark.engines]
+pytestmark = [pytest.mark.docker, pytest.mark.checkpoints]
 
 UNSEEN = [damage for damage in DAMAGES if not damage.shows]
 # They read the checkpoint itself, and say by name what is wrong.
-NAMING = ("transformers", "bitsandbytes")
-# They convert it first, or have parts under names of their own.
-OTHERS = ("ctranslate2", "llama-cpp-python", "gptqmodel", "vllm")
+NAMING = ("transformers", "bitsandbytes", "vllm")
+# They convert it first, or have parts under names of their own: what stands in the cause.
+OTHERS = {
+    "ctranslate2": r"ct2-int8 could not be made: MissingWeights",
+    "gptqmodel": r"gptq-int4-g128 could not be made: (MissingWeights|toy has no linear layers)",
+    "llama-cpp-python": r"tensor 'blk\.0\.|gguf-q4_k_m could not be made: .*model\.layers\.0\.",
+}
 SIZE = ("--dataset", "embedded", "--batch-sizes", "1", "--max-new-tokens", "4", "--max-batches", "1")
 BARE = ("--no-harness-check", "--no-device-rates", "--threads", "1", "--run-id", "damaged")
 
@@ -52,8 +57,10 @@ def test_a_damaged_checkpoint_fails_to_load_with_the_name(damaged: Damaged, imag
 
 @pytest.mark.parametrize("image", OTHERS)
 def test_no_engine_measures_a_damaged_checkpoint(damaged: Damaged, image: str) -> None:
+    """For the damage, and for nothing else that it might not like about so small a model."""
     _, verdicts = damaged
     assert verdicts[image].outcome is not Outcome.OK
+    assert re.search(OTHERS[image], verdicts[image].cause)
 
 
 def test_the_whole_checkpoint_is_measured(run_in: RunIn, tmp_path: Path) -> None:

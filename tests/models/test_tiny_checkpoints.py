@@ -28,7 +28,7 @@ from bench_core.contract.records.workload import WorkloadRef
 from bench_core.prepare.models.model import ModelRequest, prepare_model
 from bench_core.prepare.prompts.tokenizer import ByteTokenizer
 
-pytestmark = [pytest.mark.docker, pytest.mark.engines]
+pytestmark = [pytest.mark.docker, pytest.mark.checkpoints]
 
 SCRIPTS = ROOT / "tests" / "models"
 WITHIN = 0.01

@@ -218,7 +218,7 @@ POINTS = {"b": "batch", "c": "concurrency", "r": "rate"}
 
 @pytest.mark.parametrize("which", ["batches", "h100-llama2-7b", "2026-11-23-cpu-quality", "h200-serving"])
 def test_the_answer_s_sentences_follow_the_chosen_point_as_the_terminal_says_them(
-    browser: Browser, tmp_path: Path, which: str
+    browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str
 ) -> None:
     """The page's are those of the report's rule and those of ``--choose``; before the program runs, the report's."""
     run = write_run(tmp_path / "run", MIXED) if which == "batches" else PUBLISHED / which
@@ -230,6 +230,7 @@ def test_the_answer_s_sentences_follow_the_chosen_point_as_the_terminal_says_the
     said = page.locator("ul.verdict li")
     chosen = page.locator("#points button[aria-checked=true]")
     words = points_of(options_of(view))
+    monkeypatch.setattr("bench_core.report.cli.load_run", lambda *_, **__: view)  # read once, and not for each point
     for word, sentences in found.at.items():
         if len(words) > 1:
             page.get_by_role("radio", name=words[word], exact=True).click()

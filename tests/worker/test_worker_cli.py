@@ -83,7 +83,9 @@ def test_what_is_measured_is_never_faster_than_the_script_and_not_of_another_uni
     assert found.load_s is not None
     # The upper bounds are wide, as the machine may be busy; the harness's true error is measured elsewhere.
     assert 0.019999 <= found.ttft_s.min <= found.ttft_s.median < 0.03
-    assert 0.0048 <= found.tpot_s.median < 0.01
+    # What makes a first token late on a busy machine is taken from the times of those behind it, which are on time.
+    assert found.ttft_s.mean + 4 * found.tpot_s.mean >= 0.039999
+    assert 0.002 <= found.tpot_s.median < 0.01
     assert found.batch_latency_s.min >= 0.04
     assert 10 / 0.08 < found.output_throughput_tok_s <= 10 / 0.04
     assert 0.1 <= found.load_s < 1.0
