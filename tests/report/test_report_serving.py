@@ -15,8 +15,8 @@ from serving_runs import FAST, SCRIPTED, SLOW, Engine, LoadScript, write_loaded
 
 from bench_core.contract.records import layout
 from bench_core.contract.serving.capacity import Capacity, LoadTrial, search_capacity
-from bench_core.contract.serving.measures import Counts
 from bench_core.contract.serving.protocol import Limits
+from bench_core.contract.serving.requests import Counts
 from bench_core.contract.statistics.correlated import Estimate
 from bench_core.report.column import Sheet
 from bench_core.report.decide.ties import tied

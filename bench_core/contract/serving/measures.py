@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import Counter
 from collections.abc import Sequence
 
 from pydantic import Field
@@ -28,7 +27,14 @@ from bench_core.contract.records.events import TelemetryEvent
 from bench_core.contract.records.record import Record
 from bench_core.contract.serving.latencies import e2e_s, gaps, scheduled_in, tpot_s, ttft_s, within
 from bench_core.contract.serving.protocol import Limits
-from bench_core.contract.serving.requests import NONE_LEFT, GeneratorEvent, RequestEvent, StopReason, WindowEvent
+from bench_core.contract.serving.requests import (
+    NONE_LEFT,
+    Counts,
+    GeneratorEvent,
+    RequestEvent,
+    StopReason,
+    WindowEvent,
+)
 from bench_core.contract.statistics.clocks import ClientEvent
 from bench_core.contract.statistics.correlated import (
     Estimate,
@@ -89,33 +95,6 @@ class InFlight(Record):
 
     mean: float = Field(ge=0)
     max: int = Field(ge=0)
-
-
-class Counts(Record):
-    """Requests that were to be sent in the window.
-
-    Attributes:
-        scheduled: all of them; ``sent``: whose bytes went out; ``ok``: answered as asked.
-        failed: by kind (``RequestEvent.end``); a kind that did not occur is left out. Without those unfinished.
-        unfinished: in flight when the cell ended.
-        resent: sent twice (``RequestEvent``); each is among the others once, however it ended.
-        by_events: of those ``ok``, whose server told neither token ids nor their number: each event counts as a token,
-            and how many there were is not known.
-    """
-
-    scheduled: int = Field(ge=0)
-    sent: int = Field(ge=0)
-    ok: int = Field(ge=0)
-    failed: dict[str, int] = {}
-    unfinished: int = Field(ge=0)
-    resent: int = Field(0, ge=0)
-    by_events: int = Field(0, ge=0)
-
-    @property
-    def share_failed(self) -> float:
-        """Failed / scheduled, those unfinished left out of both; 0 where there are none."""
-        ended = self.scheduled - self.unfinished
-        return sum(self.failed.values()) / ended if ended else 0.0
 
 
 class Kept(Record):
@@ -211,7 +190,7 @@ def summarise_serving(
     tpot = _latency([tpot_s(request) for request in answered])
     ttft = _latency([ttft_s(request) for request in answered])
     lateness = _lateness(planned)
-    counts = _counts(planned)
+    counts = Counts.of(planned)
     output = _output_throughput(requests, begin_s, end_s)
     return ServeMetrics(
         window_s=end_s - begin_s,
@@ -377,20 +356,6 @@ def _in_flight(requests: Sequence[RequestEvent], begin_s: float, end_s: float) -
     most = max(itertools.accumulate(step for _, step in steps), default=0)
     total_s = math.fsum(max(high - low, 0.0) for low, high in spans)
     return InFlight(mean=total_s / (end_s - begin_s), max=max(most, 0))
-
-
-def _counts(planned: Sequence[RequestEvent]) -> Counts:
-    ends = Counter(request.end for request in planned)
-    failed = {str(end): count for end, count in sorted(ends.items()) if end not in ("ok", "unfinished")}
-    return Counts(
-        scheduled=len(planned),
-        sent=sum(request.sent_s is not None for request in planned),
-        ok=ends["ok"],
-        failed=failed,
-        unfinished=ends["unfinished"],
-        resent=sum(request.resent for request in planned),
-        by_events=sum(request.ok and request.counted_by == "events" for request in planned),
-    )
 
 
 def _peak_bytes(telemetry: Sequence[TelemetryEvent], begin_s: float, end_s: float) -> int | None:

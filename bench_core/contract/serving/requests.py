@@ -6,6 +6,8 @@ All times are seconds of CLOCK_MONOTONIC, one clock for all containers of a mach
 from __future__ import annotations
 
 import itertools
+from collections import Counter
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -190,3 +192,44 @@ class WindowEvent(Record):
         if self.saturation_told_s is not None and (self.reason == "saturated" or self.saturation_told_s < self.end_s):
             raise ValueError("a window that was told saturated behind its end had not been before")
         return self
+
+
+class Counts(Record):
+    """Requests that were to be sent in the window.
+
+    Attributes:
+        scheduled: all of them; ``sent``: whose bytes went out; ``ok``: answered as asked.
+        failed: by kind (``RequestEvent.end``); a kind that did not occur is left out. Without those unfinished.
+        unfinished: in flight when the cell ended.
+        resent: sent twice (``RequestEvent``); each is among the others once, however it ended.
+        by_events: of those ``ok``, whose server told neither token ids nor their number: each event counts as a token,
+            and how many there were is not known.
+    """
+
+    scheduled: int = Field(ge=0)
+    sent: int = Field(ge=0)
+    ok: int = Field(ge=0)
+    failed: dict[str, int] = {}
+    unfinished: int = Field(ge=0)
+    resent: int = Field(0, ge=0)
+    by_events: int = Field(0, ge=0)
+
+    @property
+    def share_failed(self) -> float:
+        """Failed / scheduled, those unfinished left out of both; 0 where there are none."""
+        ended = self.scheduled - self.unfinished
+        return sum(self.failed.values()) / ended if ended else 0.0
+
+    @classmethod
+    def of(cls, planned: Sequence[RequestEvent]) -> Counts:
+        """Of requests that were to be sent in one window."""
+        ends = Counter(request.end for request in planned)
+        return cls(
+            scheduled=len(planned),
+            sent=sum(request.sent_s is not None for request in planned),
+            ok=ends["ok"],
+            failed={str(end): count for end, count in sorted(ends.items()) if end not in ("ok", "unfinished")},
+            unfinished=ends["unfinished"],
+            resent=sum(request.resent for request in planned),
+            by_events=sum(request.ok and request.counted_by == "events" for request in planned),
+        )

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from bench_core.contract.serving.capacity import DEFAULT_ATTAINMENT
 from bench_core.contract.serving.load import Serve
-from bench_core.contract.serving.measures import Counts, Kept
+from bench_core.contract.serving.measures import Kept
 from bench_core.contract.serving.protocol import Limits
+from bench_core.contract.serving.requests import Counts
 from bench_core.contract.statistics.correlated import Estimate
 from bench_core.report.decide.ties import tied
 from bench_core.report.explain.marks import SPECULATIVE
