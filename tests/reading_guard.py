@@ -185,7 +185,8 @@ def _watch_spawned(folder: str) -> None:
     begin = getattr(os.posix_spawn, "unwatched", os.posix_spawn)
 
     def spawned(path: Any, argv: Any, environment: Any, **how: Any) -> Any:
-        given = {os.fsencode(key): os.fsencode(value) for key, value in environment.items()}
+        mine = os.environ if environment is None else environment
+        given = {os.fsencode(key): os.fsencode(value) for key, value in mine.items()}
         given[b"PYTHONPATH"] = _led_by(folder, given.get(b"PYTHONPATH", b""))
         return begin(path, argv, given, **how)
 
