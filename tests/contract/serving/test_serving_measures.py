@@ -11,14 +11,13 @@ from bench_core.contract.errors import BadInput
 from bench_core.contract.records.events import TelemetryEvent
 from bench_core.contract.serving.latencies import Gap, e2e_s, gaps, tpot_s, ttft_s, within
 from bench_core.contract.serving.measures import (
-    Counts,
     ServeMetrics,
     client_limited,
     kept,
     summarise_serving,
 )
 from bench_core.contract.serving.protocol import Limits
-from bench_core.contract.serving.requests import GeneratorEvent, RequestEvent, WindowEvent
+from bench_core.contract.serving.requests import Counts, GeneratorEvent, RequestEvent, WindowEvent
 
 WINDOW = WindowEvent(begin_s=100.0, end_s=110.0, warmup_steady=True, reason="precise")
 
