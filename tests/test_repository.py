@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -42,6 +43,12 @@ def test_make_alone_lists_every_target_that_is_meant_for_people() -> None:
     phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     assert phony is not None
     assert targets == set(phony[1].split())
+
+
+def test_what_names_its_interpreter_can_be_run() -> None:
+    programs = [path for path in _tracked() if path.read_bytes()[:2] == b"#!"]
+    assert any(path.parent.name == "findings" for path in programs)
+    assert [path.relative_to(ROOT).as_posix() for path in programs if not os.access(path, os.X_OK)] == []
 
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
