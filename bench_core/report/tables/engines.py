@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from bench_core.contract.records.outcome import MARKED
@@ -89,8 +89,7 @@ def engines_sheet(view: RunView) -> Sheet:
     """What the engines told of how they ran."""
     told: dict[tuple[str, str, str], list[int]] = {}
     for cell in measured(view):
-        facts = sorted(cell.row.result.engine_facts.items()) if cell.row.result else []
-        words = ", ".join(f"{name}: {foreign(value)}" for name, value in facts) or NOT_TOLD
+        words = (_words(cell.row.result.engine_facts) if cell.row.result else "") or NOT_TOLD
         told.setdefault((cell.row.label, _artifact(cell), words), []).append(cell.row.planned.batch_size)
     return sheet("How the engines ran", _TOLD, [_Told(*key, sizes) for key, sizes in told.items()])
 
@@ -115,12 +114,15 @@ def servers_sheet(view: RunView) -> Iterator[Sheet]:
     """How the servers ran, where an image tells it of its own."""
     told: dict[tuple[str, str], list[str]] = {}
     for row in view.served:
-        facts = sorted(row.result.engine_facts.items()) if row.result else []
-        words = ", ".join(f"{name}: {foreign(value)}" for name, value in facts)
+        words = _words(row.result.engine_facts) if row.result else ""
         if words:
             told.setdefault((row.label, words), []).append(row.load.mark)
     if told:
         yield sheet("How the servers ran", _SERVER_TOLD, [_ServerTold(*key, loads) for key, loads in told.items()])
+
+
+def _words(facts: Mapping[str, str]) -> str:
+    return ", ".join(f"{name}: {foreign(value)}" for name, value in sorted(facts.items()))
 
 
 def _artifact(cell: Cell) -> str:

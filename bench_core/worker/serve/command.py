@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bench_core.contract.asked.manifest import Manifest
-from bench_core.contract.asked.server import PLACE
+from bench_core.contract.asked.server import PLACE, ServerEntry
 from bench_core.contract.errors import BadInput
 from bench_core.contract.models.model_work import kv_bytes_per_token
 from bench_core.contract.records.spec import CellSpec
@@ -106,12 +106,20 @@ def command_of(
         longest: tokens of the longest request, prompt and output.
         slots: see ``slots_of``.
     """
-    places = places_of(request, host, port, longest=longest, slots=slots)
+    places = _places(request, host, port, longest=longest, slots=slots)
     return filled(words_of(manifest, request.cells[0], request.at_once), places)
 
 
-def places_of(request: MeasureRequest, host: str, port: int, *, longest: int, slots: int) -> dict[str, str]:
-    """What a command's places are filled with; as for ``command_of``."""
+def facts_command_of(
+    entry: ServerEntry, request: MeasureRequest, host: str, port: int, *, longest: int, slots: int, pid: int
+) -> list[str]:
+    """The command that tells how the server with this process id runs; empty where the image has none. Else as for
+    ``command_of``."""
+    return filled(entry.facts, {**_places(request, host, port, longest=longest, slots=slots), "pid": str(pid)})
+
+
+def _places(request: MeasureRequest, host: str, port: int, *, longest: int, slots: int) -> dict[str, str]:
+    """What a command's places are filled with."""
     spec = request.cells[0]
     return {
         **{name: _written(value) for name, value in spec.options.items()},

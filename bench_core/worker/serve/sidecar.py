@@ -27,7 +27,7 @@ from bench_core.worker.engine import image
 from bench_core.worker.engine.clock import monotonic_ns, seconds, utc_now
 from bench_core.worker.resolve import MeasureRequest
 from bench_core.worker.sample.cpu_meter import CpuMeter
-from bench_core.worker.serve.command import command_of, filled, places_of, slots_of, words_of
+from bench_core.worker.serve.command import command_of, facts_command_of, slots_of, words_of
 from bench_core.worker.serve.process import ServerProcess
 
 # Without the driver: in this time a client that lives has asked something, or has appeared, its image built meanwhile.
@@ -105,7 +105,6 @@ class Sidecar:
         self._command = command_of(
             served.manifest, request, self._host, self._ports[0], longest=served.longest, slots=self._slots
         )
-        self._places = places_of(request, self._host, self._ports[0], longest=served.longest, slots=self._slots)
         self._gpu = reader_of(request.cells[0].cards)
         self._meter = CpuMeter(os.getpid())  # of the CPUs that are the server's from now on
         self._served = served
@@ -206,7 +205,15 @@ class Sidecar:
                     served.load_timeout_s,
                     self._gpu,
                     served.request.out_of_memory_signs,
-                    lambda pid: filled(served.entry.facts, {**self._places, "pid": str(pid)}),
+                    lambda pid: facts_command_of(
+                        served.entry,
+                        served.request,
+                        self._host,
+                        self._ports[0],
+                        longest=served.longest,
+                        slots=self._slots,
+                        pid=pid,
+                    ),
                 )
         return self.state()
 
