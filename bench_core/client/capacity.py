@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from bench_core.contract.errors import BadInput
 from bench_core.contract.records import layout
-from bench_core.contract.records.outcome import Outcome
+from bench_core.contract.records.outcome import STOPPED_ON_REQUEST, Outcome
 from bench_core.contract.records.spec import CellSpec
 from bench_core.contract.serving.capacity import Capacity, LoadTrial, search_capacity
 from bench_core.contract.serving.cell import CapacityAsk
@@ -48,7 +48,7 @@ def search(client: Client, here: Measuring, spec: CellSpec, ask: CapacityAsk, ru
 
     found = search_capacity(ask.varied, ask.first, ask.limit, attempt, attainment=ask.attainment, window_s=window_s)
     record = record.model_copy(update={name: getattr(found, name) for name in ("trials", "highest", "lowest_failing")})
-    problem = "stopped on request" if client.stopped else found.problem
+    problem = STOPPED_ON_REQUEST if client.stopped else found.problem
     write_text(path, record.model_copy(update={"problem": problem}).to_json())
     return (
         Outcome.OK

@@ -267,7 +267,7 @@ def _failure(row: Ended) -> Failure:
     evidence: list[str] = []
     if row.planned.repeat > 1:
         evidence.append(f"repeat {row.planned.repeat}")
-    if row.verdict is not None and row.damage is None:
+    if row.verdict is not None and row.damage is None and not row.verdict.never_begun:
         if row.verdict.phase:
             evidence.append(f"phase {row.verdict.phase}")
         if row.verdict.exit_code is not None:

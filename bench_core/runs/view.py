@@ -30,6 +30,7 @@ from bench_core.runs.series import Series
 from bench_core.system.text import foreign
 
 NOT_RUN = "not run"
+STOPPED = "stopped"
 DAMAGED = "damaged"
 
 
@@ -73,10 +74,17 @@ class Ended:
 
     @property
     def status(self) -> str:
-        """``ok``, the outcome, ``not run`` or ``damaged``: what stands in place of a number."""
+        """``ok``, the outcome, ``not run``, ``stopped`` or ``damaged``: what stands in place of a number."""
         if self.damage is not None:
             return DAMAGED
-        return NOT_RUN if self.verdict is None else self.verdict.outcome.value
+        if self.verdict is None or self.verdict.never_begun:
+            return NOT_RUN
+        return STOPPED if self.verdict.stopped else self.verdict.outcome.value
+
+    @property
+    def pending(self) -> bool:
+        """Whether it has no numbers yet, since the run ended or was stopped before: nothing failed."""
+        return self.status in (NOT_RUN, STOPPED)
 
     @property
     def problem(self) -> str:
@@ -87,6 +95,10 @@ class Ended:
             return ""
         if self.verdict is None:
             return "no outcome was written: the run ended before this cell did"
+        if self.verdict.never_begun:
+            return "the run was stopped before this cell was begun"
+        if self.verdict.stopped:
+            return self.verdict.cause.removeprefix("stopped ")
         return foreign(self.verdict.cause) or "no cause was given"
 
     @property

@@ -20,7 +20,7 @@ from bench_core.contract.records.spec import CellSpec
 from bench_core.contract.serving.result import ServeResult
 from bench_core.runs.ended import ROW
 from bench_core.runs.files import Damage, Unreadable, check_inside, log_path, open_log, read_record
-from bench_core.runs.view import DAMAGED, NOT_RUN, Ended, RunView
+from bench_core.runs.view import Ended, RunView
 from bench_core.verify.differences import Difference, absent, in_cell, of_run, present, unequal
 from bench_core.verify.logs import LogFacts
 
@@ -70,9 +70,9 @@ class RecordChecks(ABC, Generic[ROW]):
             self.found.append(damaged(cell, row.damage))
         if row.spec is not None:
             self.found += [in_cell(cell, layout.SPEC_FILE, what) for what in self._spec(row)]
-        elif row.status not in (DAMAGED, NOT_RUN) and row.verdict is not None:
+        elif row.damage is None and row.verdict is not None:
             self._note("cells that were never begun: they have no spec.json")
-        if row.status == NOT_RUN:
+        if row.damage is None and row.verdict is None:
             self.found.append(
                 in_cell(cell, layout.OUTCOME_FILE, "the file is missing: the cell was begun and not ended")
             )

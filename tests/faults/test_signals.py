@@ -41,8 +41,10 @@ def test_one_signal_finishes_the_batch_in_hand(tmp_path: Path, number: signal.Si
     assert log.endswith(b"\n")
     assert b'"type":"end"' in log.splitlines()[-1], "the engine itself has ended it, between two batches"
     rows = load_run(tmp_path / "results" / "mine").rows
-    assert [row.status for row in rows] == ["killed", "killed"]
+    assert [row.status for row in rows] == ["stopped", "not run"]
     assert not any(row.complete for row in rows)
+    assert "2 cells not measured yet. Go on with: python -m bench_core.drive --resume" in out
+    assert "killed" not in out, "nothing failed"
     assert (tmp_path / "results" / "mine" / layout.REPORT_FILE).is_file()
 
 
@@ -64,7 +66,8 @@ def test_two_signals_end_a_batch_that_would_not_end(tmp_path: Path) -> None:
     verdict = Verdict.read(cell / layout.OUTCOME_FILE)
     assert verdict.outcome is Outcome.KILLED
     assert verdict.cause.startswith("interrupted: "), "it was this driver that ended the box"
-    assert not any(row.complete for row in load_run(tmp_path / "results" / "mine").rows)
+    (row,) = load_run(tmp_path / "results" / "mine").rows
+    assert (row.complete, row.status) == (False, "stopped")
 
 
 def test_a_signal_before_anything_is_measured_ends_the_driver_at_once(tmp_path: Path) -> None:

@@ -192,7 +192,7 @@ def test_a_cell_that_was_stopped_or_never_reached_is_open(tmp_path: Path) -> Non
     stopped = replace(VLLM, dies={1: (Outcome.KILLED, "stopped on request")}, unreached=(4,))
     found = between(good, _write(tmp_path / "bad", replace(SCRIPT, methods=(stopped, OTHER))))
     assert found.verdict is Verdict.INCONCLUSIVE
-    assert "killed" in only(found, "vllm.fp16.b1").judged.cause
+    assert "stopped: on request" in only(found, "vllm.fp16.b1").judged.cause
     assert "not run" in only(found, "vllm.fp16.b4").judged.cause
 
 

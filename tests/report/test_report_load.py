@@ -15,10 +15,12 @@ from report_runs import CT2, FP32, SEQUENTIAL, VLLM, Method, Script, cell_path, 
 
 from bench_core.contract.errors import BadInput
 from bench_core.contract.records import layout
-from bench_core.contract.records.outcome import Outcome
+from bench_core.contract.records.outcome import INTERRUPTED, Outcome, Verdict
 from bench_core.contract.records.run import RunRecord
+from bench_core.report.write.files import write_report
 from bench_core.runs.load import load_run
 from bench_core.runs.view import Row
+from bench_core.system.files import write_text
 
 
 def _edit_line(path: Path, number: int, edit: Callable[[str], str]) -> None:
@@ -126,6 +128,39 @@ def test_an_outcome_stands_with_its_cause(tmp_path: Path, outcome: Outcome) -> N
     method = replace(VLLM, dies={4: (outcome, "the cause of it")})
     row = _only(write_run(tmp_path, Script((method,), batch_sizes=(4,))))
     assert (row.status, row.problem, row.result) == (outcome.value, "the cause of it", None)
+
+
+@pytest.mark.parametrize(
+    ("cause", "phase", "status", "problem"),
+    [
+        ("stopped on request", None, "not run", "the run was stopped before this cell was begun"),
+        ("stopped on request", "load", "stopped", "on request"),
+        ("stopped on request after the batch in hand", "measure", "stopped", "on request after the batch in hand"),
+        (INTERRUPTED, None, "stopped", INTERRUPTED),
+        (
+            "ended from outside by SIGKILL",
+            "measure",
+            "killed",
+            "ended from outside by SIGKILL",
+        ),
+    ],
+)
+def test_a_stop_that_was_asked_for_is_no_failure(
+    tmp_path: Path, cause: str, phase: str | None, status: str, problem: str
+) -> None:
+    """Files of any age say ``killed``; what the cell shows goes by who wished it, and when."""
+    run = write_run(tmp_path, Script((replace(VLLM, dies={4: (Outcome.KILLED, cause)}), CT2), batch_sizes=(4,)))
+    verdict = Verdict(outcome=Outcome.KILLED, cause=cause, phase=phase, judged_by="worker")
+    write_text(cell_path(run, VLLM, 4) / layout.OUTCOME_FILE, verdict.model_dump_json())
+    row, other = load_run(run).rows
+    assert (row.status, row.problem, row.complete, row.pending) == (status, problem, False, status != "killed")
+    assert (other.status, other.pending) == ("ok", False)
+    text = write_report(run).markdown.read_text()
+    pending = "1 of 2 measured; 1 not measured yet, --resume measures it\n"
+    assert (pending in text) is (status != "killed")
+    assert ("1 of 2 measured; the others are below\n" in text) is (status == "killed")
+    assert ("judged by the worker" in text) is (status != "not run"), "nobody judged a cell that was not begun"
+    assert ("| killed |" in text) is (status == "killed")
 
 
 def test_a_failed_cell_needs_no_whole_events(tmp_path: Path) -> None:

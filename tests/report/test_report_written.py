@@ -498,7 +498,7 @@ def test_a_control_cell_shows_how_far_visits_differ(tmp_path: Path) -> None:
         ["1", "1", "GPU-00000000", "158.7", "+0.00"],
         ["2", "2", "GPU-00000002", "166.7", "+5.00"],
         ["3", "3", "GPU-00000003", "142.9", "-10.00"],
-        ["4", "4", "GPU-00000004", "killed", ABSENT],
+        ["4", "4", "GPU-00000004", "stopped", ABSENT],
     ]
     visits = _section(text, "Visits")
     assert [(row[0], row[2], row[3], row[6]) for row in visits] == [

@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from bench_core.contract.errors import BadInput
 from bench_core.contract.measures.cpu_use import CpuReadings
-from bench_core.contract.records.outcome import Outcome
+from bench_core.contract.records.outcome import Outcome, was_stopped
 from bench_core.contract.records.record import Reader, Record, describe
 from bench_core.contract.statistics.representation import WorkSpread
 from bench_core.contract.statistics.stopping import StoppingRule, StopReason, WarmupEnd, WarmupRule
@@ -308,6 +308,18 @@ class CellEnded(Record):
     cell: str
     outcome: Outcome
     cause: str = ""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it has no numbers since somebody asked for a stop."""
+        return was_stopped(self.outcome, self.cause)
+
+    @property
+    def words(self) -> str:
+        """For a person: the outcome and its cause; of a cell that was stopped, the cause alone."""
+        if self.stopped:
+            return self.cause
+        return self.outcome.value + (f": {self.cause}" if self.cause else "")
 
 
 StdoutLine = Progress | CellEnded

@@ -15,6 +15,11 @@ EXIT_BAD_INPUT = 2
 EXIT_MACHINE = 3  # this machine failed (no GPU answers, nothing can be written): never an outcome of a cell
 EXIT_INCONCLUSIVE = 3  # of a comparison of runs alone: nothing is known to be worse, and not all can be told
 EXIT_INTERRUPTED = 130
+# Causes of ``killed`` that are somebody's wish and no failure. The first one outside any phase is of a cell that was
+# not begun.
+STOPPED_ON_REQUEST = "stopped on request"
+STOPPED_AFTER_BATCH = f"{STOPPED_ON_REQUEST} after the batch in hand"
+INTERRUPTED = "interrupted: somebody asked twice to stop, and did not wait for the batch"
 MARKED = "marked"  # key of a verdict's evidence: what disturbed the measurement, whatever its outcome
 
 
@@ -133,9 +138,24 @@ class Verdict(Record):
     evidence: dict[str, str] = {}
     events_sha256: str | None = None
 
+    @property
+    def stopped(self) -> bool:
+        """Whether it has no numbers since somebody asked for a stop: nothing failed."""
+        return was_stopped(self.outcome, self.cause)
+
+    @property
+    def never_begun(self) -> bool:
+        """Whether the stop came before the cell was begun."""
+        return self.stopped and self.cause == STOPPED_ON_REQUEST and self.phase is None
+
+
+def was_stopped(outcome: Outcome, cause: str) -> bool:
+    """Whether these say that somebody asked for a stop, in records of any age."""
+    return outcome is Outcome.KILLED and (cause.startswith(STOPPED_ON_REQUEST) or cause == INTERRUPTED)
+
 
 def stopped_on_request(phase: str | None = None, exit_code: int | None = None) -> Verdict:
     """The verdict of those inside a container where a stop was asked for."""
     return Verdict(
-        outcome=Outcome.KILLED, cause="stopped on request", phase=phase, judged_by="worker", exit_code=exit_code
+        outcome=Outcome.KILLED, cause=STOPPED_ON_REQUEST, phase=phase, judged_by="worker", exit_code=exit_code
     )

@@ -8,7 +8,14 @@ from pathlib import Path
 from bench_core.contract.errors import BadInput, MachineFailure, shortened
 from bench_core.contract.records import layout
 from bench_core.contract.records.events import TelemetryEvent, parse_events
-from bench_core.contract.records.outcome import EXIT_BAD_INPUT, EXIT_MACHINE, MemoryEvidence, Outcome, Verdict
+from bench_core.contract.records.outcome import (
+    EXIT_BAD_INPUT,
+    EXIT_MACHINE,
+    INTERRUPTED,
+    MemoryEvidence,
+    Outcome,
+    Verdict,
+)
 from bench_core.contract.records.record import Record
 from bench_core.drive.launch.launcher import Ended
 from bench_core.runs.files import Unreadable, read_record
@@ -71,7 +78,7 @@ def _on_silence(ended: Ended, begun: Path | None, *, interrupted: bool) -> Verdi
     if ended.removed:
         evidence["removed"] = shortened(", ".join(ended.removed), 300)
     if interrupted:
-        outcome, cause = Outcome.KILLED, "interrupted: somebody asked twice to stop, and did not wait for the batch"
+        outcome, cause = Outcome.KILLED, INTERRUPTED
     elif ended.never_ran:  # nothing that the cell did
         outcome, cause = Outcome.KILLED, stated_cause(ended.stderr_tail)
     elif ended.exit_code == EXIT_BAD_INPUT:

@@ -56,8 +56,8 @@ class News:
         if not click.confirm(question, default=True):
             raise click.exceptions.Exit(EXIT_INTERRUPTED)
 
-    def finish(self, finished: Finished, *, sizes_searched: bool) -> None:
-        """Writes the report and shows the table."""
+    def finish(self, finished: Finished, *, resume: str, sizes_searched: bool) -> None:
+        """Writes the report and shows the table; ``resume`` is what to type for cells that are not measured yet."""
         from bench_core.report.tables.glance import fastest_lines  # noqa: PLC0415
         from bench_core.report.tables.serving.glance import first_lines  # noqa: PLC0415
         from bench_core.report.write.console import console_tables  # noqa: PLC0415
@@ -78,12 +78,14 @@ class News:
         for shown in console_tables(view):
             self._console.print(fitted(shown, self._console))
         latest = point_latest(finished.run_folder)
+        pending = sum(row.pending for row in view.every)
         lines = [
             *fastest_lines(view),
             *first_lines(view),
             f"Report, for a browser: {paths.page}",
             f"The same as text: {paths.markdown}",
             *([f"The last run is always at {latest}"] if latest is not None else []),
+            *([f"{quantity(pending, 'cell')} not measured yet. Go on with: {resume}"] if pending else []),
         ]
         self._print(lines)
 

@@ -135,5 +135,4 @@ def printable(text: str) -> str:
 
 def verdict_line(news: CellEnded, done: int, of: int) -> str:
     """``[3/12] cell  outcome: cause``."""
-    cause = f": {news.cause}" if news.cause else ""
-    return f"[{done}/{of}] {news.cell}  {news.outcome.value}{cause}"
+    return f"[{done}/{of}] {news.cell}  {news.words}"

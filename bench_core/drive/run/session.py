@@ -50,7 +50,7 @@ from bench_core.drive.run.visit import (
 from bench_core.drive.search.asked import Searches
 from bench_core.drive.search.trials import Site
 from bench_core.drive.show.display import make_display
-from bench_core.drive.show.outline import outline_of
+from bench_core.drive.show.outline import outline_of, resume_command
 from bench_core.drive.show.web import Web
 from bench_core.runs.published import read_published
 from bench_core.system.locks import Locks
@@ -247,7 +247,11 @@ class Session:
             except BadInput as error:  # what was measured and tried until then is reported
                 finished.refusal = error
         try:
-            self._news.finish(finished, sizes_searched=bool(self._request.suite.find_max_batch))
+            self._news.finish(
+                finished,
+                resume=resume_command(self._request, finished.run_folder),
+                sizes_searched=bool(self._request.suite.find_max_batch),
+            )
         except BadInput:
             if finished.refusal is None:
                 raise

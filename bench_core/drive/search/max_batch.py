@@ -9,6 +9,7 @@ from bench_core.contract.asked.scenario import Offline
 from bench_core.contract.errors import BadInput
 from bench_core.contract.measures.max_batch import LARGEST_BATCH, BatchSearch, BatchTrial, MaxBatch, search_largest
 from bench_core.contract.records import layout
+from bench_core.contract.records.outcome import STOPPED_ON_REQUEST
 from bench_core.drive.material.prepared import Prepared
 from bench_core.drive.plan.plan import Job
 from bench_core.drive.run.collect import write_record
@@ -65,7 +66,7 @@ class BatchSizeSearch:
         found = search_largest(record.limit, attempt, kept)
         record = record.model_copy(update=_fields(found))
         if self.stopped:
-            record = record.model_copy(update={"problem": "stopped on request"})
+            record = record.model_copy(update={"problem": STOPPED_ON_REQUEST})
         write_record(path, record)
         if record.largest is not None and record.trials == kept:
             self._site.display.note(

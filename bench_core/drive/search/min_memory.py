@@ -10,7 +10,7 @@ from bench_core.contract.errors import BadInput
 from bench_core.contract.measures.memory_model import cache_tokens
 from bench_core.contract.measures.min_memory import SUSTAINED_SHARE, MinMemory, Trial, search_budget
 from bench_core.contract.records import layout
-from bench_core.contract.records.outcome import Outcome
+from bench_core.contract.records.outcome import STOPPED_ON_REQUEST, Outcome
 from bench_core.drive.material.prepared import Prepared
 from bench_core.drive.plan.plan import Job
 from bench_core.drive.run.collect import write_record
@@ -84,7 +84,7 @@ class MemorySearch:
         memory_bytes = sum(card.memory_bytes for card in self._site.cards) if gpu else None
         found = search_budget(budget.min, budget.max, attempt, unit=budget.unit, device_memory_bytes=memory_bytes)
         if self.stopped:
-            found = found.model_copy(update={"problem": "stopped on request"})
+            found = found.model_copy(update={"problem": STOPPED_ON_REQUEST})
         record = MinMemory(
             cell=self.cell,
             searches=searches,

@@ -14,7 +14,7 @@ from pathlib import Path
 from bench_core.contract.asked.manifest import DeviceKind
 from bench_core.contract.measures.cell import CellMetrics, CellResult
 from bench_core.contract.records import layout
-from bench_core.contract.records.outcome import Outcome, Verdict
+from bench_core.contract.records.outcome import STOPPED_ON_REQUEST, Outcome, Verdict
 from bench_core.contract.records.run import GpuInfo
 from bench_core.drive.ask.request import Request
 from bench_core.drive.launch.launcher import Launcher
@@ -104,7 +104,7 @@ class Trials:
         self.stopped = self.stopped or execution.stopped
         verdict = finished.verdicts.get(cell)
         if verdict is None or self.stopped:
-            verdict = Verdict(outcome=Outcome.KILLED, cause="stopped on request", judged_by="driver")
+            verdict = Verdict(outcome=Outcome.KILLED, cause=STOPPED_ON_REQUEST, judged_by="driver")
         if verdict.outcome is not Outcome.OK:
             return Tried(verdict)
         return Tried(verdict, CellResult.read(layout.cell_folder(folder, cell) / layout.RESULT_FILE))

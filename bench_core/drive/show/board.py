@@ -133,10 +133,10 @@ class Board:
         if running is not None:
             running.tail.close()
             seconds = now_s - running.began_s
-        words = news.outcome.value + (f": {news.cause}" if news.cause else "")
+        words = news.words
         if news.outcome is Outcome.OK:
             words = self._number(news.cell) or words
-        ended = Done(news.cell, news.outcome in _WELL, words, seconds)
+        ended = Done(news.cell, news.outcome in _WELL or news.stopped, words, seconds)
         self.done = [*(one for one in self.done if one.cell != news.cell), ended]
         self.of = max(of, len(self.done))
         return ended

@@ -59,8 +59,17 @@ def facts(view: RunView) -> Iterable[tuple[str, str]]:
     error = own_error(view)
     if error is not None:
         yield "The suite's own error", error
-    good, planned = sum(row.measured for row in view.every), len(view.every)
-    yield "Cells", f"{good} of {planned} measured" + ("" if good == planned else "; the others are below")
+    yield "Cells", "; ".join(_cells(view))
+
+
+def _cells(view: RunView) -> Iterable[str]:
+    """How many have numbers, and what became of the others."""
+    measured, pending = sum(row.measured for row in view.every), sum(row.pending for row in view.every)
+    yield f"{measured} of {len(view.every)} measured"
+    if pending:
+        yield f"{pending} not measured yet, --resume measures {'it' if pending == 1 else 'them'}"
+    if measured + pending < len(view.every):
+        yield "the others are below"
 
 
 def _asked(view: RunView) -> Iterable[tuple[str, str]]:

@@ -29,7 +29,7 @@ from bench_core.report.tables.searches import largest_sheets
 from bench_core.report.tables.serving.capacity import capacity_sheets
 from bench_core.report.tables.serving.load import REQUESTS, TPOT_P50, TTFT_P50, TTFT_P99, WITHIN, loaded
 from bench_core.report.tables.serving.load import THROUGHPUT as OUTPUT
-from bench_core.runs.view import Row, RunView, ServedRow
+from bench_core.runs.view import Ended, Row, RunView, ServedRow
 from bench_core.system.text import one_line
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def console_table(view: RunView) -> Table:
                 Text(one_line(row.label) + (f" {SEQUENTIAL_MARK}" if row.sequential else "")),
                 Text(str(size)),
                 *(_text(row, column.entry(line)) for column in shown),
-                Text(one_line(_outcome(view, row)), style="" if row.result else "red"),
+                Text(one_line(_outcome(view, row)), style=_style(row)),
             )
         table.add_section()
     return table
@@ -108,10 +108,14 @@ def console_serving(view: RunView) -> Iterator[Table]:
             Text(one_line(line.label) + mark),
             Text(line.row.load.mark),
             *(_entry(column.entry(line)) for column in shown),
-            Text(one_line(_served_outcome(line.row)), style="" if line.row.result else "red"),
+            Text(one_line(_served_outcome(line.row)), style=_style(line.row)),
             end_section=following is None or following.row.load != line.row.load,
         )
     yield table
+
+
+def _style(row: Ended) -> str:
+    return "" if row.measured else "yellow" if row.pending else "red"
 
 
 def _entry(entry: Entry) -> Text:

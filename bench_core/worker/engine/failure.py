@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bench_core.contract.adapter import Adapter, Classifies
 from bench_core.contract.errors import BadInput, first_line, is_of_the_machine, shortened
-from bench_core.contract.records.outcome import Outcome
+from bench_core.contract.records.outcome import STOPPED_AFTER_BATCH, Outcome
 from bench_core.worker.engine.guard import PromptRefused
 from bench_core.worker.engine.measure import StopRequested
 
@@ -16,7 +16,7 @@ def classify(error: BaseException, phase: str, adapter: Adapter | None) -> tuple
     ``oom_load`` whatever word the adapter has for it.
     """
     if isinstance(error, StopRequested):
-        return Outcome.KILLED, "stopped on request after the batch in hand"
+        return Outcome.KILLED, STOPPED_AFTER_BATCH
     if is_of_the_machine(error):
         return Outcome.KILLED, shortened(f"this machine did not let the engine go on: {first_line(error)}", 300)
     if isinstance(error, BadInput | PromptRefused):

@@ -14,11 +14,11 @@ from bench_core.contract.errors import first_line
 from bench_core.contract.measures.quality import scored_texts
 from bench_core.contract.records.digest import prompts_sha256
 from bench_core.contract.records.events import ScoreEvent
+from bench_core.contract.records.outcome import STOPPED_ON_REQUEST
 from bench_core.contract.records.workload import Workload
 from bench_core.worker.engine.clock import Clock, seconds
 
 NO_SCORE = "this adapter does not tell probabilities"
-STOPPED = "stopped on request"
 # An engine rounds: a token that is certain may come out this little above probability 1.
 _ABOVE_ZERO_NAT = 1e-4
 
@@ -47,7 +47,7 @@ def score(
         try:
             for text in ids:
                 if stopping():
-                    cause = STOPPED
+                    cause = STOPPED_ON_REQUEST
                     break
                 sums.append(_checked_sum(adapter.score(list(text)), len(text) - 1))
         except Exception as error:  # noqa: BLE001  # whatever an engine raises, the measured cell stands

@@ -15,7 +15,7 @@ import urllib.request
 from collections.abc import Callable, Mapping
 
 from bench_core.contract.errors import shortened
-from bench_core.contract.records.outcome import Outcome, Verdict
+from bench_core.contract.records.outcome import STOPPED_ON_REQUEST, Outcome, Verdict
 from bench_core.contract.serving.sidecar import ServerState
 from bench_core.system.nvml import Readings
 from bench_core.worker.engine.clock import monotonic_ns, seconds
@@ -149,7 +149,7 @@ class ServerProcess:
         elif oom_kills() > self._oom_kills_before:
             outcome, cause = memory, "the kernel ended the server: the container's memory limit was reached"
         elif self._stopped:
-            outcome, cause = Outcome.KILLED, "stopped on request"
+            outcome, cause = Outcome.KILLED, STOPPED_ON_REQUEST
         elif sign is not None:
             outcome, cause = memory, f"the server ended itself ({words}), having said {sign!r}"
         elif loading and exit_code >= 0:
