@@ -42,10 +42,10 @@ def test_what_the_model_writes_tells_a_right_engine_from_a_wrong_one(
     for prompt in prompts:
         output = reference.greedy(prompt, NEW_TOKENS)
         assert len(set(output)) > NEW_TOKENS // 2
-        assert reference.behind(prompt, output).max() == 0
+        assert max(reference.behind(prompt, output)) == 0
         wrong = [*output[:-1], (output[-1] + 1) % 512]
         assert reference.behind(prompt, wrong)[-1] > 0.01
-        assert reference.behind(prompt, wrong)[:-1].max() == 0
+        assert max(reference.behind(prompt, wrong)[:-1]) == 0
         without_second = [prompt[0], *prompt[2:]]
         assert reference.greedy(without_second, NEW_TOKENS) != output
 

@@ -14,7 +14,7 @@ from bench_core.contract.adapter import Adapter
 from bench_core.contract.measures.cell import CellResult
 from bench_core.contract.records.digest import prompts_sha256
 from bench_core.contract.records.events import BatchEvent, EndEvent, PhaseEvent, ScoreEvent
-from bench_core.contract.records.outcome import Outcome
+from bench_core.contract.records.outcome import STOPPED_ON_REQUEST, Outcome
 from bench_core.worker.engine import scoring
 
 MIB = 2**20
@@ -159,4 +159,4 @@ def test_a_stop_between_two_texts_ends_the_scoring() -> None:
     """All texts or none: a part of them compares with nothing."""
     scorer = Scorer()
     event, raised = scorer.scored(lambda: scorer.asked == 2)
-    assert (event.cause, event.scored_tokens, raised, scorer.asked) == (scoring.STOPPED, (), False, 2)
+    assert (event.cause, event.scored_tokens, raised, scorer.asked) == (STOPPED_ON_REQUEST, (), False, 2)
