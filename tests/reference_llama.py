@@ -74,12 +74,12 @@ class ReferenceLlama:
 
     def _attention(self, name: str, state: Array) -> Array:
         heads, kv_heads = self._config["num_attention_heads"], self._config["num_key_value_heads"]
-        queries, keys, values = (
+        projected: list[Array] = [
             (state @ self._weights[f"{name}{part}_proj.weight"].T).reshape(len(state), count, -1).transpose(1, 0, 2)
             for part, count in (("q", heads), ("k", kv_heads), ("v", kv_heads))
-        )
-        queries, keys = self._rotated(queries), self._rotated(keys)
-        keys, values = (np.repeat(array, heads // kv_heads, axis=0) for array in (keys, values))
+        ]
+        queries, keys = self._rotated(projected[0]), self._rotated(projected[1])
+        keys, values = (np.repeat(array, heads // kv_heads, axis=0) for array in (keys, projected[2]))
         weight = queries @ keys.transpose(0, 2, 1) / np.sqrt(queries.shape[-1])
         weight = np.where(np.tri(len(state), dtype=bool), weight, -np.inf)
         weight = np.exp(weight - weight.max(axis=-1, keepdims=True))
