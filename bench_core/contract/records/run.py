@@ -86,6 +86,19 @@ class ArtifactInfo(Record):
     tensors: str = ""
 
 
+class AgainCell(Record):
+    """A cell that was complete and that somebody asked to measure again.
+
+    Attributes:
+        why: the marks that it bore, or how it had failed; ``nothing was marked`` where its name alone was given.
+        output_throughput_tok_s: what it had until then; ``None`` of one that had failed.
+    """
+
+    cell: str
+    why: str
+    output_throughput_tok_s: float | None = None
+
+
 class VisitInfo(Record):
     """One call of the driver that measured cells of a run, on one machine.
 
@@ -102,6 +115,7 @@ class VisitInfo(Record):
         workers: that ran cells side by side; empty where there was one.
         nodes: the hosts of a cluster by name, which ``placement`` of a cell names; ``host`` is the first of them. Empty
             for a visit to one host.
+        again: complete cells that this visit was asked to measure again, with what they had before.
     """
 
     started_utc: str
@@ -120,6 +134,7 @@ class VisitInfo(Record):
     alone: tuple[AloneCell, ...] = ()
     workers: tuple[Placement, ...] = ()
     nodes: dict[str, HostInfo] = {}
+    again: tuple[AgainCell, ...] = ()
 
 
 class RunRecord(Record):

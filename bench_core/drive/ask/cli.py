@@ -129,6 +129,8 @@ def drive(context: click.Context, suite: Path | None, resume: str | None, **valu
     except ValidationError as error:
         raise BadInput(_as_option(describe(error)), "see --help") from error
     _require_consent(merged, wanted)
+    if wanted.again:
+        earlier = _again(earlier, wanted.again)
     web = _web(wanted)
     if web is not None:
         context.call_on_close(web.close)
@@ -137,6 +139,19 @@ def drive(context: click.Context, suite: Path | None, resume: str | None, **valu
 
         context.exit(run_on_cluster(request, wanted, earlier, locks, web))
     context.exit(Session(request, wanted, earlier, locks, web).run())
+
+
+def _again(earlier: Earlier | None, words: tuple[str, ...]) -> Earlier:
+    """The run without the cells that are to be measured again.
+
+    Raises:
+        BadInput: there is no run, or no such cell.
+    """
+    from bench_core.drive.ask.again import with_again  # noqa: PLC0415  # for who asks
+
+    if earlier is None:
+        raise BadInput("--again measures cells of a run again", "name the run by --resume")
+    return with_again(earlier, words)
 
 
 def _require_consent(suite: Suite, modes: Modes) -> None:

@@ -272,6 +272,10 @@ class Modes(Record):
     min_memory: Annotated[str | None, Said(metavar="IMAGE.VARIANT.bN")] = Field(
         None, description="find the smallest memory budget that sustains this cell, and measure it"
     )
+    again: Annotated[tuple[str, ...], Said(metavar="WHICH", default="none")] = Field(
+        (),
+        description="of --resume, measure complete cells again: by mark (busy), outcome (timeout) or name (vllm.*.b64)",
+    )
     dry_run: bool = Field(False, description="show the plan and stop; nothing is written")
     yes: bool = Field(False, description="do not ask before a build or a download")
     watch: Annotated[int | None, Said(metavar="PORT", default="no")] = Field(

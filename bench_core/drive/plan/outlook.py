@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench_core.contract.asked.scenario import Offline, Scenario
 from bench_core.contract.records.artifact import digest_of_converter, usable_artifact
 from bench_core.contract.records.prompt_source import PromptSource
-from bench_core.contract.records.run import GpuInfo
+from bench_core.contract.records.run import AgainCell, GpuInfo
 from bench_core.contract.records.workload import order_words
 from bench_core.drive.ask.request import Suite
 from bench_core.drive.launch.launcher_choice import Choice
@@ -109,7 +109,13 @@ def _weights_bytes(suite: Suite, plan: ModelPlan) -> int:
 
 
 def plan_words(
-    suite: Suite, plan: Plan, outlook: Outlook, choice: Choice, gpus: list[GpuInfo], resumed: str | None
+    suite: Suite,
+    plan: Plan,
+    outlook: Outlook,
+    choice: Choice,
+    gpus: list[GpuInfo],
+    resumed: str | None,
+    again: Iterable[AgainCell] = (),
 ) -> list[str]:
     """The plan in lines: cells, what will be fetched and converted."""
     cells = quantity(len(plan.to_measure), "cell")
@@ -130,14 +136,15 @@ def plan_words(
     if resumed is not None:
         kept = sum(cell.cell in plan.kept for cell in plan.cells)
         lines.insert(0, f"resumes {resumed}: {kept} of {len(plan.cells)} cells asked for are complete and kept")
+        lines[1:1] = [f"measured again: {one.cell} ({one.why})" for one in again if one.cell in plan.to_measure]
     if plan.devices > 1:
         lines.append(f"side by side: {plan.devices} launches at a time, each on a device of its own, the longest first")
     if plan.controls:
         everywhere = f", on each of {plan.devices} devices" if plan.devices > 1 else ""
         lines.append(f"control: {', '.join(plan.controls[0].cells)}, measured first{everywhere}")
     if plan.alone:
-        again = ", ".join(cell for job, _ in plan.alone for cell in job.cells)
-        lines.append(f"again at the end with nothing beside it: {again}")
+        sample = ", ".join(cell for job, _ in plan.alone for cell in job.cells)
+        lines.append(f"again at the end with nothing beside it: {sample}")
     if plan.own_error:
         words = ", ".join(f"{job.title} x {_sizes(job)}" for job in plan.own_error)
         lines.append(f"the suite's own error: {words}, measured before the cells")

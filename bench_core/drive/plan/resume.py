@@ -16,7 +16,7 @@ from bench_core.contract.asked.difference import differences
 from bench_core.contract.errors import BadInput, nearest
 from bench_core.contract.records import layout
 from bench_core.contract.records.record import Scalar
-from bench_core.contract.records.run import GpuInfo, HostInfo, ImageInfo, PlannedCell, RunRecord, VisitInfo
+from bench_core.contract.records.run import AgainCell, GpuInfo, HostInfo, ImageInfo, PlannedCell, RunRecord, VisitInfo
 from bench_core.contract.records.spec import CellSpec
 from bench_core.contract.records.workload import order_words
 from bench_core.drive.ask.request import SERVED_BY, Suite
@@ -58,10 +58,15 @@ def find_run(run: str, results: Path) -> Path:
 
 @dataclass(frozen=True)
 class Earlier:
-    """A run as it stands: every cell that is complete is kept."""
+    """A run as it stands: every cell that is complete is kept, but those that are to be measured again.
+
+    Attributes:
+        again: complete cells that are not kept.
+    """
 
     folder: Path
     view: RunView
+    again: tuple[AgainCell, ...] = ()
 
     @classmethod
     def load(cls, folder: Path) -> Earlier:
@@ -80,7 +85,8 @@ class Earlier:
     @property
     def complete(self) -> tuple[Ended, ...]:
         """Cells that are kept."""
-        return tuple(row for row in self.view.every if row.complete)
+        dropped = {one.cell for one in self.again}
+        return tuple(row for row in self.view.every if row.complete and row.planned.cell not in dropped)
 
     @property
     def complete_cells(self) -> tuple[PlannedCell, ...]:

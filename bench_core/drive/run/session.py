@@ -104,10 +104,11 @@ class Session:
         if not self._modes.self_check:
             require_writable(run_folder, resumed=self._earlier is not None)
         resumed = self._earlier.record.run_id if self._earlier is not None else None
+        again = self._earlier.again if self._earlier is not None else ()
         probe = self._probe(plan, launcher)
         effort = effort_of(suite, plan, outlook, launcher, probe, request.models)
         where = self._hosts.words(plan, partial(self._seconds, plan, outlook.weights_bytes))
-        self._news.plan(plan, [*plan_words(suite, plan, outlook, choice, gpus, resumed), *where, *effort.words])
+        self._news.plan(plan, [*plan_words(suite, plan, outlook, choice, gpus, resumed, again), *where, *effort.words])
         if self._modes.dry_run:
             return EXIT_OK
         if not plan.jobs:
@@ -153,7 +154,8 @@ class Session:
             MachineFailure: nothing could be made ready for a resumed run, which is left as it was.
         """
         places = [worker.placement for worker in execution.workers if worker.placement is not None]
-        visit = self._hosts.recorded(visit_info(plan, launcher, gpus, places))
+        again = self._earlier.again if self._earlier is not None else ()
+        visit = self._hosts.recorded(visit_info(plan, launcher, gpus, places, again))
         if self._earlier is None:  # before minutes of building, so that there is a run to go on with
             self._begin(run_folder, plan, visit, prepared)
         ready = self._material.provide(provision, plan, prepared)

@@ -13,7 +13,7 @@ from bench_core.contract.records import layout
 from bench_core.contract.records.artifact import ArtifactRecord
 from bench_core.contract.records.digest import own_code_sha256
 from bench_core.contract.records.placement import Placement
-from bench_core.contract.records.run import AloneCell, ArtifactInfo, GpuInfo, RunRecord, VisitInfo
+from bench_core.contract.records.run import AgainCell, AloneCell, ArtifactInfo, GpuInfo, RunRecord, VisitInfo
 from bench_core.contract.records.workload import Workload
 from bench_core.drive.ask.request import Suite
 from bench_core.drive.launch.launcher import Launcher
@@ -35,7 +35,13 @@ def run_id_now(title: str) -> str:
     return f"{stamp}-{suffix}"[:64].rstrip("-._") if suffix else stamp
 
 
-def visit_info(plan: Plan, launcher: Launcher, gpus: Iterable[GpuInfo], workers: Iterable[Placement] = ()) -> VisitInfo:
+def visit_info(
+    plan: Plan,
+    launcher: Launcher,
+    gpus: Iterable[GpuInfo],
+    workers: Iterable[Placement] = (),
+    again: Iterable[AgainCell] = (),
+) -> VisitInfo:
     """This call, on this machine, before anything is installed or converted for it."""
     return VisitInfo(
         started_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -52,6 +58,7 @@ def visit_info(plan: Plan, launcher: Launcher, gpus: Iterable[GpuInfo], workers:
         order_seed=plan.order_seed if plan.repeats > 1 else None,
         alone=tuple(AloneCell(**dict(job.planned()[0]), beside=beside) for job, beside in plan.alone),
         workers=tuple(workers),
+        again=tuple(one for one in again if one.cell in plan.to_measure),
     )
 
 

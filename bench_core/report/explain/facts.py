@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from bench_core.contract.measures.equal_work import repeated_prompts
+from bench_core.contract.records.run import AgainCell
 from bench_core.contract.records.workload import WorkloadRef
 from bench_core.report.explain import waves
 from bench_core.report.explain.busy_host import warning
@@ -60,6 +61,19 @@ def facts(view: RunView) -> Iterable[tuple[str, str]]:
     if error is not None:
         yield "The suite's own error", error
     yield "Cells", "; ".join(_cells(view))
+    repeated = [_again(view, one) for visit in visits for one in visit.again]
+    if repeated:
+        yield "Measured again", "; ".join(repeated)
+
+
+def _again(view: RunView, one: AgainCell) -> str:
+    """Which cell, and what it was and had before."""
+    row = next((row for row in view.every if row.planned.cell == one.cell), None)
+    load = row.planned.load if row else None
+    at = f"batch size {row.planned.batch_size}" if row and load is None else load.words if load else ""
+    name = f"{row.label} at {at}" if row else foreign(one.cell)
+    had = "" if one.output_throughput_tok_s is None else f"; {significant(one.output_throughput_tok_s)} token/s before"
+    return f"{name} ({foreign(one.why)}{had})"
 
 
 def _cells(view: RunView) -> Iterable[str]:
