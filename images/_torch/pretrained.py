@@ -1,7 +1,11 @@
-"""What must be asked of a Hugging Face folder before Transformers reads it. Needs Transformers 5."""
+"""What must be asked of a Hugging Face folder before Transformers reads it. Needs Transformers 5.
+
+``python -m images._torch.pretrained FOLDER`` fails where the folder lacks a weight, for servers that would not say so.
+"""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -54,3 +58,7 @@ def read_whole(artifact: Path, **how: Any) -> Any:
     )
     require_all_weights(said)
     return model
+
+
+if __name__ == "__main__":
+    require_complete(Path(sys.argv[1]))

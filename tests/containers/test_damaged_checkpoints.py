@@ -63,6 +63,20 @@ def test_no_engine_measures_a_damaged_checkpoint(damaged: Damaged, image: str) -
     assert re.search(OTHERS[image], verdicts[image].cause)
 
 
+@pytest.mark.parametrize("damage", UNSEEN, ids=lambda damage: damage.name)
+def test_no_server_is_measured_on_a_damaged_checkpoint(damage: Damage, run_in: RunIn, tmp_path: Path) -> None:
+    """One of them reads the checkpoint by itself, the other would take what it finds: a check stands before it."""
+    damage.apply(whole_model(tmp_path / "toy"))
+    load = ("--dataset", "embedded", "--concurrency", "1", "--max-new-tokens", "4")
+    done = run_in(tmp_path, "--images", "transformers,vllm", "--model", str(tmp_path / "toy"), *load, *BARE)
+    assert done.returncode == 1, done.stdout + done.stderr
+    verdicts = _verdicts(tmp_path / "results")
+    assert set(verdicts) == {"transformers", "vllm"}
+    for verdict in verdicts.values():
+        assert verdict.outcome is Outcome.LOAD_FAILED
+        assert damage.sign in verdict.cause
+
+
 def test_the_whole_checkpoint_is_measured(run_in: RunIn, tmp_path: Path) -> None:
     whole_model(tmp_path / "toy")
     done = run_in(tmp_path, "--images", "transformers", "--model", str(tmp_path / "toy"), *SIZE, *BARE)

@@ -6,12 +6,15 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
+from bench_core.contract.records.outcome import Outcome
 from bench_core.contract.serving.sidecar import ServerState
+from bench_core.worker.serve.checked import checked
 from bench_core.worker.serve.process import ServerProcess, facts_told
 
 SERVER = """
@@ -27,11 +30,13 @@ TELLS = "import json, os, sys; print(json.dumps({'pid': sys.argv[1], 'word': os.
 
 
 @contextmanager
-def served(facts: Callable[[int], list[str]]) -> Iterator[tuple[ServerProcess, ServerState]]:
-    """A server, and its state when it answers."""
+def served(
+    facts: Callable[[int], list[str]] = lambda _: [], check: Sequence[str] = ()
+) -> Iterator[tuple[ServerProcess, ServerState]]:
+    """A server, and its state when it answers, or has ended."""
     port = _free_port()
     server = ServerProcess(
-        [sys.executable, "-c", SERVER.replace("PORT", str(port))], {"WORD": "of the server"},
+        checked(check, [sys.executable, "-c", SERVER.replace("PORT", str(port))]), {"WORD": "of the server"},
         f"http://127.0.0.1:{port}/health", 60.0, None, (), facts,
     )  # fmt: skip
     try:
@@ -96,3 +101,41 @@ def test_what_is_told_is_bounded() -> None:
     told = facts_told([sys.executable, "-c", many], os.environ)
     assert len(told) == 50
     assert max(map(len, told.values())) <= 1000
+
+
+def test_a_server_whose_check_passes_is_the_process_that_was_started() -> None:
+    check = [sys.executable, "-c", "import os; assert os.environ['WORD'] == 'of the server'; print('whole')"]
+    with served(lambda pid: [sys.executable, "-c", TELLS, str(pid)], check) as (server, state):
+        assert state.state == "ready"
+        assert state.facts["pid"] == str(server.process.pid)
+        command = Path(f"/proc/{server.process.pid}/cmdline").read_bytes()
+        assert b"http.server" in command
+        assert b"checked" not in command, "nothing stands between the supervisor and its server"
+        assert "whole" in server.log.cell_text()
+
+
+@pytest.mark.parametrize("ends", ["raise SystemExit(3)", "import os; os.kill(os.getpid(), 9)"])
+def test_a_server_whose_check_fails_is_not_started_and_says_why(ends: str) -> None:
+    script = f"print('the checkpoint lacks a.weight', flush=True); {ends}"
+    with served(check=[sys.executable, "-c", script]) as (_, state):
+        assert state.state == "dead"
+        assert state.verdict is not None
+        assert (state.verdict.outcome, state.verdict.phase) == (Outcome.LOAD_FAILED, "load")
+        assert "the checkpoint lacks a.weight" in state.verdict.cause
+
+
+def test_a_check_that_does_not_end_is_ended_with_the_server() -> None:
+    server = ServerProcess(
+        checked([sys.executable, "-c", "import time; time.sleep(600)"], ["never"]),
+        {},
+        "http://127.0.0.1:9/",
+        1.0,
+        None,
+        (),
+    )
+    deadline = time.monotonic() + 30
+    while server.state.state == "loading" and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert server.state.verdict is not None
+    assert server.state.verdict.outcome is Outcome.TIMEOUT
+    server.stop()

@@ -301,7 +301,7 @@ class Manifest(Record):
         caches = (word for words in switched for word in words)
         variants = (word for variant in self.variants.values() for word in variant.serve or ())
         split = self.split.serve or () if self.split is not None else ()
-        words = (*self.serve.command, *self.serve.facts, *caches, *variants, *split)
+        words = (*self.serve.command, *self.serve.check, *self.serve.facts, *caches, *variants, *split)
         return frozenset(place for word in words for place in PLACE.findall(word)) & self.options.keys()
 
     def served_on(self, device: str) -> tuple[str, ...]:

@@ -66,6 +66,11 @@ class ServerEntry(Record):
     """
 
     command: tuple[str, ...] = Field(min_length=1, description="how it is started")
+    check: tuple[str, ...] = Field(
+        (),
+        description="a command that is run before it where it reads the model's own files (artifact hf): where that "
+        "fails, the server is not started, and the last line that it printed is why",
+    )
     facts: tuple[str, ...] = Field(
         (),
         description="a command that is run beside it once, when it answers and before anything is measured: it prints "

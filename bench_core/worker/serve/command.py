@@ -11,6 +11,7 @@ from bench_core.contract.asked.manifest import Manifest
 from bench_core.contract.asked.server import PLACE, ServerEntry
 from bench_core.contract.errors import BadInput
 from bench_core.contract.models.model_work import kv_bytes_per_token
+from bench_core.contract.records import layout
 from bench_core.contract.records.spec import CellSpec
 from bench_core.system.machine import memory_bytes
 from bench_core.system.nvml import visible_gpus
@@ -108,6 +109,16 @@ def command_of(
     """
     places = _places(request, host, port, longest=longest, slots=slots)
     return filled(words_of(manifest, request.cells[0], request.at_once), places)
+
+
+def check_command_of(
+    entry: ServerEntry, request: MeasureRequest, host: str, port: int, *, longest: int, slots: int
+) -> list[str]:
+    """The command that must succeed before the server is started; empty where the image has none, or the server reads
+    what a converter of the suite has made. Else as for ``command_of``."""
+    if request.cells[0].artifact != layout.HF_ARTIFACT:
+        return []
+    return filled(entry.check, _places(request, host, port, longest=longest, slots=slots))
 
 
 def facts_command_of(

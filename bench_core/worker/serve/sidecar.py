@@ -27,7 +27,8 @@ from bench_core.worker.engine import image
 from bench_core.worker.engine.clock import monotonic_ns, seconds, utc_now
 from bench_core.worker.resolve import MeasureRequest
 from bench_core.worker.sample.cpu_meter import CpuMeter
-from bench_core.worker.serve.command import command_of, facts_command_of, slots_of, words_of
+from bench_core.worker.serve.checked import checked
+from bench_core.worker.serve.command import check_command_of, command_of, facts_command_of, slots_of, words_of
 from bench_core.worker.serve.process import ServerProcess
 
 # Without the driver: in this time a client that lives has asked something, or has appeared, its image built meanwhile.
@@ -102,9 +103,10 @@ class Sidecar:
     def _take_on(self, served: Served) -> None:
         request = served.request
         self._slots = slots_of(served.manifest, request, served.longest)
-        self._command = command_of(
-            served.manifest, request, self._host, self._ports[0], longest=served.longest, slots=self._slots
-        )
+        host, port, longest, slots = self._host, self._ports[0], served.longest, self._slots
+        check = check_command_of(served.entry, request, host, port, longest=longest, slots=slots)
+        command = command_of(served.manifest, request, host, port, longest=longest, slots=slots)
+        self._command = checked(check, command)
         self._gpu = reader_of(request.cells[0].cards)
         self._meter = CpuMeter(os.getpid())  # of the CPUs that are the server's from now on
         self._served = served
