@@ -11,7 +11,7 @@ from bench_core.contract.asked.manifest import DeviceKind
 from bench_core.contract.errors import BadInput, first_line, nearest
 from bench_core.contract.records import layout
 from bench_core.contract.records.outcome import EXIT_INTERRUPTED, EXIT_OK, Outcome, Verdict
-from bench_core.contract.records.run import GpuInfo, VisitInfo
+from bench_core.contract.records.run import AgainCell, GpuInfo, VisitInfo
 from bench_core.drive.ask.request import Modes, Request
 from bench_core.drive.fleet.hosts import Hosts, ThisHost
 from bench_core.drive.fleet.queue import Before
@@ -104,11 +104,10 @@ class Session:
         if not self._modes.self_check:
             require_writable(run_folder, resumed=self._earlier is not None)
         resumed = self._earlier.record.run_id if self._earlier is not None else None
-        again = self._earlier.again if self._earlier is not None else ()
         probe = self._probe(plan, launcher)
         effort = effort_of(suite, plan, outlook, launcher, probe, request.models)
         where = self._hosts.words(plan, partial(self._seconds, plan, outlook.weights_bytes))
-        self._news.plan(plan, [*plan_words(suite, plan, outlook, choice, gpus, resumed, again), *where, *effort.words])
+        self._news.plan(plan, [*plan_words(suite, plan, outlook, choice, gpus, resumed, self._again), *where, *effort.words])
         if self._modes.dry_run:
             return EXIT_OK
         if not plan.jobs:
@@ -154,8 +153,7 @@ class Session:
             MachineFailure: nothing could be made ready for a resumed run, which is left as it was.
         """
         places = [worker.placement for worker in execution.workers if worker.placement is not None]
-        again = self._earlier.again if self._earlier is not None else ()
-        visit = self._hosts.recorded(visit_info(plan, launcher, gpus, places, again))
+        visit = self._hosts.recorded(visit_info(plan, launcher, gpus, places, self._again))
         if self._earlier is None:  # before minutes of building, so that there is a run to go on with
             self._begin(run_folder, plan, visit, prepared)
         ready = self._material.provide(provision, plan, prepared)
@@ -261,6 +259,11 @@ class Session:
         if finished.refusal is not None:
             raise finished.refusal
         return code
+
+    @property
+    def _again(self) -> tuple[AgainCell, ...]:
+        """Complete cells of the run that are measured again."""
+        return self._earlier.again if self._earlier is not None else ()
 
     @property
     def _material(self) -> Material:
