@@ -107,7 +107,9 @@ class Session:
         probe = self._probe(plan, launcher)
         effort = effort_of(suite, plan, outlook, launcher, probe, request.models)
         where = self._hosts.words(plan, partial(self._seconds, plan, outlook.weights_bytes))
-        self._news.plan(plan, [*plan_words(suite, plan, outlook, choice, gpus, resumed, self._again), *where, *effort.words])
+        self._news.plan(
+            plan, [*plan_words(suite, plan, outlook, choice, gpus, resumed, self._again), *where, *effort.words]
+        )
         if self._modes.dry_run:
             return EXIT_OK
         if not plan.jobs:
