@@ -65,7 +65,7 @@ def test_no_engine_measures_a_damaged_checkpoint(damaged: Damaged, image: str) -
 
 @pytest.mark.parametrize("damage", UNSEEN, ids=lambda damage: damage.name)
 def test_no_server_is_measured_on_a_damaged_checkpoint(damage: Damage, run_in: RunIn, tmp_path: Path) -> None:
-    """One of them reads the checkpoint by itself, the other would take what it finds: a check stands before it."""
+    """Both would take what they find: a check stands before each."""
     damage.apply(whole_model(tmp_path / "toy"))
     load = ("--dataset", "embedded", "--concurrency", "1", "--max-new-tokens", "4")
     done = run_in(tmp_path, "--images", "transformers,vllm", "--model", str(tmp_path / "toy"), *load, *BARE)
