@@ -85,6 +85,8 @@ def slots_of(manifest: Manifest, request: MeasureRequest, longest: int) -> int:
     slot_bytes = kv_bytes_per_token(spec.model, _ITEM_BYTES[kind]) * tokens
     weights = sum(file.stat().st_size for file in request.artifact.rglob("*") if file.is_file())
     free = _SHARE * _device_bytes(spec.cards) - weights
+    if not slot_bytes:  # tensors under other names, from which nothing follows; the check says so
+        return wanted
     return max(1, min(wanted, int(free / slot_bytes)))
 
 
