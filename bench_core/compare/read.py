@@ -161,12 +161,11 @@ def _cell(view: RunView, key: Key, rows: Sequence[Row | ServedRow], times: dict[
         _served(view, row) if isinstance(row, ServedRow) else _offline(view, row, times[row.planned.cell])
         for row in good
     )
-    load = rows[0].planned.load
     spec = told.spec
     return Cell(
         key=key,
         label=foreign(told.label),
-        scenario=load.words if load is not None else f"batch size {rows[0].planned.batch_size}",
+        scenario=rows[0].planned.scenario.words,
         repeats=repeats,
         planned=len(rows),
         trouble="" if good else troubles[rows[0].planned.cell],

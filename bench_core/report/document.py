@@ -274,6 +274,4 @@ def _failure(row: Ended) -> Failure:
             evidence.append(f"exit code {row.verdict.exit_code}")
         evidence += [f"{name} {foreign(value)}" for name, value in sorted(row.verdict.evidence.items())]
         evidence.append(f"judged by the {row.verdict.judged_by}")
-    load = row.planned.load
-    scenario = f"batch size {row.planned.batch_size}" if load is None else load.words
-    return Failure(row.label, scenario, row.status, row.problem, ", ".join(evidence))
+    return Failure(row.label, row.planned.scenario.words, row.status, row.problem, ", ".join(evidence))

@@ -46,14 +46,10 @@ def test_what_was_measured_again_stands_at_the_head_of_the_report(tmp_path: Path
         AgainCell(cell=cell_path(run, VLLM, 4).name, why="busy, unsteady", output_throughput_tok_s=8193.27),
         AgainCell(cell=cell_path(run, CT2, 4).name, why="timeout"),
     )
-    visit = record.all_visits[-1].model_copy(update={"again": again})
-    write_text(run / layout.RUN_FILE, replace_visits(record, visit).model_dump_json())
+    *before, last = record.all_visits
+    visits = (*before, last.model_copy(update={"again": again}))
+    write_text(run / layout.RUN_FILE, record.model_copy(update={"visits": visits}).model_dump_json())
     paths = write_report(run)
     text = f"{VLLM.label} at batch size 4 (busy, unsteady; 8193 token/s before); {CT2.label} at batch size 4 (timeout)"
     assert f"- **Measured again**: {text}\n" in paths.markdown.read_text()
     assert text in paths.page.read_text()
-
-
-def replace_visits(record: RunRecord, visit: object) -> RunRecord:
-    """The record with this for its last visit."""
-    return record.model_copy(update={"visits": (*record.all_visits[:-1], visit)})

@@ -38,6 +38,11 @@ class Offline(Record):
         """``b16``: of a cell's name."""
         return f"b{self.batch_size}"
 
+    @property
+    def words(self) -> str:
+        """For people: ``batch size 16``."""
+        return f"batch size {self.batch_size}"
+
     @classmethod
     def of_word(cls, word: str) -> Offline | None:
         """The scenario of such a word; ``None`` where it is none of this kind."""

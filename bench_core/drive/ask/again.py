@@ -10,14 +10,15 @@ from bench_core.contract.errors import BadInput, nearest
 from bench_core.contract.records.outcome import Outcome
 from bench_core.contract.records.run import AgainCell
 from bench_core.drive.plan.resume import Earlier
+from bench_core.report.decide.option import SATURATED, THROTTLED
 from bench_core.report.explain.busy_host import BUSY
 from bench_core.report.explain.marks import FEW_BATCHES, MISFIT, UNEVEN, UNSTEADY, is_throttled, remarks
 from bench_core.report.fleet.words import BESIDE
 from bench_core.runs.view import Ended, Row, ServedRow
 
-_THROTTLED, _SATURATED, _FAILED = "throttled", "saturated", "failed"
+_FAILED = "failed"
 _MARKS = tuple(
-    mark.replace(" ", "-") for mark in (BUSY, BESIDE, UNSTEADY, UNEVEN, FEW_BATCHES, MISFIT, _THROTTLED, _SATURATED)
+    mark.replace(" ", "-") for mark in (BUSY, BESIDE, UNSTEADY, UNEVEN, FEW_BATCHES, MISFIT, THROTTLED, SATURATED)
 )
 _OUTCOMES = tuple(outcome.value for outcome in Outcome if outcome.is_of_the_cell and outcome is not Outcome.OK)
 
@@ -63,12 +64,12 @@ def _marks_of(row: Ended) -> Iterator[str]:
     elif isinstance(row, Row) and row.result is not None:
         yield from (remark.replace(" ", "-") for remark in remarks(row))
         if is_throttled(row.result.metrics):
-            yield _THROTTLED
+            yield THROTTLED
     elif isinstance(row, ServedRow) and row.result is not None:
         if row.result.cpu is not None and row.result.cpu.busy:
             yield BUSY
         if row.result.metrics.saturated:
-            yield _SATURATED
+            yield SATURATED
 
 
 def _throughput(row: Ended) -> float | None:

@@ -148,7 +148,7 @@ def _batch(view: RunView, row: Row, throughput: Quantity | None, compared_tok_s:
     said += [THROTTLED] if metrics is not None and is_throttled(metrics) else []
     return Option(
         cell=planned.cell, image=planned.image, variant=planned.variant, method=row.label,
-        point=f"b{planned.batch_size}", point_words=f"batch size {planned.batch_size}",
+        point=planned.scenario.word, point_words=planned.scenario.words,
         batch_size=planned.batch_size, concurrency=None, request_rate=None,
         outcome=DAMAGED if row.damage else row.status, cause=row.problem,
         unranked=view.unranked(row), scripted=not planned.ranked, remarks=tuple(said),

@@ -69,9 +69,7 @@ def facts(view: RunView) -> Iterable[tuple[str, str]]:
 def _again(view: RunView, one: AgainCell) -> str:
     """Which cell, and what it was and had before."""
     row = next((row for row in view.every if row.planned.cell == one.cell), None)
-    load = row.planned.load if row else None
-    at = f"batch size {row.planned.batch_size}" if row and load is None else load.words if load else ""
-    name = f"{row.label} at {at}" if row else foreign(one.cell)
+    name = f"{row.label} at {row.planned.scenario.words}" if row else foreign(one.cell)
     had = "" if one.output_throughput_tok_s is None else f"; {significant(one.output_throughput_tok_s)} token/s before"
     return f"{name} ({foreign(one.why)}{had})"
 

@@ -117,7 +117,7 @@ def check_command_of(
     entry: ServerEntry, request: MeasureRequest, host: str, port: int, *, longest: int, slots: int
 ) -> list[str]:
     """The command that must succeed before the server is started; empty where the image has none, or the server reads
-    what a converter of the suite has made. Else as for ``command_of``."""
+    an artifact that was converted or given. Else as for ``command_of``."""
     if request.cells[0].artifact != layout.HF_ARTIFACT:
         return []
     return filled(entry.check, _places(request, host, port, longest=longest, slots=slots))
